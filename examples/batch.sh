@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# From a folder of slides to a probe table, as a batch job would run it. Every line can be repeated: what is
+# done is skipped, what was interrupted goes on.
+#
+#   SLIDES=slides LABELS=labels.csv bash examples/batch.sh
+#
+# Optional: STORE (cohort.zarr), SHARDS (processes for tile and bank), MPP, TILE_PX, EPOCHS.
+set -euo pipefail
+
+STORE=${STORE:-cohort.zarr}
+SHARDS=${SHARDS:-2}
+
+# Registration reads headers only and is done once; it also prices the run.
+giga tile "$STORE" "$SLIDES" --plan --mpp "${MPP:-1.0}" --tile-px "${TILE_PX:-256}"
+
+# Shards write different slides: they need no lock and may run anywhere, in any order, all at once.
+# Under SLURM: sbatch --array=1-$SHARDS, with $SLURM_ARRAY_TASK_ID in place of $i.
+shards() {
+    local pids=() failed=0
+    for i in $(seq "$SHARDS"); do
+        "$@" --shard "$i/$SHARDS" &
+        pids+=($!)
+    done
+    for pid in "${pids[@]}"; do wait "$pid" || failed=$?; done
+    return "$failed"
+}
+
+shards giga tile "$STORE" --mpp "${MPP:-1.0}" --tile-px "${TILE_PX:-256}"
+giga pretrain-tiles "$STORE" --epochs "${TILE_EPOCHS:-200}"
+shards giga bank "$STORE" --encoder moco --augmentations "${AUGMENTATIONS:-50}" --draws "${DRAWS:-256}"
+giga train "$STORE" --epochs "${EPOCHS:-1000}"
+giga embed "$STORE" --views 50
+giga probe "$STORE" --labels "$LABELS" --fraction 0.25

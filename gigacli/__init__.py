@@ -1,0 +1,69 @@
+"""Giga-SSL (Lazard et al., CVPRW 2023): one small vector per whole slide image, learnt without labels.
+
+The six verbs of the command line are functions here, resolved when first used, so that importing the
+package imports no torch::
+
+    import gigacli as giga
+
+    giga.tile("cohort.zarr", "slides/", mpp=1.0)
+    giga.bank("cohort.zarr", encoder="random-resnet18")
+    giga.train("cohort.zarr")
+    giga.embed("cohort.zarr")
+    result = giga.probe("cohort.zarr", "labels.csv")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gigacli.version import __version__
+
+_HOMES = {
+    "tile": "gigacli.stages.tile",
+    "pretrain_tiles": "gigacli.stages.pretrain_tiles",
+    "bank": "gigacli.stages.bank",
+    "train": "gigacli.stages.train",
+    "embed": "gigacli.stages.embed",
+    "probe": "gigacli.stages.probe",
+    "open": "gigacli.store.store",
+    "Store": "gigacli.store.store",
+    "validate": "gigacli.store.validate",
+    "GigaError": "gigacli.errors",
+}
+
+__all__ = [
+    "GigaError",
+    "Store",
+    "__version__",
+    "bank",
+    "embed",
+    "open",
+    "pretrain_tiles",
+    "probe",
+    "tile",
+    "train",
+    "validate",
+]
+
+if TYPE_CHECKING:
+    from gigacli.errors import GigaError
+    from gigacli.stages.bank import bank
+    from gigacli.stages.embed import embed
+    from gigacli.stages.pretrain_tiles import pretrain_tiles
+    from gigacli.stages.probe import probe
+    from gigacli.stages.tile import tile
+    from gigacli.stages.train import train
+    from gigacli.store.store import Store
+    from gigacli.store.store import open_store as open  # noqa: A004 - giga.open(...)
+    from gigacli.store.validate import validate
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gigacli' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), {"open": "open_store"}.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,22 @@
+"""``giga`` and ``python -m gigacli``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """The console script."""
+    # OpenMP threads that wait for work by spinning slow a shared machine down tenfold (spec/decisions/0006).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        from gigacli.cli import app
+
+        app()
+    except KeyboardInterrupt:  # in the middle of an import
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

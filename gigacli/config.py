@@ -1,0 +1,282 @@
+"""One frozen dataclass per stage: every option with its default, its help and its validation.
+
+Command-line flags are generated from these fields, so that the command line, the Python call and the
+recipe in the store cannot drift apart. Fields marked ``result=False`` do not change what is computed
+(how many workers, which shard); they are left out of the recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from gigacli.errors import InvalidInput
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def option(default: Any, help_text: str, *, result: bool = True, flag: str = "") -> Any:
+    """A configuration field.
+
+    Args:
+        default: Its default value.
+        help_text: One sentence, shown by ``--help``.
+        result: Whether the value changes what is computed; if so it belongs to the recipe.
+        flag: The command-line flag where it is not ``--field-name``.
+    """
+    return field(default=default, metadata={"help": help_text, "result": result, "flag": flag})
+
+
+def fingerprint(value: Any) -> str:
+    """A short stable hash (32 hex digits of SHA-256) of a JSON-able value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What all configurations share."""
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Self:
+        """Build from keyword arguments; an unknown name is an error that lists the known ones."""
+        known = [f.name for f in fields(cls)]
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise InvalidInput(f"unknown option {', '.join(unknown)}", f"options are: {', '.join(known)}")
+        return cls(**options)
+
+    def following(self, options: dict[str, Any], earlier: dict[str, Any] | None) -> Self:
+        """This configuration, with what the user left out as an earlier run had it.
+
+        So ``giga tile STORE --shard 2/8`` need not repeat what ``giga tile STORE SLIDES --plan`` was told.
+
+        Args:
+            options: What the user gave.
+            earlier: The configuration in the recipe of the group that is there, if any.
+        """
+        if earlier is None or options.get("redo"):
+            return self
+        given = {"mpp"} | set(options) if options.get("mag") is not None else set(options)
+        known = {f.name for f in fields(self) if f.metadata["result"]}
+        return replace(self, **{k: v for k, v in earlier.items() if k in known - given})
+
+    def recipe(self) -> dict[str, Any]:
+        """The values that decide the result, ready for JSON."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.metadata["result"]}
+
+    def _positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidInput(f"{_flag(name)} is {value}; it must be greater than 0")
+
+    def _between(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if not low <= value <= high:
+            raise InvalidInput(f"{_flag(name)} is {value}; it must lie between {low:g} and {high:g}")
+
+    def _choice(self, name: str, *choices: str) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise InvalidInput(f"{_flag(name)} is {value!r}; it must be one of {', '.join(choices)}")
+
+    def _name(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not NAME_PATTERN.fullmatch(value):
+                raise InvalidInput(
+                    f"{_flag(name)} is {value!r}; a name in the store starts with a letter or digit and holds only "
+                    "letters, digits, '.', '_' and '-'"
+                )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """``"2/8"`` -> ``(1, 8)``: the zero-based shard and the number of shards; ``None`` is the only shard."""
+    if text is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise InvalidInput(f"--shard is {text!r}; it must be I/N with 1 <= I <= N, for example 2/8")
+    return int(match[1]) - 1, int(match[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileConfig(Config):
+    """Options of ``giga tile``."""
+
+    csv: Path | None = option(None, "Table of slides: column path, and any of slide_id, mpp, patient_id.", result=False)
+    mpp: float = option(1.0, "Resolution of the tiles, microns per pixel (1.0 is about 10x).")
+    mag: float | None = option(None, "The same as a magnification: 10 means --mpp 1.0.", result=False)
+    tile_px: int = option(256, "Edge of a tile, pixels at that resolution.")
+    overlap: int = option(0, "Overlap of neighbouring tiles, pixels at that resolution.")
+    min_tissue: float = option(0.5, "Least share of a tile that must be tissue, 0 to 1.")
+    slide_mpp: float | None = option(
+        None, "Microns per pixel for slides that state no resolution of their own.", result=False
+    )
+    plan: bool = option(False, "Register the slides, say what the run will cost, and stop.", result=False)
+    shard: str | None = option(None, "Do only part I of N of the slides, as I/N.", result=False)
+    workers: int | None = option(None, "Slides read at once; default: the number of processors.", result=False)
+    redo: bool = option(False, "Replace the tiles that are there.", result=False)
+
+    def __post_init__(self) -> None:
+        self._positive("mpp", "mag", "tile_px", "slide_mpp", "workers")
+        if self.mag is not None:
+            if self.mpp not in (1.0, 10 / self.mag):
+                raise InvalidInput(f"--mag {self.mag:g} means --mpp {10 / self.mag:g}, but --mpp is {self.mpp:g}")
+            object.__setattr__(self, "mpp", 10 / self.mag)
+        self._between("mpp", 0.08, 64)
+        self._between("min_tissue", 0, 1)
+        self._between("tile_px", 16, 8192)
+        if not 0 <= self.overlap < self.tile_px:
+            raise InvalidInput(f"--overlap is {self.overlap}; it must be at least 0 and less than {self.tile_px} px")
+        parse_shard(self.shard)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainTilesConfig(Config):
+    """Options of ``giga pretrain-tiles``: MoCo (He et al. 2020) with the head of its second version."""
+
+    name: str = option("moco", "Name of the encoder in the store.", result=False)
+    epochs: int = option(200, "Passes over the drawn tiles (paper: 200).")
+    batch_size: int = option(256, "Tiles per step.")
+    max_slides: int = option(3000, "Slides to draw tiles from (paper: 3000).")
+    max_tiles: int = option(6_000_000, "Tiles to draw in all, spread over those slides (paper: 6 million).")
+    init: str = option("random", "Initial weights: 'random' or a file with torchvision's names.")
+    lr: float = option(0.03, "Peak learning rate of SGD, for 256 tiles per step (MoCo: 0.03).")
+    queue: int = option(65536, "Negatives kept in the queue (MoCo: 65536).")
+    momentum: float = option(0.999, "Momentum of the key encoder (MoCo: 0.999).")
+    temperature: float = option(0.07, "Temperature of InfoNCE (MoCo: 0.07).")
+    workers: int | None = option(None, "Readers; default: the number of processors.", result=False)
+    device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
+    seed: int = option(0, "Seed of everything random.")
+    redo: bool = option(False, "Replace the encoder that is there.", result=False)
+
+    def __post_init__(self) -> None:
+        self._positive("epochs", "max_slides", "max_tiles", "lr", "queue", "temperature", "workers")
+        self._between("momentum", 0, 1)
+        self._between("batch_size", 2, 65536)
+        self._name("name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankConfig(Config):
+    """Options of ``giga bank``."""
+
+    encoder: str | None = option(None, "An encoder of the store, a weights file, or random-resnet18.", result=False)
+    name: str | None = option(None, "Name of the bank and the features; default: the encoder's.", result=False)
+    augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).")
+    draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).")
+    independent: bool = option(False, "Draw the parameters per tile instead (the paper's ablation NS).")
+    precision: Precision = option("auto", "auto, bf16 or fp32; auto is bf16 where the device computes in it.")
+    batch_size: int = option(64, "Tiles per encoder call.", result=False)
+    shard: str | None = option(None, "Do only part I of N of the slides, as I/N.", result=False)
+    workers: int | None = option(None, "Reading threads; default: the number of processors.", result=False)
+    device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
+    seed: int = option(0, "Seed of everything random.")
+    redo: bool = option(False, "Replace the bank that is there.", result=False)
+
+    def __post_init__(self) -> None:
+        self._positive("augmentations", "draws", "batch_size", "workers")
+        self._choice("precision", "auto", "bf16", "fp32")
+        self._name("name")
+        parse_shard(self.shard)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """Options of ``giga train``."""
+
+    bank: str | None = option(None, "The bank to train on; may be left out when there is one.", result=False)
+    name: str = option("giga", "Name of the model in the store.", result=False)
+    tiles: int = option(5, "Tiles per view, T (paper: 5).")
+    epochs: int = option(1000, "Passes over the slides (paper: 1000).")
+    batch_size: int = option(256, "Slides per step; fewer slides than that are one batch.")
+    lr: float = option(1e-3, "Peak learning rate of Adam.")
+    temperature: float = option(0.2, "Temperature of NT-Xent.")
+    slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
+    device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
+    seed: int = option(0, "Seed of everything random.")
+    redo: bool = option(False, "Replace the model that is there.", result=False)
+
+    def __post_init__(self) -> None:
+        self._positive("tiles", "epochs", "lr", "temperature")
+        self._between("batch_size", 2, 65536)
+        self._name("name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(Config):
+    """Options of ``giga embed``."""
+
+    model: str | None = option(None, "The model; may be left out when there is one.", result=False)
+    views: int = option(50, "Views averaged per slide, R (paper: 50).")
+    aggregator: Literal["model", "mean", "random-init"] = option(
+        "model", "model, or a baseline: mean (of all tiles) or random-init (the untrained slide encoder)."
+    )
+    name: str | None = option(None, "Name of the embedding; default: the model's.", result=False)
+    device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
+    seed: int = option(0, "Seed of everything random.")
+    redo: bool = option(False, "Replace the embedding that is there.", result=False)
+
+    def __post_init__(self) -> None:
+        self._positive("views")
+        self._choice("aggregator", "model", "mean", "random-init")
+        self._name("name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(Config):
+    """Options of ``giga probe``."""
+
+    target: str | None = option(None, "Column of the table to predict; default: label.")
+    embedding: tuple[str, ...] = option((), "Embedding to probe, repeatable; default: all.")
+    fraction: tuple[float, ...] = option((), "Share of the training labels to use, repeatable.")
+    n_train: tuple[int, ...] = option((), "Number of training labels to use, repeatable.")
+    splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
+    folds: int = option(10, "Number of splits, stratified and grouped by patient.")
+    group: Literal["patient", "none"] = option(
+        "patient", "patient: keep a patient's slides on one side of a split where patients are known; none: do not."
+    )
+    c: str = option("10", "Inverse regularisation C, or auto: chosen inside each training set.", flag="-C")
+    seed: int = option(0, "Seed of the splits and budgets.")
+
+    def __post_init__(self) -> None:
+        self._between("folds", 2, 1000)
+        self._choice("group", "patient", "none")
+        for value in self.fraction:
+            if not 0 < value <= 1:
+                raise InvalidInput(f"--fraction is {value}; it must lie above 0 and up to 1")
+        for value in self.n_train:
+            if value < 2:
+                raise InvalidInput(f"--n-train is {value}; it must be at least 2")
+        self.c_value  # noqa: B018 - raises where C is not a number
+
+    @property
+    def c_value(self) -> float | Literal["auto"]:
+        """C as a number, or "auto"."""
+        if self.c == "auto":
+            return "auto"
+        try:
+            value = float(self.c)
+        except ValueError:
+            value = 0.0
+        if not value > 0:
+            raise InvalidInput(f"-C is {self.c!r}; it must be a number greater than 0, or auto")
+        return value

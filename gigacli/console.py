@@ -1,0 +1,213 @@
+"""Everything a person sees: progress, tables, errors. The only file that prints.
+
+Results and tables go to standard output, progress and messages to standard error, so that output can be
+piped. With ``--json`` standard output holds one JSON object and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gigacli.errors import GigaError
+
+PLAIN_LINE_SECONDS = 10.0
+"""At most one progress line in this time where standard error is no terminal."""
+
+PIPE_WIDTH = 160
+"""Columns of a table that goes to a file or a pipe, where nothing needs to fit a screen."""
+
+out = Console(soft_wrap=True)
+if not out.is_terminal:
+    out = Console(soft_wrap=True, width=PIPE_WIDTH)
+err = Console(stderr=True, soft_wrap=True)
+
+
+class ConsoleProgress:
+    """Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing with ``quiet``."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._bar: RichProgress | None = None
+        self._task: Any = None
+        self._what, self._total, self._done, self._note = "", 0, 0, ""
+        self._printed = 0.0
+
+    def __enter__(self) -> ConsoleProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def start(self, what: str, total: int, *, done: int = 0) -> None:
+        """A task begins; an earlier one is over."""
+        self._stop()
+        self._what, self._total, self._done, self._note = what, total, done, ""
+        if self.quiet or not err.is_terminal:
+            self._printed = time.monotonic()
+            return
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+        )
+        self._task = self._bar.add_task(what, total=total, completed=done, note="")
+        self._bar.start()
+
+    def advance(self, steps: int = 1, *, note: str = "") -> None:
+        """Some steps are done."""
+        self._done += steps
+        self._note = note or self._note
+        if self._bar is not None:
+            self._bar.update(self._task, advance=steps, note=escape(self._note))
+        elif not self.quiet and time.monotonic() - self._printed > PLAIN_LINE_SECONDS:
+            self._printed = time.monotonic()
+            err.print(f"{self._what}: {self._done}/{self._total} {self._note}", markup=False, highlight=False)
+
+    def say(self, message: str) -> None:
+        """One line of text."""
+        if not self.quiet:
+            err.print(message, markup=False, highlight=False)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def show_error(error: GigaError) -> None:
+    """What was wrong, and what to do next."""
+    text = escape(error.message) + (f"\n[bold]{escape(error.hint)}[/bold]" if error.hint else "")
+    if err.is_terminal:
+        err.print(Panel(text, title="error", border_style="red", title_align="left"))
+    else:
+        err.print(f"error: {text}", highlight=False)
+
+
+def say(message: str, *, to_out: bool = False) -> None:
+    """One line of text, on standard error unless it is a result."""
+    (out if to_out else err).print(message, markup=False, highlight=False)
+
+
+def show_json(value: Any) -> None:
+    """One JSON object on standard output; values that are not numbers are null."""
+    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on standard output; columns after the first are aligned to the right where they hold figures."""
+    table = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for i, column in enumerate(columns):
+        figures = all(isinstance(row[i], int | float) or _looks_like_figure(str(row[i])) for row in rows)
+        table.add_column(column, justify="right" if figures and i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(value)) for value in row))
+    out.print(table)
+
+
+def _looks_like_figure(text: str) -> bool:
+    return text == "" or (text[0] in "+-.0123456789" and all(c in "+-.,0123456789 ±%e/" for c in text))
+
+
+def show_summary(title: str, summary: Any) -> None:
+    """A stage's summary dataclass, one field a line; lists are left to tables of their own."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(justify="right")
+    for name, value in vars(summary).items():
+        if not isinstance(value, dict | list | tuple) and value != "":
+            grid.add_row(name.replace("_", " "), escape(_figure(value)))
+    out.print(f"[bold]{title}[/bold]")
+    out.print(grid)
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def show_scores(result: Any) -> None:
+    """A probe's table, and everything that was decided or noticed on the way."""
+    joins = result.joins
+    classes = ", ".join(f"{name} {n}" for name, n in joins["classes"].items())
+    rows = [
+        (row.embedding, f"{'scaled, ' if row.scaled else ''}C={row.c}", row.budget,
+         f"{row.auc_mean:.3f}{_spread(row)}", _interval(row),
+         f"{row.balanced_accuracy:.3f}", f"{row.n_train:.0f}", f"{row.n_test:.0f}")
+        for row in result.scores
+    ]  # fmt: skip
+    columns = ("embedding", "method", "labels", "AUC ± sd", "95 % interval", "bal. acc.", "train", "test")
+    splits = result.scores[0].splits
+    show_table(f"{result.scores[0].target}: {joins['matched']} slides ({classes}), {splits} splits", columns, rows)
+    for note in [*result.notes, *_joins(joins)]:
+        say(note)
+    for warning in result.warnings:
+        err.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False)
+
+
+def _spread(row: Any) -> str:
+    return "" if row.auc_std is None else f" ± {row.auc_std:.3f}"
+
+
+def _interval(row: Any) -> str:
+    return "" if row.auc_low is None else f"{row.auc_low:.3f}-{row.auc_high:.3f}"
+
+
+def _joins(joins: dict[str, Any]) -> list[str]:
+    lines = [f"joined {joins['labels']} labels with {joins['vectors']} vectors: {joins['matched']} matched"]
+    if joins["unmatched"]:
+        lines.append(f"{joins['unmatched']} labels name no slide here, first: {', '.join(joins['unmatched_first'])}")
+    if joins["without_vector"]:
+        lines.append(f"{joins['without_vector']} labelled slides have no vector")
+    return lines
+
+
+def show_problems(report: Any) -> None:
+    """What a validation found."""
+    if report.problems:
+        show_table("problems", ("rule", "path", "what"), [(p.rule, p.path, p.message) for p in report.problems])
+    say(f"{report.store}: {len(report.problems)} problems; checked {', '.join(report.checked)}", to_out=True)
+
+
+def bytes_text(n: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"

@@ -1,0 +1,37 @@
+"""The demo: a synthetic cohort through the six verbs, as a user would type them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gigacli.demo.cohort import DemoCohort, write_cohort
+from gigacli.progress import SILENT
+
+if TYPE_CHECKING:
+    from gigacli.progress import Progress
+
+NOTICE = (
+    "This is a tiny synthetic cohort: a smoke test that everything runs, not evidence about any method. With so few\n"
+    "slides the differences between rows are within the noise."
+)
+
+
+def prepare(folder: str | Path, *, seed: int = 0, progress: Progress = SILENT) -> DemoCohort:
+    """Draw the slides of the demo, unless they are there."""
+    return write_cohort(Path(folder), slides=32, patients=16, seed=seed, progress=progress)
+
+
+def steps(cohort: DemoCohort, *, seed: int = 0) -> list[tuple[str, ...]]:
+    """The command lines, after ``giga``."""
+    store, seeded = str(cohort.folder / "cohort.zarr"), ("--seed", str(seed))
+    return [
+        ("tile", store, "--csv", str(cohort.cohort_csv), "--mpp", "1.0", "--tile-px", "128"),
+        ("pretrain-tiles", store, "--epochs", "3", "--max-tiles", "1024", "--batch-size", "64", "--queue", "1024", *seeded),
+        ("bank", store, "--encoder", "moco", "--augmentations", "10", "--draws", "32", *seeded),
+        ("train", store, "--epochs", "300", *seeded),
+        ("embed", store, "--views", "50", *seeded),
+        ("embed", store, "--views", "50", "--aggregator", "random-init", *seeded),
+        ("probe", store, "--labels", str(cohort.labels_csv), *seeded),
+        ("probe", store, "--labels", str(cohort.labels_csv), "--fraction", "0.25", *seeded),
+    ]  # fmt: skip

@@ -1,0 +1,189 @@
+"""The tile encoder e1: ResNet18 up to and including ``layer3``, averaged over pixels (paper, section 3.1).
+
+ResNet18 is written out here, with torchvision's parameter names, because torchvision cannot be a
+dependency (its builds are tied to one torch build each); any published ResNet18 checkpoint loads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from gigacli.errors import Mismatch, NotFound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FEATURES = 256
+"""Values per tile: channels of ``layer3``."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+PREFIXES = ("module.", "backbone.", "encoder_q.", "encoder.", "resnet.")
+"""Wrappers that published checkpoints leave before torchvision's names."""
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al. 2016)."""
+
+    def __init__(self, width_in: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1: Any = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2: Any = nn.BatchNorm2d(width)
+        self.downsample: Any = None
+        if stride != 1 or width_in != width:
+            convolution = nn.Conv2d(width_in, width, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, width_in, h, w) -> (n, width, h / stride, w / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class ResNet18(nn.Module):
+    """ResNet18 without its classifier, on images with values in [0, 1].
+
+    The images are normalised with ImageNet's mean and standard deviation inside, so that every caller
+    does the same.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1: Any = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = nn.Sequential(BasicBlock(64, 64, stride=1), BasicBlock(64, 64, stride=1))
+        self.layer2 = nn.Sequential(BasicBlock(64, 128, stride=2), BasicBlock(128, 128, stride=1))
+        self.layer3 = nn.Sequential(BasicBlock(128, 256, stride=2), BasicBlock(256, 256, stride=1))
+        self.layer4 = nn.Sequential(BasicBlock(256, 512, stride=2), BasicBlock(512, 512, stride=1))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def tile_features(self, images: Tensor) -> Tensor:
+        """The tile encoder: (n, 3, h, w) in [0, 1] -> (n, 256), the mean of ``layer3`` over pixels."""
+        x = (images - self.mean) / self.std
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))  # (n, 64, h / 4, w / 4)
+        x = self.layer3(self.layer2(self.layer1(x)))  # (n, 256, h / 16, w / 16)
+        return x.mean(dim=(2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The whole network: (n, 3, h, w) in [0, 1] -> (n, 512), the mean of ``layer4`` over pixels."""
+        x = (images - self.mean) / self.std
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (n, 512, h / 32, w / 32)
+        return x.mean(dim=(2, 3))
+
+
+def random_resnet18(seed: int) -> ResNet18:
+    """A ResNet18 whose weights are a function of the seed; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ResNet18()
+
+
+class FrozenTileEncoder:
+    """The tile encoder for inference: batch norm folded into convolutions, channels last, bf16 or fp32."""
+
+    def __init__(self, network: ResNet18, *, device: torch.device, precision: str) -> None:
+        self.device = device
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        folded = ResNet18()
+        folded.load_state_dict(network.state_dict())
+        _fold_batch_norm(folded.eval())
+        self.network = folded.to(device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) in [0, 1] -> (n, 256) float32."""
+        images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return self.network.tile_features(images).float()
+
+
+def _fold_batch_norm(network: ResNet18) -> None:
+    """Fold every batch norm into the convolution before it: one pass over memory less per layer."""
+    network.conv1 = fuse_conv_bn_eval(network.conv1, network.bn1)
+    network.bn1 = nn.Identity()
+    for block in (m for m in network.modules() if isinstance(m, BasicBlock)):
+        block.conv1 = fuse_conv_bn_eval(block.conv1, block.bn1)
+        block.conv2 = fuse_conv_bn_eval(block.conv2, block.bn2)
+        block.bn1 = block.bn2 = nn.Identity()
+        if block.downsample is not None:
+            block.downsample = nn.Sequential(fuse_conv_bn_eval(block.downsample[0], block.downsample[1]))
+
+
+def weights_to_bytes(network: nn.Module) -> bytes:
+    """The parameters and buffers as a safetensors file."""
+    return save_safetensors({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
+
+
+def weights_hash(data: bytes) -> str:
+    """What identifies weights in a recipe: SHA-256 of the safetensors file."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def resnet18_from_bytes(data: bytes) -> ResNet18:
+    """A ResNet18 from a safetensors file with torchvision's names."""
+    return resnet18_from_state(load_safetensors(data), origin="the stored weights")
+
+
+def resnet18_from_file(path: Path) -> ResNet18:
+    """A ResNet18 from a safetensors or PyTorch file. No pickled code is run.
+
+    Raises:
+        NotFound: There is no such file.
+        Mismatch: It is no weights file, or its names or shapes are not a ResNet18's.
+    """
+    if not path.is_file():
+        raise NotFound(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_safetensors(path.read_bytes())
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise Mismatch(
+            f"{path} cannot be read as weights: {error}", "give a .safetensors file, or a PyTorch file of tensors only"
+        ) from error
+    return resnet18_from_state(state, origin=str(path))
+
+
+def resnet18_from_state(state: dict[str, Tensor], *, origin: str) -> ResNet18:
+    """A ResNet18 from a state dict; wrappers around the names and a classifier are dropped."""
+    state = state.get("state_dict", state)  # type: ignore[assignment]
+    cleaned = {_strip(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    network = random_resnet18(0)
+    wanted = network.state_dict()
+    missing = sorted(name for name in wanted if name not in cleaned and not name.endswith("num_batches_tracked"))
+    wrong = sorted(n for n in wanted if n in cleaned and cleaned[n].shape != wanted[n].shape)
+    unexpected = sorted(name for name in cleaned if name not in wanted and not name.startswith("fc."))
+    if missing or wrong or unexpected:
+        lists = {"missing": missing, "of another shape": wrong, "unexpected": unexpected}
+        found = "; ".join(f"{len(v)} {k} ({', '.join(v[:3])}...)" for k, v in lists.items() if v)
+        raise Mismatch(f"{origin} is not a ResNet18: {found}", "expected torchvision's names, with or without a prefix")
+    network.load_state_dict({**wanted, **{k: v for k, v in cleaned.items() if k in wanted}})
+    return network
+
+
+def _strip(name: str) -> str:
+    while True:
+        prefix = next((p for p in PREFIXES if name.startswith(p)), None)
+        if prefix is None:
+            return name
+        name = name[len(prefix) :]

@@ -1,0 +1,1 @@
+"""Labels, splits and linear probes on plain arrays."""

@@ -1,0 +1,197 @@
+"""Training and test sides of an evaluation: made with no patient on both, or read from files; and smaller budgets."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.model_selection import RepeatedStratifiedKFold
+
+from gigacli.errors import InvalidInput, NotFound
+from gigacli.probing.labels import match
+from gigacli.tables import read_table, require_column
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One training and one test side: places in the list of slides that was split, int64 (n_train,) and (n_test,)."""
+
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def make_splits(
+    labels: ArrayLike, groups: ArrayLike | None, *, folds: int = 10, seed: int = 0
+) -> tuple[list[Split], list[str]]:
+    """Split slides `folds` times, every group (patient) on one side only and every class on both.
+
+    A stratified k-fold cross-validation of the groups, where a group's label is its most frequent one (the first in
+    sorted order on a tie) and k is `folds`, or the number of groups of the smallest class if that is less. In
+    the second case the cross-validation is repeated with other shuffles, and the first `folds` of its splits are taken.
+
+    Args:
+        labels: Text (slides,).
+        groups: The patient of each slide, text (slides,); None: each slide is its own.
+        folds: How many splits, at least 2.
+        seed: Decides the shuffles.
+
+    Returns:
+        The splits, with ascending indices, and a note when k is less than `folds`.
+
+    Raises:
+        InvalidInput: Fewer than 2 folds, fewer than 2 classes, or a class with fewer than 2 groups.
+    """
+    if folds < 2:
+        raise InvalidInput(f"{folds} folds: a cross-validation needs at least 2", "The default is 10.")
+    classes, y = np.unique(np.asarray(labels), return_inverse=True)  # (classes,), (slides,)
+    if len(classes) < 2:
+        raise InvalidInput(f"all {len(y)} slides have the same label: {classes.tolist()}", "A probe needs two classes.")
+    names = np.arange(len(y)) if groups is None else np.asarray(groups)
+    group_of = np.unique(names, return_inverse=True)[1]  # (slides,)
+    slides = np.zeros((group_of.max() + 1, len(classes)), dtype=np.int64)  # (groups, classes)
+    np.add.at(slides, (group_of, y), 1)
+    group_y = slides.argmax(axis=1)  # (groups,)
+    sizes = np.bincount(group_y, minlength=len(classes))  # (classes,)
+    if sizes.min() < 2:
+        raise _too_small(classes, sizes, slides.sum(axis=0), "slides" if groups is None else "patients")
+    k = min(folds, int(sizes.min()))
+    cross_validation = RepeatedStratifiedKFold(n_splits=k, n_repeats=-(-folds // k), random_state=seed)
+    splits = []
+    for _, test in islice(cross_validation.split(group_y, group_y), folds):
+        in_test = np.isin(group_of, test)  # (slides,)
+        splits.append(Split(train=np.flatnonzero(~in_test), test=np.flatnonzero(in_test)))
+    if k == folds:
+        return splits, []
+    smallest = f"{'slides' if groups is None else 'patients'} of the smallest class (`{classes[sizes.argmin()]}`)"
+    return splits, [f"{folds} splits from repeated {k}-fold cross-validation: there are only {k} {smallest}."]
+
+
+def read_splits(folder: str | Path, slide_ids: Sequence[str]) -> tuple[list[Split], list[str]]:
+    """Read given splits: files `split_*.csv` with columns `train` and `test`, each a list of slides.
+
+    Args:
+        folder: Where the files are; they are taken in natural order, `split_2` before `split_10`.
+        slide_ids: The slides that have a label and a vector, (n,). Names are matched as in :func:`labels.match`.
+
+    Returns:
+        The splits, indices in the order of the files, and notes: how many names have no label or no vector, or
+        stand twice on one side. Both are left out.
+
+    Raises:
+        NotFound: There is no such folder or no such file in it.
+        InvalidInput: A file lacks a column, has a side without any of the slides, or a slide on both sides.
+    """
+    folder = Path(folder)
+    numbers = re.compile(r"(\d+)")
+    files = sorted(
+        folder.glob("split_*.csv"), key=lambda f: [int(t) if t.isdigit() else t for t in numbers.split(f.stem)]
+    )
+    if not files:
+        raise NotFound(
+            f"{folder} {'has no files `split_*.csv`' if folder.is_dir() else 'is not a folder'}",
+            "Each split is a file split_0.csv, split_1.csv, ... with the columns train,test.",
+        )
+    named = [_names(file) for file in files]  # per file the names of train and of test
+    names = [name for sides in named for side in sides for name in side]
+    place = dict(zip(names, match(names, slide_ids).tolist(), strict=True))
+    notes = []
+    unknown = [name for name in names if place[name] < 0]
+    if unknown:
+        examples = ", ".join(list(dict.fromkeys(unknown))[:_SHOWN])
+        notes.append(f"{len(unknown)} of the {len(names)} names in the splits have no label or vector: {examples}.")
+    splits = []
+    for file, sides in zip(files, named, strict=True):
+        known = [dict.fromkeys(place[name] for name in side if place[name] >= 0) for side in sides]
+        train, test = (np.array(list(side), dtype=np.int64) for side in known)
+        splits.append(_checked(Split(train=train, test=test), slide_ids, file))
+    twice = len(names) - len(unknown) - sum(len(split.train) + len(split.test) for split in splits)
+    if twice:
+        notes.append(f"{twice} names stand twice on one side of a split and count once.")
+    return splits, notes
+
+
+def leaking_patients(split: Split, groups: ArrayLike) -> int:
+    """Count the test slides whose patient (`groups`, text (slides,)) also has a slide in training."""
+    names = np.asarray(groups)
+    return int(np.isin(names[split.test], names[split.train]).sum())
+
+
+def subsample(
+    split: Split, labels: ArrayLike, *, fraction: float | None = None, n_train: int | None = None, seed: int
+) -> Split:
+    """Keep part of the training side, at least one slide of every class; the test side stays.
+
+    Each class is shuffled once; seats are then given one by one, first one to every class, then by the method of
+    Sainte-Laguë, which keeps the classes in proportion and never takes a seat back. So of two budgets with one seed the
+    smaller is part of the larger.
+
+    Args:
+        split: Indices into `labels`.
+        labels: Text (slides,).
+        fraction: Of the training slides, in (0, 1]. Either this or `n_train`.
+        n_train: Number of training slides; all of them when there are fewer.
+        seed: Decides the shuffles.
+
+    Raises:
+        InvalidInput: Both or neither budget given, one out of range, or one smaller than the number of classes.
+    """
+    if (fraction is None) == (n_train is None):
+        raise InvalidInput("a budget is either a fraction or a number of training slides", "Give one of them.")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise InvalidInput(f"fraction {fraction} is not in (0, 1]", "0.25 means a quarter of the training slides.")
+    train = np.sort(split.train)  # so that the order of a split file does not matter
+    y = np.unique(np.asarray(labels)[train], return_inverse=True)[1]  # (train,)
+    sizes = np.bincount(y)  # (classes,)
+    budget = n_train if n_train is not None else max(len(sizes), round((fraction or 0) * len(train)))
+    if budget < len(sizes):
+        raise InvalidInput(f"{budget} training slides cannot cover {len(sizes)} classes", "Raise --n-train.")
+    rng = np.random.default_rng(seed)
+    rank = np.empty(len(train), dtype=np.int64)  # (train,) place of a slide in the shuffle of its class
+    for c, size in enumerate(sizes):
+        rank[y == c] = rng.permutation(size)
+    seat = np.where(rank == 0, 0.0, (2 * rank + 1) / sizes[y])  # (train,) the lower, the earlier
+    kept = np.lexsort((y, seat))[:budget]
+    return Split(train=np.sort(train[kept]), test=split.test)
+
+
+def _names(file: Path) -> list[list[str]]:
+    table = read_table(file)
+    return [[name for name in table[require_column(table, side, path=file)] if name] for side in ("train", "test")]
+
+
+def _checked(split: Split, slide_ids: Sequence[str], file: Path) -> Split:
+    both = np.intersect1d(split.train, split.test)
+    if len(both):
+        examples = ", ".join(slide_ids[i] for i in both[:_SHOWN].tolist())
+        raise InvalidInput(f"{file} has {len(both)} slides in both train and test: {examples}", "Remove them from one.")
+    for side, places in (("train", split.train), ("test", split.test)):
+        if not len(places):
+            raise InvalidInput(
+                f"no slide of the column `{side}` of {file} has a label and a vector",
+                "Make the names in the splits those of the labels and the store.",
+            )
+    return split
+
+
+def _too_small(
+    classes: NDArray[np.str_], sizes: NDArray[np.int64], slides: NDArray[np.int64], unit: str
+) -> InvalidInput:
+    order = np.argsort(sizes, kind="stable")[:_SHOWN]
+    found = ", ".join(
+        f"`{classes[c]}` has {sizes[c]}" + ("" if unit == "slides" else f" ({slides[c]} slides)") for c in order
+    )
+    return InvalidInput(
+        f"a class needs at least 2 {unit} to be in training and test: {found}{' ...' if len(classes) > _SHOWN else ''}",
+        "Leave the class out of the table (an empty label), or label more slides of it.",
+    )

@@ -1,0 +1,193 @@
+"""Which slides a cohort has: files, folders and tables become rows of the slide table."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gigacli.errors import InvalidInput, NotFound, SlideError
+from gigacli.store.table import SlideRow, SlideTable
+from gigacli.tables import bare_id, find_column, read_table
+from gigacli.wsi.discover import find_slides, slide_id_of
+from gigacli.wsi.resolution import resolve_mpp
+from gigacli.wsi.slide import Slide
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gigacli.config import TileConfig
+    from gigacli.progress import Progress
+
+TCGA_BARCODE = re.compile(r"TCGA-\w\w-\w{4}")
+"""A slide id that begins so names its patient in the first 12 characters."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The slide table as it should be, and why a slide of it cannot be used.
+
+    Attributes:
+        table: All slides; those that were registered come first and keep their rows.
+        reasons: Reason per row that was looked at, "" where nothing is wrong.
+    """
+
+    table: SlideTable
+    reasons: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One slide as the user named it."""
+
+    path: Path
+    id: str
+    mpp: float | None = None
+    patient: str = ""
+
+
+def register(known: SlideTable | None, paths: list[Path], config: TileConfig, progress: Progress) -> Registration:
+    """Look at the headers of new slides, and again at those that could not be used.
+
+    Args:
+        known: The slides that are registered.
+        paths: Slide files, folders and tables of slides.
+        config: Holds the table (``csv``) and the resolution of slides without one (``slide_mpp``).
+        progress: Who listens.
+
+    Raises:
+        NotFound: A path does not exist, or there is no slide in it.
+        InvalidInput: Two files of one id, or a table that cannot be used.
+    """
+    known = known if known is not None else SlideTable(())
+    tables = [p for p in paths if p.suffix.lower() in (".csv", ".tsv")] + ([config.csv] if config.csv else [])
+    files = [p for p in paths if p not in tables]
+    entries = _merge(known, [_Entry(p.absolute(), slide_id_of(p)) for p in find_slides(files)] if files else [], tables)
+    _refuse_duplicates(entries)
+    if config.shard is not None:
+        unknown = [e.id for e in entries if e.id not in known.index]
+        if unknown:
+            raise InvalidInput(
+                f"{len(unknown)} slides are not registered, for example {unknown[0]}; a shard registers none",
+                "run once without --shard but with --plan",
+            )
+        return Registration(known, _reasons(known, config))
+    rows, reasons = [], {}
+    named = {e.id for e in entries}
+    again = [_Entry(Path(r.path), r.id, patient=r.patient) for r in known.rows if not r.usable and r.id not in named]
+    todo = [e for e in [*entries, *again] if _is_news(known, e, config)]
+    progress.start("registering", len(todo))
+    for entry in todo:
+        row, reasons[entry.id] = _row(entry, config)
+        rows.append(row)
+        progress.advance()
+    table = known.with_rows(rows)
+    _announce([row for row in rows if row.id not in known.index], entries, progress)
+    return Registration(table, {table.index[k]: why for k, why in reasons.items()})
+
+
+def _merge(known: SlideTable, entries: list[_Entry], tables: Sequence[Path]) -> list[_Entry]:
+    """Add what tables say: a row with a path is a slide, a row without one completes the slide of its id."""
+    entries = list(entries)
+    for file in tables:
+        table = read_table(file)
+        columns = {name: find_column(table, name, path=file) for name in ("path", "mpp", "patient_id")}
+        rest = table.drop(columns=[columns["path"]]) if columns["path"] else table
+        columns["slide_id"] = find_column(rest, "slide_id", path=file)
+        if not columns["path"] and not columns["slide_id"]:
+            found = ", ".join(str(c) for c in table.columns)
+            raise InvalidInput(f"{file} has no column path or slide_id; it has {found}", "add a column path")
+        for _, cells in table.iterrows():
+            row = {name: str(cells[column]) if column else "" for name, column in columns.items()}
+            mpp = _mpp(row["mpp"], file)
+            if row["path"]:
+                path = (file.parent / row["path"]).absolute()
+                if not path.exists():
+                    raise NotFound(f"{file} names {row['path']}, which does not exist", f"looked for {path}")
+                entry = _Entry(path, row["slide_id"] or slide_id_of(path), mpp, row["patient_id"])
+                entries = [e for e in entries if e.path != path] + [entry]
+            else:
+                entries = _complete(known, entries, bare_id(row["slide_id"]), mpp, row["patient_id"], file)
+    return entries
+
+
+def _complete(
+    known: SlideTable, entries: list[_Entry], slide_id: str, mpp: float | None, patient: str, file: Path
+) -> list[_Entry]:
+    here = [e for e in entries if e.id == slide_id]
+    if not here and slide_id in known.index:
+        here = [_Entry(Path(known[known.index[slide_id]].path), slide_id)]
+    if not here:
+        raise NotFound(f"{file} names slide {slide_id!r}, which is not among the slides", "add a column path")
+    done = replace(here[0], mpp=mpp if mpp is not None else here[0].mpp, patient=patient or here[0].patient)
+    return [e for e in entries if e.id != slide_id] + [done]
+
+
+def _mpp(text: str, file: Path) -> float | None:
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInput(f"{file}: column mpp holds {text!r}, expected a number of microns per pixel") from None
+
+
+def _refuse_duplicates(entries: Sequence[_Entry]) -> None:
+    twice = [name for name, n in Counter(e.id for e in entries).items() if n > 1]
+    if twice:
+        files = ", ".join(str(e.path) for e in entries if e.id == twice[0])
+        raise InvalidInput(
+            f"{len(twice)} slide ids stand for several files; {twice[0]!r} is {files}",
+            "name them apart in a CSV with columns path,slide_id and give it with --csv",
+        )
+
+
+def _is_news(known: SlideTable, entry: _Entry, config: TileConfig) -> bool:
+    """Whether a slide must be looked at: it is new, could not be used, has moved, or gets another resolution."""
+    if entry.id not in known.index:
+        return True
+    row = known[known.index[entry.id]]
+    if not row.usable:
+        return True
+    if Path(row.path) != entry.path and Path(row.path).exists() and not entry.path.samefile(row.path):
+        raise InvalidInput(
+            f"slide id {entry.id!r} is registered for {row.path}, and was now given for {entry.path}",
+            "name it differently in a CSV with columns path,slide_id",
+        )
+    if entry.mpp is not None and not np.isclose(entry.mpp, row.mpp, rtol=1e-9) and not config.redo:
+        raise InvalidInput(
+            f"slide {entry.id!r} is registered with {row.mpp:g} microns per pixel ({row.mpp_source}), the table says "
+            f"{entry.mpp:g}",
+            "tile the cohort again with --redo to take the new value",
+        )
+    return config.redo or Path(row.path) != entry.path or (bool(entry.patient) and row.patient != entry.patient)
+
+
+def _row(entry: _Entry, config: TileConfig) -> tuple[SlideRow, str]:
+    """A slide's row from its header, and the reason why it cannot be used, "" if it can."""
+    patient = entry.patient or (entry.id[:12] if TCGA_BARCODE.match(entry.id) else "")
+    row = SlideRow(id=entry.id, path=str(entry.path), patient=patient)
+    try:
+        with Slide(entry.path) as slide:
+            row = replace(row, vendor=slide.vendor, size_px=slide.size_px)
+            resolution = resolve_mpp(slide.properties, csv_mpp=entry.mpp, slide_mpp=config.slide_mpp)
+    except (SlideError, OSError) as error:
+        return row, str(error)
+    return replace(row, mpp=resolution.mpp, mpp_source=resolution.source), ""
+
+
+def _reasons(known: SlideTable, config: TileConfig) -> dict[int, str]:
+    """Why registered slides cannot be used, found out again without changing the table."""
+    unusable = [(i, _Entry(Path(row.path), row.id)) for i, row in enumerate(known.rows) if not row.usable]
+    return {i: _row(entry, config)[1] or "run giga tile without --shard once" for i, entry in unusable}
+
+
+def _announce(rows: Sequence[SlideRow], entries: Sequence[_Entry], progress: Progress) -> None:
+    named = {e.id for e in entries if e.patient}
+    barcodes = [r.id for r in rows if r.patient and r.id not in named]
+    if barcodes:
+        progress.say(f"patients of {len(barcodes)} slides taken from their TCGA barcodes")

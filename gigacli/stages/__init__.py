@@ -1,0 +1,1 @@
+"""One verb per file: read the store, compute, write the store, return a summary."""

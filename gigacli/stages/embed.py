@@ -1,0 +1,198 @@
+"""``giga embed``: one vector per slide: the mean of R views of T un-augmented tiles, at unit length (paper, 4.2)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.torch import load as load_safetensors
+
+from gigacli.config import EmbedConfig
+from gigacli.errors import Mismatch, NotFound
+from gigacli.nn.device import pick_device
+from gigacli.nn.giga import GigaSSL, embed_views, make_views, positions_of
+from gigacli.nn.views import draw_rows
+from gigacli.progress import SILENT
+from gigacli.randomness import keyed_rng, keyed_seed
+from gigacli.store.bank import tile_grid_of
+from gigacli.store.layout import NOT_DONE
+from gigacli.store.store import Recipe, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import torch
+
+    from gigacli.progress import Progress
+
+BLOCK = 64
+"""Slides per encoder call, and what is lost at most when a run is killed."""
+
+
+@dataclass(frozen=True)
+class EmbedSummary:
+    """What ``giga embed`` did.
+
+    Attributes:
+        embedding: Name of the embedding.
+        slides: Slides with features.
+        done: Vectors written now.
+        skipped: Vectors that were there.
+        failed: 0; a slide without tiles has no vector, which is a result.
+        without_tiles: Slides that have no tiles and so no vector.
+        width: Values per vector.
+        baseline: Name of the mean of tiles written beside it.
+        seconds: Time it took.
+    """
+
+    embedding: str
+    slides: int
+    done: int
+    skipped: int
+    failed: int
+    without_tiles: int
+    width: int
+    baseline: str
+    seconds: float
+
+
+def embed(store: str | Path | Store, *, progress: Progress = SILENT, **options: Any) -> EmbedSummary:
+    """Write an embedding, and the mean of all tile features beside it: the paper's baseline.
+
+    Args:
+        store: The cohort store.
+        progress: Who listens.
+        options: Fields of :class:`~gigacli.config.EmbedConfig`.
+
+    Raises:
+        NotFound: The store holds no model or no features.
+        Mismatch: The embedding was made otherwise, or the model was trained on a bank that has been replaced.
+    """
+    started = time.monotonic()
+    config = EmbedConfig.of(options)
+    device = pick_device(config.device)
+    opened = Store.open(store, write=True)
+    if config.aggregator == "mean":
+        features = opened.pick("features", None)
+        plan = _mean_plan(opened, features, name=config.name)
+        done, slides, empty = _write(opened, plan, progress, redo=config.redo)
+        baseline = plan.name
+    else:
+        model = opened.pick("models", config.model)
+        name = config.name or (f"random-{model}" if config.aggregator == "random-init" else model)
+        config = opened.following(f"embeddings/{name}", config, options)
+        plan = _view_plan(opened, config, device, model=model, name=name)
+        mean = _mean_plan(opened, plan.features, name=None)
+        opened.check(f"embeddings/{plan.name}", plan.recipe, redo=config.redo)
+        stale = opened.recipe(f"embeddings/{mean.name}") != mean.recipe
+        _write(opened, mean, progress, redo=config.redo or stale)
+        done, slides, empty = _write(opened, plan, progress, redo=config.redo)
+        baseline = mean.name
+    return EmbedSummary(
+        embedding=plan.name,
+        slides=slides,
+        done=done,
+        skipped=slides - done,
+        failed=0,
+        without_tiles=empty,
+        width=plan.width,
+        baseline=baseline,
+        seconds=time.monotonic() - started,
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """An embedding to write: its recipe, and the function from slides (rows) to vectors (rows, width) float32."""
+
+    name: str
+    features: str
+    recipe: Recipe
+    width: int
+    vectors: Any
+
+
+def _write(store: Store, plan: _Plan, progress: Progress, *, redo: bool) -> tuple[int, int, int]:
+    """Write what is not done; (vectors written, slides with features, slides without tiles)."""
+    group, n = f"embeddings/{plan.name}", store.registered
+    if redo and store.recipe(group) is not None:
+        store.discard(group)
+    store.begin(group, plan.recipe, {"vectors": (n, plan.width), "done": (n,)})
+    tiles = store.array(f"features/{plan.features}/done")[:]
+    ready = tiles != NOT_DONE
+    mark = store.array(f"{group}/done")
+    todo = np.flatnonzero(ready & (mark[:] == NOT_DONE))
+    progress.start(f"embedding {plan.name}", int(ready.sum()), done=int(ready.sum()) - len(todo))
+    for block in (todo[i : i + BLOCK] for i in range(0, len(todo), BLOCK)):
+        full = block[tiles[block] > 0]
+        if len(full):
+            store.array(f"{group}/vectors").oindex[full] = plan.vectors(full)
+        mark.oindex[block] = (tiles[block] > 0).astype(np.int32)
+        progress.advance(len(block))
+    return int((tiles[todo] > 0).sum()), int((tiles > 0).sum()), int((tiles == 0).sum())
+
+
+def _mean_plan(store: Store, features: str, *, name: str | None) -> _Plan:
+    """The mean of all tile features of a slide: AverageMIL of the paper's table 2."""
+    recipe = Recipe(
+        "embed",
+        {"aggregator": "mean", "features_name": features},
+        {"features": store.require(f"features/{features}").fingerprint},
+    )
+    array = store.array(f"features/{features}/vectors")
+    counts = store.array("tiles/count")[:]
+
+    def vectors(rows: Sequence[int]) -> np.ndarray:
+        return np.stack([array[row, : counts[row]].mean(axis=0, dtype=np.float64) for row in rows]).astype(np.float32)
+
+    return _Plan(name or f"mean-{features}", features, recipe, array.shape[2], vectors)
+
+
+def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, model: str, name: str) -> _Plan:
+    """R views of T tiles through the model's slide encoder, trained or as it was born."""
+    trained = store.require(f"models/{model}")
+    if store.array(f"models/{model}/done")[()] != 1:
+        raise NotFound(f"model {model!r} in {store.url} is not finished", f"run: giga train {store.url} --name {model}")
+    features = trained.config["bank"]
+    if store.require(f"banks/{features}").fingerprint != trained.inputs["bank"]:
+        raise Mismatch(
+            f"model {model!r} was trained on another bank {features!r} than the one in {store.url}",
+            f"train on this one: giga train {store.url} --name {model} --redo",
+        )
+    born = config.aggregator == "random-init"
+    weights = store.read_bytes(f"models/{model}/weights")
+    array = store.array(f"features/{features}/vectors")
+    method = GigaSSL(array.shape[2], temperature=1.0, seed=keyed_seed(config.seed, "random-init"))
+    if not born:
+        method.load_state_dict(load_safetensors(weights))
+    encoder = method.encoder.to(device).eval()
+    t = trained.config["tiles"]
+    shape, ids = (config.views, t), store.slides.ids
+    recipe = Recipe(
+        "embed",
+        {"model": model, "tiles": t, **config.recipe()},
+        {"features": store.require(f"features/{features}").fingerprint, "model": trained.fingerprint},
+    )
+
+    def vectors(rows: Sequence[int]) -> np.ndarray:
+        batch = [_views_of(store, array, int(row), (config.seed, "embed", ids[row]), shape) for row in rows]
+        drawn = np.concatenate([b[0] for b in batch])  # (slides * R, t, c)
+        positions = np.concatenate([b[1] for b in batch])  # (slides * R, t, 2)
+        views = make_views(drawn, positions, rng=None, device=device)
+        return embed_views(encoder, views, [config.views] * len(batch)).cpu().numpy()
+
+    return _Plan(name, features, recipe, method.encoder.width, vectors)
+
+
+def _views_of(
+    store: Store, features: Any, row: int, key: tuple[object, ...], shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (R, t, c) and positions (R, t, 2) of a slide's views: a function of (seed, slide id) alone."""
+    coords, tile_l0_px = tile_grid_of(store, row)
+    views, t = shape
+    tiles = draw_rows(keyed_rng(*key), np.full(views, len(coords)), t)  # (R, t)
+    vectors = features[row, : len(coords)]  # (n, c)
+    return vectors[tiles], positions_of(coords, tile_l0_px=tile_l0_px)[tiles]

@@ -1,0 +1,302 @@
+"""``giga tile``: register slides, then find the tiles that hold tissue (paper, section 4.1).
+
+Registration reads headers only and is done by one process; it decides the row of every slide. Tiling may then
+be split over any number of processes.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gigacli.config import TileConfig, parse_shard
+from gigacli.errors import InvalidInput, NotFound
+from gigacli.progress import SILENT
+from gigacli.registration import Registration, register
+from gigacli.store.layout import NOT_DONE
+from gigacli.store.store import Recipe, Store, shard_rows
+from gigacli.workers import worker_count
+from gigacli.wsi.grid import grid_capacity, tile_grid, tissue_fraction
+from gigacli.wsi.slide import Slide
+from gigacli.wsi.tissue import MASK_MPP, tissue_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gigacli.progress import Progress
+    from gigacli.store.table import SlideRow
+
+PLAN_SAMPLE = 4
+"""Slides tiled, without keeping the result, to price a run."""
+
+
+@dataclass(frozen=True)
+class TileSummary:
+    """What ``giga tile`` did.
+
+    Attributes:
+        slides: Slides of this shard, all of them without ``--shard``.
+        done: Slides tiled now.
+        skipped: Slides that were tiled before.
+        failed: Slides that could not be registered or read.
+        empty: Slides without tissue: a result, not a failure.
+        tiles: Tiles of this shard's slides.
+        seconds: Time it took.
+        failures: Reason per slide that failed.
+    """
+
+    slides: int
+    done: int
+    skipped: int
+    failed: int
+    empty: int
+    tiles: int
+    seconds: float
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """What a run will cost, from the headers of all slides and the tissue of a few.
+
+    Attributes:
+        slides: Slides registered.
+        done: Slides tiled before.
+        skipped: Slides tiled before.
+        failed: Slides that cannot be tiled as registered.
+        positions: Grid positions of all slides: an upper bound of the tiles.
+        estimated_tiles: Tiles expected.
+        estimated_tile_seconds: Time to tile what is not done, on one process of this machine.
+        estimated_bank_gib: Size of a bank of 50 augmentations of 256 draws of 256 features.
+        seconds: Time it took to plan.
+        failures: Reason per slide that cannot be tiled.
+    """
+
+    slides: int
+    done: int
+    skipped: int
+    failed: int
+    positions: int
+    estimated_tiles: int
+    estimated_tile_seconds: float
+    estimated_bank_gib: float
+    seconds: float
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def tile(
+    store: str | Path | Store,
+    slides: str | Path | Sequence[str | Path] = (),
+    *,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> TileSummary | TilePlan:
+    """Register slides in a store, made if it is not there, and write the tiles that hold tissue.
+
+    Args:
+        store: The cohort store.
+        slides: Slide files, folders, or a CSV of slides; may be empty for a store that has slides.
+        progress: Who listens.
+        options: Fields of :class:`~gigacli.config.TileConfig`.
+
+    Raises:
+        NotFound: No such slide or folder, or nothing is registered.
+        InvalidInput: Two slides of one id, or a table that cannot be used.
+        Mismatch: The store's tiles were made otherwise.
+    """
+    started = time.monotonic()
+    config = TileConfig.of(options)
+    paths = [slides] if isinstance(slides, str | Path) else list(slides)
+    known = _existing(store, config, has_slides=bool(paths or config.csv))
+    if known is not None:
+        config = known.following("tiles", config, options)
+    recipe = Recipe("tile", config.recipe(), {})
+    if known is not None:
+        known.check("tiles", recipe, redo=config.redo)
+    registration = register(known.slides if known is not None else None, [Path(p) for p in paths], config, progress)
+    opened = known if known is not None else Store.create(str(store))
+    job = _Job(opened, config, recipe)
+    job.begin(registration)
+    if config.plan:
+        return job.plan(registration, started)
+    return job.run(registration, progress, started)
+
+
+def _existing(store: str | Path | Store, config: TileConfig, *, has_slides: bool) -> Store | None:
+    """The store if it is there; without slides to register, or for one shard, it must be."""
+    if isinstance(store, Store):
+        return store
+    there = "://" in str(store) or (Path(store).is_dir() and any(Path(store).iterdir())) or Path(store).is_file()
+    if there and "://" not in str(store):
+        found = Store.open(store, write=True)
+        if not found.registered and not has_slides:
+            raise NotFound(f"{store} has no slides yet", f"run: giga tile {store} SLIDES")
+        return found
+    if config.shard is not None:
+        raise NotFound(
+            f"there is no store at {store}; a shard works on registered slides", f"run: giga tile {store} SLIDES --plan"
+        )
+    if not has_slides:
+        raise NotFound(f"there is no store at {store} and no slides were named", f"run: giga tile {store} SLIDES")
+    return None
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Tiles of one slide: level-0 corners (n, 2) and tissue share (n,)."""
+
+    coords: NDArray[np.int32]
+    tissue: NDArray[np.float32]
+
+
+class _Job:
+    """Tiling of one store with one configuration."""
+
+    def __init__(self, store: Store, config: TileConfig, recipe: Recipe) -> None:
+        self.store, self.config, self.recipe = store, config, recipe
+        self.grid: dict[str, Any] = {"mpp": config.mpp, "tile_px": config.tile_px, "overlap_px": config.overlap}
+
+    def begin(self, registration: Registration) -> None:
+        """Write the slide table and make room for tiles; one shard of many only looks."""
+        store, config = self.store, self.config
+        if config.shard is not None and store.recipe("tiles") == self.recipe:
+            if config.redo:
+                for row in self._rows():
+                    store.array("tiles/count")[row] = NOT_DONE
+            return
+        if config.shard is not None:
+            raise NotFound(f"{store.url} is not prepared for these shards", f"run: giga tile {store.url} SLIDES --plan")
+        if store.recipe("tiles") is not None and (config.redo or store.recipe("tiles") != self.recipe):
+            store.discard("tiles")
+        store.write_slides(registration.table)
+        usable = [row for row in registration.table.rows if row.usable]
+        largest = max((self.capacity(row) for row in usable), default=0)
+        if "tiles/coords" in store.root:
+            largest = max(largest, store.array("tiles/coords").shape[1])
+        n, capacity = len(registration.table), max(1, largest)
+        shapes = {"coords": (n, capacity, 2), "tissue": (n, capacity), "count": (n,)}
+        store.begin("tiles", self.recipe, shapes, redo=config.redo)
+        store.fail("tile", registration.reasons)
+
+    def capacity(self, row: SlideRow) -> int:
+        """Grid positions of a slide."""
+        return grid_capacity(row.size_px, slide_mpp=row.mpp, **self.grid)
+
+    def _rows(self) -> list[int]:
+        return shard_rows(range(self.store.registered), parse_shard(self.config.shard))
+
+    def run(self, registration: Registration, progress: Progress, started: float) -> TileSummary:
+        """Tile what is not done, slide by slide."""
+        store, rows, table = self.store, self._rows(), self.store.slides
+        count = store.array("tiles/count")[:]
+        todo = [row for row in rows if count[row] == NOT_DONE and table[row].usable]
+        failures = {table[row].id: why for row, why in registration.reasons.items() if why and row in set(rows)}
+        progress.start("tiling", len(rows), done=len(rows) - len(todo))
+        for row, tiles in self._compute(todo, table.rows):
+            if isinstance(tiles, _Tiles):
+                self._write(row, tiles)
+                count[row] = len(tiles.coords)
+            else:
+                failures[table[row].id] = tiles
+                store.fail("tile", {row: tiles})
+                progress.say(f"{table[row].id} failed: {tiles}")
+            progress.advance(note=f"{max(0, int(count[row]))} tiles")
+        finished = count[rows][count[rows] != NOT_DONE]
+        done = sum(count[row] != NOT_DONE for row in todo)
+        return TileSummary(
+            slides=len(rows),
+            done=int(done),
+            skipped=len(finished) - int(done),
+            failed=len(failures),
+            empty=int((finished == 0).sum()),
+            tiles=int(finished.sum()),
+            seconds=time.monotonic() - started,
+            failures=failures,
+        )
+
+    def _write(self, row: int, tiles: _Tiles) -> None:
+        n = len(tiles.coords)
+        if n:
+            self.store.array("tiles/coords")[row, :n] = tiles.coords
+            self.store.array("tiles/tissue")[row, :n] = tiles.tissue
+        self.store.array("tiles/count")[row] = n  # last: this is what "done" means
+        self.store.fail("tile", {row: ""})
+
+    def _compute(self, todo: Iterable[int], table: Sequence[SlideRow]) -> Iterator[tuple[int, _Tiles | str]]:
+        """Tiles, or the reason of failure, per slide as they get ready; few slides are in memory at once."""
+        workers = worker_count(self.config.workers)
+        rows = iter(todo)
+        with ThreadPoolExecutor(workers) as pool:
+            running: dict[Future[_Tiles], int] = {}
+            try:
+                while True:
+                    for row in islice(rows, workers * 2 - len(running)):
+                        running[pool.submit(self.tiles_of, table[row])] = row
+                    if not running:
+                        return
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        row = running.pop(future)
+                        try:
+                            yield row, future.result()
+                        except (OSError, ValueError, MemoryError) as error:
+                            yield row, str(error) or type(error).__name__
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def tiles_of(self, row: SlideRow) -> _Tiles:
+        """Thumbnail, tissue, grid, threshold."""
+        with Slide(row.path, mpp=row.mpp) as slide:
+            coords = tile_grid(row.size_px, slide_mpp=row.mpp, bounds_px=slide.bounds_px, **self.grid)
+            if self.config.mpp * 1.05 < row.mpp:
+                raise InvalidInput(
+                    f"the slide was scanned at {row.mpp:g} microns per pixel, coarser than the {self.config.mpp:g} "
+                    "asked for",
+                    "choose a larger --mpp, or leave this slide out",
+                )
+            mask = tissue_mask(slide.thumbnail(MASK_MPP), mpp=MASK_MPP)
+            share = tissue_fraction(
+                mask,
+                coords,
+                mask_mpp=MASK_MPP,
+                mpp=self.config.mpp,
+                slide_mpp=row.mpp,
+                tile_px=self.config.tile_px,
+                origin_px=slide.bounds_px[:2],
+            )
+        keep = share >= self.config.min_tissue
+        return _Tiles(coords[keep], share[keep])
+
+    def plan(self, registration: Registration, started: float) -> TilePlan:
+        """Price the run: count grid positions, and tile a few slides without keeping the result."""
+        table = self.store.slides
+        count = self.store.array("tiles/count")[:]
+        usable = [i for i, row in enumerate(table.rows) if row.usable]
+        todo = [i for i in usable if count[i] == NOT_DONE]
+        positions = {i: self.capacity(table[i]) for i in usable}
+        sample = todo[:: max(1, len(todo) // PLAN_SAMPLE)][:PLAN_SAMPLE]
+        clock = time.monotonic()
+        found = {row: tiles for row, tiles in self._compute(sample, table.rows) if isinstance(tiles, _Tiles)}
+        each = (time.monotonic() - clock) / max(1, len(sample))
+        share = sum(len(t.coords) for t in found.values()) / max(1, sum(positions[i] for i in found))
+        known = int(count[count > 0].sum())
+        reasons = {table[row].id: why for row, why in registration.reasons.items() if why}
+        return TilePlan(
+            slides=len(table),
+            done=len(usable) - len(todo),
+            skipped=len(usable) - len(todo),
+            failed=len(reasons),
+            positions=sum(positions.values()),
+            estimated_tiles=known + round(share * sum(positions[i] for i in todo)),
+            estimated_tile_seconds=each * len(todo),
+            estimated_bank_gib=len(usable) * 50 * 256 * 256 * 2 / 2**30,
+            seconds=time.monotonic() - started,
+            failures=reasons,
+        )

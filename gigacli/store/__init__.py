@@ -1,0 +1,1 @@
+"""What is on disk: paths, dtypes, the write protocol, validation."""

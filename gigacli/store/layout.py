@@ -1,0 +1,120 @@
+"""Every path, dimension, dtype and fill value of a store: the only file that spells one.
+
+The authority is ``spec/store-0.1.md``; a test keeps its tables, its JSON Schema and this file equal.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+FORMAT = "giga-cohort"
+FORMAT_VERSION = "0.1"
+
+NOT_DONE = -1
+"""Fill value of the arrays that say what is done."""
+
+FEATURE_TILES_PER_CHUNK = 1024
+"""Rows of un-augmented features in one chunk: a slide with few tiles stays a small file."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """What an array of the store must look like.
+
+    Attributes:
+        path: Path in the store; ``*`` stands for a name the user chose.
+        dims: Names of the dimensions. ``slide`` is row i of the slide table, everywhere.
+        dtype: Zarr data type.
+        fill: Value of what was never written.
+        chunk: ``"slide"``: one slide per chunk, so that processes may write different slides without a lock;
+            ``"all"``: one chunk; ``"table"``: blocks of rows, written by one process.
+        compressed: Whether chunks are compressed (zstd). Uncompressed chunks can be memory-mapped.
+        required: Whether the array must be there when its group is.
+    """
+
+    path: str
+    dims: tuple[str, ...]
+    dtype: str
+    fill: Any
+    chunk: str
+    compressed: bool = True
+    required: bool = True
+
+    def matches(self, path: str) -> bool:
+        """Whether a concrete path is an instance of this one."""
+        return re.fullmatch(re.escape(self.path).replace(r"\*", "[^/]+"), path) is not None
+
+    def chunks(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The chunk shape for an array of this shape."""
+        if self.chunk == "all":
+            return tuple(max(1, n) for n in shape)
+        if self.chunk == "table":
+            return (TABLE_ROWS_PER_CHUNK, *(max(1, n) for n in shape[1:]))
+        inner = [max(1, n) for n in shape[1:]]
+        if self.dims[1:2] == ("tile",) and "feature" in self.dims:
+            inner[0] = min(inner[0], FEATURE_TILES_PER_CHUNK)
+        return (1, *inner)
+
+
+TABLE_ROWS_PER_CHUNK = 4096
+
+ARRAYS: tuple[ArraySpec, ...] = (
+    ArraySpec("slides/id", ("slide",), "string", "", "table"),
+    ArraySpec("slides/path", ("slide",), "string", "", "table"),
+    ArraySpec("slides/patient", ("slide",), "string", "", "table"),
+    ArraySpec("slides/vendor", ("slide",), "string", "", "table"),
+    ArraySpec("slides/size_px", ("slide", "xy"), "int64", -1, "table"),
+    ArraySpec("slides/mpp", ("slide",), "float64", float("nan"), "table"),
+    ArraySpec("slides/mpp_source", ("slide",), "string", "", "table"),
+    ArraySpec("tiles/coords", ("slide", "tile", "xy"), "int32", -1, "slide"),
+    ArraySpec("tiles/tissue", ("slide", "tile"), "float32", float("nan"), "slide"),
+    ArraySpec("tiles/count", ("slide",), "int32", NOT_DONE, "slide", compressed=False),
+    ArraySpec("encoders/*/weights", ("byte",), "uint8", 0, "all", compressed=False, required=False),
+    ArraySpec("encoders/*/trained_on", ("slide",), "bool", False, "table", required=False),  # noqa: FBT003
+    ArraySpec("encoders/*/checkpoint", ("checkpoint_byte",), "uint8", 0, "all", compressed=False, required=False),
+    ArraySpec("encoders/*/history/*", ("epoch",), "float32", float("nan"), "all", required=False),
+    ArraySpec("encoders/*/done", (), "int32", NOT_DONE, "all", compressed=False),
+    ArraySpec("features/*/vectors", ("slide", "tile", "feature"), "float16", float("nan"), "slide", compressed=False),
+    ArraySpec("features/*/done", ("slide",), "int32", NOT_DONE, "slide", compressed=False),
+    ArraySpec(
+        "banks/*/vectors",
+        ("slide", "augmentation", "draw", "feature"),
+        "float16",
+        float("nan"),
+        "slide",
+        compressed=False,
+    ),
+    ArraySpec("banks/*/tile", ("slide", "augmentation", "draw"), "int32", -1, "slide"),
+    ArraySpec("banks/*/done", ("slide",), "int32", NOT_DONE, "slide", compressed=False),
+    ArraySpec("models/*/weights", ("byte",), "uint8", 0, "all", compressed=False, required=False),
+    ArraySpec("models/*/trained_on", ("slide",), "bool", False, "table", required=False),  # noqa: FBT003
+    ArraySpec("models/*/checkpoint", ("checkpoint_byte",), "uint8", 0, "all", compressed=False, required=False),
+    ArraySpec("models/*/history/*", ("epoch",), "float32", float("nan"), "all", required=False),
+    ArraySpec("models/*/done", (), "int32", NOT_DONE, "all", compressed=False),
+    ArraySpec("embeddings/*/vectors", ("slide", "feature"), "float32", float("nan"), "table"),
+    ArraySpec("embeddings/*/done", ("slide",), "int32", NOT_DONE, "table"),
+    ArraySpec("failures/*", ("slide",), "string", "", "slide"),
+)
+
+NAMED_GROUPS = ("encoders", "features", "banks", "models", "embeddings")
+"""Groups that hold one group per name the user chose."""
+
+STAGES = ("tile", "pretrain-tiles", "bank", "train", "embed", "probe")
+
+WRITTEN_BY = {
+    "slides": "tile",
+    "tiles": "tile",
+    "encoders": "pretrain-tiles",
+    "features": "bank",
+    "banks": "bank",
+    "models": "train",
+    "embeddings": "embed",
+}
+"""Which verb writes a group: what an error tells the user to run."""
+
+
+def spec_of(path: str) -> ArraySpec | None:
+    """The specification of the array at `path`, or ``None`` for a path the format does not know."""
+    return next((spec for spec in ARRAYS if spec.matches(path)), None)

@@ -1,0 +1,93 @@
+"""The slide table: row i of every array in the store is slide i of this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideRow:
+    """One registered slide, known from its header alone.
+
+    Attributes:
+        id: Unique in the store; text.
+        path: Where the slide file is.
+        patient: Patient identifier, "" where unknown.
+        vendor: OpenSlide's name of the format, "" for a file that could not be opened.
+        size_px: Width and height at level 0, -1 for a file that could not be opened.
+        mpp: Microns per level-0 pixel, NaN where unresolved.
+        mpp_source: csv, openslide, tiff, objective or option; "" where unresolved.
+    """
+
+    id: str
+    path: str
+    patient: str = ""
+    vendor: str = ""
+    size_px: tuple[int, int] = (-1, -1)
+    mpp: float = float("nan")
+    mpp_source: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether its size and resolution are known."""
+        return self.size_px[0] > 0 and bool(np.isfinite(self.mpp))
+
+
+COLUMNS = tuple(f.name for f in fields(SlideRow))
+
+
+@dataclass(frozen=True)
+class SlideTable:
+    """All registered slides, in the order of registration."""
+
+    rows: tuple[SlideRow, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> SlideRow:
+        return self.rows[index]
+
+    @property
+    def ids(self) -> list[str]:
+        """Slide ids, one per row."""
+        return [row.id for row in self.rows]
+
+    @property
+    def index(self) -> dict[str, int]:
+        """Row of each slide id."""
+        return {row.id: i for i, row in enumerate(self.rows)}
+
+    def column(self, name: str) -> np.ndarray:
+        """A column as an array, (slide,) or (slide, xy); text as an object array."""
+        values = [getattr(row, name) for row in self.rows]
+        if name == "size_px":
+            return np.array(values, dtype=np.int64).reshape(-1, 2)
+        return np.array(values, dtype=np.float64 if name == "mpp" else object)
+
+    def with_rows(self, rows: Sequence[SlideRow]) -> SlideTable:
+        """This table with `rows` put in place of rows of the same id, the others added at the end."""
+        index, table = self.index, list(self.rows)
+        for row in rows:
+            if row.id in index:
+                table[index[row.id]] = row
+            else:
+                index[row.id] = len(table)
+                table.append(row)
+        return SlideTable(tuple(table))
+
+    @classmethod
+    def from_columns(cls, columns: dict[str, Any]) -> SlideTable:
+        """From arrays as they are stored."""
+        rows = []
+        for values in zip(*(columns[name] for name in COLUMNS), strict=True):
+            row = dict(zip(COLUMNS, values, strict=True))
+            row = {k: v if k in ("size_px", "mpp") else str(v) for k, v in row.items()}
+            rows.append(SlideRow(**{**row, "size_px": tuple(int(v) for v in row["size_px"]), "mpp": float(row["mpp"])}))
+        return cls(tuple(rows))

@@ -1,0 +1,83 @@
+"""Groups that hold something trained: an encoder or a model, its checkpoint, its history, the slides it saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gigacli.errors import Mismatch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from gigacli.store.store import Recipe, Store
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The group of one encoder or model.
+
+    Attributes:
+        store: The cohort store.
+        path: Of the group, for example ``models/giga``.
+    """
+
+    store: Store
+    path: str
+
+    @property
+    def done(self) -> bool:
+        """Whether its training is finished."""
+        path = f"{self.path}/done"
+        return path in self.store.root and bool(self.store.array(path)[()] == 1)
+
+    def begin(self, recipe: Recipe, rows: NDArray[np.int64], *, redo: bool) -> bytes | None:
+        """Create the group and write down which slides it is trained on, or find what an earlier run left.
+
+        Args:
+            recipe: How it is trained.
+            rows: Rows of the slides it sees.
+            redo: Throw an earlier result away.
+
+        Returns:
+            The checkpoint of an earlier run, if there is one.
+
+        Raises:
+            Mismatch: It was begun with other parameters, or on other slides.
+        """
+        store = self.store
+        store.check(self.path, recipe, redo=redo)
+        if redo and store.recipe(self.path) is not None:
+            store.discard(self.path)
+        store.begin(self.path, recipe, {"done": ()})
+        seen = np.zeros(store.registered, dtype=bool)
+        seen[rows] = True
+        known = store.array(f"{self.path}/trained_on")[:] if f"{self.path}/trained_on" in store.root else seen
+        if known.any() and not np.array_equal(known, seen):
+            raise Mismatch(
+                f"{store.url}/{self.path} was begun on {known.sum()} slides; there are {seen.sum()} now",
+                "start again on all of them with --redo, or use another --name",
+            )
+        store.ensure_array(f"{self.path}/trained_on", seen.shape)[:] = seen
+        checkpoint = f"{self.path}/checkpoint"
+        return store.read_bytes(checkpoint) if checkpoint in store.root else None
+
+    def save(self, checkpoint: bytes) -> None:
+        """Replace the checkpoint, as a whole or not at all."""
+        self.store.write_bytes(f"{self.path}/checkpoint", checkpoint)
+
+    def finish(self, weights: bytes, history: Mapping[str, Sequence[float]]) -> None:
+        """Keep the result; what says "done" is written last."""
+        for name, values in history.items():
+            array = self.store.ensure_array(f"{self.path}/history/{name}", (len(values),))
+            array[:] = np.array(values, dtype=np.float32)
+        self.store.write_bytes(f"{self.path}/weights", weights)
+        self.store.array(f"{self.path}/done")[...] = 1
+
+    def history(self, name: str) -> NDArray[np.float32]:
+        """One value per epoch."""
+        return self.store.array(f"{self.path}/history/{name}")[:]

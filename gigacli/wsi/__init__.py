@@ -1,0 +1,1 @@
+"""Slides: pixels, resolution, tissue, grid."""

@@ -1,0 +1,146 @@
+"""Which files are slides, and what each is called."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import openslide
+
+from gigacli.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+EXTENSIONS = (
+    ".bif",
+    ".czi",
+    ".dcm",
+    ".mrxs",
+    ".ndpi",
+    ".scn",
+    ".svs",
+    ".svslide",
+    ".tif",
+    ".tiff",
+    ".vms",
+    ".vmu",
+)
+"""What is taken for a slide in a folder: the main files of the formats OpenSlide 4 reads."""
+
+
+def find_slides(paths: Sequence[Path]) -> list[Path]:
+    """The slides among files and folders.
+
+    Files are taken as given, whatever their extension. Folders are searched recursively for `EXTENSIONS`, sorted by
+    path; hidden files and folders and zarr stores are passed over. The .dcm files of one folder and series are one
+    slide, stood for by the first of them.
+
+    Args:
+        paths: Files and folders.
+
+    Returns:
+        Paths in the order of `paths`, each once.
+
+    Raises:
+        NotFound: A path does not exist or cannot be listed, or there is no slide at all.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found.extend(_search(path, set()))
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise NotFound(
+                f"{path} does not exist; expected a slide ({' '.join(EXTENSIONS)}) or a folder of slides",
+                "Check the path.",
+            )
+    if not found:
+        where = ", ".join(str(path) for path in paths) or "an empty list of paths"
+        raise NotFound(
+            f"no slide in {where}; looked for {' '.join(EXTENSIONS)}", "Name the slides, or the folder that holds them."
+        )
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(path.absolute(), path)
+    return list(_one_per_series(once.values()))
+
+
+def slide_id_of(path: Path) -> str:
+    """What a slide is called: the file name without its last extension, kept as text (``007.svs`` is ``007``).
+
+    A DICOM slide is called after its folder if that holds one series only, else by its SeriesInstanceUID: its files
+    have names that mean nothing.
+    """
+    if path.suffix.lower() != ".dcm":
+        return path.stem
+    series = series_of(path)
+    if series is None:
+        return path.stem
+    siblings = (other for other in sorted(path.parent.iterdir()) if _is_slide(other) and other.suffix.lower() == ".dcm")
+    alone = all(series_of(other) in (series, None) for other in siblings)
+    return path.resolve().parent.name if alone else series
+
+
+def series_of(path: Path) -> str | None:
+    """The SeriesInstanceUID of a DICOM slide; None if it is not there or OpenSlide cannot open it."""
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return _series_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=65536)
+def _series_of(path: Path, size: int, mtime_ns: int) -> str | None:
+    """Opening a .dcm reads the headers of its whole folder: worth remembering for as long as the file is the same."""
+    try:
+        with openslide.OpenSlide(path) as slide:
+            series: str | None = slide.properties.get("dicom.SeriesInstanceUID")
+            return series
+    except openslide.OpenSlideError:
+        return None
+
+
+def _one_per_series(paths: Iterable[Path]) -> Iterator[Path]:
+    """Drop all but the first .dcm of each folder and series.
+
+    A .dcm that OpenSlide cannot open is no slide (a report, an annotation, another modality), unless its folder
+    has none that it can: then the first stands for all, to be reported as the failure it is.
+    """
+    paths = list(paths)
+    dicom = [path for path in paths if path.suffix.lower() == ".dcm"]
+    readable = {path.parent for path in dicom if series_of(path) is not None}
+    seen: set[tuple[Path, str | None]] = set()
+    for path in paths:
+        if path.suffix.lower() == ".dcm":
+            key = (path.parent, series_of(path))
+            if key in seen or (key[1] is None and path.parent in readable):
+                continue
+            seen.add(key)
+        yield path
+
+
+def _search(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Slides below a folder, by path. Links to folders are followed, once each."""
+    real = folder.resolve()
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        entries = sorted(folder.iterdir())
+    except PermissionError as error:
+        raise NotFound(f"{folder} cannot be listed: {error.strerror}", "Check its permissions.") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if entry.suffix != ".zarr":
+                yield from _search(entry, seen)
+        elif _is_slide(entry):
+            yield entry
+
+
+def _is_slide(path: Path) -> bool:
+    return not path.name.startswith(".") and path.suffix.lower() in EXTENSIONS and path.is_file()

@@ -1,0 +1,151 @@
+"""How many microns a level-0 pixel of a slide measures, and who says so.
+
+The chain, first source that speaks wins:
+
+1. ``csv``: the `mpp` column of the slide table. A person wrote it, so it wins over everything.
+2. ``openslide``: ``openslide.mpp-x`` and ``openslide.mpp-y``.
+3. ``tiff``: ``tiff.XResolution`` and ``tiff.YResolution`` with their unit.
+4. ``objective``: 10 / ``openslide.objective-power``, the convention that 10x is one micron per pixel.
+5. ``option``: what the caller says slides without a resolution have.
+
+Nothing is guessed beyond it, and a value that contradicts itself is refused, not passed over for the next source.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gigacli.errors import SlideError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MPP_RANGE = (0.08, 5.0)
+"""Microns per pixel of a real slide: finer than any objective resolves, or coarser than cells, is a broken header."""
+
+MAX_ANISOTROPY = 1.05
+"""Pixels are square; scanners calibrate x and y apart by up to a few percent."""
+
+MAX_POWER_FACTOR = 3.0
+"""How far mpp x power / 10 may lie from 1. Camera adaptors legitimately give a factor of 2 (a 3DHISTECH scanner at 20x
+writes 0.2325), units mixed up give 10 or 100."""
+
+MAX_SCREEN_DPI = 2400.0
+"""Image software writes 72, 96, 300, ... dots per inch into TIFF tags where nothing was measured. Any of them would
+mean a pixel of more than 10 microns."""
+
+_FIX = "Give the right value in an `mpp` column of the table passed with --csv."
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The resolution of a slide's level 0.
+
+    Attributes:
+        mpp: Microns per pixel.
+        source: Who says so: ``csv``, ``openslide``, ``tiff``, ``objective`` or ``option``.
+    """
+
+    mpp: float
+    source: str
+
+
+def resolve_mpp(
+    properties: Mapping[str, str], *, csv_mpp: float | None = None, slide_mpp: float | None = None
+) -> Resolution:
+    """Decide the microns per pixel of a slide by the documented chain (see the module).
+
+    Args:
+        properties: The slide's properties as OpenSlide reports them.
+        csv_mpp: The slide's value in the table, if it has one.
+        slide_mpp: What slides without a resolution have, if the caller says so.
+
+    Returns:
+        The resolution and its source.
+
+    Raises:
+        SlideError: There is no resolution; or it lies outside `MPP_RANGE`, differs between x and y by more than 5 %, or
+            contradicts the objective power by more than a factor of 3.
+    """
+    if csv_mpp is not None:
+        return Resolution(_in_range(float(csv_mpp), "the `mpp` column"), "csv")
+    power = _number(properties, "openslide.objective-power")
+    for source, axes in (("openslide", _openslide_mpp(properties)), ("tiff", _tiff_mpp(properties))):
+        if axes is not None:
+            mpp = _in_range(_isotropic(axes, source), f"its {source} properties")
+            return Resolution(_agreeing(mpp, power), source)
+    if power is not None:
+        return Resolution(_in_range(10.0 / power, f"its objective power of {power:g}"), "objective")
+    if slide_mpp is not None:
+        return Resolution(_in_range(float(slide_mpp), "--slide-mpp"), "option")
+    raise SlideError(
+        "there is no resolution in the slide: no microns per pixel, no TIFF resolution tags, no objective power",
+        "Give it with --slide-mpp X for all slides without one, or slide by slide in an `mpp` column of --csv.",
+    )
+
+
+def _number(properties: Mapping[str, str], key: str) -> float | None:
+    """A positive finite property. Writers leave fields empty, or at zero, where they know nothing."""
+    try:
+        value = float(properties.get(key, "nan"))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _pair(x: float | None, y: float | None) -> tuple[float, float] | None:
+    """Both axes; one alone stands for both."""
+    if x is None or y is None:
+        x = y = x if y is None else y
+    return None if x is None or y is None else (x, y)
+
+
+def _openslide_mpp(properties: Mapping[str, str]) -> tuple[float, float] | None:
+    axes = _pair(_number(properties, "openslide.mpp-x"), _number(properties, "openslide.mpp-y"))
+    dpi = _tiff_dpi(properties)
+    # OpenSlide turns the tags of a generic TIFF into mpp without asking whether anybody measured them.
+    if axes and dpi and dpi[0] <= MAX_SCREEN_DPI and math.isclose(axes[0], 25_400 / dpi[0], rel_tol=1e-3):
+        return None
+    return axes
+
+
+def _tiff_mpp(properties: Mapping[str, str]) -> tuple[float, float] | None:
+    dpi = _tiff_dpi(properties)
+    return None if dpi is None or dpi[0] <= MAX_SCREEN_DPI else (25_400 / dpi[0], 25_400 / dpi[1])
+
+
+def _tiff_dpi(properties: Mapping[str, str]) -> tuple[float, float] | None:
+    """The TIFF resolution tags in pixels per inch."""
+    per_inch = {"inch": 1.0, "centimeter": 2.54}.get(properties.get("tiff.ResolutionUnit", ""))
+    axes = _pair(_number(properties, "tiff.XResolution"), _number(properties, "tiff.YResolution"))
+    return None if per_inch is None or axes is None else (axes[0] * per_inch, axes[1] * per_inch)
+
+
+def _isotropic(axes: tuple[float, float], source: str) -> float:
+    if max(axes) > MAX_ANISOTROPY * min(axes):
+        raise SlideError(
+            f"its {source} properties say {axes[0]:g} microns per pixel along x and {axes[1]:g} along y; "
+            "they should differ by at most 5 %",
+            _FIX,
+        )
+    return (axes[0] + axes[1]) / 2
+
+
+def _in_range(mpp: float, source: str) -> float:
+    low, high = MPP_RANGE
+    if not low <= mpp <= high:  # also refuses NaN
+        raise SlideError(f"{source} gives {mpp:g} microns per pixel; expected {low:g} to {high:g}", _FIX)
+    return mpp
+
+
+def _agreeing(mpp: float, power: float | None) -> float:
+    """`mpp`, unless the objective says something else altogether."""
+    if power is not None and not 1 / MAX_POWER_FACTOR <= mpp * power / 10 <= MAX_POWER_FACTOR:
+        raise SlideError(
+            f"it says {mpp:g} microns per pixel at an objective power of {power:g}; "
+            f"expected {10 / power / MAX_POWER_FACTOR:.3g} to {10 / power * MAX_POWER_FACTOR:.3g}",
+            _FIX,
+        )
+    return mpp

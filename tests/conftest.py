@@ -1,0 +1,89 @@
+"""Fixtures for the stages: a tiny cohort of drawn slides, and stores of it at every stage, made once."""
+
+import os
+import shutil
+from pathlib import Path
+
+# One thread: repeatable to the byte, and test processes do not wait for each other's threads.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
+os.environ.pop("GIGA_STORE", None)
+
+import pytest
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real slides and label tables beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory):
+    """Eight small drawn slides of four patients from two labs."""
+    from gigacli.demo.cohort import write_cohort
+
+    return write_cohort(tmp_path_factory.mktemp("cohort"), slides=8, patients=4, labs=2, seed=1, size_px=(1536, 1152))
+
+
+TILE = {"mpp": 1.0, "tile_px": 64}
+BANK = {"encoder": "random-resnet18", "augmentations": 3, "draws": 8, "precision": "fp32"}
+TRAIN = {"epochs": 3, "batch_size": 4}
+EMBED = {"views": 5}
+
+
+@pytest.fixture(scope="session")
+def chain(cohort, tmp_path_factory):
+    """``chain("bank")``: path of a store made up to that stage. Made once; copy it before writing."""
+    import gigacli as giga
+
+    made: dict[str, Path] = {}
+    steps = {
+        "tile": lambda path: giga.tile(path, csv=cohort.cohort_csv, **TILE),
+        "bank": lambda path: giga.bank(path, **BANK),
+        "train": lambda path: giga.train(path, **TRAIN),
+        "embed": lambda path: giga.embed(path, **EMBED),
+    }
+
+    def at(stage: str) -> Path:
+        earlier = None
+        for name, run in steps.items():
+            if name not in made:
+                path = tmp_path_factory.mktemp(name) / "cohort.zarr"
+                if earlier is not None:
+                    shutil.copytree(earlier, path)
+                run(path)
+                made[name] = path
+            earlier = made[name]
+            if name == stage:
+                return earlier
+        raise KeyError(stage)
+
+    return at
+
+
+@pytest.fixture
+def store_at(chain, tmp_path):
+    """``store_at("bank")``: a copy of a store made up to that stage, to write into."""
+
+    def copy(stage: str, name: str = "cohort.zarr") -> Path:
+        return Path(shutil.copytree(chain(stage), tmp_path / name))
+
+    return copy
+
+
+def chunk_files(store: Path, group: str = "") -> dict[str, bytes]:
+    """Every chunk file of a group, byte for byte: what must not depend on how the work was split."""
+    root = store / group
+    files = (p for p in sorted(root.rglob("*")) if p.is_file() and p.name != "zarr.json")
+    return {str(p.relative_to(root)): p.read_bytes() for p in files if not p.name.endswith(".partial")}
+
+
+@pytest.fixture(scope="session")
+def chunks():
+    """The function `chunk_files`."""
+    return chunk_files

@@ -1,0 +1,100 @@
+"""giga embed: one vector per slide."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load as load_safetensors
+
+import gigacli as giga
+from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.nn.giga import GigaSSL, make_views, positions_of
+from gigacli.nn.views import draw_rows
+from gigacli.randomness import keyed_rng
+from gigacli.stages import embed as embed_stage
+
+
+def test_a_vector_is_the_mean_of_its_views_at_unit_length(chain):
+    store = giga.open(chain("embed"))
+    vectors = store.array("embeddings/giga/vectors")[:]
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    method = GigaSSL(256, temperature=1.0, seed=0)
+    method.load_state_dict(load_safetensors(store.read_bytes("models/giga/weights")))
+    row = 3
+    n = int(store.array("tiles/count")[row])
+    features = store.array("features/random-resnet18/vectors")[row, :n]
+    positions = positions_of(store.array("tiles/coords")[row, :n], tile_l0_px=64 / store.slides[row].mpp)
+    tiles = draw_rows(keyed_rng(0, "embed", store.slides[row].id), np.full(5, n), 5)  # (views, t)
+    with torch.inference_mode():
+        views = [
+            method.encoder.eval()(make_views(features[t][None], positions[t][None], rng=None, device=torch.device("cpu")))
+            for t in tiles
+        ]
+    mean = torch.cat(views).mean(dim=0)
+    np.testing.assert_allclose(vectors[row], (mean / mean.norm()).numpy(), atol=1e-5)
+
+
+def test_the_mean_of_tiles_is_written_beside_it(chain):
+    store = giga.open(chain("embed"))
+    assert store.names("embeddings") == ["giga", "mean-random-resnet18"]
+    n = int(store.array("tiles/count")[1])
+    expected = store.array("features/random-resnet18/vectors")[1, :n].astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(store.array("embeddings/mean-random-resnet18/vectors")[1], expected, rtol=1e-5)
+
+
+def test_same_command_same_bytes(store_at, chunks):
+    path = store_at("embed")
+    before = chunks(path, "embeddings")
+    assert giga.embed(path, views=5).done == 0
+    assert giga.embed(path, views=5, redo=True).done == 8
+    assert chunks(path, "embeddings") == before
+
+
+def test_vectors_do_not_depend_on_the_slides_beside_them(chain, store_at, monkeypatch):
+    monkeypatch.setattr(embed_stage, "BLOCK", 3)
+    path = store_at("train")
+    giga.embed(path, views=5)
+    for name in ("giga", "mean-random-resnet18"):
+        ours, theirs = (giga.open(p).array(f"embeddings/{name}/vectors")[:] for p in (path, chain("embed")))
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+def test_random_init_is_another_embedding(store_at):
+    path = store_at("embed")
+    summary = giga.embed(path, views=5, aggregator="random-init")
+    assert summary.embedding == "random-giga"
+    store = giga.open(path)
+    ours, trained = (store.array(f"embeddings/{n}/vectors")[:] for n in ("random-giga", "giga"))
+    assert np.abs(ours - trained).max() > 0.01
+
+
+def test_the_mean_needs_no_model(store_at):
+    summary = giga.embed(store_at("bank"), aggregator="mean", name="average")
+    assert (summary.embedding, summary.done, summary.width) == ("average", 8, 256)
+
+
+def test_a_slide_without_tiles_has_no_vector(store_at):
+    path = store_at("train")
+    store = giga.Store.open(path, write=True)
+    store.array("features/random-resnet18/done")[4] = 0
+    summary = giga.embed(path, views=2)
+    assert (summary.done, summary.without_tiles) == (7, 1)
+    assert np.isnan(store.array("embeddings/giga/vectors")[4]).all()
+    assert store.array("embeddings/giga/done")[4] == 0
+
+
+def test_refusals(store_at, chunks):
+    with pytest.raises(NotFound, match="no models") as raised:
+        giga.embed(store_at("bank"))
+    assert "giga train" in raised.value.hint
+    path = store_at("embed", "b.zarr")
+    before = chunks(path)
+    with pytest.raises(Mismatch, match="views: 5 here, 6 asked for"):
+        giga.embed(path, views=6)
+    with pytest.raises(NotFound, match="nobody"):
+        giga.embed(path, model="nobody")
+    with pytest.raises(InvalidInput, match="--views is 0"):
+        giga.embed(path, views=0)
+    assert chunks(path) == before
+    giga.bank(path, encoder="random-resnet18", augmentations=1, draws=4, redo=True)
+    with pytest.raises(Mismatch, match="another bank"):
+        giga.embed(path, views=5, redo=True)
