@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -68,14 +69,25 @@ class Config:
         return replace(self, **{k: v for k, v in earlier.items() if k in known - given})
 
     def recipe(self) -> dict[str, Any]:
-        """The values that decide the result, ready for JSON."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.metadata["result"]}
+        """The values that decide the result, ready for JSON; ``mpp=1`` from Python is the ``--mpp 1.0`` of a shell."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["result"]}
+        floats = {f.name for f in fields(self) if isinstance(f.default, float)}
+        return {name: float(value) if name in floats else _plain(value) for name, value in values.items()}
+
+    def _path(self, name: str) -> None:
+        if getattr(self, name) is not None:
+            object.__setattr__(self, name, Path(getattr(self, name)))
+
+    def _repeatable(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str | int | float) else tuple(value))
 
     def _positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidInput(f"{_flag(name)} is {value}; it must be greater than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise InvalidInput(f"{_flag(name)} is {value}; it must be a number greater than 0")
 
     def _between(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
@@ -136,6 +148,7 @@ class TileConfig(Config):
     redo: bool = option(False, "Replace the tiles that are there.", result=False)
 
     def __post_init__(self) -> None:
+        self._path("csv")
         self._positive("mpp", "mag", "tile_px", "slide_mpp", "workers")
         if self.mag is not None:
             if self.mpp not in (1.0, 10 / self.mag):
@@ -171,7 +184,7 @@ class PretrainTilesConfig(Config):
     def __post_init__(self) -> None:
         self._positive("epochs", "max_slides", "max_tiles", "lr", "queue", "temperature", "workers")
         self._between("momentum", 0, 1)
-        self._between("batch_size", 2, 65536)
+        self._between("batch_size", 3, 65536)  # in batches of two, an odd number leaves one by itself
         self._name("name")
 
 
@@ -217,7 +230,7 @@ class TrainConfig(Config):
 
     def __post_init__(self) -> None:
         self._positive("tiles", "epochs", "lr", "temperature")
-        self._between("batch_size", 2, 65536)
+        self._between("batch_size", 3, 65536)  # in batches of two, an odd number leaves one by itself
         self._name("name")
 
 
@@ -258,6 +271,8 @@ class ProbeConfig(Config):
     seed: int = option(0, "Seed of the splits and budgets.")
 
     def __post_init__(self) -> None:
+        self._path("splits")
+        self._repeatable("embedding", "fraction", "n_train")
         self._between("folds", 2, 1000)
         self._choice("group", "patient", "none")
         for value in self.fraction:

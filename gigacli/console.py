@@ -211,3 +211,20 @@ def bytes_text(n: float) -> str:
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
         n /= 1024
     return f"{n:.1f} TiB"
+
+
+def show_info(found: Any) -> None:
+    """What a store holds: groups and their state, failures, what to run next."""
+    patients = f", {found.patients} patients" if found.patients else ""
+    say(f"{found.url}: format {found.version}, {found.slides} slides{patients}", to_out=True)
+    rows = [
+        (g.path, g.stage, f"{g.done}/{g.total}", g.failed, "" if g.bytes is None else bytes_text(g.bytes))
+        for g in found.groups
+    ]
+    if rows:
+        show_table("", ("group", "written by", "done", "failed", "size"), rows)
+    if found.failures:
+        title = f"failures ({len(found.failures)} of {found.failed})"
+        show_table(title, ("slide", "stage", "reason"), [(f.slide, f.stage, f.reason) for f in found.failures])
+    if found.next:
+        say(f"next: {found.next}", to_out=True)

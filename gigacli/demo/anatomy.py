@@ -165,7 +165,7 @@ def structure(rng: np.random.Generator, tissue: Floats, units: Units, fat: Units
         tissue: (row, column), above one half where there is tissue.
         units: Glands and nests.
         fat: Fat cells.
-        white: Mean share of a unit that is white: the lumen of a gland, a crescent-shaped cleft beside one nest in three.
+        white: Mean share of a unit that is white: the lumen of a gland, a cleft along one side of every third nest.
     """
     count, gland = len(units.kind), units.kind == GLANDULAR
     share = np.where(gland, rng.uniform(0.4, 1.6, count), rng.permutation(np.arange(count) % 3 // 2 * 3.0))

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 MAP_UM = 8.0
 """Side of a cell of the truth maps in microns, up to rounding to an even number of level-0 pixels."""
 
+MIN_SLIDE_UM = 500
+"""A slide is at least this wide and high."""
+
 _COLUMNAR_UM, _LARGE_UM, _SPINDLE_UM, _SMALL_UM = (9.5, 5.6), (10.5, 8.0), (13.0, 3.4), (6.0, 5.6)
 _TURNS, _VARIANTS = 24, 6  # sprites of every kind of nucleus
 _MARGIN_PX = 64  # around the canvas of nuclei, so that none needs cutting
@@ -67,12 +70,14 @@ class Drawing:
         image: (height, width, 3) uint8, RGB.
         tissue: (height / downsample, width / downsample) bool: stained tissue, without holes and fat.
         tile_type: The same shape, uint8: index into `anatomy.TILE_TYPES`.
+        pen: The same shape, bool: touched by a felt pen. Tissue under a pen still counts as tissue.
         downsample: Side of a cell of the two maps in level-0 pixels.
     """
 
     image: NDArray[np.uint8]
     tissue: NDArray[np.bool_]
     tile_type: NDArray[np.uint8]
+    pen: NDArray[np.bool_]
     downsample: int
 
 
@@ -111,14 +116,13 @@ def draw_slide(
         mpp: Microns per pixel. Everything is drawn to scale; at 2 a nucleus is 3 to 5 pixels long.
 
     Raises:
-        InvalidInput: Unknown label, or a slide narrower than 500 microns.
+        InvalidInput: Unknown label, or a slide that `check_size` refuses.
     """
     if label not in CLASSES:
         raise InvalidInput(f"label = {label!r}, expected one of {', '.join(CLASSES)}")
+    check_size(size_px, mpp)
     cell_px = 2 * max(1, round(MAP_UM / mpp / 2))
     columns, rows = (int(side) // cell_px for side in size_px)
-    if min(columns, rows) * cell_px * mpp < 500:
-        raise InvalidInput(f"a slide of {size_px} px at {mpp} mpp is narrower than 500 microns", "Draw a larger one.")
     outline_rng, region_rng, look_rng, pen_rng, unit_rng, ground_rng, nuclei_rng, light_rng = rng.spawn(8)
     inside = anatomy.outline(outline_rng, (rows, columns), cell_px * mpp)
     region = anatomy.regions(region_rng, inside, label, cell_px * mpp)
@@ -138,7 +142,21 @@ def draw_slide(
     image = _light(light_rng, nuclei, ground, ink, lab, look)
     tile_type = np.where(inside, region, BACKGROUND).astype(np.uint8)
     stained = (tile_type != BACKGROUND) & (tile_type != FAT)
-    return Drawing(image=image, tissue=stained, tile_type=tile_type, downsample=cell_px)
+    pen = ink[0].reshape(rows, cell_px // 2, columns, cell_px // 2).max((1, 3)) > 0
+    return Drawing(image=image, tissue=stained, tile_type=tile_type, pen=pen, downsample=cell_px)
+
+
+def check_size(size_px: tuple[int, int], mpp: float) -> None:
+    """Refuse a slide too small to draw anything in.
+
+    Raises:
+        InvalidInput: `mpp` is not positive, or a side is under `MIN_SLIDE_UM`.
+    """
+    if not mpp > 0:
+        raise InvalidInput(f"mpp = {mpp}, expected microns per pixel above 0", "A 20x scan has 0.5.")
+    if min(size_px) * mpp < MIN_SLIDE_UM:
+        found = f"a slide of {size_px[0]} x {size_px[1]} px at {mpp} microns per pixel"
+        raise InvalidInput(f"{found}, expected at least {MIN_SLIDE_UM} microns on each side", "Draw a larger one.")
 
 
 def _soft_edge(rng: np.random.Generator, inside: NDArray[np.bool_], shape: tuple[int, int], um: float) -> Floats:
@@ -167,13 +185,13 @@ def _ground(
     eosin = stroma + epithelium * (0.52 + 0.05 * grain + 0.05 * patchy - stroma)
     haematoxylin = (0.08 + 0.14 * epithelium) * (1 + 0.2 * grain)
     present = tissue * (1 - 0.97 * white)
-    return [haematoxylin * present, eosin * present], phase
+    return [haematoxylin * present, eosin * present], np.asarray(phase, np.float32)
 
 
 def _smooth(mask: NDArray[np.bool_]) -> Floats:
     """A mask without stairs along its edge, 0 to 1."""
     blurred = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(1))
-    return np.asarray(blurred, np.float32) / 255
+    return np.asarray(blurred, np.float32) / np.float32(255)
 
 
 def _nuclei(
@@ -204,30 +222,27 @@ def _nuclei(
     return canvas[_MARGIN_PX:-_MARGIN_PX, _MARGIN_PX:-_MARGIN_PX]
 
 
-def _rings(rng: np.random.Generator, units: Units, look: _Look, um: float) -> tuple[Floats, Floats]:
+def _rings(rng: np.random.Generator, units: Units, look: _Look, um: float) -> tuple[Floats, NDArray[np.float64]]:
     """Nuclei side by side along the inside of every gland, in up to three rows: centres (n, xy), directions (n,)."""
     long, wide = _COLUMNAR_UM
     wanted = look.nuclei * (1 - look.white) * units.area() * um**2 / (np.pi / 4 * long * wide)
-    outlines = units.outlines()
-    points, angles = [np.empty((0, 2))], [np.empty(0)]
+    outlines = units.outlines() @ np.array((1, 1j))  # (unit, direction), x + iy
+    points, outwards = [np.empty(0, complex)], [np.empty(0, complex)]
     for gland in np.flatnonzero(units.kind == GLANDULAR):
         corners, left = outlines[gland], wanted[gland]
-        along = np.cumsum(np.hypot(*(corners - np.roll(corners, 1, axis=0)).T))  # length of the outline up to a corner
+        along = np.cumsum(np.abs(corners - np.roll(corners, 1)))  # length of the outline up to each corner
         for row in range(3):
-            inset = (long / 2 + 0.5 + 9 * row) / um
+            inset = (long / 2 + 0.5 + 9 * row) / um  # rows 9 microns apart, the first just inside the outline
             fits = (along[-1] - 2 * np.pi * inset) * um / (1.02 * wide)
             count = int(max(0, min(left, fits)) + rng.random())
             left -= count
             place = (np.arange(count) + row / 2 + rng.uniform(-0.2, 0.2, count)) / max(1, count) * along[-1]
-            behind, ahead = (
-                np.stack([np.interp(place + step / um, along, axis, period=along[-1]) for axis in corners.T], -1)
-                for step in (-3, 3)
-            )
-            outwards = np.arctan2(behind[:, 0] - ahead[:, 0], ahead[:, 1] - behind[:, 1])
-            depth = inset + rng.normal(0, 0.9 / um, count)
-            points.append((behind + ahead) / 2 - depth[:, None] * np.stack((np.cos(outwards), np.sin(outwards)), -1))
-            angles.append(outwards)
-    return np.concatenate(points).astype(np.float32), np.concatenate(angles)
+            behind, ahead = np.interp(place + np.array([[-3], [3]]) / um, along, corners, period=along[-1])
+            outward = (ahead - behind) / (1j * np.abs(ahead - behind))
+            points.append((behind + ahead) / 2 - (inset + rng.normal(0, 0.9 / um, count)) * outward)
+            outwards.append(outward)
+    spots = np.concatenate(points)
+    return np.stack((spots.real, spots.imag), -1).astype(np.float32), np.angle(np.concatenate(outwards))
 
 
 def _sprites(rng: np.random.Generator, size_um: tuple[float, float], ragged: float, mpp: float) -> Floats:
@@ -251,7 +266,9 @@ def _sprites(rng: np.random.Generator, size_um: tuple[float, float], ragged: flo
     return body.reshape(-1, *x.shape).astype(np.float32)
 
 
-def _stamp(canvas: Floats, sprites: Floats, rng: np.random.Generator, spots: Floats, angles: Floats) -> None:
+def _stamp(
+    canvas: Floats, sprites: Floats, rng: np.random.Generator, spots: Floats, angles: NDArray[np.floating]
+) -> None:
     """Add a sprite at each of `spots` (n, xy), cells of the structure grid, its long axis along `angles` (n,)."""
     side = sprites.shape[-1]
     turn = (angles / np.pi * _TURNS).round().astype(int) % _TURNS

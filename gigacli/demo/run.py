@@ -19,19 +19,21 @@ NOTICE = (
 
 def prepare(folder: str | Path, *, seed: int = 0, progress: Progress = SILENT) -> DemoCohort:
     """Draw the slides of the demo, unless they are there."""
-    return write_cohort(Path(folder), slides=32, patients=16, seed=seed, progress=progress)
+    return write_cohort(Path(folder), slides=36, patients=18, seed=seed, progress=progress)
 
 
 def steps(cohort: DemoCohort, *, seed: int = 0) -> list[tuple[str, ...]]:
     """The command lines, after ``giga``."""
     store, seeded = str(cohort.folder / "cohort.zarr"), ("--seed", str(seed))
+    labels = ("--labels", str(cohort.labels_csv))
+    moco = ("--epochs", "3", "--max-tiles", "1024", "--batch-size", "64", "--queue", "1024")
     return [
         ("tile", store, "--csv", str(cohort.cohort_csv), "--mpp", "1.0", "--tile-px", "128"),
-        ("pretrain-tiles", store, "--epochs", "3", "--max-tiles", "1024", "--batch-size", "64", "--queue", "1024", *seeded),
+        ("pretrain-tiles", store, *moco, *seeded),
         ("bank", store, "--encoder", "moco", "--augmentations", "10", "--draws", "32", *seeded),
         ("train", store, "--epochs", "300", *seeded),
         ("embed", store, "--views", "50", *seeded),
         ("embed", store, "--views", "50", "--aggregator", "random-init", *seeded),
-        ("probe", store, "--labels", str(cohort.labels_csv), *seeded),
-        ("probe", store, "--labels", str(cohort.labels_csv), "--fraction", "0.25", *seeded),
-    ]  # fmt: skip
+        ("probe", store, *labels, *seeded),
+        ("probe", store, *labels, "--fraction", "0.25", *seeded),
+    ]

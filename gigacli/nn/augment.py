@@ -1,14 +1,15 @@
 """Augmentation of tiles, with parameters that a whole view shares (paper, step 1).
 
 Every step of the chain is linear for given parameters, so the chain folds into three small operators:
-crop, resize, flips and blur into one matrix on the left and one on the right of a tile; brightness,
-contrast, saturation, hue and grayscale into one 3x3 colour matrix and one offset per tile. Values are
+crop, resize, flips, quarter turns and blur into one matrix on the left and one on the right of a tile;
+brightness, contrast, saturation, hue and grayscale into one 3x3 colour matrix and one offset per tile. Values are
 clamped to [0, 1] once, at the end. Hue is a rotation in YIQ, not in HSV.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +28,19 @@ BLUR_P = 0.5
 BLUR_SIGMA_PX = (0.1, 1.0)
 BLUR_TAPS = 5
 
+CHUNK = 16
+"""Tiles worked on at once on a CPU, so that they stay in its cache."""
+
+BLOCK_ROWS = 32
+"""Rows of a matrix multiplied at once on a CPU: they look at some 45 pixels of the tile's 256."""
+
 LUMA = (0.299, 0.587, 0.114)
 RGB_TO_YIQ = np.array([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])
 
 
 def output_px(tile_px: int) -> int:
     """Edge of an augmented tile: 224 of 256, in proportion for other sizes (paper's crop)."""
-    return max(1, tile_px * 7 // 8)
+    return tile_px * 7 // 8
 
 
 @dataclass(frozen=True)
@@ -100,67 +107,100 @@ def augment(tiles: Tensor, parameters: TileAugmentation, *, out_px: int) -> Tens
     """Augment tiles: all with the one parameter set there is, or tile i with set i.
 
     Args:
-        tiles: (n, 3, h, w) uint8.
+        tiles: (n, 3, tile_px, tile_px) uint8.
         parameters: One set, shared by all n tiles, or n sets.
-        out_px: Edge of the result.
+        out_px: Edge of the result, at least 3 (the reach of the blur).
 
     Returns:
         (n, 3, out_px, out_px) float32 in [0, 1], on the tiles' device.
     """
-    n, _, height, width = tiles.shape
+    n, _, _, tile_px = tiles.shape
     if len(parameters) not in (1, n):
         raise ValueError(f"{len(parameters)} parameter sets for {n} tiles; expected 1 or {n}")
-    device = tiles.device
-    left = torch.from_numpy(_axis_matrices(parameters, 0, height, out_px)).to(device)  # (1 or n, out, h)
-    right = torch.from_numpy(_axis_matrices(parameters, 1, width, out_px)).to(device)  # (1 or n, out, w)
-    colour = torch.from_numpy(_colour_matrices(parameters)).to(device)  # (1 or n, 3, 3)
-    x = tiles.float().div_(255)
-    x = torch.matmul(x, right.transpose(1, 2).unsqueeze(1))  # (n, 3, h, out)
-    x = torch.matmul(left.unsqueeze(1), x)  # (n, 3, out, out)
-    x = _quarter_turns(x, parameters.quarter_turns)
-    luma = torch.einsum("nchw,c->n", x, x.new_tensor(LUMA)) / out_px**2
-    pull = torch.from_numpy((1 - parameters.contrast) * parameters.brightness).float().to(device)
-    x = torch.matmul(colour, x.flatten(2)).view_as(x)  # contrast pulls towards the tile's own mean luma:
-    return x.add_((pull * luma).view(-1, 1, 1, 1)).clamp_(0, 1)
-
-
-def _quarter_turns(x: Tensor, turns: np.ndarray) -> Tensor:
-    if len(turns) == 1:
-        return torch.rot90(x, int(turns[0]), (2, 3))
-    out = torch.empty_like(x)
-    for k in range(4):
-        rows = torch.from_numpy(np.flatnonzero(turns == k)).to(x.device)
-        out[rows] = torch.rot90(x[rows], k, (2, 3))
+    matrices = _matrices(parameters, tile_px, out_px)
+    out = torch.empty((n, 3, out_px, out_px), device=tiles.device)
+    chunk = CHUNK if tiles.device.type == "cpu" else n
+    for start in range(0, n, chunk):
+        rows = slice(start, start + chunk)
+        own = matrices if len(parameters) == 1 else _Matrices(*(values[rows] for values in matrices))
+        out[rows] = _augment_chunk(tiles[rows], own)
     return out
 
 
-def _axis_matrices(parameters: TileAugmentation, axis: int, size: int, out: int) -> np.ndarray:
-    """(n, out, size) float32: crop and resize (bilinear, pixel centres), then flip, then blur, along one axis."""
-    start, length = parameters.crop[:, axis, None], parameters.crop[:, axis + 2, None]
-    position = (np.arange(out) + 0.5) * length / out - 0.5  # (n, out), in pixels of the crop
-    position = np.clip(position, 0, length - 1)
-    position = np.where(parameters.flip[:, axis, None], position[:, ::-1], position)
+class _Matrices(NamedTuple):
+    """The chain of n sets as float32 operators: colour @ (left @ tile @ right.T) + pull * mean luma of the tile."""
+
+    left: np.ndarray  # (n, out, tile)
+    right: np.ndarray  # (n, out, tile)
+    transposed: np.ndarray  # (n,) bool: of the tile's transpose
+    colour: np.ndarray  # (n, 3, 3)
+    pull: np.ndarray  # (n,)
+
+
+def _matrices(parameters: TileAugmentation, tile_px: int, out_px: int) -> _Matrices:
+    """A quarter turn is a flip and a transpose; transposing the result swaps left and right."""
+    turns = parameters.quarter_turns
+    flip = parameters.flip ^ np.stack([(turns == 2) | (turns == 3), (turns == 1) | (turns == 2)], axis=1)
+    transposed = turns % 2 == 1
+    rows_from = transposed.astype(np.int64)  # the axis of the tile that becomes the result's rows
+    return _Matrices(
+        left=_axis_matrices(parameters, flip, rows_from, tile_px, out_px) / np.float32(255),
+        right=_axis_matrices(parameters, flip, 1 - rows_from, tile_px, out_px),
+        transposed=transposed,
+        colour=_colour_matrices(parameters),
+        pull=((1 - parameters.contrast) * parameters.brightness).astype(np.float32),
+    )
+
+
+def _augment_chunk(tiles: Tensor, matrices: _Matrices) -> Tensor:
+    x = tiles.float()  # (n, 3, tile, tile)
+    if matrices.transposed.all():
+        x = x.mT
+    elif matrices.transposed.any():
+        x = torch.where(torch.from_numpy(matrices.transposed).to(x.device)[:, None, None, None], x.mT, x)
+    x = _multiply(matrices.left, _multiply(matrices.right, x.mT).mT)  # (n, 3, out, out)
+    luma = torch.einsum("nchw,c->n", x, x.new_tensor(LUMA)) / x[0, 0].numel()
+    colour = torch.from_numpy(matrices.colour).to(x.device)
+    pull = torch.from_numpy(matrices.pull).to(x.device)
+    x = torch.matmul(colour, x.flatten(2)).view_as(x)
+    return x.add_((pull * luma).view(-1, 1, 1, 1)).clamp_(0, 1)  # contrast pulls towards the tile's own mean luma
+
+
+def _multiply(matrix: np.ndarray, x: Tensor) -> Tensor:
+    """Multiply (1 or n, out, size) with (n, 3, size, width), block of rows by block: most of a matrix is zeros."""
+    factor = torch.from_numpy(matrix).to(x.device)[:, None]  # (1 or n, 1, out, size)
+    out = matrix.shape[1]
+    y = x.new_empty((*x.shape[:2], out, x.shape[3]))
+    block = BLOCK_ROWS if x.device.type == "cpu" else out
+    for start in range(0, out, block):
+        rows = slice(start, start + block)
+        used = np.flatnonzero(matrix[:, rows].any(axis=(0, 1)))
+        columns = slice(int(used[0]), int(used[-1]) + 1)
+        y[:, :, rows] = torch.matmul(factor[:, :, rows, columns], x[:, :, columns])
+    return y
+
+
+def _axis_matrices(parameters: TileAugmentation, flip: np.ndarray, axis: np.ndarray, size: int, out: int) -> np.ndarray:
+    """(n, out, size) float32: crop and resize (bilinear, pixel centres), then flip, then blur, along an axis of each.
+
+    The blur is a Gaussian of five taps, mirrored about the first and the last pixel; a sigma of 0 leaves one tap.
+    """
+    n, i = np.arange(len(parameters)), np.arange(out)
+    start, length = parameters.crop[n, axis, None], parameters.crop[n, axis + 2, None]  # (n, 1)
+    position = np.clip((i + 0.5) * length / out - 0.5, 0, length - 1)  # (n, out), in pixels of the crop
+    position = np.where(flip[n, axis, None], position[:, ::-1], position)
     lower = np.floor(position).astype(np.int64)
     upper = np.minimum(lower + 1, length - 1)
     share = position - lower
-    matrix = np.zeros((len(parameters), out, size))
-    n, i = np.arange(len(parameters))[:, None], np.arange(out)
-    matrix[n, i, start + lower] += 1 - share
-    matrix[n, i, start + upper] += share
-    return np.matmul(_blur_matrices(parameters.blur_px, out), matrix).astype(np.float32)
-
-
-def _blur_matrices(sigma_px: np.ndarray, out: int) -> np.ndarray:
-    """(n, out, out): a Gaussian of five taps with mirrored borders; the identity where sigma is 0."""
-    half = BLUR_TAPS // 2
-    taps = np.arange(-half, half + 1)
-    weights = np.exp(-0.5 * (taps / np.maximum(sigma_px, 1e-3)[:, None]) ** 2)
+    taps = np.arange(-(BLUR_TAPS // 2), BLUR_TAPS // 2 + 1)
+    weights = np.exp(-0.5 * (taps / np.maximum(parameters.blur_px, 1e-3)[:, None]) ** 2)
     weights /= weights.sum(axis=1, keepdims=True)  # (n, taps)
-    matrix = np.zeros((len(sigma_px), out, out))
-    for k, tap in enumerate(taps):
-        source = np.abs(np.arange(out) + tap)  # mirrored about the first and the last pixel
-        source = np.minimum(source, 2 * (out - 1) - source) if out > half else np.clip(source, 0, out - 1)
-        matrix[:, np.arange(out), source] += weights[:, k, None]
+    matrix = np.zeros((len(parameters), out, size), dtype=np.float32)
+    for tap, weight in zip(taps, weights.T[:, :, None], strict=True):
+        source = np.abs(i + tap)
+        source = np.minimum(source, 2 * (out - 1) - source)
+        matrix[n[:, None], i, start + lower[:, source]] += weight * (1 - share[:, source])
+        matrix[n[:, None], i, start + upper[:, source]] += weight * share[:, source]
     return matrix
 
 

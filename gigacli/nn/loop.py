@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from gigacli.progress import Progress
 
 CHECKPOINT_SECONDS = 20.0
-"""At most this much work is lost when a run is killed."""
+"""A checkpoint is written at the end of the first epoch that ends this long after the last one."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def run(training: Training, progress: Progress, *, checkpoint: bytes | None) -> 
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
             raise Diverged(
-                f"the loss is {mean} in epoch {epoch + 1}", "train again with a smaller --lr, for example a third of it"
+                f"the loss is {mean} in epoch {epoch + 1}",
+                "train again with --redo and a smaller --lr, for example a third of it",
             )
         history["loss"].append(mean)
         history["lr"].append(rate)
@@ -126,8 +128,7 @@ def _checkpoint(training: Training, history: dict[str, list[float]]) -> bytes:
 
 def _restore(training: Training, history: dict[str, list[float]], checkpoint: bytes) -> int:
     """Put a checkpoint's state in place; the number of epochs it had finished."""
-    tensors = load_safetensors(checkpoint)
-    epoch = int(tensors["epoch"])
+    tensors, epoch = _load(checkpoint)
     module = {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
     try:
         training.module.load_state_dict(module)
@@ -146,4 +147,12 @@ def _restore(training: Training, history: dict[str, list[float]], checkpoint: by
 
 def epoch_of(checkpoint: bytes | None) -> int:
     """Epochs a checkpoint had finished; 0 without one."""
-    return int(load_safetensors(checkpoint)["epoch"]) if checkpoint else 0
+    return _load(checkpoint)[1] if checkpoint else 0
+
+
+def _load(checkpoint: bytes) -> tuple[dict[str, Tensor], int]:
+    try:
+        tensors = load_safetensors(checkpoint)
+        return tensors, int(tensors["epoch"])
+    except (SafetensorError, KeyError) as error:
+        raise Mismatch(f"the checkpoint cannot be read: {error!r}", "start again with --redo") from error

@@ -8,12 +8,14 @@ normalised with different companions.
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gigacli.nn.losses import info_nce
-from gigacli.nn.tile_encoder import ResNet18, random_resnet18
+from gigacli.nn.tile_encoder import ResNet18
 
 WIDTH = 512
 HEAD = 128
@@ -42,10 +44,7 @@ class MoCo(nn.Module):
             head = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, HEAD))
             negatives = F.normalize(torch.randn(queue, HEAD), dim=1)
         self.query = nn.Sequential(network, head)
-        key_network = random_resnet18(0)
-        self.key = nn.Sequential(key_network, nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, HEAD)))
-        self.key.load_state_dict(self.query.state_dict())
-        self.key.requires_grad_(False)  # noqa: FBT003 - torch's signature
+        self.key = deepcopy(self.query).requires_grad_(False)  # noqa: FBT003 - torch's signature
         self.register_buffer("negatives", negatives)  # (queue, head)
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 

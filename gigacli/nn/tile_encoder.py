@@ -7,6 +7,9 @@ dependency (its builds are tied to one torch build each); any published ResNet18
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from copy import deepcopy
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,8 +29,12 @@ FEATURES = 256
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-PREFIXES = ("module.", "backbone.", "encoder_q.", "encoder.", "resnet.")
+PREFIXES = ("module.", "model.", "backbone.", "encoder_q.", "encoder.", "resnet.")
 """Wrappers that published checkpoints leave before torchvision's names."""
+
+STEMS = ("conv", "bn", "layer")
+"""How the names of a backbone begin. Anything else (a classifier, a head, a queue, MoCo's ``encoder_k``) is no part of
+it."""
 
 
 class BasicBlock(nn.Module):
@@ -104,9 +111,8 @@ class FrozenTileEncoder:
     def __init__(self, network: ResNet18, *, device: torch.device, precision: str) -> None:
         self.device = device
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        folded = ResNet18()
-        folded.load_state_dict(network.state_dict())
-        _fold_batch_norm(folded.eval())
+        folded = deepcopy(network).eval()
+        _fold_batch_norm(folded)
         self.network = folded.to(device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
@@ -158,26 +164,40 @@ def resnet18_from_file(path: Path) -> ResNet18:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        # torch's own words are advice on how to run the pickled code
+        pickled = isinstance(error, UnpicklingError)
+        reason = "it is damaged, or holds more than tensors (pickled code is not run)" if pickled else error
         raise Mismatch(
-            f"{path} cannot be read as weights: {error}", "give a .safetensors file, or a PyTorch file of tensors only"
+            f"{path} cannot be read as weights: {reason}", "give a .safetensors file, or a PyTorch file of tensors only"
         ) from error
     return resnet18_from_state(state, origin=str(path))
 
 
 def resnet18_from_state(state: dict[str, Tensor], *, origin: str) -> ResNet18:
-    """A ResNet18 from a state dict; wrappers around the names and a classifier are dropped."""
-    state = state.get("state_dict", state)  # type: ignore[assignment]
-    cleaned = {_strip(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    """A ResNet18 from a state dict; wrappers around the names are dropped, and what is no part of the backbone.
+
+    Raises:
+        Mismatch: The names or shapes are not a ResNet18's, or two sets of weights become one by dropping wrappers.
+    """
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)  # type: ignore[assignment]
+    if not isinstance(state, dict):
+        raise Mismatch(f"{origin} holds a {type(state).__name__}, not weights by name", "save network.state_dict()")
+    tensors = [(_strip(name), value) for name, value in state.items() if isinstance(value, Tensor)]
+    cleaned = {name: value for name, value in tensors if name.startswith(STEMS)}
+    counts = Counter(name for name, _ in tensors)
     network = random_resnet18(0)
     wanted = network.state_dict()
-    missing = sorted(name for name in wanted if name not in cleaned and not name.endswith("num_batches_tracked"))
-    wrong = sorted(n for n in wanted if n in cleaned and cleaned[n].shape != wanted[n].shape)
-    unexpected = sorted(name for name in cleaned if name not in wanted and not name.startswith("fc."))
-    if missing or wrong or unexpected:
-        lists = {"missing": missing, "of another shape": wrong, "unexpected": unexpected}
-        found = "; ".join(f"{len(v)} {k} ({', '.join(v[:3])}...)" for k, v in lists.items() if v)
+    lists = {
+        "missing": [n for n in wanted if n not in cleaned and not n.endswith("num_batches_tracked")],
+        "of another shape": [n for n in wanted if n in cleaned and cleaned[n].shape != wanted[n].shape],
+        "unexpected": [n for n in cleaned if n not in wanted],
+        "there twice": [n for n in cleaned if counts[n] > 1],
+    }
+    found = "; ".join(f"{len(v)} {k} ({', '.join(sorted(v)[:3])}...)" for k, v in lists.items() if v)
+    if found:
         raise Mismatch(f"{origin} is not a ResNet18: {found}", "expected torchvision's names, with or without a prefix")
-    network.load_state_dict({**wanted, **{k: v for k, v in cleaned.items() if k in wanted}})
+    network.load_state_dict({**wanted, **cleaned})
     return network
 
 

@@ -18,11 +18,12 @@ import zarr
 from gigacli.config import fingerprint
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.layout import FORMAT, FORMAT_VERSION, NAMED_GROUPS, NOT_DONE, WRITTEN_BY, ArraySpec, spec_of
+from gigacli.store.nodes import arrays, children
 from gigacli.store.table import COLUMNS, SlideTable
 from gigacli.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from gigacli.config import Config
 
@@ -73,16 +74,14 @@ class Store:
         if isinstance(path, Store):
             return path
         url, hint = str(path), f"make one: giga tile {path} SLIDES"
-        if "://" not in url and not Path(url).exists():
-            raise NotFound(f"there is no store at {url}", hint)
-        if "://" not in url and not Path(url).is_dir():
-            raise Mismatch(
-                f"{url} is a file, not a cohort store", "name the folder of a store, for example cohort.zarr"
-            )
+        if Path(url).is_file():
+            raise Mismatch(f"{url} is a file, not a cohort store", "name the folder of a store, such as cohort.zarr")
         try:
             root = zarr.open_group(url, mode="r+" if write else "r", zarr_format=3)
         except FileNotFoundError as error:
-            raise Mismatch(f"{url} is not a cohort store: it holds no zarr group", hint) from error
+            if Path(url).exists():
+                raise Mismatch(f"{url} is not a cohort store: it holds no zarr group", hint) from error
+            raise NotFound(f"there is no store at {url}", hint) from error
         except (ValueError, TypeError, OSError, ImportError) as error:  # zarr.json is damaged, or the URL leads nowhere
             raise Mismatch(f"{url} cannot be opened as a zarr group: {error}", "check the path or URL") from error
         store = cls(root, url)
@@ -141,7 +140,7 @@ class Store:
         if table.ids[: self.registered] != self.slides.ids:
             raise Mismatch(f"{self.url}: slides may be added to a store, not removed or reordered")
         self._require_group("slides")
-        for path, array in list(self._arrays()):
+        for path, array in arrays(self.root):
             spec = spec_of(path)
             if spec is not None and spec.dims[:1] == ("slide",) and array.shape[0] != len(table):
                 array.resize((len(table), *array.shape[1:]))
@@ -151,17 +150,12 @@ class Store:
                 self.ensure_array(f"slides/{name}", values.shape)[:] = values
         self.root["slides"].attrs["giga"] = {"registered": len(table), "created_by": CREATED_BY}
 
-    def _arrays(self, path: str = "") -> Iterable[tuple[str, Any]]:
-        for name, node in (self.root[path] if path else self.root).members(max_depth=None):
-            if isinstance(node, zarr.Array):
-                yield name, node
-
     # ------------------------------------------------------------------ groups and recipes
 
     def names(self, kind: str) -> list[str]:
         """Names in a group such as "banks", in alphabetical order; a group without a recipe is not there yet."""
-        group = self.root.get(kind)
-        return sorted(n for n in group.group_keys() if self.recipe(f"{kind}/{n}")) if group is not None else []
+        paths = children(self.root, kind) if kind in self.root else []
+        return [path.rpartition("/")[2] for path in paths if self.recipe(path) is not None]
 
     def pick(self, kind: str, name: str | None) -> str:
         """The name asked for, or the only one there is.
@@ -239,10 +233,10 @@ class Store:
             if name in group:
                 group[name][...] = NOT_DONE
         group.attrs["giga"] = {}
-        for _, array in list(self._arrays(path)):
-            array.resize((0,) * array.ndim)
-        for name in list(group.keys()):
-            del group[name]
+        for name, _ in list(arrays(self.root, path)):
+            del self.root[f"{name}/c"]  # zarr's key of the folder of chunks
+        for name in children(self.root, path):
+            del self.root[name]
         del self.root[path]
 
     def _half_removed(self, path: str) -> bool:
@@ -250,10 +244,13 @@ class Store:
         return group is not None and group.attrs.get("giga") == {}
 
     def _require_group(self, path: str) -> Any:
-        try:
-            return self.root.require_group(path)
-        except zarr.errors.ContainsGroupError:  # another process made it in this moment
-            return self.root[path]
+        """The group at `path`; zarr would make its parents after it, and a kill between would hide it."""
+        for end in (i for i, c in enumerate(f"{path}/") if c == "/"):
+            try:
+                self.root.require_group(path[:end])
+            except zarr.errors.ContainsGroupError:  # another process made it in this moment
+                continue
+        return self.root[path]
 
     def ensure_array(self, path: str, shape: tuple[int, ...]) -> Any:
         """The zarr array at `path`, made as the format says if it is not there, resized if it has another shape."""
@@ -263,6 +260,7 @@ class Store:
             if array.shape != shape:
                 array.resize(shape)
             return array
+        self._require_group(path.rpartition("/")[0])
         try:
             return self.root.create_array(
                 path,

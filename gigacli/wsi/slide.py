@@ -110,7 +110,7 @@ class Slide:
 
         Pixel (row r, column c) is the area average of the level-0 square of side ``s = mpp / self.mpp`` whose top-left
         corner is ``(bounds x + c s, bounds y + r s)``; the last row and column average what is left inside the bounds.
-        Flat files without a pyramid are read whole, but in strips.
+        Flat files without a pyramid are read whole, but in blocks.
 
         Args:
             mpp: Microns per pixel of the thumbnail.
@@ -142,14 +142,17 @@ class Slide:
         size, nominal = self._levels[level]
         location, spans = [], []
         for axis, (pixels, downsample) in enumerate(zip(size, self._downsamples(level), strict=True)):
+            begin, end = origin[axis] / downsample, (origin[axis] + extent[axis]) / downsample
+            first = math.floor(begin + 1e-6)
+            inside = end < pixels + 1  # a level rounded down lacks up to one pixel that level 0 has
+            if inside:
+                first = min(first, pixels - 1)
             # OpenSlide places level-0 pixel X at X / nominal of the level and interpolates if that is a fraction.
             # The corner it is asked for lies on a pixel of the level as nearly as whole numbers allow.
-            begin = origin[axis] / downsample
-            corner = math.floor(math.floor(begin + 1e-6) * nominal + 1e-6)
+            corner = math.floor(first * nominal + 1e-6)
             shift = corner / nominal
-            end = (origin[axis] + extent[axis]) / downsample
-            if end < pixels + 1:  # a level rounded down lacks up to one pixel that level 0 has
-                end = min(end, pixels)
+            if inside:  # a last pixel that is cut by the border of the level is half white
+                end = min(end, shift + math.floor(pixels - shift + 1e-6))
             location.append(corner)
             spans.append((begin - shift, end - shift))
         region = self._region(

@@ -153,7 +153,7 @@ def _ink(
     """Pens and black bars with a margin; `red`, `green` and `blue` are optical densities."""
     black = rgb.max(2) < 70
     # Stains absorb red at most about as much as green. Blue ink over tissue is told by the blue it lets through.
-    cold = ((red > 1.5 * green) & (red > 0.35)) | ((red > green) & (red - blue > 0.9))
+    cold = ((red > 1.35 * green) & (red > 0.5)) | ((red > green) & (red - blue > 0.9))
     # Red ink absorbs blue like green, and no red. Eosin lets more blue through, saffron less.
     warm = (green > 1.2) & (red < 0.25 * green) & (blue > 0.75 * green) & (blue < 1.1 * green)
     cross = ndimage.generate_binary_structure(2, 1)

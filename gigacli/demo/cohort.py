@@ -1,0 +1,220 @@
+"""A synthetic cohort on disk: slides, the tables a user would have, and the truth about every slide."""
+
+from __future__ import annotations
+
+import csv
+import json
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gigacli.demo.anatomy import CLASSES
+from gigacli.demo.draw import LABS, check_size, draw_slide
+from gigacli.demo.pyramid import write_pyramid
+from gigacli.errors import InvalidInput, Mismatch
+from gigacli.progress import SILENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gigacli.progress import Progress
+
+_DRAWING = 1  # raised whenever the same seed draws other pixels, so that two drawings never share a folder
+_VARY = 0.08  # of the width and height of a slide
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class DemoCohort:
+    """What `write_cohort` wrote, or found complete.
+
+    Attributes:
+        folder: Everything is in here.
+        slides: Folder of the slides, `<slide_id>.tif`.
+        cohort_csv: Columns path (relative to the table's folder), slide_id, patient_id.
+        labels_csv: Columns slide_id, label, patient_id, lab.
+        truth: Folder of `<slide_id>.npz`: tissue, tile_type, pen and downsample of `draw.Drawing`.
+        count: Number of slides.
+    """
+
+    folder: Path
+    slides: Path
+    cohort_csv: Path
+    labels_csv: Path
+    truth: Path
+    count: int
+
+
+@dataclass(frozen=True)
+class _Slide:
+    slide_id: str
+    patient_id: str
+    lab: int  # index into LABS
+    label: str
+    index: int  # with the seed, the key of everything random in the slide
+
+
+def write_cohort(
+    folder: str | Path,
+    *,
+    slides: int = 24,
+    patients: int = 12,
+    labs: int = 3,
+    seed: int = 0,
+    size_px: tuple[int, int] = (4096, 3072),
+    mpp: float = 0.5,
+    workers: int = 2,
+    progress: Progress = SILENT,
+) -> DemoCohort:
+    """Write a cohort of two classes that nothing but the architecture of the tissue tells apart.
+
+    Every patient has one class, one lab and `slides / patients` slides; every lab has as many patients of one class as
+    of the other, and the labs differ by at most one patient of each class. Finished slides are kept, so an interrupted
+    call can be repeated. The bytes depend on neither `workers` nor on what was already there.
+
+    Args:
+        folder: Made if missing.
+        slides: Number of slides, a multiple of `patients`.
+        patients: Number of patients, even and at least two per lab.
+        labs: Number of laboratories, 1 to `len(LABS)`; each stains and scans in its own way.
+        seed: Slides are keyed by (seed, index of the slide).
+        size_px: Mean (width, height) in pixels; a slide differs by up to 8 % in each.
+        mpp: Microns per pixel.
+        workers: Threads that draw.
+        progress: Told of every slide.
+
+    Raises:
+        InvalidInput: The numbers cannot be balanced, or are out of range.
+        Mismatch: The folder holds a cohort written with other arguments.
+    """
+    folder = Path(folder)
+    _check(slides, patients, labs, seed, workers)
+    check_size((int(size_px[0] * (1 - _VARY)), int(size_px[1] * (1 - _VARY))), mpp)
+    plan = _plan(slides, patients, labs, seed)
+    cohort = DemoCohort(
+        folder, folder / "slides", folder / "cohort.csv", folder / "labels.csv", folder / "truth", slides
+    )
+    recipe = {"drawing": _DRAWING, "slides": slides, "patients": patients, "labs": labs, "seed": seed}
+    _claim(folder, recipe | {"size_px": list(size_px), "mpp": mpp})
+    _write_tables(cohort, plan)
+    missing = [s for s in plan if not (_slide_path(cohort, s).exists() and _truth_path(cohort, s).exists())]
+    progress.start("drawing slides", slides, done=slides - len(missing))
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = [pool.submit(_write_slide, cohort, slide, seed, size_px, mpp) for slide in missing]
+        try:
+            for task in as_completed(tasks):
+                task.result()
+                progress.advance()
+        except BaseException:  # an interrupt too: do not draw the rest of the queue before giving up
+            pool.shutdown(cancel_futures=True)
+            raise
+    return cohort
+
+
+def _check(slides: int, patients: int, labs: int, seed: int, workers: int) -> None:
+    if not 1 <= labs <= len(LABS):
+        raise InvalidInput(f"labs = {labs}, expected 1 to {len(LABS)}")
+    if patients % 2 or patients < 2 * labs:
+        raise InvalidInput(
+            f"patients = {patients} for {labs} labs, expected an even number of at least {2 * labs}",
+            "Every lab needs as many patients of one class as of the other.",
+        )
+    if slides < patients or slides % patients or slides // patients > len(_LETTERS):
+        raise InvalidInput(
+            f"slides = {slides} for {patients} patients, expected 1 to {len(_LETTERS)} slides for each patient",
+            f"Take a multiple of {patients}.",
+        )
+    if seed < 0:
+        raise InvalidInput(f"seed = {seed}, expected 0 or more")
+    if workers < 1:
+        raise InvalidInput(f"workers = {workers}, expected 1 or more")
+
+
+def _plan(slides: int, patients: int, labs: int, seed: int) -> list[_Slide]:
+    """Who has what. Patients come in pairs of one class each, dealt out to the labs in turn."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+    lab_of = np.arange(patients) // 2 % labs
+    label_of = np.empty(patients, object)
+    for lab in range(labs):  # shuffled within the lab, or the number of a patient would tell the class
+        here = np.flatnonzero(lab_of == lab)
+        label_of[here] = rng.permutation(np.resize(CLASSES, len(here)))
+    digits = max(2, len(str(patients)))
+    plan = []
+    for index in range(slides):
+        patient, letter = index // (slides // patients), _LETTERS[index % (slides // patients)]
+        patient_id = f"patient{patient + 1:0{digits}}"
+        slide_id = f"lab{lab_of[patient] + 1}_{patient_id}_{letter}"
+        plan.append(_Slide(slide_id, patient_id, int(lab_of[patient]), str(label_of[patient]), index))
+    return plan
+
+
+def _claim(folder: Path, recipe: dict[str, object]) -> None:
+    """Leave the recipe in the folder, or refuse one that holds another."""
+    path = folder / "demo.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        other = [f"{key} = {found.get(key)}, now {value}" for key, value in recipe.items() if found.get(key) != value]
+        if other:
+            raise Mismatch(
+                f"{folder} holds a demo cohort with {'; '.join(other)}", "Take another folder, or delete it."
+            )
+    with _whole(path) as part:
+        part.write_text(json.dumps(recipe, indent=1))
+
+
+def _write_tables(cohort: DemoCohort, plan: list[_Slide]) -> None:
+    paths = [_slide_path(cohort, slide).relative_to(cohort.folder).as_posix() for slide in plan]
+    _write_csv(
+        cohort.cohort_csv,
+        ("path", "slide_id", "patient_id"),
+        ((path, slide.slide_id, slide.patient_id) for path, slide in zip(paths, plan, strict=True)),
+    )
+    _write_csv(
+        cohort.labels_csv,
+        ("slide_id", "label", "patient_id", "lab"),
+        ((slide.slide_id, slide.label, slide.patient_id, f"lab{slide.lab + 1}") for slide in plan),
+    )
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    with _whole(path) as part, part.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(header)
+        table.writerows(rows)
+
+
+def _write_slide(cohort: DemoCohort, slide: _Slide, seed: int, size_px: tuple[int, int], mpp: float) -> None:
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, slide.index)))
+    width, height = (int(side * rng.uniform(1 - _VARY, 1 + _VARY)) for side in size_px)
+    drawing = draw_slide(rng, label=slide.label, lab=LABS[slide.lab], size_px=(width, height), mpp=mpp)
+    with _whole(_truth_path(cohort, slide)) as part, part.open("wb") as file:
+        np.savez_compressed(
+            file,
+            tissue=drawing.tissue,
+            tile_type=drawing.tile_type,
+            pen=drawing.pen,
+            downsample=np.array(drawing.downsample),
+        )
+    with _whole(_slide_path(cohort, slide)) as part:
+        write_pyramid(part, drawing.image, mpp=mpp)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Where to write what shall stand at `path`: moved there when it is complete, so that no half file ever does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    yield part
+    part.replace(path)
+
+
+def _slide_path(cohort: DemoCohort, slide: _Slide) -> Path:
+    return cohort.slides / f"{slide.slide_id}.tif"
+
+
+def _truth_path(cohort: DemoCohort, slide: _Slide) -> Path:
+    return cohort.truth / f"{slide.slide_id}.npz"

@@ -1,0 +1,157 @@
+"""A store as a flat description, and what the schema says to it: levels 1 and 2 of validation.
+
+Metadata documents are read as they lie in the store, not through zarr's objects: a store with one damaged
+document must still be described.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+
+from gigacli.store.layout import ARRAYS, NAMED_GROUPS, spec_of
+from gigacli.store.nodes import children, document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gigacli.store.store import Store
+
+Description = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """A departure from the specification.
+
+    Attributes:
+        rule: Id of the rule in ``spec/store-0.1.md``.
+        path: Node of the store, "" for its root.
+        message: What was found and what was expected.
+    """
+
+    rule: str
+    path: str
+    message: str
+
+
+def describe(store: Store) -> Description:
+    """Every node of a store by its path ("" is the root): the flat description that the schema is about.
+
+    Values are those of the metadata documents (``zarr.json``), so that a program in any language can make the same.
+    A node whose document cannot be read has ``node`` "unreadable" and the reason under ``error``.
+    """
+    found: Description = {}
+    waiting = [""]
+    while waiting:
+        path = waiting.pop(0)
+        found[path] = _flat(document(store.root, path) or b"")
+        if found[path]["node"] == "group":
+            waiting += children(store.root, path)
+    return found
+
+
+def _flat(text: bytes) -> dict[str, Any]:
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        return {"node": "unreadable", "error": f"zarr.json is not JSON: {error}"}
+    if not isinstance(raw, dict) or raw.get("zarr_format") != 3 or raw.get("node_type") not in ("group", "array"):
+        return {"node": "unreadable", "error": "zarr.json is not a zarr v3 metadata document"}
+    attributes = raw.get("attributes", {})
+    if raw["node_type"] == "group":
+        return {"node": "group", "attributes": attributes}
+    grid = raw.get("chunk_grid")
+    configuration = grid.get("configuration") if isinstance(grid, dict) else None
+    codecs = raw.get("codecs")
+    return {
+        "node": "array",
+        "attributes": attributes,
+        "dims": raw.get("dimension_names", [] if raw.get("shape") == [] else None),
+        "dtype": raw.get("data_type"),
+        "fill": raw.get("fill_value"),
+        "shape": raw.get("shape"),
+        "chunks": configuration.get("chunk_shape") if isinstance(configuration, dict) else None,
+        "codecs": [c.get("name") if isinstance(c, dict) else c for c in codecs] if isinstance(codecs, list) else None,
+    }
+
+
+@cache
+def load_schema() -> dict[str, Any]:
+    """The JSON Schema of the flat description: from the source tree, or from the wheel."""
+    here = Path(__file__)
+    source = here.parents[2] / "spec" / "store-0.1.schema.json"
+    schema: dict[str, Any] = json.loads((source if source.exists() else here.with_name("schema.json")).read_text())
+    return schema
+
+
+def check_hierarchy(description: Description) -> list[Problem]:
+    """Levels 1 and 2: attributes, and the nodes one by one."""
+    damaged = {path for path, node in description.items() if node.get("node") == "unreadable"}
+    problems = [Problem("ROOT-3", path, str(description[path].get("error", "cannot be read"))) for path in damaged]
+    readable = {path: node for path, node in description.items() if path not in damaged}
+    for error in jsonschema.Draft202012Validator(load_schema()).iter_errors(readable):
+        problems += _of_schema(error, readable)
+    return sorted({*problems, *_missing(description)})
+
+
+def _of_schema(error: Any, description: Description) -> Iterator[Problem]:
+    where, schema = list(error.absolute_path), load_schema()
+    if not where and error.validator == "additionalProperties":
+        for path in (p for p in description if _pattern(p) is None):
+            yield Problem(schema["rule"], path, "the format knows no node of this name")
+        return
+    if not where:
+        yield Problem(schema["rule"], "", error.message)
+        return
+    path, key = str(where[0]), ".".join(str(part) for part in where[1:])
+    text = error.message
+    if error.validator in ("const", "enum"):
+        text = f"found {json.dumps(error.instance)}, expected {json.dumps(error.validator_value)}"
+    part = schema["patternProperties"][_pattern(path)]
+    rule = part["properties"].get(where[1], {}).get("rule") if len(where) > 1 and "properties" in part else None
+    yield Problem(rule or part["rule"], path, f"{key}: {text}" if key else text)
+
+
+def _pattern(path: str) -> str | None:
+    """The pattern of the schema that a path matches; there is at most one."""
+    return next((pattern for pattern in load_schema()["patternProperties"] if re.search(pattern, path)), None)
+
+
+def _missing(description: Description) -> Iterator[Problem]:
+    """Arrays that must be there because their group is."""
+    groups = [path for path in ("slides", "tiles") if written(description, path)]
+    groups += [
+        p for p in description if p.count("/") == 1 and p.split("/")[0] in NAMED_GROUPS and written(description, p)
+    ]
+    for group in groups:
+        kind = group.split("/")[0]
+        for spec in (s for s in ARRAYS if s.required and s.path.split("/")[0] == kind):
+            path = f"{group}/{spec.path.rsplit('/', 1)[1]}"
+            if path not in description and spec_of(path) is spec:
+                yield Problem(f"{kind.upper()}-1", path, "the array is missing")
+
+
+def written(description: Description, path: str) -> bool:
+    """Whether the group at `path` counts as there: it has a recipe or, for the slide table, registered slides."""
+    giga = attributes_of(description, path)
+    return registered(description) > 0 if path == "slides" else isinstance(giga.get("recipe"), dict)
+
+
+def registered(description: Description) -> int:
+    """Number of registered slides, 0 where the store does not say."""
+    number = attributes_of(description, "slides").get("registered", 0)
+    return number if isinstance(number, int) and number > 0 else 0
+
+
+def attributes_of(description: Description, path: str) -> dict[str, Any]:
+    """The attribute ``giga`` of a node, empty where there is none."""
+    attributes = description.get(path, {}).get("attributes")
+    giga = attributes.get("giga") if isinstance(attributes, dict) else None
+    return giga if isinstance(giga, dict) else {}

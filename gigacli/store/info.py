@@ -1,0 +1,185 @@
+"""What a store holds, how far it is, and what to run next."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gigacli.store.layout import FORMAT_VERSION, NAMED_GROUPS, NOT_DONE, STAGES
+from gigacli.store.store import Store
+
+MOST_FAILURES = 20
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """One group of results.
+
+    Attributes:
+        path: Path in the store.
+        stage: The verb that wrote it.
+        done: Slides that are done, "no tissue" included; of an encoder or model 1 when it is finished.
+        total: Slides that could be done; 1 for an encoder or model.
+        failed: Slides that are not done because they failed.
+        bytes: Size on disk, None for a remote store.
+        config: The configuration in its recipe.
+    """
+
+    path: str
+    stage: str
+    done: int
+    total: int
+    failed: int
+    bytes: int | None
+    config: dict[str, Any]
+
+    @property
+    def pending(self) -> bool:
+        """Whether its verb has something left to do."""
+        return self.done + self.failed < self.total
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a stage could not do a slide."""
+
+    slide: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a store holds.
+
+    Attributes:
+        url: Path or URL of the store.
+        version: Version of its format.
+        slides: Registered slides.
+        patients: Patients that are known.
+        groups: Groups of results, in the order of the verbs.
+        failed: Failures in all.
+        failures: The first of them.
+        next: The command to run next.
+    """
+
+    url: str
+    version: str
+    slides: int
+    patients: int
+    groups: list[GroupInfo]
+    failed: int
+    failures: list[Failure]
+    next: str
+
+
+def info(path: str | Path | Store) -> Info:
+    """Look at the metadata of a store, and at what is done.
+
+    Args:
+        path: The cohort store.
+
+    Raises:
+        NotFound: There is nothing at `path`.
+        Mismatch: What is there is not a cohort store, or of a version this giga does not read.
+    """
+    store = Store.open(path)
+    table = store.slides
+    reasons = {stage: store.failures(stage)[: len(table)] for stage in STAGES}
+    paths = ["tiles"] if store.recipe("tiles") else []
+    paths += [f"{kind}/{name}" for kind in NAMED_GROUPS for name in store.names(kind)]
+    groups = [_group(store, path, reasons) for path in paths]
+    failures = [
+        Failure(row.id, stage, listed[i]) for stage, listed in reasons.items() for i, row in enumerate(table.rows)
+        if listed[i]
+    ]  # fmt: skip
+    return Info(
+        url=store.url,
+        version=FORMAT_VERSION,
+        slides=len(table),
+        patients=len({row.patient for row in table.rows if row.patient}),
+        groups=groups,
+        failed=len(failures),
+        failures=failures[:MOST_FAILURES],
+        next=_next(shlex.quote(store.url), len(table), groups),
+    )
+
+
+def _done(store: Store, path: str) -> np.ndarray:
+    """Whether each slide is done, (slide,); a single value for an encoder or model."""
+    done = store.array("tiles/count" if path == "tiles" else f"{path}/done")[...]
+    return np.atleast_1d(done)[: store.registered or 1] != NOT_DONE
+
+
+def _group(store: Store, path: str, reasons: dict[str, list[str]]) -> GroupInfo:
+    recipe, done, kind = store.require(path), _done(store, path), path.partition("/")[0]
+    failed = 0
+    if kind in ("encoders", "models"):
+        total = 1
+    elif kind == "tiles":
+        total = store.registered
+    else:
+        source = "tiles" if kind != "embeddings" else _features_of(store, recipe.config)
+        total = int(_done(store, source).sum()) if store.recipe(source) else int(done.sum())
+    if kind in ("tiles", "banks", "features"):
+        failed = sum(bool(why) and not d for why, d in zip(reasons[recipe.stage], done, strict=True))
+    return GroupInfo(path, recipe.stage, int(done.sum()), total, failed, _bytes(store.url, path), recipe.config)
+
+
+def _features_of(store: Store, config: dict[str, Any]) -> str:
+    """The features an embedding was made from."""
+    if "features_name" in config:
+        return f"features/{config['features_name']}"
+    model = store.recipe(f"models/{config['model']}")
+    return f"features/{model.config['bank'] if model else ''}"
+
+
+def _bytes(url: str, path: str) -> int | None:
+    folder = Path(url, path)
+    return None if "://" in url else sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
+    """The first verb, in their order, that has something left to do."""
+    if not slides:
+        return f"giga tile {url} SLIDES"
+    of = {kind: [g for g in groups if g.path.partition("/")[0] == kind] for kind in ("tiles", *NAMED_GROUPS)}
+    results = of["embeddings"]
+    if any(g.pending for g in of["tiles"]) or not (of["tiles"] or results):
+        return f"giga tile {url}"
+    if not (of["banks"] or results) and not any(g.done for g in of["encoders"]):
+        return f"giga pretrain-tiles {url}" + (_named(of["encoders"][0], "moco") if of["encoders"] else "")
+    bank = next((g for g in of["banks"] if g.pending), None)
+    if bank is not None:
+        encoder = bank.config["encoder"]
+        return f"giga bank {url} --encoder {encoder}" + _named(bank, encoder)
+    if not (of["banks"] or results):
+        return f"giga bank {url} --encoder {next(_name(g) for g in of['encoders'] if g.done)}"
+    model = next((g for g in of["models"] if g.pending), None)
+    if model is not None:
+        return f"giga train {url} --bank {model.config['bank']}" + _named(model, "giga")
+    if of["banks"] and not of["models"]:
+        return f"giga train {url}" + (f" --bank {_name(of['banks'][0])}" if len(of["banks"]) > 1 else "")
+    ours = [g for g in results if g.config["aggregator"] != "mean"]
+    late = next((g for g in ours if g.pending), None)
+    if late is not None:
+        name, kind = late.config["model"], late.config["aggregator"]
+        born = kind == "random-init"
+        flag = f" --aggregator {kind}" if born else ""
+        return f"giga embed {url} --model {name}" + flag + _named(late, f"random-{name}" if born else name)
+    if of["models"] and not ours:
+        return f"giga embed {url} --model {_name(of['models'][0])}"
+    return f"giga probe {url} --labels labels.csv"
+
+
+def _name(group: GroupInfo) -> str:
+    return group.path.partition("/")[2]
+
+
+def _named(group: GroupInfo, default: str) -> str:
+    """The flag that names a group, where it has another name than the verb would give it."""
+    return "" if _name(group) == default else f" --name {_name(group)}"

@@ -1,0 +1,169 @@
+"""Does a store keep to ``spec/store-0.1.md``? Its levels: attributes, hierarchy, consistency, values.
+
+The first three look at the flat description alone (:func:`~gigacli.store.describe.describe`), the last one reads all
+data, one slide at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gigacli.config import fingerprint
+from gigacli.store.describe import (
+    Description,
+    Problem,
+    attributes_of,
+    check_hierarchy,
+    describe,
+    load_schema,
+    registered,
+    written,
+)
+from gigacli.store.layout import NAMED_GROUPS, spec_of
+from gigacli.store.store import Store
+from gigacli.store.values import check_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["Problem", "Report", "check_description", "check_values", "describe", "load_schema", "validate"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a validation found.
+
+    Attributes:
+        store: Path or URL of the store.
+        problems: Departures from the specification; empty for a valid store.
+        checked: What was looked at.
+        seconds: Time it took.
+    """
+
+    store: str
+    problems: list[Problem]
+    checked: list[str]
+    seconds: float
+
+
+def validate(path: str | Path | Store) -> Report:
+    """Check a store against the specification, all of it. An unfinished store is valid; a damaged one gives problems.
+
+    Args:
+        path: The cohort store.
+
+    Raises:
+        NotFound: There is nothing at `path`.
+        Mismatch: What is there is not a cohort store, or of a version this giga does not read.
+    """
+    started = time.monotonic()
+    store = Store.open(path)
+    description = describe(store)
+    problems = [*check_description(description), *check_values(store)]
+    checked = ["attributes", "hierarchy", "consistency", f"values of {registered(description)} slides"]
+    return Report(store.url, problems, checked, time.monotonic() - started)
+
+
+def check_description(description: Description) -> list[Problem]:
+    """Levels 1 to 3: everything that a store's flat description tells."""
+    problems = check_hierarchy(description)
+    unsound = {problem.path for problem in problems}
+    sound = {path: node for path, node in description.items() if path not in unsound}
+    for check in (_slide_axis, _tile_axis, _banks, _embeddings, _inputs):
+        problems += check(sound)
+    return problems
+
+
+def _arrays(description: Description, *, group: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Arrays that count as there, under the dimension names of the layout."""
+    for path, node in description.items():
+        spec, kind = spec_of(path), path.split("/")[0]
+        if spec is None or (group and not path.startswith(f"{group}/")):
+            continue
+        owner = "/".join(path.split("/")[:2]) if kind in NAMED_GROUPS else kind
+        if kind == "failures" or written(description, owner):
+            yield path, dict(zip(spec.dims, node["shape"], strict=True))
+
+
+def _slide_axis(description: Description) -> Iterator[Problem]:
+    n = registered(description)
+    for path, sizes in _arrays(description):
+        if sizes.get("slide", n) < n:
+            yield Problem("AXES-1", path, f"dimension slide has size {sizes['slide']}; {n} slides are registered")
+
+
+def _tile_axis(description: Description) -> Iterator[Problem]:
+    arrays = dict(_arrays(description))
+    if "tiles/coords" not in arrays:
+        return
+    most = arrays["tiles/coords"]["tile"]
+    for path, sizes in arrays.items():
+        if sizes.get("tile", most) > most:
+            yield Problem("AXES-3", path, f"dimension tile has size {sizes['tile']}; it is {most} in tiles/coords")
+
+
+def _banks(description: Description) -> Iterator[Problem]:
+    arrays = dict(_arrays(description))
+    for path, sizes in arrays.items():
+        group, _, name = path.rpartition("/")
+        if not group.startswith("banks/") or name == "done":
+            continue
+        config = attributes_of(description, group)["recipe"]["config"]
+        for axis, key in (("augmentation", "augmentations"), ("draw", "draws")):
+            if sizes[axis] != config[key]:
+                yield Problem(
+                    "BANKS-3", path, f"dimension {axis} has size {sizes[axis]}; the recipe says {config[key]}"
+                )
+        chunks, shape = description[path]["chunks"], description[path]["shape"]
+        if name == "vectors" and chunks[1:] != shape[1:]:
+            yield Problem("BANKS-2", path, f"chunks are {chunks}; one slide is {[1, *shape[1:]]}")
+        plain = arrays.get(f"features/{group.removeprefix('banks/')}/vectors")
+        if name == "vectors" and plain is not None and plain["feature"] != sizes["feature"]:
+            text = (
+                f"dimension feature has size {sizes['feature']}; it is {plain['feature']} in the features of this name"
+            )
+            yield Problem("BANKS-3", path, text)
+
+
+def _embeddings(description: Description) -> Iterator[Problem]:
+    arrays = dict(_arrays(description))
+    for path, sizes in arrays.items():
+        group = path.rpartition("/")[0]
+        if not path.startswith("embeddings/") or "feature" not in sizes:
+            continue
+        config = attributes_of(description, group)["recipe"]["config"]
+        features = arrays.get(f"features/{config.get('features_name')}/vectors")
+        if config["aggregator"] == "mean" and features is not None and features["feature"] != sizes["feature"]:
+            text = f"a mean of features of width {features['feature']} has width {sizes['feature']}"
+            yield Problem("EMBEDDINGS-5", path, text)
+
+
+def _inputs(description: Description) -> Iterator[Problem]:
+    """Recipes chain up: an input that is in the store must be the one that was used."""
+    for path in description:
+        recipe = attributes_of(description, path).get("recipe")
+        if recipe is None:
+            continue
+        for key, used in recipe["inputs"].items():
+            source = input_group(description, recipe["config"], key)
+            found = attributes_of(description, source).get("recipe") if source else None
+            if found is not None and fingerprint(found) != used:
+                text = f"was made from {source} with fingerprint {used}; {source} now has {fingerprint(found)}"
+                yield Problem("RECIPE-3", path, text)
+
+
+def input_group(description: Description, config: dict[str, Any], key: str) -> str | None:
+    """The group that an input of a recipe names; None for an encoder, which is identified by its weights."""
+    if key == "tiles":
+        return "tiles"
+    if key in ("bank", "model"):
+        return f"{key}s/{config.get(key)}"
+    if key == "features" and "features_name" in config:
+        return f"features/{config['features_name']}"
+    if key == "features":
+        model = attributes_of(description, f"models/{config.get('model')}").get("recipe")
+        return f"features/{model['config'].get('bank')}" if model else None
+    return None

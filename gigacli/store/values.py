@@ -1,0 +1,286 @@
+"""The values of a store against the specification (level 4 of validation), one slide at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, deserialize
+
+from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, describe, registered, written
+from gigacli.store.layout import NOT_DONE, spec_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from gigacli.store.store import Store
+
+SLACK_PX = 1.0
+"""How far a tile may reach over the border of its slide: corners are rounded to whole pixels."""
+
+UNIT_TOLERANCE = 1e-3
+SOURCES = ("", "csv", "openslide", "tiff", "objective", "option")
+EXPONENT, MAGNITUDE = np.uint16(0x7C00), np.uint16(0x7FFF)
+"""Bits of a float16: all of the exponent are set in infinities and NaN."""
+
+
+def check_values(store: Store) -> list[Problem]:
+    """Level 4: read everything that is done; what cannot be read is a problem.
+
+    Arrays that levels 1 to 3 object to are left out: their values mean nothing.
+    """
+    check = _Check(store)
+    check.slides()
+    check.tiles()
+    for path in check.groups("features"):
+        check.features(path)
+    for path in check.groups("banks"):
+        check.bank(path)
+    for path in (*check.groups("encoders"), *check.groups("models")):
+        check.trained(path)
+    for path in check.groups("embeddings"):
+        check.embedding(path)
+    check.rest()
+    return check.problems()
+
+
+class _Check:
+    """Reads arrays and collects what is wrong: one problem per rule and array, however many slides have it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.description: Description = describe(store)
+        self.n = registered(self.description)
+        unsound = {problem.path for problem in check_hierarchy(self.description)}
+        self.sound = {path for path in self.description if path not in unsound and not self._too_short(path)}
+        self.found: dict[tuple[str, str], list[tuple[int | None, str]]] = {}
+        self._arrays: dict[str, Any] = {}
+        self.ids = [str(v) for v in self.column("slides/id")]
+        count = self.column("tiles/count")
+        self.count = count if len(count) else np.full(self.n, NOT_DONE)  # (slide,)
+
+    def _too_short(self, path: str) -> bool:
+        spec = spec_of(path)
+        by_slide = spec is not None and spec.dims[:1] == ("slide",)
+        return by_slide and self.description[path].get("shape", [])[:1] < [self.n]
+
+    def groups(self, kind: str) -> list[str]:
+        """Groups of a kind that count as there and whose attributes are in order."""
+        return [p for p in sorted(self.sound) if p.startswith(f"{kind}/") and self.config(p) is not None]
+
+    def config(self, path: str) -> dict[str, Any] | None:
+        """The configuration in the recipe of a group."""
+        if path not in self.sound or not written(self.description, path):
+            return None
+        return dict(attributes_of(self.description, path)["recipe"]["config"])
+
+    def add(self, rule: str, path: str, row: int | None, text: str) -> None:
+        """Note that something is wrong with a slide, or (row None) with the whole."""
+        self.found.setdefault((rule, path), []).append((row, text))
+
+    def problems(self) -> list[Problem]:
+        """One problem per rule and array."""
+        listed = []
+        for (rule, path), cases in sorted(self.found.items(), key=lambda item: item[0]):
+            row, text = cases[0]
+            if row is not None:
+                name = repr(self.ids[row]) if row < len(self.ids) else "?"
+                text = f"{name} (row {row}): {text}" + (f"; and {len(cases) - 1} more slides" if len(cases) > 1 else "")
+            listed.append(Problem(rule, path, text))
+        return listed
+
+    def read(self, path: str, index: Any = Ellipsis, *, row: int | None = None) -> Any:
+        """A part of an array, or None (and a problem) where it cannot be read."""
+        if path not in self.sound:
+            return None
+        try:
+            if path not in self._arrays:
+                self._arrays[path] = self.store.root[path]
+            return self._arrays[path][index]
+        except Exception as error:  # codecs raise anything for damaged bytes; whatever it is, it is the store's problem
+            self.add("ROOT-3", path, row, f"cannot be read: {type(error).__name__}: {error}")
+            return None
+
+    def column(self, path: str) -> NDArray[Any]:
+        """An array of one value, or (x, y), per slide; empty where it cannot be read."""
+        values = self.read(path, slice(0, self.n))
+        return np.empty(0, dtype=np.int64) if values is None else values
+
+    def done(self, rule: str, path: str, allowed: Sequence[int]) -> NDArray[Any]:
+        """What is done per slide; values that are not allowed are noted, and count as not done."""
+        done = self.column(path)
+        wrong = ~np.isin(done, (NOT_DONE, 0, *allowed))
+        for row in map(int, np.flatnonzero(wrong)):
+            expected = ", ".join(map(str, (NOT_DONE, 0, *allowed)))
+            self.add(rule, path, row, f"done is {done[row]}; expected {expected}")
+        return np.where(wrong, NOT_DONE, done)
+
+    # ------------------------------------------------------------------ slides and tiles
+
+    def slides(self) -> None:
+        """Ids are unique; sizes and resolutions are known or unknown, nothing else."""
+        for name, times in Counter(self.ids).items():
+            if times > 1 or not name:
+                text = f"id {name!r} stands for {times} slides" if name else "the id is empty"
+                self.add("SLIDES-3", "slides/id", self.ids.index(name), text)
+        for row, size in enumerate(self.column("slides/size_px").reshape(-1, 2)):
+            if not ((size > 0).all() or (size == -1).all()):
+                self.add("SLIDES-4", "slides/size_px", row, f"size is {size.tolist()}; expected two positive or -1, -1")
+        for row, mpp in enumerate(self.column("slides/mpp")):
+            if not (np.isnan(mpp) or (np.isfinite(mpp) and mpp > 0)):
+                self.add("SLIDES-4", "slides/mpp", row, f"mpp is {mpp}; expected a positive number or NaN")
+        for row, source in enumerate(self.column("slides/mpp_source")):
+            if str(source) not in SOURCES:
+                self.add("SLIDES-4", "slides/mpp_source", row, f"mpp_source is {str(source)!r}; expected {SOURCES}")
+
+    def tiles(self) -> None:
+        """Tiles of slides that are done lie in their slides; beyond them there is nothing."""
+        config = self.config("tiles")
+        size, mpp = self.column("slides/size_px"), self.column("slides/mpp")
+        if config is None or not len(size) or not len(mpp):
+            return
+        for row in map(int, np.flatnonzero(self.count != NOT_DONE)):
+            n = int(self.count[row])
+            coords, tissue = (self.read(f"tiles/{name}", row, row=row) for name in ("coords", "tissue"))
+            if coords is None or tissue is None:
+                continue
+            if not 0 <= n <= min(len(coords), len(tissue)):
+                self.add("TILES-2", "tiles/count", row, f"count is {n}; there is room for {len(tissue)} tiles")
+                self.count[row] = NOT_DONE  # so that features and banks are not measured against it
+                continue
+            if n and not (size[row, 0] > 0 and mpp[row] > 0):
+                self.add("TILES-2", "tiles/count", row, f"has {n} tiles, but its size or resolution is unknown")
+                continue
+            if n:
+                self._corners(row, coords[:n].astype(np.int64), size[row], config["tile_px"] * config["mpp"] / mpp[row])
+            self._shares_and_rest(row, coords, tissue, n)
+
+    def _corners(self, row: int, corners: NDArray[np.int64], size: NDArray[np.int64], edge_px: float) -> None:
+        outside = (corners < 0).any(axis=1) | (corners + edge_px > size + SLACK_PX).any(axis=1)
+        if outside.any():
+            first, (width, height) = corners[outside][0].tolist(), size
+            text = f"{outside.sum()} tiles of {edge_px:g} px lie outside {width} x {height} px, first {first}"
+            self.add("TILES-3", "tiles/coords", row, text)
+
+    def _shares_and_rest(self, row: int, coords: NDArray[Any], tissue: NDArray[Any], n: int) -> None:
+        share = tissue[:n]
+        if not ((share >= 0) & (share <= 1)).all():
+            first = share[~((share >= 0) & (share <= 1))][0]
+            self.add("TILES-4", "tiles/tissue", row, f"a tissue share is {first}; expected 0 to 1")
+        if (coords[n:] != -1).any():
+            self.add("TILES-5", "tiles/coords", row, f"coordinates beyond its {n} tiles")
+        if not np.isnan(tissue[n:]).all():
+            self.add("TILES-5", "tiles/tissue", row, f"tissue shares beyond its {n} tiles")
+
+    # ------------------------------------------------------------------ features and banks
+
+    def features(self, path: str) -> None:
+        """One finite vector per tile, NaN beyond."""
+        done = self.column(f"{path}/done")
+        for row in map(int, np.flatnonzero(done != NOT_DONE)):
+            n = int(done[row])
+            vectors = self.read(f"{path}/vectors", row, row=row)  # (tile, feature)
+            if vectors is None:
+                continue
+            if not 0 <= n <= len(vectors) or self.count[row] not in (NOT_DONE, n):
+                text = f"done is {n}; the slide has {self.count[row]} tiles, and there is room for {len(vectors)}"
+                self.add("FEATURES-2", f"{path}/done", row, text)
+                continue
+            self._finite("FEATURES-3", f"{path}/vectors", row, vectors[:n])
+            if ((vectors[n:].view(np.uint16) & MAGNITUDE) <= EXPONENT).any():
+                self.add("FEATURES-4", f"{path}/vectors", row, f"numbers beyond its {n} tiles; expected NaN")
+
+    def _finite(self, rule: str, path: str, row: int, vectors: NDArray[np.float16]) -> None:
+        wrong = int(((vectors.view(np.uint16) & EXPONENT) == EXPONENT).sum())
+        if wrong:
+            self.add(rule, path, row, f"is done, but {wrong} of {vectors.size} values are not finite")
+
+    def bank(self, path: str) -> None:
+        """Finite vectors of tiles that exist."""
+        config = self.config(path) or {}
+        done = self.done("BANKS-4", f"{path}/done", [config["augmentations"]])
+        for row in map(int, np.flatnonzero(done != NOT_DONE)):
+            if self.count[row] != NOT_DONE and (done[row] > 0) != (self.count[row] > 0):
+                self.add("BANKS-4", f"{path}/done", row, f"done is {done[row]}, with {self.count[row]} tiles")
+            elif done[row] > 0:
+                vectors = self.read(f"{path}/vectors", row, row=row)  # (augmentation, draw, feature)
+                if vectors is not None:
+                    self._finite("BANKS-5", f"{path}/vectors", row, vectors)
+                self._drawn(f"{path}/tile", row)
+
+    def _drawn(self, path: str, row: int) -> None:
+        tile = self.read(path, row, row=row)  # (augmentation, draw)
+        if tile is None:
+            return
+        count = self.count[row] if self.count[row] != NOT_DONE else np.iinfo(np.int32).max
+        wrong = (tile < 0) | (tile >= count)
+        if wrong.any():
+            self.add("BANKS-6", path, row, f"a tile number is {tile[wrong][0]}; the slide has {self.count[row]} tiles")
+
+    # ------------------------------------------------------------------ trained weights, embeddings
+
+    def trained(self, path: str) -> None:
+        """What is finished has weights that can be read."""
+        done, rule = self.read(f"{path}/done"), f"{path.partition('/')[0].upper()}-2"
+        if done is None or done == NOT_DONE:
+            return
+        if done != 1:
+            self.add(rule, f"{path}/done", None, f"done is {done}; expected {NOT_DONE} or 1")
+            return
+        weights = self.read(f"{path}/weights")
+        if weights is None:
+            if f"{path}/weights" not in self.description:
+                self.add(rule, f"{path}/weights", None, "is finished, but has no weights")
+            return
+        try:
+            deserialize(weights.tobytes())  # type: ignore[no-untyped-call]
+        except SafetensorError as error:
+            self.add(rule, f"{path}/weights", None, f"is not a safetensors file: {error}")
+        if path.startswith("encoders/"):
+            self._used(path, hashlib.sha256(weights.tobytes()).hexdigest())
+
+    def _used(self, path: str, weights_sha256: str) -> None:
+        """Banks and features made with an encoder were made with these very weights."""
+        for group in (*self.groups("features"), *self.groups("banks")):
+            recipe = attributes_of(self.description, group)["recipe"]
+            if recipe["config"]["encoder"] == path.removeprefix("encoders/"):
+                used = recipe["inputs"]["encoder"]
+                if used != weights_sha256:
+                    text = f"was made with weights {used}; {path} now has {weights_sha256}"
+                    self.add("RECIPE-3", group, None, text)
+
+    def embedding(self, path: str) -> None:
+        """Finite vectors, of unit length where a slide encoder made them; NaN for slides without tiles."""
+        done = self.done("EMBEDDINGS-2", f"{path}/done", [1])
+        config = self.config(path) or {}
+        for start, vectors in self._blocks(f"{path}/vectors") if len(done) else ():
+            state = done[start : start + len(vectors)]
+            finite = np.isfinite(vectors).all(axis=1)
+            length = np.linalg.norm(np.where(np.isfinite(vectors), vectors, 0), axis=1)
+            far = finite & (np.abs(length - 1) > UNIT_TOLERANCE)
+            for row in np.flatnonzero((state == 1) & ~finite):
+                self.add("EMBEDDINGS-3", f"{path}/vectors", start + int(row), "is done, but its vector is not finite")
+            for row in np.flatnonzero((state == 0) & ~np.isnan(vectors).all(axis=1)):
+                self.add("EMBEDDINGS-3", f"{path}/vectors", start + int(row), "has no tiles, but a vector")
+            if config["aggregator"] != "mean":
+                for row in np.flatnonzero((state == 1) & far):
+                    text = f"its vector has length {length[row]:g}; expected 1"
+                    self.add("EMBEDDINGS-4", f"{path}/vectors", start + int(row), text)
+
+    def rest(self) -> None:
+        """Small arrays that no rule looks into can be read at least."""
+        for path in sorted(self.sound - self._arrays.keys()):
+            spec = spec_of(path)
+            if spec is not None and len(spec.dims) < 2:
+                self.read(path)
+
+    def _blocks(self, path: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        step = self.description[path]["chunks"][0] if path in self.sound else 1
+        for start in range(0, self.n, step):
+            block = self.read(path, slice(start, min(start + step, self.n)))
+            if block is not None:
+                yield start, block

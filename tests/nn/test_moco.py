@@ -1,0 +1,187 @@
+"""MoCo against its formula by hand: loss, momentum, queue, groups of the key encoder."""
+
+import math
+from collections import deque
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gigacli.errors import InvalidInput
+from gigacli.nn.moco import HEAD, MoCo
+from gigacli.nn.tile_encoder import ResNet18, random_resnet18
+
+PX = 32
+
+
+def moco_of(seed=0, *, queue=16, momentum=0.9, temperature=0.2):
+    return MoCo(random_resnet18(seed), queue=queue, momentum=momentum, temperature=temperature, seed=seed)
+
+
+def images_of(seed, n):
+    return torch.rand(n, 3, PX, PX, generator=torch.Generator().manual_seed(seed))
+
+
+def order_of(seed, n):
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+def unit(rows):
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def keys_by_hand(encoder, images, order, sizes):
+    """Keys in the order of the images; the encoder sees them in another order and in groups, as in training."""
+    encoder = deepcopy(encoder).train()
+    keys, start = {}, 0
+    with torch.no_grad():
+        for size in sizes:
+            group = order[start : start + size].tolist()
+            keys |= dict(zip(group, unit(encoder(images[group])), strict=True))
+            start += size
+    return torch.stack([keys[i] for i in range(len(images))])
+
+
+def info_nce_by_hand(query, key, negatives, temperature):
+    losses = []
+    for q, k in zip(query, key, strict=True):
+        others = [math.exp(float(q @ n) / temperature) for n in negatives]
+        positive = math.exp(float(q @ k) / temperature)
+        losses.append(-math.log(positive / (positive + sum(others))))
+    return sum(losses) / len(losses)
+
+
+def test_the_first_loss_is_info_nce_of_queries_keys_and_the_initial_queue():
+    moco, first, second, order = moco_of(), images_of(1, 8), images_of(2, 8), order_of(3, 8)
+    with torch.no_grad():
+        query = unit(deepcopy(moco.query)(first))
+    key = keys_by_hand(moco.key, second, order, sizes=[2, 2, 2, 2])
+    negatives = moco.negatives.clone()
+    torch.testing.assert_close(negatives.norm(dim=1), torch.ones(16))
+    loss = moco(first, second, order)
+    assert loss.item() == pytest.approx(info_nce_by_hand(query, key, negatives, 0.2), rel=1e-4)
+    torch.testing.assert_close(moco.negatives[:8], key, rtol=1e-4, atol=1e-5)  # in the order of the images
+    assert torch.equal(moco.negatives[8:], negatives[8:])
+    assert moco.pointer == 8
+
+
+def test_the_key_encoder_is_born_as_the_query_encoder():
+    moco = moco_of(1)
+    query, key = moco.query.state_dict(), moco.key.state_dict()
+    assert query.keys() == key.keys()
+    assert all(torch.equal(key[name], value) for name, value in query.items())
+    assert all(a.data_ptr() != b.data_ptr() for a, b in zip(query.values(), key.values(), strict=True))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.75, 0.999, 1.0])
+def test_the_key_encoder_moves_by_momentum(momentum):
+    moco = moco_of(momentum=momentum)
+    with torch.no_grad():
+        for parameter in moco.query.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    before = [p.clone() for p in moco.key.parameters()]
+    moco(images_of(1, 4), images_of(2, 4), order_of(3, 4))
+    for old, new, query in zip(before, moco.key.parameters(), moco.query.parameters(), strict=True):
+        torch.testing.assert_close(new, momentum * old + (1 - momentum) * query, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_reach_the_query_encoder_alone():
+    moco = moco_of()
+    moco(images_of(1, 4), images_of(2, 4), order_of(3, 4)).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in moco.query.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in moco.key.parameters())
+    assert not moco.negatives.requires_grad
+    assert moco.negatives.grad is None
+
+
+def test_the_queue_moves_on_while_a_loss_waits_for_its_backward_pass():
+    moco = moco_of(queue=4)
+    first = moco(images_of(1, 4), images_of(2, 4), order_of(3, 4))
+    moco.negatives.zero_()
+    first.backward()
+
+
+class Ring(MoCo):
+    """The queue of MoCo without its encoders."""
+
+    def __init__(self, size):
+        torch.nn.Module.__init__(self)
+        self.register_buffer("negatives", torch.rand(size, HEAD))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+
+
+@given(st.integers(1, 12), st.lists(st.integers(1, 15), min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_the_queue_is_a_ring_of_the_last_keys(size, batches):
+    ring, oracle, made = Ring(size), deque(maxlen=size), 0
+    for row in ring.negatives:
+        oracle.append(row.clone())
+    for n in batches:
+        keys = torch.arange(made, made + n, dtype=torch.float32)[:, None].expand(n, HEAD)
+        made += n
+        ring._enqueue(keys)
+        oracle.extend(keys)
+        oldest = int(ring.pointer)
+        assert 0 <= oldest < size
+        torch.testing.assert_close(ring.negatives.roll(-oldest, dims=0), torch.stack(list(oracle)))
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 8, 9, 13])
+def test_no_image_is_normalised_by_itself(n):
+    moco, seen = moco_of(), []
+    moco.key.register_forward_hook(lambda _module, args, _output: seen.append(len(args[0])))
+    assert torch.isfinite(moco(images_of(1, n), images_of(2, n), order_of(3, n)))
+    assert sum(seen) == n
+    assert min(seen) >= 2
+    assert len(seen) == min(4, n // 2)
+
+
+def test_one_image_has_nothing_to_be_told_from():
+    with pytest.raises(InvalidInput, match="at least 2"):
+        moco_of()(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64), order_of(3, 1))
+
+
+def test_a_function_of_the_seed_that_leaves_the_global_generator_alone():
+    network = random_resnet18(0)
+    before = torch.get_rng_state()
+    first = MoCo(network, queue=8, momentum=0.9, temperature=0.1, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    again = MoCo(random_resnet18(0), queue=8, momentum=0.9, temperature=0.1, seed=5)
+    other = MoCo(random_resnet18(0), queue=8, momentum=0.9, temperature=0.1, seed=6)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+    assert not torch.equal(first.negatives, other.negatives)
+    assert not torch.equal(first.query[1][0].weight, other.query[1][0].weight)
+    assert first.network is network
+    assert isinstance(first.network, ResNet18)
+
+
+def test_state_dict_round_trip_goes_on_with_the_same_losses():
+    moco, other = moco_of(1), moco_of(2)
+    moco(images_of(1, 6), images_of(2, 6), order_of(3, 6))
+    other.load_state_dict(moco.state_dict())
+    for step in range(2):
+        batch = images_of(10 + step, 6), images_of(20 + step, 6), order_of(30 + step, 6)
+        assert torch.equal(moco(*batch), other(*batch))
+    assert moco.pointer == other.pointer == 18 % 16
+
+
+def test_learns_to_tell_images_apart():
+    moco, n = moco_of(queue=32), 16
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(n, 3, 4, 4, generator=generator).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    optimizer = torch.optim.SGD(moco.query.parameters(), lr=0.03, momentum=0.9)
+    losses = []
+    for _ in range(16):
+        noise = 0.05 * torch.randn(2, *images.shape, generator=generator)
+        loss = moco(images + noise[0], images + noise[1], torch.randperm(n, generator=generator))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    # Two steps fill the queue with real keys, two of every image: the best there is then is a loss of log 3 = 1.10,
+    # and log 33 = 3.50 is chance.
+    assert sum(losses[2:5]) / 3 > 2.5
+    assert sum(losses[-3:]) / 3 < 1.8

@@ -1,0 +1,31 @@
+"""The golden store as today's code writes it: every kind of group once, in a few kilobytes."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+
+MAKER = Path(__file__).parents[2] / "spec" / "golden" / "make_golden.py"
+
+
+@pytest.fixture(scope="session")
+def maker():
+    """The module that writes the golden store."""
+    spec = importlib.util.spec_from_file_location("make_golden", MAKER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_once(maker, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny") / "tiny.zarr"
+    maker.build(path)
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_once, tmp_path):
+    """Path of a small store with everything in it, to write into."""
+    return Path(shutil.copytree(tiny_once, tmp_path / "tiny.zarr"))

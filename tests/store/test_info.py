@@ -1,0 +1,149 @@
+"""What a store holds, and what to run next."""
+
+import json
+import shlex
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from gigacli import config as configs
+from gigacli.errors import NotFound
+from gigacli.store.info import MOST_FAILURES, info
+from gigacli.store.layout import NOT_DONE
+from gigacli.store.store import Recipe, Store
+from gigacli.store.table import SlideRow, SlideTable
+
+
+def test_everything_is_counted(tiny):
+    found = info(tiny)
+    assert (found.url, found.version, found.slides, found.patients) == (str(tiny), "0.1", 4, 2)
+    groups = {g.path: (g.stage, g.done, g.total, g.failed) for g in found.groups}
+    assert groups == {
+        "tiles": ("tile", 3, 4, 1),
+        "encoders/moco": ("pretrain-tiles", 1, 1, 0),
+        "features/moco": ("bank", 3, 3, 0),
+        "banks/moco": ("bank", 3, 3, 0),
+        "models/giga": ("train", 1, 1, 0),
+        "embeddings/giga": ("embed", 3, 3, 0),
+        "embeddings/mean-moco": ("embed", 3, 3, 0),
+    }
+    assert next(iter(groups)) == "tiles"
+    assert [g.config["views"] for g in found.groups if g.path == "embeddings/giga"] == [50]
+    assert json.loads(json.dumps(asdict(found)))["slides"] == 4
+
+
+def test_bytes_are_those_on_disk(tiny):
+    for group in info(tiny).groups:
+        assert group.bytes == sum(p.stat().st_size for p in (tiny / group.path).rglob("*") if p.is_file()) > 0
+
+
+def test_a_remote_store_has_no_bytes(maker):
+    store = Store.create("memory://info.zarr")
+    maker.write_tiles(store)
+    assert [g.bytes for g in info(store).groups] == [None]
+
+
+def test_failures_are_listed_up_to_a_limit(tiny):
+    store = Store.open(tiny, write=True)
+    store.write_slides(SlideTable((*store.slides.rows, *(SlideRow(id=f"s{i}", path=f"/s{i}") for i in range(30)))))
+    store.fail("tile", {i: f"reason {i}" for i in range(4, 34)})
+    store.fail("bank", {1: "it went away"})
+    found = info(store)
+    assert found.failed == 32
+    assert len(found.failures) == MOST_FAILURES
+    assert asdict(found.failures[0]) == {
+        "slide": "slide-d",
+        "stage": "tile",
+        "reason": "there is no resolution in the slide",
+    }
+
+
+def test_a_slide_that_was_done_in_the_end_has_not_failed(tiny):
+    store = Store.open(tiny, write=True)
+    store.fail("bank", {1: "it went away"})
+    assert {g.failed for g in info(store).groups if g.stage == "bank"} == {0}
+    store.array("banks/moco/done")[1] = NOT_DONE
+    assert {g.path: g.failed for g in info(store).groups if g.stage == "bank"} == {"banks/moco": 1, "features/moco": 0}
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(NotFound):
+        info(tmp_path / "none.zarr")
+
+
+# ---------------------------------------------------------------------- the next command
+
+
+def steps(store):
+    """A cohort grows; before every step, the command that would take it."""
+    n = 3
+    yield "tile STORE SLIDES"
+    store.write_slides(SlideTable(tuple(SlideRow(id=f"s{i}", path=f"/s{i}") for i in range(n))))
+    yield "tile STORE"
+    tiles = Recipe("tile", {"mpp": 1.0, "tile_px": 256, "overlap": 0}, {})
+    store.begin("tiles", tiles, {"coords": (n, 2, 2), "tissue": (n, 2), "count": (n,)})
+    store.array("tiles/count")[:2] = [1, 0]
+    yield "tile STORE"
+    store.fail("tile", {2: "broken"})
+    yield "pretrain-tiles STORE"
+    store.begin("encoders/mine", Recipe("pretrain-tiles", {}, {"tiles": tiles.fingerprint}), {"done": ()})
+    yield "pretrain-tiles STORE --name mine"
+    store.array("encoders/mine/done")[...] = 1
+    yield "bank STORE --encoder mine"
+    bank = Recipe("bank", {"encoder": "mine", "augmentations": 2, "draws": 2}, {})
+    store.begin("banks/b", bank, {"vectors": (n, 2, 2, 4), "tile": (n, 2, 2), "done": (n,)})
+    store.begin("features/b", Recipe("bank", {"encoder": "mine"}, {}), {"vectors": (n, 2, 4), "done": (n,)})
+    yield "bank STORE --encoder mine --name b"
+    for group in ("features/b", "banks/b"):
+        store.array(f"{group}/done")[:2] = [1, 0]
+    yield "train STORE"
+    store.begin("models/m", Recipe("train", {"bank": "b", "tiles": 5}, {}), {"done": ()})
+    yield "train STORE --bank b --name m"
+    store.array("models/m/done")[...] = 1
+    yield "embed STORE --model m"
+    for name, kind in (("m", "model"), ("born", "random-init")):
+        recipe = Recipe("embed", {"model": "m", "aggregator": kind}, {})
+        store.begin(f"embeddings/{name}", recipe, {"vectors": (n, 4), "done": (n,)})
+        yield "embed STORE --model m" + ("" if kind == "model" else " --aggregator random-init --name born")
+        store.array(f"embeddings/{name}/done")[:2] = [1, 0]
+    yield "probe STORE --labels labels.csv"
+
+
+CONFIGS = {
+    "tile": configs.TileConfig,
+    "pretrain-tiles": configs.PretrainTilesConfig,
+    "bank": configs.BankConfig,
+    "train": configs.TrainConfig,
+    "embed": configs.EmbedConfig,
+}
+
+
+def test_the_next_command(tmp_path):
+    store = Store.create(tmp_path / "my cohort.zarr")
+    for step in steps(store):
+        giga, verb, url, *rest = shlex.split(info(store).next)
+        assert [giga, url] == ["giga", store.url]
+        assert " ".join([verb, "STORE", *rest]) == step
+        if verb in CONFIGS:  # every flag is one of the verb, every value one it takes
+            flags = [word for word in rest if word != "SLIDES"]
+            CONFIGS[verb].of({k.removeprefix("--"): v for k, v in zip(flags[::2], flags[1::2], strict=True)})
+
+
+def test_of_several_banks_one_is_named(tiny):
+    store = Store.open(tiny, write=True)
+    shutil.rmtree(tiny / "models")
+    assert info(store).next == f"giga train {tiny}"
+    store.begin("banks/other", store.require("banks/moco"), {"done": (4,)})
+    store.array("banks/other/done")[:] = np.array([2, 2, 0, NOT_DONE])
+    assert info(store).next == f"giga train {tiny} --bank moco"
+
+
+def test_vectors_made_elsewhere_can_be_probed(tmp_path):
+    store = Store.create(tmp_path / "c.zarr")
+    store.write_slides(SlideTable((SlideRow(id="a", path=""),)))
+    recipe = Recipe("embed", {"aggregator": "mean", "features_name": "theirs"}, {"features": "0" * 32})
+    store.begin("embeddings/theirs", recipe, {"vectors": (1, 4), "done": (1,)})
+    store.array("embeddings/theirs/done")[0] = 1
+    assert info(store).next == f"giga probe {store.url} --labels labels.csv"

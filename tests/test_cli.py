@@ -1,0 +1,160 @@
+"""The command line: flags, exit codes, messages, what goes to which stream."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from gigacli import config as configs
+
+GIGA = Path(sys.executable).with_name("giga")
+VERBS = {
+    "tile": configs.TileConfig,
+    "pretrain-tiles": configs.PretrainTilesConfig,
+    "bank": configs.BankConfig,
+    "train": configs.TrainConfig,
+    "embed": configs.EmbedConfig,
+    "probe": configs.ProbeConfig,
+}
+TOOLS = ("info", "validate", "demo")
+
+
+def giga(*arguments, cwd=None, env=None):
+    return subprocess.run(
+        [str(GIGA), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", **(env or {})},
+        timeout=250,
+        check=False,
+    )
+
+
+def test_help_lists_the_verbs_in_the_order_of_the_method():
+    text = giga("--help").stdout
+    places = [text.index(f" {name} ") for name in (*VERBS, *TOOLS)]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", [*VERBS, *TOOLS])
+def test_every_command_has_help_with_an_example(name):
+    result = giga(name, "--help")
+    assert result.returncode == 0
+    assert f"Example: giga {name}" in result.stdout
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_field_of_a_configuration_is_a_flag(name):
+    text = giga(name, "--help").stdout
+    for field in fields(VERBS[name]):
+        flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
+        assert f"{flag} " in text or f"{flag}," in text, flag
+    for flag in ("--json", "--quiet", "--debug"):
+        assert flag in text
+    if name == "train":
+        assert "--no-slide-aug" in text
+
+
+def test_importing_and_helping_load_nothing_heavy():
+    code = "import sys, gigacli, gigacli.cli; print([m for m in ('torch','zarr','sklearn','pandas','numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_version():
+    from gigacli.version import __version__
+
+    assert giga("--version").stdout.strip() == __version__
+
+
+def test_json_is_one_object_on_standard_output(store_at):
+    path = store_at("tile")
+    result = giga("tile", path, "--json")
+    summary = json.loads(result.stdout)
+    assert {"slides", "done", "skipped", "failed", "seconds"} <= summary.keys()
+    assert (summary["slides"], summary["skipped"]) == (8, 8)
+    assert result.returncode == 0
+
+
+def test_what_was_left_out_follows_the_store_and_what_was_written_does_not(store_at):
+    path = store_at("tile")  # tiles of 64 px, where 256 is the default
+    assert giga("tile", path).returncode == 0
+    refused = giga("tile", path, "--tile-px", "256")
+    assert refused.returncode == 2
+    assert "tile_px: 64 here, 256 asked for" in refused.stderr
+
+
+def test_the_two_lines_of_the_readme(store_at, cohort):
+    path = store_at("train")
+    (path.parent / "labels.csv").write_bytes(cohort.labels_csv.read_bytes())
+    embedded = giga("embed", "cohort.zarr", "--views", "50", cwd=path.parent)
+    assert embedded.returncode == 0, embedded.stderr
+    probed = giga("probe", "--labels", "labels.csv", "--fraction", "0.25", cwd=path.parent)
+    assert probed.returncode == 0, probed.stderr
+    for text in ("giga", "mean-random-resnet18", "AUC", "25 %"):
+        assert text in probed.stdout
+    found = json.loads(giga("probe", "--labels", "labels.csv", "--fraction", "0.25", "--json", cwd=path.parent).stdout)
+    assert {"scores", "joins", "warnings"} <= found.keys()
+    wanted = {"embedding", "target", "method", "budget", "n_train", "n_test", "splits", "auc_mean", "auc_std"}
+    assert all(wanted | {"auc_low", "auc_high"} <= row.keys() for row in found["scores"])
+
+
+def test_failed_slides_end_with_exit_code_1(tmp_path, cohort):
+    (tmp_path / "broken.tif").write_bytes(b"not a slide")
+    good = sorted(cohort.slides.glob("*.tif"))[0]
+    result = giga("tile", tmp_path / "a.zarr", good, tmp_path / "broken.tif", "--tile-px", "64")
+    assert result.returncode == 1
+    assert "broken" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("no-such-verb",), "no-such-verb"),
+        (("bank", "none.zarr"), "no store at none.zarr"),
+        (("tile", "a.zarr", "nowhere"), "nowhere"),
+        (("tile", "a.zarr", ".", "--overlap", "256"), "--overlap is 256"),
+        (("tile", "a.zarr", ".", "--mpp", "x"), "mpp"),
+        (("tile", "a.zarr", "--shard", "0/3"), "0/3"),
+        (("train", "none.zarr", "--device", "cuda:99"), "cuda:99"),
+        (("probe", "--labels", "gone.csv"), "gone.csv"),
+        (("probe",), "labels"),
+        (("info", "none.zarr"), "none.zarr"),
+        (("validate", "none.zarr"), "none.zarr"),
+    ],
+)
+def test_bad_input_is_exit_code_2_without_traceback(tmp_path, arguments, says):
+    result = giga(*arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = giga("bank", "none.zarr", "--debug", cwd=tmp_path)
+    assert "Traceback" in result.stderr
+    assert result.returncode != 0
+
+
+def test_interrupted_keeps_what_is_finished_and_says_130(store_at, chunks, chain):
+    path = store_at("tile")
+    command = [str(GIGA), "bank", str(path), "--encoder", "random-resnet18", "--augmentations", "3", "--draws", "8"]
+    process = subprocess.Popen([*command, "--precision", "fp32"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    done = path / "banks" / "random-resnet18" / "done" / "c"
+    deadline = time.monotonic() + 200
+    while not done.is_dir() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=200)[1].decode()
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert 1 <= len(list(done.iterdir())) < 8
+    assert giga(*command[1:]).returncode == 0
+    assert chunks(path, "banks") == chunks(chain("bank"), "banks")

@@ -1,0 +1,317 @@
+"""Configurations: one source of defaults, help, validation and recipe."""
+
+import inspect
+import re
+from dataclasses import MISSING, FrozenInstanceError, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gigacli import config
+from gigacli.config import (
+    BankConfig,
+    Config,
+    EmbedConfig,
+    PretrainTilesConfig,
+    ProbeConfig,
+    TileConfig,
+    TrainConfig,
+    fingerprint,
+    parse_shard,
+)
+from gigacli.errors import InvalidInput
+
+CONFIGS = [TileConfig, PretrainTilesConfig, BankConfig, TrainConfig, EmbedConfig, ProbeConfig]
+FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
+
+# A value of every field that is allowed and is not the default.
+ANOTHER = {
+    "aggregator": "mean",
+    "augmentations": 3,
+    "bank": "b",
+    "batch_size": 17,
+    "c": "auto",
+    "csv": Path("slides.csv"),
+    "device": "cpu",
+    "draws": 9,
+    "embedding": ("giga",),
+    "encoder": "random-resnet18",
+    "epochs": 2,
+    "folds": 3,
+    "fraction": (0.25,),
+    "group": "none",
+    "independent": True,
+    "init": "weights.pth",
+    "lr": 0.002,
+    "mag": 10.0,
+    "max_slides": 5,
+    "max_tiles": 50,
+    "min_tissue": 0.1,
+    "model": "m",
+    "momentum": 0.9,
+    "mpp": 0.5,
+    "n_train": (50,),
+    "name": "other",
+    "overlap": 32,
+    "plan": True,
+    "precision": "fp32",
+    "queue": 128,
+    "redo": True,
+    "seed": 1,
+    "shard": "2/8",
+    "slide_aug": False,
+    "slide_mpp": 0.25,
+    "splits": Path("splits"),
+    "target": "subtype",
+    "temperature": 0.3,
+    "tile_px": 128,
+    "tiles": 25,
+    "views": 7,
+    "workers": 1,
+}
+
+
+def test_every_configuration_is_listed_here():
+    found = {c for _, c in inspect.getmembers(config, inspect.isclass) if issubclass(c, Config) and c is not Config}
+    assert found == set(CONFIGS)
+
+
+@pytest.mark.parametrize(("cls", "field"), FIELDS, ids=[f"{c.__name__}.{f.name}" for c, f in FIELDS])
+def test_every_field_has_a_default_a_help_and_a_place(cls, field):
+    assert field.default is not MISSING
+    assert re.fullmatch(r"\S.{8,}[.:]", field.metadata["help"])
+    assert isinstance(field.metadata["result"], bool)
+    assert re.fullmatch(r"(-[A-Za-z])?", field.metadata["flag"])
+
+
+@pytest.mark.parametrize(("cls", "field"), FIELDS, ids=[f"{c.__name__}.{f.name}" for c, f in FIELDS])
+def test_the_recipe_holds_what_decides_the_result_and_nothing_else(cls, field):
+    changed = cls(**{field.name: ANOTHER[field.name]})
+    assert getattr(changed, field.name) == ANOTHER[field.name] != field.default
+    assert (field.name in changed.recipe()) is field.metadata["result"]
+    assert (changed.recipe() != cls().recipe()) is field.metadata["result"]
+    assert (fingerprint(changed.recipe()) != fingerprint(cls().recipe())) is field.metadata["result"]
+
+
+@pytest.mark.parametrize("name", ["workers", "shard", "device", "redo", "plan", "csv"])
+def test_how_the_work_is_split_is_never_in_a_recipe(name):
+    assert not any(f.metadata["result"] for _, f in FIELDS if f.name == name)
+
+
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_a_configuration_is_made_once(cls):
+    with pytest.raises(FrozenInstanceError):
+        cls().seed = 3
+
+
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_an_unknown_option_is_answered_with_the_known_ones(cls):
+    with pytest.raises(InvalidInput, match="unknown option colour, tile_pixels") as caught:
+        cls.of({"tile_pixels": 256, "colour": 1})
+    for field in fields(cls):
+        assert field.name in caught.value.hint
+    assert cls.of({}) == cls()
+
+
+# (configuration, options, what the message must hold)
+REFUSED = [
+    (TileConfig, {"mpp": 0}, ["--mpp is 0", "greater than 0"]),
+    (TileConfig, {"mpp": -0.5}, ["--mpp is -0.5"]),
+    (TileConfig, {"mpp": 0.01}, ["--mpp is 0.01", "0.08 and 64"]),
+    (TileConfig, {"mpp": 100}, ["--mpp is 100", "0.08 and 64"]),
+    (TileConfig, {"mpp": float("nan")}, ["--mpp is nan"]),
+    (TileConfig, {"mag": 0}, ["--mag is 0", "greater than 0"]),
+    (TileConfig, {"mag": 400}, ["--mpp is 0.025"]),
+    (TileConfig, {"tile_px": 0}, ["--tile-px is 0"]),
+    (TileConfig, {"tile_px": 15}, ["--tile-px is 15", "16 and 8192"]),
+    (TileConfig, {"tile_px": 8193}, ["--tile-px is 8193"]),
+    (TileConfig, {"overlap": -1}, ["--overlap is -1", "256"]),
+    (TileConfig, {"overlap": 64, "tile_px": 64}, ["--overlap is 64", "less than 64"]),
+    (TileConfig, {"min_tissue": 1.01}, ["--min-tissue is 1.01", "0 and 1"]),
+    (TileConfig, {"min_tissue": -0.1}, ["--min-tissue is -0.1"]),
+    (TileConfig, {"slide_mpp": 0}, ["--slide-mpp is 0"]),
+    (TileConfig, {"workers": 0}, ["--workers is 0"]),
+    (TileConfig, {"shard": "9/8"}, ["--shard is '9/8'", "2/8"]),
+    (PretrainTilesConfig, {"epochs": 0}, ["--epochs is 0"]),
+    (PretrainTilesConfig, {"max_slides": 0}, ["--max-slides is 0"]),
+    (PretrainTilesConfig, {"max_tiles": -1}, ["--max-tiles is -1"]),
+    (PretrainTilesConfig, {"lr": 0.0}, ["--lr is 0.0"]),
+    (PretrainTilesConfig, {"lr": float("inf")}, ["--lr is inf"]),
+    (PretrainTilesConfig, {"queue": 0}, ["--queue is 0"]),
+    (PretrainTilesConfig, {"temperature": 0}, ["--temperature is 0"]),
+    (PretrainTilesConfig, {"workers": -2}, ["--workers is -2"]),
+    (PretrainTilesConfig, {"momentum": 1.5}, ["--momentum is 1.5", "0 and 1"]),
+    (PretrainTilesConfig, {"batch_size": 2}, ["--batch-size is 2", "3 and 65536"]),
+    (PretrainTilesConfig, {"name": "my encoder"}, ["--name is 'my encoder'", "letters"]),
+    (BankConfig, {"augmentations": 0}, ["--augmentations is 0"]),
+    (BankConfig, {"draws": 0}, ["--draws is 0"]),
+    (BankConfig, {"batch_size": 0}, ["--batch-size is 0"]),
+    (BankConfig, {"workers": 0}, ["--workers is 0"]),
+    (BankConfig, {"precision": "fp16"}, ["--precision is 'fp16'", "auto, bf16, fp32"]),
+    (BankConfig, {"name": "../bank"}, ["--name is '../bank'"]),
+    (BankConfig, {"shard": "0/4"}, ["--shard is '0/4'"]),
+    (TrainConfig, {"tiles": 0}, ["--tiles is 0"]),
+    (TrainConfig, {"epochs": -3}, ["--epochs is -3"]),
+    (TrainConfig, {"lr": float("nan")}, ["--lr is nan"]),
+    (TrainConfig, {"temperature": -0.1}, ["--temperature is -0.1"]),
+    (TrainConfig, {"batch_size": 1}, ["--batch-size is 1"]),
+    (TrainConfig, {"name": ""}, ["--name is ''"]),
+    (EmbedConfig, {"views": 0}, ["--views is 0"]),
+    (EmbedConfig, {"aggregator": "max"}, ["--aggregator is 'max'", "model, mean, random-init"]),
+    (EmbedConfig, {"name": ".hidden"}, ["--name is '.hidden'"]),
+    (ProbeConfig, {"folds": 1}, ["--folds is 1", "2 and 1000"]),
+    (ProbeConfig, {"group": "slide"}, ["--group is 'slide'", "patient, none"]),
+    (ProbeConfig, {"fraction": (0.5, 0.0)}, ["--fraction is 0.0"]),
+    (ProbeConfig, {"fraction": (25,)}, ["--fraction is 25"]),
+    (ProbeConfig, {"n_train": (50, 1)}, ["--n-train is 1", "at least 2"]),
+    (ProbeConfig, {"c": "much"}, ["-C is 'much'", "auto"]),
+    (ProbeConfig, {"c": "0"}, ["-C is '0'"]),
+    (ProbeConfig, {"c": "nan"}, ["-C is 'nan'"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "expected"), REFUSED, ids=[f"{c.__name__}-{next(iter(o.items()))}" for c, o, _ in REFUSED]
+)
+def test_what_cannot_be_is_refused_with_its_value(cls, options, expected):
+    with pytest.raises(InvalidInput) as caught:
+        cls.of(options)
+    for text in expected:
+        assert text in caught.value.message
+
+
+ALLOWED = [
+    (TileConfig, {"mpp": 0.08, "min_tissue": 0, "tile_px": 16, "overlap": 15, "workers": 1}),
+    (TileConfig, {"mpp": 64, "min_tissue": 1, "tile_px": 8192}),
+    (PretrainTilesConfig, {"momentum": 0, "batch_size": 3, "queue": 1, "name": "A-1_b.c"}),
+    (PretrainTilesConfig, {"momentum": 1, "batch_size": 65536, "name": "a" * 80}),
+    (ProbeConfig, {"fraction": (1,), "n_train": (2,), "folds": 2, "c": "1e-3"}),
+]
+
+
+@pytest.mark.parametrize(("cls", "options"), ALLOWED)
+def test_what_lies_on_the_edge_is_allowed(cls, options):
+    made = cls.of(options)
+    assert {name: getattr(made, name) for name in options} == options
+
+
+# Magnification.
+
+
+@pytest.mark.parametrize(("mag", "mpp"), [(10, 1.0), (20, 0.5), (40, 0.25), (5, 2.0), (30, 1 / 3)])
+def test_a_magnification_is_a_resolution(mag, mpp):
+    made = TileConfig(mag=mag)
+    assert made.mpp == pytest.approx(mpp)
+    assert made.recipe() == TileConfig(mpp=10 / mag).recipe()
+    assert TileConfig(mag=mag, mpp=10 / mag) == made
+
+
+def test_a_magnification_that_contradicts_the_resolution_is_refused():
+    with pytest.raises(InvalidInput, match=r"--mag 20 means --mpp 0\.5, but --mpp is 0\.25"):
+        TileConfig(mag=20, mpp=0.25)
+
+
+# What comes from Python instead of a shell.
+
+
+@pytest.mark.parametrize("value", [1, 1.0, np.float64(1), np.float32(1)])
+def test_whole_numbers_are_the_floats_they_stand_for(value):
+    assert fingerprint(TileConfig(mpp=value).recipe()) == fingerprint(TileConfig(mpp=1.0).recipe())
+
+
+def test_paths_may_be_text():
+    assert TileConfig(csv="slides.csv").csv == Path("slides.csv")
+    assert ProbeConfig(splits="splits").splits == Path("splits")
+
+
+def test_repeatable_options_may_be_one_value_or_a_list():
+    made = ProbeConfig(embedding="giga", fraction=0.25, n_train=[50, 100])
+    assert (made.embedding, made.fraction, made.n_train) == (("giga",), (0.25,), (50, 100))
+    assert hash(made) == hash(ProbeConfig(embedding=("giga",), fraction=(0.25,), n_train=(50, 100)))
+
+
+@pytest.mark.parametrize(("c", "expected"), [("10", 10.0), ("1e-3", 0.001), ("auto", "auto"), (2, 2.0)])
+def test_c_is_a_number_or_auto(c, expected):
+    assert ProbeConfig(c=c).c_value == expected
+
+
+def test_recipes_are_json():
+    recipe = ProbeConfig(splits="splits", fraction=(0.1, 0.5)).recipe()
+    assert recipe["splits"] == "splits"
+    assert recipe["fraction"] == [0.1, 0.5]
+
+
+# Shards.
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, (0, 1)), ("1/1", (0, 1)), ("1/8", (0, 8)), ("8/8", (7, 8)), ("03/10", (2, 10))]
+)
+def test_a_shard_is_a_part_of_a_whole(text, expected):
+    assert parse_shard(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0/8", "9/8", "1/0", "0/0", "-1/8", "1/-8", "1.5/8", "1", "1/", "/8", "a/b", " 1/8", "1/8 ", "1/8\n"]
+)
+def test_what_is_no_shard_is_refused(text):
+    with pytest.raises(InvalidInput) as caught:
+        parse_shard(text)
+    assert repr(text) in caught.value.message
+
+
+@given(st.integers(1, 10_000), st.data())
+@settings(max_examples=50, deadline=None)
+def test_shards_of_n_are_the_numbers_below_n(n, data):
+    i = data.draw(st.integers(1, n))
+    assert parse_shard(f"{i}/{n}") == (i - 1, n)
+
+
+# Fingerprints.
+
+JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(st.characters(codec="utf-8"))
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(st.characters(codec="utf-8")), inner)),
+    max_leaves=8,
+)
+
+
+def test_the_fingerprint_of_one_value_is_fixed():
+    """Written down once: stores hold fingerprints made by other releases."""
+    assert (
+        fingerprint({"mpp": 1.0, "tile_px": 256, "name": "µm", "list": [1, None, True]})
+        == "c7618c2e724b5ca31a456176be3d5eba"
+    )
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8")), JSON, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_the_order_of_keys_does_not_matter(value):
+    assert fingerprint(dict(reversed(value.items()))) == fingerprint(value)
+    assert re.fullmatch("[0-9a-f]{32}", fingerprint(value))
+
+
+def test_other_values_have_other_fingerprints():
+    values = [
+        {},
+        [],
+        None,
+        "",
+        0,
+        False,
+        1,
+        1.5,
+        "1",
+        [1],
+        {"a": 1},
+        {"a": [1]},
+        {"a": "1"},
+        {"b": 1},
+        {"a": 1, "b": 1},
+    ]
+    assert len({fingerprint(value) for value in values}) == len(values)

@@ -1,0 +1,52 @@
+"""The examples run, and the command lines of the README exist."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GIGA = Path(sys.executable).with_name("giga")
+ENVIRONMENT = {**os.environ, "PATH": f"{GIGA.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def run(command, **kwargs):
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, **kwargs)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_batch_script_runs_and_can_be_repeated(tmp_path, cohort):
+    small = {"MPP": "1.0", "TILE_PX": "64", "TILE_EPOCHS": "1", "AUGMENTATIONS": "2", "DRAWS": "4", "EPOCHS": "2"}
+    environment = {**ENVIRONMENT, **small, "SLIDES": str(cohort.slides), "LABELS": str(cohort.labels_csv)}
+    for _ in range(2):
+        table = run(["bash", str(ROOT / "examples" / "batch.sh")], cwd=tmp_path, env=environment)
+        assert "mean-moco" in table
+        assert "25 %" in table
+
+
+def test_the_notebook_script_runs(tmp_path, cohort):
+    script = [sys.executable, str(ROOT / "examples" / "notebook.py")]
+    text = run([*script, str(cohort.slides), str(cohort.labels_csv), str(tmp_path / "c.zarr")], env=ENVIRONMENT)
+    assert "AUC" in text
+    assert "<giga store" in text
+
+
+def command_lines():
+    for file in (ROOT / "README.md", *sorted((ROOT / "examples").glob("*.sh"))):
+        text = file.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^\s*(?:\$ |shards )?(giga [a-z-]+ .*)$", text, re.MULTILINE):
+            yield pytest.param(line, id=line[:60])
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_every_flag_in_the_documentation_exists(line):
+    words = shlex.split(line, comments=True)
+    text = run([str(GIGA), words[1], "--help"], env={**os.environ, "COLUMNS": "200"})
+    for word in words[2:]:
+        if word.startswith("-"):
+            assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text), f"{word} is no flag of giga {words[1]}"
