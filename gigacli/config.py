@@ -176,6 +176,7 @@ class PretrainTilesConfig(Config):
     queue: int = option(65536, "Negatives kept in the queue (MoCo: 65536).")
     momentum: float = option(0.999, "Momentum of the key encoder (MoCo: 0.999).")
     temperature: float = option(0.07, "Temperature of InfoNCE (MoCo: 0.07).")
+    precision: Precision = option("auto", "auto, bf16 or fp32; auto is bf16 where the device computes in it.")
     workers: int | None = option(None, "Readers; default: the number of processors.", result=False)
     device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
     seed: int = option(0, "Seed of everything random.")
@@ -184,6 +185,7 @@ class PretrainTilesConfig(Config):
     def __post_init__(self) -> None:
         self._positive("epochs", "max_slides", "max_tiles", "lr", "queue", "temperature", "workers")
         self._between("momentum", 0, 1)
+        self._choice("precision", "auto", "bf16", "fp32")
         self._between("batch_size", 3, 65536)  # in batches of two, an odd number leaves one by itself
         self._name("name")
 

@@ -144,6 +144,7 @@ REFUSED = [
     (PretrainTilesConfig, {"temperature": 0}, ["--temperature is 0"]),
     (PretrainTilesConfig, {"workers": -2}, ["--workers is -2"]),
     (PretrainTilesConfig, {"momentum": 1.5}, ["--momentum is 1.5", "0 and 1"]),
+    (PretrainTilesConfig, {"precision": "fp8"}, ["--precision is 'fp8'"]),
     (PretrainTilesConfig, {"batch_size": 2}, ["--batch-size is 2", "3 and 65536"]),
     (PretrainTilesConfig, {"name": "my encoder"}, ["--name is 'my encoder'", "letters"]),
     (BankConfig, {"augmentations": 0}, ["--augmentations is 0"]),
@@ -212,6 +213,44 @@ def test_a_magnification_is_a_resolution(mag, mpp):
 def test_a_magnification_that_contradicts_the_resolution_is_refused():
     with pytest.raises(InvalidInput, match=r"--mag 20 means --mpp 0\.5, but --mpp is 0\.25"):
         TileConfig(mag=20, mpp=0.25)
+
+
+# Following an earlier run.
+
+
+EARLIER = TileConfig(mpp=0.5, tile_px=64, overlap=8).recipe()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"mpp": 0.5, "tile_px": 64, "overlap": 8}),
+        ({"shard": "2/8"}, {"mpp": 0.5, "tile_px": 64, "shard": "2/8"}),
+        ({"tile_px": 256}, {"mpp": 0.5, "tile_px": 256, "overlap": 8}),  # the default, but asked for
+        ({"mag": 5}, {"mpp": 2.0, "mag": 5, "tile_px": 64}),
+        ({"mag": None}, {"mpp": 0.5, "tile_px": 64}),
+        ({"redo": True}, {"mpp": 1.0, "tile_px": 256, "overlap": 0}),
+    ],
+    ids=str,
+)
+def test_what_is_left_out_is_as_the_earlier_run_had_it(options, expected):
+    followed = TileConfig.of(options).following(options, EARLIER)
+    assert {name: getattr(followed, name) for name in expected} == expected
+
+
+def test_without_an_earlier_run_there_is_nothing_to_follow():
+    assert TileConfig(overlap=3).following({"overlap": 3}, None) == TileConfig(overlap=3)
+
+
+def test_only_what_decides_the_result_is_followed():
+    earlier = {**BankConfig(draws=9).recipe(), "encoder": "another", "workers": 64, "of_a_later_release": 1}
+    followed = BankConfig().following({}, earlier)
+    assert followed == BankConfig(draws=9)
+
+
+def test_what_is_followed_is_checked_like_anything_else():
+    with pytest.raises(InvalidInput, match="--overlap is 100"):
+        TileConfig(overlap=100, tile_px=256).following({"overlap": 100}, EARLIER)
 
 
 # What comes from Python instead of a shell.

@@ -39,11 +39,13 @@ def test_the_notebook_script_runs(tmp_path, cohort):
 def command_lines():
     for file in (ROOT / "README.md", *sorted((ROOT / "examples").glob("*.sh"))):
         text = file.read_text().replace("\\\n", " ")
+        if file.suffix == ".md":
+            text = "\n".join(re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
         for line in re.findall(r"^\s*(?:\$ |shards )?(giga [a-z-]+ .*)$", text, re.MULTILINE):
             yield pytest.param(line, id=line[:60])
 
 
-@pytest.mark.parametrize("line", command_lines())
+@pytest.mark.parametrize("line", list(command_lines()))
 def test_every_flag_in_the_documentation_exists(line):
     words = shlex.split(line, comments=True)
     text = run([str(GIGA), words[1], "--help"], env={**os.environ, "COLUMNS": "200"})

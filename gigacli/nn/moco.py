@@ -66,18 +66,18 @@ class MoCo(nn.Module):
         Returns:
             Scalar loss.
         """
-        query = F.normalize(self.query(first), dim=1)  # (n, head)
+        query = F.normalize(self.query(first).float(), dim=1)  # (n, head)
         with torch.no_grad():
             self._move_key_encoder()
             key = self._keys(second, order)  # (n, head)
-        loss = info_nce(query, key, self.negatives.clone(), temperature=self.temperature)
+        loss = info_nce(query, key, self.negatives, temperature=self.temperature)
         self._enqueue(key)
         return loss
 
     def _keys(self, images: Tensor, order: Tensor) -> Tensor:
         groups = max(1, min(KEY_GROUPS, len(order) // 2))  # batch norm needs two images
         keys = torch.cat([self.key(group) for group in images[order].tensor_split(groups)])
-        return F.normalize(keys, dim=1)[torch.argsort(order)]
+        return F.normalize(keys.float(), dim=1)[torch.argsort(order)]
 
     def _move_key_encoder(self) -> None:
         for mine, theirs in zip(self.key.parameters(), self.query.parameters(), strict=True):

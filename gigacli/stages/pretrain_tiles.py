@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from gigacli.config import PretrainTilesConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn import loop
 from gigacli.nn.augment import augment, draw_augmentation, output_px
-from gigacli.nn.device import pick_device
+from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.losses import info_nce_chance_level
 from gigacli.nn.moco import MoCo
 from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_file, weights_to_bytes
@@ -89,6 +89,7 @@ def pretrain_tiles(store: str | Path | Store, *, progress: Progress = SILENT, **
     device = pick_device(config.device)
     opened = Store.open(store, write=True)
     config = opened.following(f"encoders/{config.name}", config, options)
+    config = replace(config, precision=pick_precision(config.precision, device))
     recipe = Recipe("pretrain-tiles", config.recipe(), {"tiles": opened.require("tiles").fingerprint})
     encoder = Trained(opened, f"encoders/{config.name}")
     opened.check(encoder.path, recipe, redo=config.redo)
@@ -150,9 +151,14 @@ def _training(encoder: Trained, method: MoCo, batches: _Batches, config: Pretrai
         ),
         schedule=loop.Schedule(config.lr, max(1, total // 100), total),
         epochs=config.epochs,
-        steps=lambda epoch: (method(*batch) for batch in batches(epoch)),
+        steps=lambda epoch: (_loss(method, batch, config) for batch in batches(epoch)),
         save=encoder.save,
     )
+
+
+def _loss(method: MoCo, batch: tuple[torch.Tensor, ...], config: PretrainTilesConfig) -> torch.Tensor:
+    with torch.autocast(batch[0].device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        return method(*batch)
 
 
 class _Reader:

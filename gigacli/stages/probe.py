@@ -218,9 +218,6 @@ def _budgets(config: ProbeConfig) -> dict[str, dict[str, Any]]:
 
 
 def _methods(recipe: Recipe, config: ProbeConfig) -> list[tuple[bool, float | Literal["auto"]]]:
-    """(standardise, C) per row: the mean of tiles also at its best C, for a baseline left untuned flatters us."""
-    mean = _is_mean(recipe)
-    chosen = config.c_value
-    if mean and chosen != "auto":
-        return [(True, chosen), (True, "auto")]
-    return [(mean, chosen)]
+    """(standardise, C) per row: everything also at its best C, for a baseline left untuned flatters us."""
+    mean, chosen = _is_mean(recipe), config.c_value
+    return [(mean, chosen)] if chosen == "auto" else [(mean, chosen), (mean, "auto")]

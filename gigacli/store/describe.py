@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
-from gigacli.store.layout import ARRAYS, NAMED_GROUPS, spec_of
+from gigacli.store.layout import ARRAYS, FORMAT_VERSION, NAMED_GROUPS, spec_of
 from gigacli.store.nodes import children, document
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def _flat(text: bytes) -> dict[str, Any]:
 def load_schema() -> dict[str, Any]:
     """The JSON Schema of the flat description: from the source tree, or from the wheel."""
     here = Path(__file__)
-    source = here.parents[2] / "spec" / "store-0.1.schema.json"
-    schema: dict[str, Any] = json.loads((source if source.exists() else here.with_name("schema.json")).read_text())
+    source = here.parents[2] / "spec" / f"store-{FORMAT_VERSION}.schema.json"
+    file = source if source.exists() else here.with_name("schema.json")
+    schema: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return schema
 
 

@@ -151,7 +151,7 @@ def _inputs(description: Description) -> Iterator[Problem]:
             source = input_group(description, recipe["config"], key)
             found = attributes_of(description, source).get("recipe") if source else None
             if found is not None and fingerprint(found) != used:
-                text = f"was made from {source} with fingerprint {used}; {source} now has {fingerprint(found)}"
+                text = f"is stale: made from {source} with fingerprint {used}, which now has {fingerprint(found)}"
                 yield Problem("RECIPE-3", path, text)
 
 

@@ -250,7 +250,7 @@ class _Check:
             if recipe["config"]["encoder"] == path.removeprefix("encoders/"):
                 used = recipe["inputs"]["encoder"]
                 if used != weights_sha256:
-                    text = f"was made with weights {used}; {path} now has {weights_sha256}"
+                    text = f"is stale: made with weights {used}; {path} now has {weights_sha256}"
                     self.add("RECIPE-3", group, None, text)
 
     def embedding(self, path: str) -> None:

@@ -168,6 +168,17 @@ def test_state_dict_round_trip_goes_on_with_the_same_losses():
     assert moco.pointer == other.pointer == 18 % 16
 
 
+def test_autocast_to_bf16_is_close_and_keeps_the_queue_in_fp32():
+    moco = moco_of()
+    other, batch = deepcopy(moco), (images_of(1, 8), images_of(2, 8), order_of(3, 8))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = other(*batch)
+    assert loss.dtype == other.negatives.dtype == torch.float32
+    assert loss.item() == pytest.approx(moco(*batch).item(), rel=0.05)
+    assert 1e-5 < (other.negatives - moco.negatives).abs().max() < 0.1
+    loss.backward()
+
+
 def test_learns_to_tell_images_apart():
     moco, n = moco_of(queue=32), 16
     generator = torch.Generator().manual_seed(0)

@@ -114,7 +114,7 @@ def test_the_network_is_resnet18_by_definition(network, images):
 
 
 def test_initial_weights_are_kaimings():
-    weight = random_resnet18(0).layer3[1].conv1.weight
+    weight = random_resnet18(0).layer3[0].conv1.weight  # (256, 128, 3, 3)
     assert weight.mean().abs() < 1e-4
     assert weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)  # fan out, ReLU
 

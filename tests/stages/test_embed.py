@@ -26,7 +26,9 @@ def test_a_vector_is_the_mean_of_its_views_at_unit_length(chain):
     tiles = draw_rows(keyed_rng(0, "embed", store.slides[row].id), np.full(5, n), 5)  # (views, t)
     with torch.inference_mode():
         views = [
-            method.encoder.eval()(make_views(features[t][None], positions[t][None], rng=None, device=torch.device("cpu")))
+            method.encoder.eval()(
+                make_views(features[t][None], positions[t][None], rng=None, device=torch.device("cpu"))
+            )
             for t in tiles
         ]
     mean = torch.cat(views).mean(dim=0)

@@ -18,7 +18,7 @@ from gigacli.store.trained import Trained
 from gigacli.store.validate import validate
 
 TILES = (3, 0, 2)
-STRIDE = 7
+STRIDE = 9
 """Every how many changes to die; 1 takes a minute."""
 
 

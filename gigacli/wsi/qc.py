@@ -1,0 +1,272 @@
+"""Pictures to judge tiling by: one per slide, and sheets of the whole cohort.
+
+A picture is the thumbnail with the outline of the mask, the kept tiles as a thin grid and a caption; what no tile
+covers is faded. Sizes and colours depend on nothing but the arguments, so equal slides make equal pictures.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+LONG_SIDE_PX = 1600
+"""A slide's picture is at most this long, without its caption."""
+
+CAPTION_PX = 60
+"""Height of the caption below a slide's picture; a contact sheet cuts it off."""
+
+CELLS = 120
+"""Slides on one contact sheet: a larger cohort gets several."""
+
+_WIDEST_ZOOM = 4  # small slides are enlarged, in whole mask pixels
+_NARROWEST_PX = 640  # a caption has room
+_SMALLEST_TILE_PX = 6  # lines of smaller tiles would hide the slide: only the border of all of them is drawn
+_DARK = 90  # of 255, luminance of tissue: fluorescence lies below, stained tissue above
+_FADE = 0.45  # of what no tile covers, towards the colour of the background
+_PALE_COLOURS = ((0, 132, 60), (20, 20, 60), 0.55)  # outline, grid, opacity of the grid
+_DARK_COLOURS = ((90, 255, 130), (255, 255, 255), 0.45)
+_INK, _PAPER, _MUTED, _RED = (28, 30, 36), (250, 250, 250), (110, 114, 122), (176, 44, 36)
+_FAILED = (222, 223, 227)
+_CELL_PX, _GAP_PX, _LABEL_PX = 240, 12, 42
+_BARS_UM = tuple(m * 10**e for e in range(6) for m in (1, 2, 5))  # a micron to half a metre
+_BAR_PX = 120
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One slide on a contact sheet.
+
+    Attributes:
+        title: Its id.
+        note: The second line, such as the number of tiles; of a slide without a picture, the reason.
+        picture: What :func:`qc_picture` made, or a file of it; none of a slide that failed.
+    """
+
+    title: str
+    note: str = ""
+    picture: Path | Image.Image | None = None
+
+
+def qc_picture(
+    thumbnail: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    coords: NDArray[np.int32],
+    *,
+    tile_l0_px: float,
+    scale: float,
+    origin_px: tuple[int, int],
+    title: str,
+    mpp: float,
+) -> Image.Image:
+    """Draw what was found on a slide.
+
+    A thumbnail up to 1600 px long is enlarged by the whole number that fits, at most 4, a longer one is averaged down.
+    The outline is the outermost pixel of the mask and its neighbour outside; the grid runs through the pixels
+    ``floor(z (x - origin) scale + 0.5)`` for the borders x of the kept tiles and the zoom z.
+
+    Args:
+        thumbnail: uint8 (h, w, 3).
+        mask: bool (h, w), tissue.
+        coords: int (n, 2), level-0 x and y of the top-left corners of the kept tiles.
+        tile_l0_px: Side of a tile in level-0 pixels.
+        scale: Thumbnail pixels per level-0 pixel.
+        origin_px: Level-0 x and y of the thumbnail's top-left corner.
+        title: Name of the slide.
+        mpp: Microns per pixel of the thumbnail.
+
+    Returns:
+        RGB, at most 1600 px wide, and at most 1600 px high with 60 px of caption below.
+    """
+    height, width = mask.shape
+    zoom: float = min(LONG_SIDE_PX / max(height, width), _WIDEST_ZOOM)
+    zoom = float(int(zoom)) if zoom >= 1 else zoom
+    size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
+    picture = np.asarray(Image.fromarray(thumbnail).resize(size, _filter(zoom, Image.Resampling.BICUBIC)))
+    shape = Image.fromarray(mask.astype(np.uint8) * 255)
+    tissue = np.asarray(shape.resize(size, _filter(zoom, Image.Resampling.NEAREST))) >= 128  # (H, W)
+    corners = (coords - np.asarray(origin_px)) * scale * zoom
+    covered, lines = _tiles(tissue.shape, corners, tile_l0_px * scale * zoom)
+    drawn = _draw(picture, tissue, covered, lines)
+    canvas = Image.new("RGB", (max(size[0], _NARROWEST_PX), size[1] + CAPTION_PX), _PAPER)
+    canvas.paste(Image.fromarray(drawn), ((canvas.width - size[0]) // 2, 0))
+    side_um = tile_l0_px * scale * mpp
+    facts = (
+        f"{len(coords):,} tiles of {side_um:,.4g} microns · {_percent(mask)} tissue · mask at {mpp:.3g} microns per px"
+    )
+    _caption(canvas, title, facts, bar_um_per_px=mpp / zoom)
+    return canvas
+
+
+def contact_sheets(cells: Sequence[Cell], *, columns: int = 10) -> Iterator[Image.Image]:
+    """Draw the slides of a cohort, row by row, 120 on a sheet.
+
+    Args:
+        cells: The slides, in the order they are shown.
+        columns: Slides side by side; fewer where there are fewer slides.
+
+    Yields:
+        RGB sheets; one with nothing on it for no slides.
+    """
+    pages = max(1, math.ceil(len(cells) / CELLS))
+    for page in range(pages):
+        part = cells[page * CELLS : (page + 1) * CELLS]
+        across = max(1, min(columns, len(part) if pages == 1 else columns))
+        down = max(1, math.ceil(len(part) / across))
+        pitch = (_CELL_PX + _GAP_PX, _CELL_PX + _LABEL_PX + _GAP_PX)
+        sheet = Image.new("RGB", (across * pitch[0] + _GAP_PX, down * pitch[1] + _GAP_PX), "white")
+        for i, cell in enumerate(part):
+            corner = (_GAP_PX + i % across * pitch[0], _GAP_PX + i // across * pitch[1])
+            sheet.paste(_cell(cell), corner)
+        yield sheet
+
+
+def _filter(zoom: float, enlarge: Image.Resampling) -> Image.Resampling:
+    return Image.Resampling.BOX if zoom < 1 else enlarge
+
+
+def _tiles(
+    shape: tuple[int, ...], corners: NDArray[np.float64], side: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Pixels that tiles cover, and pixels of their grid, each (H, W); neighbours share a line."""
+    covered, lines = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    low = np.clip(np.floor(corners + 0.5).astype(int), 0, None)  # (n, 2)
+    high = np.maximum(np.floor(corners + side + 0.5).astype(int), low + 1)
+    for left, top, right, bottom in np.hstack([low, high]).tolist():
+        covered[top:bottom, left:right] = True
+        if side >= _SMALLEST_TILE_PX:
+            last, lowest = min(right, shape[1] - 1), min(bottom, shape[0] - 1)
+            lines[top : lowest + 1, left] = lines[top : lowest + 1, last] = True
+            lines[top, left : last + 1] = lines[lowest, left : last + 1] = True
+    if side < _SMALLEST_TILE_PX:
+        lines = covered & ~ndimage.binary_erosion(covered)
+    return covered, lines
+
+
+def _draw(
+    picture: NDArray[np.uint8], tissue: NDArray[np.bool_], covered: NDArray[np.bool_], lines: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    inside = picture[tissue] if tissue.any() else picture.reshape(-1, 3)  # (n, 3)
+    dark = float(np.median(inside @ np.array([0.299, 0.587, 0.114]))) < _DARK
+    outline, grid, opacity = _DARK_COLOURS if dark else _PALE_COLOURS
+    result = picture.astype(np.float32)
+    background = np.float32(0 if dark else 255)
+    result[~covered] += _FADE * (background - result[~covered])
+    result[lines] += np.float32(opacity) * (np.asarray(grid, np.float32) - result[lines])
+    result[ndimage.binary_dilation(tissue) & ~ndimage.binary_erosion(tissue)] = outline
+    return (result + 0.5).astype(np.uint8)
+
+
+def _percent(mask: NDArray[np.bool_]) -> str:
+    share = 100 * float(mask.mean())
+    return f"{share:.2g} %" if share < 10 else f"{share:.0f} %"
+
+
+def _caption(canvas: Image.Image, title: str, facts: str, *, bar_um_per_px: float) -> None:
+    """Two lines of text at the left, a scale bar at the right."""
+    draw = ImageDraw.Draw(canvas)
+    top = canvas.height - CAPTION_PX
+    draw.rectangle((0, top, canvas.width, canvas.height), fill=_INK)
+    length = max((um for um in _BARS_UM if um / bar_um_per_px <= _BAR_PX), default=_BARS_UM[0])
+    right, bar = canvas.width - 16, round(length / bar_um_per_px)
+    draw.rectangle((right - bar, top + 38, right - 1, top + 42), fill=_PAPER)
+    label = f"{length / 1000:g} mm" if length >= 1000 else f"{length} microns"
+    draw.text((right - bar / 2, top + 30), label, fill=_PAPER, font=_font(15), anchor="ms")
+    room = canvas.width - 16 - _BAR_PX - 16 - 24
+    draw.text((16, top + 26), fit_text(title, _font(20), room), fill=_PAPER, font=_font(20), anchor="ls")
+    draw.text((16, top + 48), fit_text(facts, _font(15), room), fill=(190, 194, 202), font=_font(15), anchor="ls")
+
+
+def _cell(cell: Cell) -> Image.Image:
+    """A square with the picture or the reason why there is none, over two lines of text."""
+    canvas = Image.new("RGB", (_CELL_PX, _CELL_PX + _LABEL_PX), "white")
+    draw = ImageDraw.Draw(canvas)
+    small, reason = _load(cell.picture), cell.note
+    if cell.picture is not None and small is None:
+        reason = f"the picture {cell.picture} cannot be read"
+    if small is not None:
+        canvas.paste(small, ((_CELL_PX - small.width) // 2, (_CELL_PX - small.height) // 2))
+        draw.rectangle((0, 0, _CELL_PX - 1, _CELL_PX - 1), outline=(228, 229, 232))
+    else:
+        draw.rectangle((0, 0, _CELL_PX - 1, _CELL_PX - 1), fill=_FAILED)
+        lines = wrap_text(reason or "no picture", _font(14), _CELL_PX - 32, lines=10)
+        for i, line in enumerate(lines):
+            draw.text((16, 32 + 18 * i), line, fill=_INK, font=_font(14), anchor="ls")
+    note, colour = (cell.note, _MUTED) if small is not None else ("failed", _RED)
+    draw.text((2, _CELL_PX + 18), fit_text(cell.title, _font(15), _CELL_PX - 4), fill=_INK, font=_font(15), anchor="ls")
+    draw.text((2, _CELL_PX + 35), fit_text(note, _font(13), _CELL_PX - 4), fill=colour, font=_font(13), anchor="ls")
+    return canvas
+
+
+def _load(picture: Path | Image.Image | None) -> Image.Image | None:
+    """A slide's picture without its caption, made to fit a cell; none if its file cannot be read."""
+    if picture is None:
+        return None
+    if isinstance(picture, Path):
+        try:
+            with Image.open(picture) as opened:
+                picture = opened.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return None
+    box = (0, 0, picture.width, max(1, picture.height - CAPTION_PX))
+    zoom = _CELL_PX / max(box[2:])
+    size = (max(1, round(box[2] * zoom)), max(1, round(box[3] * zoom)))
+    return picture.resize(size, _filter(zoom, Image.Resampling.BICUBIC), box=box)
+
+
+def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """`text` on one line of at most `width` pixels; of a longer one beginning and end, with an ellipsis between.
+
+    The font knows little but ASCII: accents are dropped, and other letters become question marks.
+    """
+    text = _plain(text)
+    if font.getlength(text) <= width:
+        return text
+    low, high = 0, len(text)  # characters kept
+    while low < high - 1:
+        keep = (low + high) // 2
+        low, high = (keep, high) if font.getlength(_shortened(text, keep)) <= width else (low, keep)
+    return _shortened(text, low)
+
+
+def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: float, *, lines: int) -> list[str]:
+    """`text` on at most `lines` lines of at most `width` pixels, broken at spaces, or in words that are too long."""
+    result: list[str] = []
+    rest = _plain(text)
+    while rest and len(result) < lines - 1 and font.getlength(rest) > width:
+        fits = max(1, sum(font.getlength(rest[: i + 1]) <= width for i in range(len(rest))))
+        space = rest.rfind(" ", 0, fits + 1)
+        cut = space if space > 0 else fits
+        result.append(rest[:cut])
+        rest = rest[cut:].lstrip()
+    return [*result, fit_text(rest, font, width)] if rest else result
+
+
+def _shortened(text: str, keep: int) -> str:
+    return text[: (keep + 1) // 2].rstrip() + "…" + text[len(text) - keep // 2 :].lstrip()
+
+
+def _plain(text: str) -> str:
+    letters = unicodedata.normalize("NFKD", text.replace("µ", "u").replace("…", "..."))
+    kept = "".join(c for c in letters if not unicodedata.combining(c))
+    return " ".join("".join(c if c.isascii() or c == "·" else "?" for c in kept).split())
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise RuntimeError("Pillow was built without FreeType")
+    return font
