@@ -133,7 +133,9 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 class TileConfig(Config):
     """Options of ``giga tile``."""
 
-    csv: Path | None = option(None, "Table of slides: column path, and any of slide_id, mpp, patient_id.", result=False)
+    csv: Path | None = option(
+        None, "Table of slides: column path, and any of slide_id, mpp, patient_id, mask.", result=False
+    )
     mpp: float = option(1.0, "Resolution of the tiles, microns per pixel (1.0 is about 10x).")
     mag: float | None = option(None, "The same as a magnification: 10 means --mpp 1.0.", result=False)
     tile_px: int = option(256, "Edge of a tile, pixels at that resolution.")
@@ -142,13 +144,20 @@ class TileConfig(Config):
     slide_mpp: float | None = option(
         None, "Microns per pixel for slides that state no resolution of their own.", result=False
     )
+    upsample: bool = option(False, "Also take slides that were scanned coarser than the tiles, and enlarge them.")
+    slide_root: Path | None = option(None, "Folder to look in for slides that were moved.", result=False)
+    qc: Path | None = option(
+        None, "Folder for a picture per slide with its tissue and tiles, and contact sheets of all.", result=False
+    )
+    strict: bool = option(False, "Stop at the first slide that fails.", result=False)
     plan: bool = option(False, "Register the slides, say what the run will cost, and stop.", result=False)
     shard: str | None = option(None, "Do only part I of N of the slides, as I/N.", result=False)
     workers: int | None = option(None, "Slides read at once; default: the number of processors.", result=False)
     redo: bool = option(False, "Replace the tiles that are there.", result=False)
 
     def __post_init__(self) -> None:
-        self._path("csv")
+        for name in ("csv", "slide_root", "qc"):
+            self._path(name)
         self._positive("mpp", "mag", "tile_px", "slide_mpp", "workers")
         if self.mag is not None:
             if self.mpp not in (1.0, 10 / self.mag):

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,6 +48,15 @@ class _Entry:
     id: str
     mpp: float | None = None
     patient: str = ""
+    mask: str = ""
+    option_mpp: float | None = None  # --slide-mpp of an earlier run
+
+    @classmethod
+    def of(cls, row: SlideRow) -> _Entry:
+        """A registered slide, to be looked at again: what a user said of it stays said."""
+        said = row.mpp if row.mpp_source == "csv" else None
+        option = row.mpp if row.mpp_source == "option" else None
+        return cls(Path(row.path), row.id, said, row.patient, row.mask, option)
 
 
 def register(known: SlideTable | None, paths: list[Path], config: TileConfig, progress: Progress) -> Registration:
@@ -66,7 +75,9 @@ def register(known: SlideTable | None, paths: list[Path], config: TileConfig, pr
     known = known if known is not None else SlideTable(())
     tables = [p for p in paths if p.suffix.lower() in (".csv", ".tsv")] + ([config.csv] if config.csv else [])
     files = [p for p in paths if p not in tables]
-    entries = _merge(known, [_Entry(p.absolute(), slide_id_of(p)) for p in find_slides(files)] if files else [], tables)
+    known, moved = _find_moved(known, config.slide_root)
+    found = find_slides(files) if files else []
+    entries = _merge(known, [_Entry(path.absolute(), slide_id_of(path)) for path in found], tables)
     _refuse_duplicates(entries)
     if config.shard is not None:
         unknown = [e.id for e in entries if e.id not in known.index]
@@ -78,7 +89,7 @@ def register(known: SlideTable | None, paths: list[Path], config: TileConfig, pr
         return Registration(known, _reasons(known, config))
     rows, reasons = [], {}
     named = {e.id for e in entries}
-    again = [_Entry(Path(r.path), r.id, patient=r.patient) for r in known.rows if not r.usable and r.id not in named]
+    again = [_Entry.of(row) for row in known.rows if row.id not in named and (config.redo or not row.usable)]
     todo = [e for e in [*entries, *again] if _is_news(known, e, config)]
     progress.start("registering", len(todo))
     for entry in todo:
@@ -86,8 +97,54 @@ def register(known: SlideTable | None, paths: list[Path], config: TileConfig, pr
         rows.append(row)
         progress.advance()
     table = known.with_rows(rows)
+    here = [row for row in known.rows if row.id not in reasons and Path(row.path).exists()]
+    reasons |= {row.id: changed(row) for row in here}
+    lost = sum(not Path(row.path).exists() for row in known.rows)
+    if lost:
+        progress.say(f"{lost} registered slides are not where they were; --slide-root FOLDER finds them again")
+    if moved:
+        progress.say(f"{moved} slides were found again below {config.slide_root}")
     _announce([row for row in rows if row.id not in known.index], entries, progress)
     return Registration(table, {table.index[k]: why for k, why in reasons.items()})
+
+
+def changed(row: SlideRow) -> str:
+    """What is wrong with a registered file now, "" if nothing is: it must be there and of the size it had.
+
+    Another modification time alone is what copying does to a file; it is not held against it.
+    """
+    try:
+        size = Path(row.path).stat().st_size
+    except OSError:
+        return f"{row.path} is not there; if it was moved: giga tile STORE --slide-root FOLDER"
+    if row.file_bytes in (-1, size):
+        return ""
+    return (
+        f"{row.path} has changed since it was registered: {row.file_bytes} bytes then, {size} now; "
+        "giga tile STORE --redo takes it as it is"
+    )
+
+
+def _find_moved(known: SlideTable, root: Path | None) -> tuple[SlideTable, int]:
+    """Look below `root` for slides that are not where they were registered, by name and size."""
+    lost = [row for row in known.rows if not Path(row.path).exists()]
+    if root is None or not lost:
+        return known, 0
+    if not root.is_dir():
+        raise NotFound(f"--slide-root is {root}, which is not a folder")
+    wanted = {Path(row.path).name for row in lost}
+    places: dict[str, list[Path]] = {}
+    for path in sorted(root.rglob("*")):
+        if path.name in wanted:
+            places.setdefault(path.name, []).append(path.absolute())
+    found = []
+    for row in lost:
+        same = [p for p in places.get(Path(row.path).name, []) if row.file_bytes in (-1, p.stat().st_size)]
+        if len(same) > 1:
+            files = ", ".join(str(p) for p in same[:3])
+            raise InvalidInput(f"slide {row.id!r} may be any of {files}", "name a --slide-root that holds one of them")
+        found += [replace(row, path=str(p)) for p in same]
+    return known.with_rows(found), len(found)
 
 
 def _merge(known: SlideTable, entries: list[_Entry], tables: Sequence[Path]) -> list[_Entry]:
@@ -95,7 +152,7 @@ def _merge(known: SlideTable, entries: list[_Entry], tables: Sequence[Path]) -> 
     entries = list(entries)
     for file in tables:
         table = read_table(file)
-        columns = {name: find_column(table, name, path=file) for name in ("path", "mpp", "patient_id")}
+        columns = {name: find_column(table, name, path=file) for name in ("path", "mpp", "patient_id", "mask")}
         rest = table.drop(columns=[columns["path"]]) if columns["path"] else table
         columns["slide_id"] = find_column(rest, "slide_id", path=file)
         if not columns["path"] and not columns["slide_id"]:
@@ -103,28 +160,41 @@ def _merge(known: SlideTable, entries: list[_Entry], tables: Sequence[Path]) -> 
             raise InvalidInput(f"{file} has no column path or slide_id; it has {found}", "add a column path")
         for _, cells in table.iterrows():
             row = {name: str(cells[column]) if column else "" for name, column in columns.items()}
-            mpp = _mpp(row["mpp"], file)
+            said: dict[str, Any] = {
+                "mpp": _mpp(row["mpp"], file),
+                "patient": row["patient_id"],
+                "mask": _mask(row["mask"], file),
+            }
             if row["path"]:
                 path = (file.parent / row["path"]).absolute()
                 if not path.exists():
                     raise NotFound(f"{file} names {row['path']}, which does not exist", f"looked for {path}")
-                entry = _Entry(path, row["slide_id"] or slide_id_of(path), mpp, row["patient_id"])
+                entry = _Entry(path, row["slide_id"] or slide_id_of(path), **said)
                 entries = [e for e in entries if e.path != path] + [entry]
             else:
-                entries = _complete(known, entries, bare_id(row["slide_id"]), mpp, row["patient_id"], file)
+                entries = _complete(known, entries, bare_id(row["slide_id"]), said, file)
     return entries
 
 
 def _complete(
-    known: SlideTable, entries: list[_Entry], slide_id: str, mpp: float | None, patient: str, file: Path
+    known: SlideTable, entries: list[_Entry], slide_id: str, said: dict[str, Any], file: Path
 ) -> list[_Entry]:
     here = [e for e in entries if e.id == slide_id]
     if not here and slide_id in known.index:
-        here = [_Entry(Path(known[known.index[slide_id]].path), slide_id)]
+        here = [_Entry.of(known[known.index[slide_id]])]
     if not here:
         raise NotFound(f"{file} names slide {slide_id!r}, which is not among the slides", "add a column path")
-    done = replace(here[0], mpp=mpp if mpp is not None else here[0].mpp, patient=patient or here[0].patient)
+    done = replace(here[0], **{name: value for name, value in said.items() if value})
     return [e for e in entries if e.id != slide_id] + [done]
+
+
+def _mask(text: str, file: Path) -> str:
+    if not text:
+        return ""
+    path = (file.parent / text).absolute()
+    if not path.is_file():
+        raise NotFound(f"{file} names the mask {text}, which does not exist", f"looked for {path}")
+    return str(path)
 
 
 def _mpp(text: str, file: Path) -> float | None:
@@ -164,17 +234,25 @@ def _is_news(known: SlideTable, entry: _Entry, config: TileConfig) -> bool:
             f"{entry.mpp:g}",
             "tile the cohort again with --redo to take the new value",
         )
+    if entry.mask != row.mask and entry.mask and not config.redo:
+        raise InvalidInput(
+            f"slide {entry.id!r} is registered with the mask {row.mask or 'none'}, the table says {entry.mask}",
+            "tile the cohort again with --redo to take the new mask",
+        )
     return config.redo or Path(row.path) != entry.path or (bool(entry.patient) and row.patient != entry.patient)
 
 
 def _row(entry: _Entry, config: TileConfig) -> tuple[SlideRow, str]:
     """A slide's row from its header, and the reason why it cannot be used, "" if it can."""
     patient = entry.patient or (entry.id[:12] if TCGA_BARCODE.match(entry.id) else "")
-    row = SlideRow(id=entry.id, path=str(entry.path), patient=patient)
+    row = SlideRow(id=entry.id, path=str(entry.path), patient=patient, mask=entry.mask)
+    option = config.slide_mpp if config.slide_mpp is not None else entry.option_mpp
     try:
+        stat = entry.path.stat()
+        row = replace(row, file_bytes=stat.st_size, modified_ns=stat.st_mtime_ns)
         with Slide(entry.path) as slide:
             row = replace(row, vendor=slide.vendor, size_px=slide.size_px)
-            resolution = resolve_mpp(slide.properties, csv_mpp=entry.mpp, slide_mpp=config.slide_mpp)
+            resolution = resolve_mpp(slide.properties, csv_mpp=entry.mpp, slide_mpp=option)
     except (SlideError, OSError) as error:
         return row, str(error)
     return replace(row, mpp=resolution.mpp, mpp_source=resolution.source), ""
@@ -182,7 +260,7 @@ def _row(entry: _Entry, config: TileConfig) -> tuple[SlideRow, str]:
 
 def _reasons(known: SlideTable, config: TileConfig) -> dict[int, str]:
     """Why registered slides cannot be used, found out again without changing the table."""
-    unusable = [(i, _Entry(Path(row.path), row.id)) for i, row in enumerate(known.rows) if not row.usable]
+    unusable = [(i, _Entry.of(row)) for i, row in enumerate(known.rows) if not row.usable]
     return {i: _row(entry, config)[1] or "run giga tile without --shard once" for i, entry in unusable}
 
 

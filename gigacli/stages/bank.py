@@ -30,6 +30,7 @@ from gigacli.nn.tile_encoder import (
 )
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng
+from gigacli.registration import changed
 from gigacli.store.bank import tile_grid_of
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store, shard_rows
@@ -108,6 +109,8 @@ def bank(store: str | Path | Store, *, progress: Progress = SILENT, **options: A
         for row in todo:
             slide = table[row]
             try:
+                if why := changed(slide):
+                    raise SlideError(why)
                 tiles += job.run_slide(row, slide, encoder, pool)
                 opened.fail("bank", {row: ""})
             except (SlideError, OSError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +89,10 @@ def pretrain_tiles(store: str | Path | Store, *, progress: Progress = SILENT, **
     device = pick_device(config.device)
     opened = Store.open(store, write=True)
     config = opened.following(f"encoders/{config.name}", config, options)
-    config = replace(config, precision=pick_precision(config.precision, device))
-    recipe = Recipe("pretrain-tiles", config.recipe(), {"tiles": opened.require("tiles").fingerprint})
+    precision = pick_precision(config.precision, device)
+    recipe = Recipe(
+        "pretrain-tiles", {**config.recipe(), "precision": precision}, {"tiles": opened.require("tiles").fingerprint}
+    )
     encoder = Trained(opened, f"encoders/{config.name}")
     opened.check(encoder.path, recipe, redo=config.redo)
     tiles = _draw_tiles(opened, config)
@@ -143,6 +145,7 @@ def _method(config: PretrainTilesConfig) -> MoCo:
 
 
 def _training(encoder: Trained, method: MoCo, batches: _Batches, config: PretrainTilesConfig) -> loop.Training:
+    precision = pick_precision(config.precision, batches.device)
     total = batches.per_epoch * config.epochs
     return loop.Training(
         module=method,
@@ -151,13 +154,13 @@ def _training(encoder: Trained, method: MoCo, batches: _Batches, config: Pretrai
         ),
         schedule=loop.Schedule(config.lr, max(1, total // 100), total),
         epochs=config.epochs,
-        steps=lambda epoch: (_loss(method, batch, config) for batch in batches(epoch)),
+        steps=lambda epoch: (_loss(method, batch, precision) for batch in batches(epoch)),
         save=encoder.save,
     )
 
 
-def _loss(method: MoCo, batch: tuple[torch.Tensor, ...], config: PretrainTilesConfig) -> torch.Tensor:
-    with torch.autocast(batch[0].device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+def _loss(method: MoCo, batch: tuple[torch.Tensor, ...], precision: str) -> torch.Tensor:
+    with torch.autocast(batch[0].device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         return method(*batch)
 
 

@@ -148,6 +148,13 @@ def _existing(store: str | Path | Store, config: TileConfig, *, has_slides: bool
     return None
 
 
+def _is_another(before: SlideRow, now: SlideRow) -> bool:
+    """Whether a slide's tiles would be others now: it got another resolution, mask or content."""
+    if not before.usable:
+        return False
+    return any(getattr(before, name) != getattr(now, name) for name in ("mpp", "size_px", "mask", "file_bytes"))
+
+
 @dataclass(frozen=True)
 class _Tiles:
     """Tiles of one slide: level-0 corners (n, 2) and tissue share (n,)."""
@@ -175,7 +182,9 @@ class _Job:
             raise NotFound(f"{store.url} is not prepared for these shards", f"run: giga tile {store.url} SLIDES --plan")
         if store.recipe("tiles") is not None and (config.redo or store.recipe("tiles") != self.recipe):
             store.discard("tiles")
+        before = store.slides
         store.write_slides(registration.table)
+        store.forget([i for i, row in enumerate(before.rows) if _is_another(row, registration.table[i])])
         usable = [row for row in registration.table.rows if row.usable]
         largest = max((self.capacity(row) for row in usable), default=0)
         if "tiles/coords" in store.root:
@@ -183,7 +192,9 @@ class _Job:
         n, capacity = len(registration.table), max(1, largest)
         shapes = {"coords": (n, capacity, 2), "tissue": (n, capacity), "count": (n,)}
         store.begin("tiles", self.recipe, shapes, redo=config.redo)
-        store.fail("tile", registration.reasons)
+        done = store.array("tiles/count")[:] != NOT_DONE
+        new = set(range(len(before), n))
+        store.fail("tile", {i: why for i, why in registration.reasons.items() if why or done[i] or i in new})
 
     def capacity(self, row: SlideRow) -> int:
         """Grid positions of a slide."""

@@ -68,6 +68,9 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec("slides/size_px", ("slide", "xy"), "int64", -1, "table"),
     ArraySpec("slides/mpp", ("slide",), "float64", float("nan"), "table"),
     ArraySpec("slides/mpp_source", ("slide",), "string", "", "table"),
+    ArraySpec("slides/file_bytes", ("slide",), "int64", -1, "table"),
+    ArraySpec("slides/modified_ns", ("slide",), "int64", -1, "table"),
+    ArraySpec("slides/mask", ("slide",), "string", "", "table"),
     ArraySpec("tiles/coords", ("slide", "tile", "xy"), "int32", -1, "slide"),
     ArraySpec("tiles/tissue", ("slide", "tile"), "float32", float("nan"), "slide"),
     ArraySpec("tiles/count", ("slide",), "int32", NOT_DONE, "slide", compressed=False),
@@ -100,6 +103,9 @@ ARRAYS: tuple[ArraySpec, ...] = (
 
 NAMED_GROUPS = ("encoders", "features", "banks", "models", "embeddings")
 """Groups that hold one group per name the user chose."""
+
+SLIDE_GROUPS = ("features", "banks", "embeddings")
+"""Those of them whose array ``done`` has an entry per slide."""
 
 STAGES = ("tile", "pretrain-tiles", "bank", "train", "embed", "probe")
 

@@ -17,7 +17,16 @@ import zarr
 
 from gigacli.config import fingerprint
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.store.layout import FORMAT, FORMAT_VERSION, NAMED_GROUPS, NOT_DONE, WRITTEN_BY, ArraySpec, spec_of
+from gigacli.store.layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    NAMED_GROUPS,
+    NOT_DONE,
+    SLIDE_GROUPS,
+    WRITTEN_BY,
+    ArraySpec,
+    spec_of,
+)
 from gigacli.store.nodes import arrays, children
 from gigacli.store.table import COLUMNS, SlideTable
 from gigacli.version import __version__
@@ -299,9 +308,16 @@ class Store:
         if not reasons:
             return
         array = self.ensure_array(f"failures/{stage}", (self.registered,))
+        known = array[:] if len(reasons) > 1 else {row: array[row] for row in reasons}
         for row, reason in reasons.items():
-            if array[row] != reason:
+            if known[row] != reason:
                 array[row] = reason
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Take back everything that was made from some slides, which are not what they were."""
+        for path in ["tiles/count", *(f"{k}/{n}/done" for k in SLIDE_GROUPS for n in self.names(k))]:
+            if rows and path in self.root:
+                self.root[path].oindex[list(rows)] = NOT_DONE
 
     def failures(self, stage: str) -> list[str]:
         """Reason of failure per slide in a stage, "" where there is none."""

@@ -23,6 +23,9 @@ class SlideRow:
         size_px: Width and height at level 0, -1 for a file that could not be opened.
         mpp: Microns per level-0 pixel, NaN where unresolved.
         mpp_source: csv, openslide, tiff, objective or option; "" where unresolved.
+        file_bytes: Size of the file when it was registered, -1 for a file that could not be opened.
+        modified_ns: When it was last changed then, nanoseconds since 1970, -1 likewise.
+        mask: Path of a tissue mask that was given for the slide, "" for none.
     """
 
     id: str
@@ -32,6 +35,9 @@ class SlideRow:
     size_px: tuple[int, int] = (-1, -1)
     mpp: float = float("nan")
     mpp_source: str = ""
+    file_bytes: int = -1
+    modified_ns: int = -1
+    mask: str = ""
 
     @property
     def usable(self) -> bool:
@@ -39,6 +45,7 @@ class SlideRow:
         return self.size_px[0] > 0 and bool(np.isfinite(self.mpp))
 
 
+DTYPES = {"mpp": np.float64, "file_bytes": np.int64, "modified_ns": np.int64}
 COLUMNS = tuple(f.name for f in fields(SlideRow))
 
 
@@ -69,7 +76,7 @@ class SlideTable:
         values = [getattr(row, name) for row in self.rows]
         if name == "size_px":
             return np.array(values, dtype=np.int64).reshape(-1, 2)
-        return np.array(values, dtype=np.float64 if name == "mpp" else object)
+        return np.array(values, dtype=DTYPES.get(name, object))
 
     def with_rows(self, rows: Sequence[SlideRow]) -> SlideTable:
         """This table with `rows` put in place of rows of the same id, the others added at the end."""
@@ -88,6 +95,7 @@ class SlideTable:
         rows = []
         for values in zip(*(columns[name] for name in COLUMNS), strict=True):
             row = dict(zip(COLUMNS, values, strict=True))
-            row = {k: v if k in ("size_px", "mpp") else str(v) for k, v in row.items()}
-            rows.append(SlideRow(**{**row, "size_px": tuple(int(v) for v in row["size_px"]), "mpp": float(row["mpp"])}))
+            width, height = (int(v) for v in row["size_px"])
+            plain: dict[str, Any] = {k: v.item() if k in DTYPES else str(v) for k, v in row.items() if k != "size_px"}
+            rows.append(SlideRow(size_px=(width, height), **plain))
         return cls(tuple(rows))

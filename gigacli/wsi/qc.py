@@ -32,6 +32,7 @@ CELLS = 120
 """Slides on one contact sheet: a larger cohort gets several."""
 
 _WIDEST_ZOOM = 4  # small slides are enlarged, in whole mask pixels
+_LARGE_PX = 1200  # pictures from here on get a thicker outline, which a contact sheet must still show
 _NARROWEST_PX = 640  # a caption has room
 _SMALLEST_TILE_PX = 6  # lines of smaller tiles would hide the slide: only the border of all of them is drawn
 _DARK = 90  # of 255, luminance of tissue: fluorescence lies below, stained tissue above
@@ -74,7 +75,7 @@ def qc_picture(
     """Draw what was found on a slide.
 
     A thumbnail up to 1600 px long is enlarged by the whole number that fits, at most 4, a longer one is averaged down.
-    The outline is the outermost pixel of the mask and its neighbour outside; the grid runs through the pixels
+    The outline is the outermost pixel of the mask and one outside (two from 1200 px on); the grid runs through the pixels
     ``floor(z (x - origin) scale + 0.5)`` for the borders x of the kept tiles and the zoom z.
 
     Args:
@@ -102,9 +103,10 @@ def qc_picture(
     drawn = _draw(picture, tissue, covered, lines)
     canvas = Image.new("RGB", (max(size[0], _NARROWEST_PX), size[1] + CAPTION_PX), _PAPER)
     canvas.paste(Image.fromarray(drawn), ((canvas.width - size[0]) // 2, 0))
-    side_um = tile_l0_px * scale * mpp
+    slide_mpp = scale * mpp
     facts = (
-        f"{len(coords):,} tiles of {side_um:,.4g} microns · {_percent(mask)} tissue · mask at {mpp:.3g} microns per px"
+        f"{len(coords):,} tiles of {tile_l0_px * slide_mpp:,.4g} microns · {_percent(mask)} tissue · scanned at "
+        f"{slide_mpp:.3g} microns per px"
     )
     _caption(canvas, title, facts, bar_um_per_px=mpp / zoom)
     return canvas
@@ -165,7 +167,8 @@ def _draw(
     background = np.float32(0 if dark else 255)
     result[~covered] += _FADE * (background - result[~covered])
     result[lines] += np.float32(opacity) * (np.asarray(grid, np.float32) - result[lines])
-    result[ndimage.binary_dilation(tissue) & ~ndimage.binary_erosion(tissue)] = outline
+    outside = 1 if max(tissue.shape) < _LARGE_PX else 2
+    result[ndimage.binary_dilation(tissue, iterations=outside) & ~ndimage.binary_erosion(tissue)] = outline
     return (result + 0.5).astype(np.uint8)
 
 
