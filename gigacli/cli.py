@@ -176,6 +176,17 @@ def _show_summary(title: str) -> Callable[[Any], None]:
     return show
 
 
+def _show_tiles(summary: Any) -> None:
+    from gigacli import console
+
+    _show_summary("tile")(summary)
+    lowest = getattr(summary, "lowest", [])
+    if len(lowest) > 1:
+        console.show_table("fewest tiles", ("slide", "tiles"), lowest)
+    if len(getattr(summary, "reasons", {})) > 1:
+        console.show_table("failures by reason", ("reason", "slides"), list(summary.reasons.items()))
+
+
 def _show_scores(result: Any) -> None:
     from gigacli import console
 
@@ -205,7 +216,7 @@ _verb(
         ),
     ],
     call=lambda stage, given, options: stage(given["store"], given["slides"] or (), **options),
-    show=_show_summary("tile"),
+    show=_show_tiles,
 )
 _verb(
     "pretrain-tiles",

@@ -155,13 +155,19 @@ class TileConfig(Config):
     workers: int | None = option(None, "Slides read at once; default: the number of processors.", result=False)
     redo: bool = option(False, "Replace the tiles that are there.", result=False)
 
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Self:
+        """As for every configuration; --mpp and --mag must not contradict each other."""
+        mpp, mag = options.get("mpp"), options.get("mag")
+        if mpp and mag and not math.isclose(mpp, 10 / mag):
+            raise InvalidInput(f"--mag {mag:g} means --mpp {10 / mag:g}, but --mpp is {mpp:g}", "give one of them")
+        return super().of(options)
+
     def __post_init__(self) -> None:
         for name in ("csv", "slide_root", "qc"):
             self._path(name)
         self._positive("mpp", "mag", "tile_px", "slide_mpp", "workers")
         if self.mag is not None:
-            if self.mpp not in (1.0, 10 / self.mag):
-                raise InvalidInput(f"--mag {self.mag:g} means --mpp {10 / self.mag:g}, but --mpp is {self.mpp:g}")
             object.__setattr__(self, "mpp", 10 / self.mag)
         self._between("mpp", 0.08, 64)
         self._between("min_tissue", 0, 1)

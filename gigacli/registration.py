@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -123,6 +124,23 @@ def changed(row: SlideRow) -> str:
         f"{row.path} has changed since it was registered: {row.file_bytes} bytes then, {size} now; "
         "giga tile STORE --redo takes it as it is"
     )
+
+
+def list_missing_mpp(url: str, table: SlideTable) -> str:
+    """Write a table of the slides without a usable resolution beside a local store, ready to be completed.
+
+    Returns:
+        Its path, "" where there is nothing to complete or the store is remote.
+    """
+    missing = [row for row in table.rows if row.size_px[0] > 0 and not row.usable]
+    if not missing or "://" in url:
+        return ""
+    path = Path(url).with_suffix(".missing-mpp.csv")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "slide_id", "mpp"])
+        writer.writerows([row.path, row.id, ""] for row in missing)
+    return str(path)
 
 
 def _find_moved(known: SlideTable, root: Path | None) -> tuple[SlideTable, int]:

@@ -9,7 +9,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
 os.environ.pop("GIGA_STORE", None)
 
-import pytest
+import pytest  # noqa: E402 - after the environment is set
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 

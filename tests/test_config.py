@@ -57,6 +57,10 @@ ANOTHER = {
     "name": "other",
     "overlap": 32,
     "plan": True,
+    "qc": Path("pictures"),
+    "slide_root": Path("archive"),
+    "strict": True,
+    "upsample": True,
     "precision": "fp32",
     "queue": 128,
     "redo": True,
@@ -203,9 +207,10 @@ def test_a_magnification_is_a_resolution(mag, mpp):
     assert TileConfig(mag=mag, mpp=10 / mag) == made
 
 
-def test_a_magnification_that_contradicts_the_resolution_is_refused():
-    with pytest.raises(InvalidInput, match=r"--mag 20 means --mpp 0\.5, but --mpp is 0\.25"):
-        TileConfig(mag=20, mpp=0.25)
+@pytest.mark.parametrize("mpp", [0.25, 1.0])
+def test_a_magnification_that_contradicts_the_resolution_is_refused(mpp):
+    with pytest.raises(InvalidInput, match=rf"--mag 20 means --mpp 0\.5, but --mpp is {mpp:g}"):
+        TileConfig.of({"mag": 20.0, "mpp": mpp})
 
 
 # Following an earlier run.

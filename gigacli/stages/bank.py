@@ -170,6 +170,7 @@ class _Job:
         self.features = Recipe("bank", base, inputs)
         self.tile_px: int = store.require("tiles").config["tile_px"]
         self.mpp: float = store.require("tiles").config["mpp"]
+        self.upsample: bool = store.require("tiles").config["upsample"]
         self.redo_shard = False
 
     def begin(self, weights: bytes) -> None:
@@ -208,7 +209,7 @@ class _Job:
             drawn, parameters = self._draw(slide.id, n)
             plain = np.full((n, FEATURES), np.nan, dtype=np.float16)
             vectors = np.full((*drawn.shape, FEATURES), np.nan, dtype=np.float16)
-            with Slide(slide.path, mpp=slide.mpp) as opened:
+            with Slide(slide.path, mpp=slide.mpp, upsample=self.upsample) as opened:
                 for start in range(0, n, BLOCK):
                     tiles = _read(opened, coords[start : start + BLOCK], self.tile_px, self.mpp, pool)
                     for rows, images in _batches(torch.from_numpy(tiles), config.batch_size):

@@ -19,7 +19,7 @@ from gigacli.nn.augment import augment, draw_augmentation, output_px
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.losses import info_nce_chance_level
 from gigacli.nn.moco import MoCo
-from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_file, weights_to_bytes
+from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_file, weights_hash, weights_to_bytes
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng, keyed_seed
 from gigacli.store.store import Recipe, Store
@@ -90,9 +90,10 @@ def pretrain_tiles(store: str | Path | Store, *, progress: Progress = SILENT, **
     opened = Store.open(store, write=True)
     config = opened.following(f"encoders/{config.name}", config, options)
     precision = pick_precision(config.precision, device)
-    recipe = Recipe(
-        "pretrain-tiles", {**config.recipe(), "precision": precision}, {"tiles": opened.require("tiles").fingerprint}
-    )
+    inputs = {"tiles": opened.require("tiles").fingerprint}
+    if config.init != "random":
+        inputs["init"] = weights_hash(weights_to_bytes(resnet18_from_file(Path(config.init))))
+    recipe = Recipe("pretrain-tiles", {**config.recipe(), "precision": precision}, inputs)
     encoder = Trained(opened, f"encoders/{config.name}")
     opened.check(encoder.path, recipe, redo=config.redo)
     tiles = _draw_tiles(opened, config)
@@ -169,7 +170,7 @@ class _Reader:
 
     def __init__(self, store: Store, config: PretrainTilesConfig) -> None:
         recipe = store.require("tiles").config
-        self.tile_px, self.mpp = int(recipe["tile_px"]), float(recipe["mpp"])
+        self.tile_px, self.mpp, self.upsample = int(recipe["tile_px"]), float(recipe["mpp"]), bool(recipe["upsample"])
         self.table, self.coords = store.slides, store.array("tiles/coords")
         self.stack, self.slides, self.corners = ExitStack(), {}, {}  # type: ignore[var-annotated]
         self.pool = self.stack.enter_context(ThreadPoolExecutor(worker_count(config.workers)))
@@ -185,7 +186,7 @@ class _Reader:
         for row in np.unique(tiles[:, 0]):
             if row not in self.slides:
                 slide = self.table[int(row)]
-                self.slides[row] = self.stack.enter_context(Slide(slide.path, mpp=slide.mpp))
+                self.slides[row] = self.stack.enter_context(Slide(slide.path, mpp=slide.mpp, upsample=self.upsample))
                 self.corners[row] = self.coords[int(row)]
         return torch.from_numpy(np.stack(list(self.pool.map(self._read, tiles))).transpose(0, 3, 1, 2).copy())
 

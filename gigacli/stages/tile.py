@@ -8,87 +8,30 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigacli.config import TileConfig, parse_shard
-from gigacli.errors import InvalidInput, NotFound
+from gigacli.errors import NotFound
 from gigacli.progress import SILENT
-from gigacli.registration import Registration, register
+from gigacli.registration import Registration, list_missing_mpp, register
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store, shard_rows
+from gigacli.tile_summary import TilePlan, TileSummary, summarise
 from gigacli.workers import worker_count
-from gigacli.wsi.grid import grid_capacity, tile_grid, tissue_fraction
-from gigacli.wsi.slide import Slide
-from gigacli.wsi.tissue import MASK_MPP, tissue_mask
+from gigacli.wsi.album import Album
+from gigacli.wsi.grid import grid_capacity
+from gigacli.wsi.tiling import Tiles, find_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from gigacli.progress import Progress
     from gigacli.store.table import SlideRow
 
 PLAN_SAMPLE = 4
 """Slides tiled, without keeping the result, to price a run."""
-
-
-@dataclass(frozen=True)
-class TileSummary:
-    """What ``giga tile`` did.
-
-    Attributes:
-        slides: Slides of this shard, all of them without ``--shard``.
-        done: Slides tiled now.
-        skipped: Slides that were tiled before.
-        failed: Slides that could not be registered or read.
-        empty: Slides without tissue: a result, not a failure.
-        tiles: Tiles of this shard's slides.
-        seconds: Time it took.
-        failures: Reason per slide that failed.
-    """
-
-    slides: int
-    done: int
-    skipped: int
-    failed: int
-    empty: int
-    tiles: int
-    seconds: float
-    failures: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TilePlan:
-    """What a run will cost, from the headers of all slides and the tissue of a few.
-
-    Attributes:
-        slides: Slides registered.
-        done: Slides tiled before.
-        skipped: Slides tiled before.
-        failed: Slides that cannot be tiled as registered.
-        positions: Grid positions of all slides: an upper bound of the tiles.
-        estimated_tiles: Tiles expected.
-        estimated_tile_seconds: Time to tile what is not done, on one process of this machine.
-        estimated_bank_gib: Size of a bank of 50 augmentations of 256 draws of 256 features.
-        seconds: Time it took to plan.
-        failures: Reason per slide that cannot be tiled.
-    """
-
-    slides: int
-    done: int
-    skipped: int
-    failed: int
-    positions: int
-    estimated_tiles: int
-    estimated_tile_seconds: float
-    estimated_bank_gib: float
-    seconds: float
-    failures: dict[str, str] = field(default_factory=dict)
 
 
 def tile(
@@ -124,6 +67,11 @@ def tile(
     opened = known if known is not None else Store.create(str(store))
     job = _Job(opened, config, recipe)
     job.begin(registration)
+    if job.missing_mpp:
+        progress.say(
+            f"{job.missing_mpp} lists the slides without a usable resolution; fill in its column mpp, then run: "
+            f"giga tile {opened.url} --csv {job.missing_mpp}"
+        )
     if config.plan:
         return job.plan(registration, started)
     return job.run(registration, progress, started)
@@ -155,19 +103,13 @@ def _is_another(before: SlideRow, now: SlideRow) -> bool:
     return any(getattr(before, name) != getattr(now, name) for name in ("mpp", "size_px", "mask", "file_bytes"))
 
 
-@dataclass(frozen=True)
-class _Tiles:
-    """Tiles of one slide: level-0 corners (n, 2) and tissue share (n,)."""
-
-    coords: NDArray[np.int32]
-    tissue: NDArray[np.float32]
-
-
 class _Job:
     """Tiling of one store with one configuration."""
 
     def __init__(self, store: Store, config: TileConfig, recipe: Recipe) -> None:
         self.store, self.config, self.recipe = store, config, recipe
+        self.missing_mpp = ""
+        self.album = Album(config.qc)
         self.grid: dict[str, Any] = {"mpp": config.mpp, "tile_px": config.tile_px, "overlap_px": config.overlap}
 
     def begin(self, registration: Registration) -> None:
@@ -194,6 +136,7 @@ class _Job:
         store.begin("tiles", self.recipe, shapes, redo=config.redo)
         done = store.array("tiles/count")[:] != NOT_DONE
         new = set(range(len(before), n))
+        self.missing_mpp = list_missing_mpp(store.url, registration.table)
         store.fail("tile", {i: why for i, why in registration.reasons.items() if why or done[i] or i in new})
 
     def capacity(self, row: SlideRow) -> int:
@@ -204,35 +147,33 @@ class _Job:
         return shard_rows(range(self.store.registered), parse_shard(self.config.shard))
 
     def run(self, registration: Registration, progress: Progress, started: float) -> TileSummary:
-        """Tile what is not done, slide by slide."""
+        """Tile what is not done, slide by slide; a slide that is done but has no picture is only drawn."""
         store, rows, table = self.store, self._rows(), self.store.slides
         count = store.array("tiles/count")[:]
         todo = [row for row in rows if count[row] == NOT_DONE and table[row].usable]
+        undrawn = [row for row in rows if count[row] != NOT_DONE and self.album.lacks(table[row].id)]
         failures = {table[row].id: why for row, why in registration.reasons.items() if why and row in set(rows)}
-        progress.start("tiling", len(rows), done=len(rows) - len(todo))
-        for row, tiles in self._compute(todo, table.rows):
-            if isinstance(tiles, _Tiles):
-                self._write(row, tiles)
-                count[row] = len(tiles.coords)
+        progress.start("tiling", len(rows), done=len(rows) - len(todo) - len(undrawn))
+        stop = self.config.strict and bool(failures)
+        for row, tiles in () if stop else self._compute([*todo, *undrawn], table.rows):
+            if isinstance(tiles, Tiles):
+                if count[row] == NOT_DONE:
+                    self._write(row, tiles)
+                    count[row] = len(tiles.coords)
+                self.album.keep(table[row].id, tiles.picture)
             else:
                 failures[table[row].id] = tiles
                 store.fail("tile", {row: tiles})
                 progress.say(f"{table[row].id} failed: {tiles}")
+                if self.config.strict:
+                    break
             progress.advance(note=f"{max(0, int(count[row]))} tiles")
-        finished = count[rows][count[rows] != NOT_DONE]
-        done = sum(count[row] != NOT_DONE for row in todo)
-        return TileSummary(
-            slides=len(rows),
-            done=int(done),
-            skipped=len(finished) - int(done),
-            failed=len(failures),
-            empty=int((finished == 0).sum()),
-            tiles=int(finished.sum()),
-            seconds=time.monotonic() - started,
-            failures=failures,
-        )
+        self.album.finish([(table[i].id, int(count[i]), failures.get(table[i].id, "")) for i in range(len(table))])
+        now = {table[row].id: int(count[row]) for row in rows if count[row] != NOT_DONE}
+        new = sum(int(count[row]) != NOT_DONE for row in todo)
+        return summarise(now, new=new, slides=len(rows), failures=failures, seconds=time.monotonic() - started)
 
-    def _write(self, row: int, tiles: _Tiles) -> None:
+    def _write(self, row: int, tiles: Tiles) -> None:
         n = len(tiles.coords)
         if n:
             self.store.array("tiles/coords")[row, :n] = tiles.coords
@@ -240,16 +181,16 @@ class _Job:
         self.store.array("tiles/count")[row] = n  # last: this is what "done" means
         self.store.fail("tile", {row: ""})
 
-    def _compute(self, todo: Iterable[int], table: Sequence[SlideRow]) -> Iterator[tuple[int, _Tiles | str]]:
+    def _compute(self, todo: Iterable[int], table: Sequence[SlideRow]) -> Iterator[tuple[int, Tiles | str]]:
         """Tiles, or the reason of failure, per slide as they get ready; few slides are in memory at once."""
         workers = worker_count(self.config.workers)
         rows = iter(todo)
         with ThreadPoolExecutor(workers) as pool:
-            running: dict[Future[_Tiles], int] = {}
+            running: dict[Future[Tiles], int] = {}
             try:
                 while True:
                     for row in islice(rows, workers * 2 - len(running)):
-                        running[pool.submit(self.tiles_of, table[row])] = row
+                        running[pool.submit(self._tiles_of, table[row])] = row
                     if not running:
                         return
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -262,28 +203,9 @@ class _Job:
                 for future in running:
                     future.cancel()
 
-    def tiles_of(self, row: SlideRow) -> _Tiles:
-        """Thumbnail, tissue, grid, threshold."""
-        with Slide(row.path, mpp=row.mpp) as slide:
-            coords = tile_grid(row.size_px, slide_mpp=row.mpp, bounds_px=slide.bounds_px, **self.grid)
-            if self.config.mpp * 1.05 < row.mpp:
-                raise InvalidInput(
-                    f"the slide was scanned at {row.mpp:g} microns per pixel, coarser than the {self.config.mpp:g} "
-                    "asked for",
-                    "choose a larger --mpp, or leave this slide out",
-                )
-            mask = tissue_mask(slide.thumbnail(MASK_MPP), mpp=MASK_MPP)
-            share = tissue_fraction(
-                mask,
-                coords,
-                mask_mpp=MASK_MPP,
-                mpp=self.config.mpp,
-                slide_mpp=row.mpp,
-                tile_px=self.config.tile_px,
-                origin_px=slide.bounds_px[:2],
-            )
-        keep = share >= self.config.min_tissue
-        return _Tiles(coords[keep], share[keep])
+    def _tiles_of(self, row: SlideRow) -> Tiles:
+        draw = self.album.lacks(row.id)
+        return find_tiles(row.path, self.config, slide_mpp=row.mpp, mask=row.mask, title=row.id, draw=draw)
 
     def plan(self, registration: Registration, started: float) -> TilePlan:
         """Price the run: count grid positions, and tile a few slides without keeping the result."""
@@ -294,7 +216,7 @@ class _Job:
         positions = {i: self.capacity(table[i]) for i in usable}
         sample = todo[:: max(1, len(todo) // PLAN_SAMPLE)][:PLAN_SAMPLE]
         clock = time.monotonic()
-        found = {row: tiles for row, tiles in self._compute(sample, table.rows) if isinstance(tiles, _Tiles)}
+        found = {row: tiles for row, tiles in self._compute(sample, table.rows) if isinstance(tiles, Tiles)}
         each = (time.monotonic() - clock) / max(1, len(sample))
         share = sum(len(t.coords) for t in found.values()) / max(1, sum(positions[i] for i in found))
         known = int(count[count > 0].sum())

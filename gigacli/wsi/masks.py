@@ -40,7 +40,7 @@ POLYGONS = (".geojson", ".json")
 _FORMATS = ("PNG", "TIFF", "JPEG", "BMP")  # told by the first bytes, so a wrong ending among these does no harm
 _JPEG_TISSUE = 127
 _SHAPE_TOLERANCE = 0.02  # of a side, and one pixel: thumbnails are rounded, levels lose rows
-_SAMPLES = 4  # polygons are looked up at 4 x 4 points of a mask pixel: 2 microns apart at 8
+_SAMPLES = 5  # polygons are looked up at 5 x 5 points of a mask pixel; an even number has ties, which move borders
 _BAND = 256  # rows of the mask whose points are in memory at a time
 _FARTHEST = 1e9  # pixels; beyond lies no slide, and products of coordinates overflow
 _HALF = 0.5 - 1e-6  # covered, up to the rounding of floats
@@ -66,7 +66,8 @@ def read_mask(
     """Read a mask onto the pixels of :meth:`gigacli.wsi.slide.Slide.thumbnail` (see the module for the formats).
 
     Pixel (row r, column c) is the level-0 square of side ``s = mask_mpp / slide_mpp`` from
-    ``(bounds x + c s, bounds y + r s)``, cut at the end of the bounds, and true if at least half of it is tissue.
+    ``(bounds x + c s, bounds y + r s)``, cut at the end of the bounds, and true if at least half of it is tissue: of
+    its area for pictures, of 5 x 5 points in it for polygons.
 
     Args:
         path: A picture or GeoJSON file, told apart by the ending.
@@ -229,7 +230,7 @@ def _rasterise(polygons: list[Polygon], across: NDArray[np.float64], down: NDArr
             edges = np.concatenate([np.hstack([ring, np.roll(ring, -1, axis=0)]) for ring in polygon])  # (e, 4)
             _fill(canvas, edges, xs, ys)
     cells = canvas.reshape(len(down) - 1, _SAMPLES, len(across) - 1, _SAMPLES)
-    return np.asarray(2 * cells.sum((1, 3), dtype=np.int64) >= _SAMPLES**2)
+    return np.asarray(2 * cells.sum((1, 3), dtype=np.int64) > _SAMPLES**2)
 
 
 def _sample(edges: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -75,8 +75,8 @@ def qc_picture(
     """Draw what was found on a slide.
 
     A thumbnail up to 1600 px long is enlarged by the whole number that fits, at most 4, a longer one is averaged down.
-    The outline is the outermost pixel of the mask and one outside (two from 1200 px on); the grid runs through the pixels
-    ``floor(z (x - origin) scale + 0.5)`` for the borders x of the kept tiles and the zoom z.
+    The outline is the outermost pixel of the mask and one outside, two in pictures from 1200 px on; the grid runs
+    through the pixels ``floor(z (x - origin) scale + 0.5)`` for the borders x of the kept tiles and the zoom z.
 
     Args:
         thumbnail: uint8 (h, w, 3).

@@ -22,9 +22,20 @@ MAX_UPSAMPLING = 1.05
 """Pixels may be up to 5 % coarser than asked for: scanners sold as 0.5 micron really have 0.47 to 0.52, and 20 tiles
 are better read from the level meant for them than from one four times as large."""
 
-# A thumbnail is read in blocks of about this many pixels a side: 16 MiB whatever the slide, and few of the slide's own
-# tiles are cut by a block's border and decoded twice.
-_BLOCK_PX = 2048
+MAX_SIDE_PX = 4_000_000
+"""No scanner makes 4 million pixels a side (0.4 metres at 0.1 micron): a header that says so lies."""
+
+MAX_DECODED_PX = 2**34
+"""Pixels decoded for one thumbnail (131,072 x 131,072 without a pyramid): at 40 million a second, seven minutes."""
+
+MAX_THUMBNAIL_PX = 2**27
+"""Pixels of one thumbnail: at 16 microns, 185 x 185 mm of glass. More is a wrong size or resolution, and a gigabyte."""
+
+# A thumbnail is read in blocks of about this many pixels a side, 64 MiB whatever the slide. OpenSlide interpolates, four
+# times as slowly, where a block begins at a fraction of a level's pixel: one large block is read sooner than many.
+_BLOCK_PX = 4096
+_PADDING_PX = 512  # the largest tile of a scanner: how much longer than its part of the slide a level may be
+_STRIP_ROWS = 64  # averaged at a time, so that what is averaged stays in the processor's cache
 
 
 class Slide:
@@ -37,6 +48,7 @@ class Slide:
         path: A file OpenSlide reads; of a DICOM series, any of its files.
         mpp: Microns per pixel of level 0, as :func:`gigacli.wsi.resolution.resolve_mpp` decided. Without it the slide
             has size and properties, but no pixels.
+        upsample: Enlarge a slide that was scanned coarser than what is read, instead of refusing.
 
     Raises:
         SlideError: The file is missing, truncated, or no slide.
@@ -49,11 +61,12 @@ class Slide:
         bounds_px: The scanned region (x, y, width, height) in level-0 pixels; the whole slide where none is stated.
     """
 
-    def __init__(self, path: str | Path, *, mpp: float | None = None) -> None:
+    def __init__(self, path: str | Path, *, mpp: float | None = None, upsample: bool = False) -> None:
         if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
             raise InvalidInput(f"{path}: a resolution of {mpp} microns per pixel; expected more than 0")
         self.path = Path(path)
         self._mpp = mpp
+        self._upsample = upsample
         self._lock = threading.Lock()
         self._handle = _open(self.path)
         self.size_px: tuple[int, int] = self._handle.dimensions
@@ -63,6 +76,11 @@ class Slide:
         self._levels: list[tuple[tuple[int, int], float]] = list(
             zip(self._handle.level_dimensions, self._handle.level_downsamples, strict=True)
         )
+        try:
+            _check_sizes(self.path, [size for size, _ in self._levels])
+        except SlideError:
+            self._handle.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -125,6 +143,7 @@ class Slide:
         scale = mpp / self.mpp
         block = max(1, int(_BLOCK_PX * self._downsamples(self._level(mpp))[0] / scale))
         columns, rows = (max(1, math.ceil(side / scale - 1e-6)) for side in (width, height))
+        self._check_budget(columns * rows, mpp)
         result = np.empty((rows, columns, 3), np.uint8)
         for row in range(0, rows, block):
             for column in range(0, columns, block):
@@ -133,6 +152,23 @@ class Slide:
                 extent = (min(part.shape[1] * scale, width - left), min(part.shape[0] * scale, height - top))
                 part[:] = self._average((x + left, y + top), extent, mpp=mpp, shape=part.shape[:2])
         return result
+
+    def _check_budget(self, thumbnail_px: int, mpp: float) -> None:
+        """Refuse a thumbnail that no slide needs before memory or hours are spent on it."""
+        (width, height), size = self.bounds_px[2:], self._levels[self._level(mpp)][0]
+        if thumbnail_px > MAX_THUMBNAIL_PX:
+            raise SlideError(
+                f"{self.path} would be {width * self.mpp / 1000:.0f} x {height * self.mpp / 1000:.0f} mm, {width} x "
+                f"{height} px of {self.mpp:g} microns; its thumbnail at {mpp:g} would have {thumbnail_px} pixels, "
+                f"expected at most {MAX_THUMBNAIL_PX}",
+                "The size or the resolution in its header is wrong: give the right one in an `mpp` column of --csv.",
+            )
+        if size[0] * size[1] > MAX_DECODED_PX:
+            raise SlideError(
+                f"{self.path} has no level coarser than {size[0]} x {size[1]} px for a thumbnail; expected at most "
+                f"{MAX_DECODED_PX} pixels",
+                "Convert it to a pyramid, for example with: vips tiffsave --tile --pyramid.",
+            )
 
     def _average(
         self, origin: tuple[float, float], extent: tuple[float, float], *, mpp: float, shape: tuple[int, int]
@@ -159,9 +195,14 @@ class Slide:
             (location[0], location[1]), level, (math.ceil(spans[0][1] - 1e-6), math.ceil(spans[1][1] - 1e-6))
         )
         across, down = (mpp / self.mpp / d for d in self._downsamples(level))
-        low = _average_rows(region, spans[1], step=down, count=shape[0])  # (rows, W, 3)
-        low = _average_rows(low.transpose(1, 0, 2), spans[0], step=across, count=shape[1])  # (columns, rows, 3)
-        return (low.transpose(1, 0, 2) + 0.5).astype(np.uint8)  # (rows, columns, 3)
+        columns = _Averages(spans[0], step=across, count=shape[1])
+        rows = _Averages(spans[1], step=down, count=shape[0])
+        result = np.empty((*shape, 3), np.uint8)
+        for top in range(0, shape[0], _STRIP_ROWS):
+            low = rows.of(region, top, top + _STRIP_ROWS)  # (strip, W, 3)
+            low = columns.of(np.ascontiguousarray(low.transpose(1, 0, 2)))  # (columns, strip, 3)
+            result[top : top + _STRIP_ROWS] = (low + np.float32(0.5)).transpose(1, 0, 2)  # rounded to whole levels
+        return result
 
     def _level(self, mpp: float) -> int:
         """The coarsest level that is fine enough for `mpp`."""
@@ -169,6 +210,8 @@ class Slide:
         if not (math.isfinite(scale) and scale > 0):
             raise InvalidInput(f"a resolution of {mpp} microns per pixel; expected more than 0")
         enough = [i for i in range(len(self._levels)) if max(self._downsamples(i)) <= scale * MAX_UPSAMPLING]
+        if not enough and self._upsample:
+            return 0
         if not enough:
             raise SlideError(
                 f"{self.path} was scanned at {self.mpp:g} microns per pixel; {mpp:g} is finer than it can give",
@@ -222,6 +265,25 @@ def _open(path: Path) -> openslide.OpenSlide:
         raise SlideError(f"{path} cannot be opened: {error}", "Copy the file again.") from error
 
 
+def _check_sizes(path: Path, sizes: list[tuple[int, int]]) -> None:
+    """Refuse headers that lie: sizes that no slide has, and levels that are no picture of the first."""
+    full = sizes[0]
+    if not 1 <= min(full) <= max(full) <= MAX_SIDE_PX:
+        raise SlideError(
+            f"{path} says it is {full[0]} x {full[1]} px; expected 1 to {MAX_SIDE_PX} a side", "Copy the file again."
+        )
+    for size in sizes[1:]:
+        # Some scanners pad small levels to whole tiles, so only what cannot be padding is refused.
+        x, y = (max(1, side) / whole for side, whole in zip(size, full, strict=True))
+        slack = max(0.1 * max(size), _PADDING_PX)
+        if min(size) < 1 or max(x, y) > 1 + slack / max(full) or abs(x - y) * max(full) > slack:
+            raise SlideError(
+                f"{path} has a level of {size[0]} x {size[1]} px for a slide of {full[0]} x {full[1]} px; expected the "
+                "same proportions",
+                "Copy the file again.",
+            )
+
+
 def _bounds(properties: dict[str, str], size_px: tuple[int, int]) -> tuple[int, int, int, int]:
     """The scanned region inside the slide."""
     names = ("openslide.bounds-x", "openslide.bounds-y", "openslide.bounds-width", "openslide.bounds-height")
@@ -245,34 +307,36 @@ def _downsample(full: int, reduced: int) -> float:
     return float(whole) if abs(full / whole - reduced) < 1 else full / reduced
 
 
-def _average_rows(
-    pixels: NDArray[np.uint8] | NDArray[np.float32], span: tuple[float, float], *, step: float, count: int
-) -> NDArray[np.float32]:
-    """Area averages along axis 0: row i of the result averages `pixels` from ``span[0] + i step`` to ``+ (i+1) step``.
+class _Averages:
+    """Area averages along axis 0: row i of the result averages rows ``span[0] + i step`` to ``+ (i+1) step``.
 
     Pixels are squares of one colour; nothing beyond ``span[1]`` counts. (Pillow's BOX filter takes or leaves whole
     pixels, which is exact for whole factors only.)
 
     Args:
-        pixels: (n, m, 3), any number type.
-        span: Begin and end in rows of `pixels`, fractions allowed.
-        step: Rows of `pixels` per row of the result.
+        span: Begin and end in rows of the picture, fractions allowed.
+        step: Rows of the picture per row of the result.
         count: Rows of the result.
-
-    Returns:
-        float32 (count, m, 3).
     """
-    begin, end = span
-    edges = np.minimum(begin + step * np.arange(count + 1), end)
-    lower = np.minimum(edges[:-1], end - 1e-3)  # a last row that has lost its sliver still has a colour
-    upper = np.maximum(edges[1:], lower + 1e-3)
-    index = np.floor(lower).astype(np.int64)[:, None] + np.arange(math.ceil(step) + 1)  # (count, taps)
-    weight = np.minimum(upper[:, None], index + 1) - np.maximum(lower[:, None], index)
-    weight = np.maximum(weight, 0)
-    weight = (weight / weight.sum(1, keepdims=True)).astype(np.float32)
-    index = np.minimum(index, len(pixels) - 1)
-    flat = pixels.reshape(len(pixels), -1)  # (n, m*3)
-    result = np.zeros((count, flat.shape[1]), np.float32)
-    for tap in np.flatnonzero(weight.any(0)):
-        result += np.multiply(flat[index[:, tap]], weight[:, tap, None], dtype=np.float32)
-    return result.reshape(count, *pixels.shape[1:])
+
+    def __init__(self, span: tuple[float, float], *, step: float, count: int) -> None:
+        begin, end = span
+        edges = np.minimum(begin + step * np.arange(count + 1), end)
+        lower = np.minimum(edges[:-1], end - 1e-3)  # a last row that has lost its sliver still has a colour
+        upper = np.maximum(edges[1:], lower + 1e-3)
+        index = np.floor(lower).astype(np.int64)[:, None] + np.arange(math.ceil(step) + 1)  # (count, taps)
+        weight = np.maximum(np.minimum(upper[:, None], index + 1) - np.maximum(lower[:, None], index), 0)
+        self._index = index
+        self._weight = (weight / weight.sum(1, keepdims=True)).astype(np.float32)
+
+    def of(
+        self, pixels: NDArray[np.uint8] | NDArray[np.float32], first: int = 0, last: int | None = None
+    ) -> NDArray[np.float32]:
+        """Rows `first` to `last` of the averages of (n, m, 3) pixels of any number type: float32 (rows, m, 3)."""
+        weight = self._weight[first:last]
+        index = np.minimum(self._index[first:last], len(pixels) - 1)
+        flat = pixels.reshape(len(pixels), -1)  # (n, m*3)
+        result = np.zeros((len(index), flat.shape[1]), np.float32)
+        for tap in np.flatnonzero(weight.any(0)):
+            result += np.multiply(flat[index[:, tap]], weight[:, tap, None], dtype=np.float32)
+        return result.reshape(-1, *pixels.shape[1:])

