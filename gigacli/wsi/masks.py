@@ -205,9 +205,12 @@ def _from_polygons(
             f"the mask {path} holds {', '.join(sorted(others)) or 'no geometry'}; expected Polygon or MultiPolygon",
             "Export the outlines of the tissue as GeoJSON.",
         )
+    shapes = [np.concatenate([np.hstack([r, np.roll(r, -1, axis=0)]) for r in polygon]) for polygon in polygons]
+    tops, bottoms = (np.array([reach(edges[:, 1]) for edges in shapes]) for reach in (np.min, np.max))
     for top in range(0, len(mask), _BAND):
-        band = slice(top, top + _BAND)
-        mask[band] = _rasterise(polygons, across, down[top : top + _BAND + 1])
+        rows = down[top : top + _BAND + 1]
+        here = np.flatnonzero((tops < rows[-1]) & (bottoms > rows[0]))
+        mask[top : top + _BAND] = _rasterise([shapes[i] for i in here], across, rows)
     if not mask.any():
         low = np.min([ring.min(0) for polygon in polygons for ring in polygon], axis=0)
         high = np.max([ring.max(0) for polygon in polygons for ring in polygon], axis=0)
@@ -221,14 +224,17 @@ def _from_polygons(
     return mask
 
 
-def _rasterise(polygons: list[Polygon], across: NDArray[np.float64], down: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Mask pixels between borders `across` (w + 1,) and `down` (h + 1,) of which polygons cover half: bool (h, w)."""
+def _rasterise(
+    shapes: list[NDArray[np.float64]], across: NDArray[np.float64], down: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Mask pixels between borders `across` (w + 1,) and `down` (h + 1,) of which the shapes cover half: bool (h, w).
+
+    A shape is the edges of one polygon, all its rings, (e, 4): x0, y0, x1, y1.
+    """
     xs, ys = _sample(across), _sample(down)
     canvas = np.zeros((len(ys), len(xs)), np.uint8)
-    for polygon in polygons:
-        if max(float(ring[:, 1].max()) for ring in polygon) >= ys[0]:
-            edges = np.concatenate([np.hstack([ring, np.roll(ring, -1, axis=0)]) for ring in polygon])  # (e, 4)
-            _fill(canvas, edges, xs, ys)
+    for edges in shapes:
+        _fill(canvas, edges, xs, ys)
     cells = canvas.reshape(len(down) - 1, _SAMPLES, len(across) - 1, _SAMPLES)
     return np.asarray(2 * cells.sum((1, 3), dtype=np.int64) > _SAMPLES**2)
 
@@ -244,7 +250,7 @@ def _fill(
 ) -> None:
     """Set the points (`ys`, `xs`) of the canvas that lie inside by the even-odd rule.
 
-    Every edge (x0, y0, x1, y1) flips what lies to the right of where it crosses a row of points.
+    Every edge flips what lies to the right of where it crosses a row of points.
     """
     x0, y0, x1, y1 = edges.T
     first = np.searchsorted(ys, np.minimum(y0, y1))

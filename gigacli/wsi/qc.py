@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -52,8 +52,8 @@ class Cell:
 
     Attributes:
         title: Its id.
-        note: The second line, such as the number of tiles; of a slide without a picture, the reason.
-        picture: What :func:`qc_picture` made, or a file of it; none of a slide that failed.
+        note: The second line, such as the number of tiles; without a picture, the reason why, shown in its place.
+        picture: What :func:`qc_picture` made, or a file of it.
     """
 
     title: str
@@ -207,7 +207,7 @@ def _cell(cell: Cell) -> Image.Image:
         lines = wrap_text(reason or "no picture", _font(14), _CELL_PX - 32, lines=10)
         for i, line in enumerate(lines):
             draw.text((16, 32 + 18 * i), line, fill=_INK, font=_font(14), anchor="ls")
-    note, colour = (cell.note, _MUTED) if small is not None else ("failed", _RED)
+    note, colour = (cell.note, _MUTED) if cell.picture is not None else ("no picture", _RED)
     draw.text((2, _CELL_PX + 18), fit_text(cell.title, _font(15), _CELL_PX - 4), fill=_INK, font=_font(15), anchor="ls")
     draw.text((2, _CELL_PX + 35), fit_text(note, _font(13), _CELL_PX - 4), fill=colour, font=_font(13), anchor="ls")
     return canvas
@@ -237,11 +237,7 @@ def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     text = _plain(text)
     if font.getlength(text) <= width:
         return text
-    low, high = 0, len(text)  # characters kept
-    while low < high - 1:
-        keep = (low + high) // 2
-        low, high = (keep, high) if font.getlength(_shortened(text, keep)) <= width else (low, keep)
-    return _shortened(text, low)
+    return _shortened(text, _most(len(text), lambda n: font.getlength(_shortened(text, n)) <= width))
 
 
 def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: float, *, lines: int) -> list[str]:
@@ -249,12 +245,25 @@ def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: float, *, lines: i
     result: list[str] = []
     rest = _plain(text)
     while rest and len(result) < lines - 1 and font.getlength(rest) > width:
-        fits = max(1, sum(font.getlength(rest[: i + 1]) <= width for i in range(len(rest))))
+        fits = max(1, _fitting(rest, font, width))
         space = rest.rfind(" ", 0, fits + 1)
         cut = space if space > 0 else fits
         result.append(rest[:cut])
         rest = rest[cut:].lstrip()
     return [*result, fit_text(rest, font, width)] if rest else result
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont, width: float) -> int:
+    return _most(len(text), lambda n: font.getlength(text[:n]) <= width)
+
+
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest number below `limit` that fits, if all smaller ones do; 0 if none does."""
+    low, high = 0, limit
+    while low < high - 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _shortened(text: str, keep: int) -> str:

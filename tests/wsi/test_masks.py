@@ -46,7 +46,7 @@ def geojson(tmp_path):
 
 @pytest.fixture
 def half():
-    """The left half of the slide, at a quarter of the mask's resolution in x and y."""
+    """The left half of the slide, pixel by pixel of the mask."""
     values = np.zeros((30, 50), np.uint8)
     values[:, :25] = 1
     return values

@@ -106,10 +106,9 @@ def test_dark_slides_get_bright_lines():
 
 def test_tiles_too_small_for_lines_get_one_border_around_all():
     tiles = [(x, y) for y in range(800, 1600, 8) for x in range(800, 2400, 8)]
-    image = picture(np.zeros((100, 300), bool) | rectangle((100, 300), 0, 0, 0, 0), tiles, level=255, tile_l0_px=8.0)
+    image = picture(np.zeros((100, 300), bool), tiles, level=255, tile_l0_px=8.0)
     lines = (pixels(image) != 255).any(2)
-    expected = rectangle((400, 1200), 400, 400, 400, 1200)
-    assert np.array_equal(lines, expected)  # they begin below the picture
+    assert not lines.any()  # they begin below the picture
     tiles = [(x, y - 480) for x, y in tiles]
     image = picture(np.zeros((100, 400), bool), tiles, level=255, tile_l0_px=8.0)
     lines = (pixels(image) != 255).any(2)
