@@ -183,7 +183,7 @@ def _show_tiles(summary: Any) -> None:
     lowest = getattr(summary, "lowest", [])
     if len(lowest) > 1:
         console.show_table("fewest tiles", ("slide", "tiles"), lowest)
-    if len(getattr(summary, "reasons", {})) > 1:
+    if len(getattr(summary, "reasons", {})) < len(getattr(summary, "failures", {})):
         console.show_table("failures by reason", ("reason", "slides"), list(summary.reasons.items()))
 
 

@@ -240,6 +240,7 @@ class TrainConfig(Config):
     batch_size: int = option(256, "Slides per step; fewer slides than that are one batch.")
     lr: float = option(1e-3, "Peak learning rate of Adam.")
     temperature: float = option(0.2, "Temperature of NT-Xent.")
+    whiten: bool = option(False, "Even out how much features spread within slides before the slide encoder.")
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
     device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
     seed: int = option(0, "Seed of everything random.")

@@ -73,6 +73,7 @@ ANOTHER = {
     "temperature": 0.3,
     "tile_px": 128,
     "tiles": 25,
+    "whiten": True,
     "views": 7,
     "workers": 1,
 }

@@ -31,7 +31,7 @@ def steps(cohort: DemoCohort, *, seed: int = 0) -> list[tuple[str, ...]]:
         ("tile", store, "--csv", str(cohort.cohort_csv), "--mpp", "1.0", "--tile-px", "128"),
         ("pretrain-tiles", store, *moco, *seeded),
         ("bank", store, "--encoder", "moco", "--augmentations", "10", "--draws", "32", *seeded),
-        ("train", store, "--epochs", "600", *seeded),
+        ("train", store, "--epochs", "300", "--whiten", *seeded),
         ("embed", store, "--views", "50", *seeded),
         ("embed", store, "--views", "50", "--aggregator", "random-init", *seeded),
         ("probe", store, *labels, *seeded),

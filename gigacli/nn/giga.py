@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +14,13 @@ from gigacli.nn.slide_encoder import Projector, SlideEncoder
 from gigacli.nn.views import ViewBatch, augment_positions, cells_of, draw_slide_augmentation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
+
+
+WHITENING_DRAWS = 8
+"""Draws per augmentation that the whitening looks at: 400 rows a slide are plenty for a covariance over a cohort."""
 
 
 class GigaSSL(nn.Module):
@@ -25,10 +30,15 @@ class GigaSSL(nn.Module):
         width_in: Features of a tile.
         temperature: Of NT-Xent.
         seed: Of the initial weights.
+        whiten: Whether features are multiplied by a matrix first, from :func:`whitening_matrix`; it is kept with the
+            weights, so that whoever uses the encoder uses it too.
     """
 
-    def __init__(self, width_in: int, *, temperature: float, seed: int) -> None:
+    whitening: Tensor | None
+
+    def __init__(self, width_in: int, *, temperature: float, seed: int, whiten: bool = False) -> None:
         super().__init__()
+        self.register_buffer("whitening", torch.eye(width_in) if whiten else None)  # (c, c)
         generator = torch.Generator().manual_seed(seed)
         self.encoder = SlideEncoder(width_in, generator=generator)
         self.projector = Projector(self.encoder.width, generator=generator)
@@ -36,9 +46,40 @@ class GigaSSL(nn.Module):
 
     def forward(self, views: ViewBatch) -> Tensor:
         """Loss of 2n views, the first views of n slides followed by their second: one sparse batch for both."""
-        projections = self.projector(self.encoder(views))  # (2n, p)
+        projections = self.projector(self.vectors(views))  # (2n, p)
         first, second = projections.chunk(2)
         return nt_xent(first, second, temperature=self.temperature)
+
+    def vectors(self, views: ViewBatch) -> Tensor:
+        """Vectors (b, width) of b views: whiten their features, encode them."""
+        if self.whitening is not None:
+            views = replace(views, features=views.features @ self.whitening)
+        vectors: Tensor = self.encoder(views)
+        return vectors
+
+
+def whitening_matrix(slides: Iterable[NDArray[np.float16]]) -> Tensor:
+    """What makes the spread of features within slides alike in all directions, whatever the tile or augmentation.
+
+    N is the covariance of a slide's augmented features about their mean over augmentations, pooled over slides;
+    features f become f (N + tr(N)/c I)^(-1/2). Directions in which tiles and augmentations of one slide differ most
+    say least about which slide it is.
+
+    Args:
+        slides: Per slide (augmentation, draw, c), a bank's rows.
+
+    Returns:
+        (c, c) float32, symmetric.
+    """
+    total, rows = 0.0, 0
+    for slide in slides:
+        features = slide[:, :WHITENING_DRAWS].astype(np.float64)  # (a, d, c)
+        spread = (features - features.mean(axis=0)).reshape(-1, features.shape[2])  # (a * d, c)
+        total, rows = total + spread.T @ spread, rows + len(spread)
+    covariance = np.asarray(total) / rows  # (c, c)
+    width = len(covariance)
+    values, directions = np.linalg.eigh(covariance + np.trace(covariance) / width * np.eye(width))
+    return torch.from_numpy((directions / np.sqrt(values)) @ directions.T).float()
 
 
 def positions_of(coords: NDArray[np.int32], *, tile_l0_px: float) -> NDArray[np.float64]:
@@ -70,11 +111,11 @@ def make_views(
 
 
 @torch.inference_mode()
-def embed_views(encoder: nn.Module, views: ViewBatch, counts: Sequence[int]) -> Tensor:
+def embed_views(encoder: Callable[[ViewBatch], Tensor], views: ViewBatch, counts: Sequence[int]) -> Tensor:
     """Slide vectors: the mean of each slide's views, scaled to unit length (paper, section 4.2).
 
     Args:
-        encoder: In eval mode, so that no view depends on another.
+        encoder: Views to vectors, in eval mode, so that no view depends on another.
         views: The views of all slides, one slide after the other.
         counts: Views of each slide, (s,).
 
@@ -82,5 +123,5 @@ def embed_views(encoder: nn.Module, views: ViewBatch, counts: Sequence[int]) -> 
         (s, width) float32.
     """
     vectors = encoder(views).double()  # (sum of counts, width)
-    means = torch.stack([v.mean(dim=0) for v in vectors.split(list(counts))])  # (s, width)
+    means = torch.stack([v.mean(dim=0) for v in torch.split(vectors, list(counts))])  # (s, width)
     return torch.nn.functional.normalize(means, dim=1).float()

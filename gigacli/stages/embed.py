@@ -165,10 +165,10 @@ def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, model
     born = config.aggregator == "random-init"
     weights = store.read_bytes(f"models/{model}/weights")
     array = store.array(f"features/{features}/vectors")
-    method = GigaSSL(array.shape[2], temperature=1.0, seed=keyed_seed(config.seed, "random-init"))
-    if not born:
-        method.load_state_dict(load_safetensors(weights))
-    encoder = method.encoder.to(device).eval()
+    seed, learnt = keyed_seed(config.seed, "random-init"), load_safetensors(weights)
+    method = GigaSSL(array.shape[2], temperature=1.0, seed=seed, whiten="whitening" in learnt)
+    method.load_state_dict({**learnt, **method.encoder.state_dict(prefix="encoder.")} if born else learnt)
+    method.to(device).eval()
     t = trained.config["tiles"]
     shape, ids = (config.views, t), store.slides.ids
     recipe = Recipe(
@@ -182,7 +182,7 @@ def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, model
         drawn = np.concatenate([b[0] for b in batch])  # (slides * R, t, c)
         positions = np.concatenate([b[1] for b in batch])  # (slides * R, t, 2)
         views = make_views(drawn, positions, rng=None, device=device)
-        return embed_views(encoder, views, [config.views] * len(batch)).cpu().numpy()
+        return embed_views(method.vectors, views, [config.views] * len(batch)).cpu().numpy()
 
     return _Plan(name, features, recipe, method.encoder.width, vectors)
 

@@ -13,7 +13,7 @@ from gigacli.config import TrainConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn import loop
 from gigacli.nn.device import pick_device
-from gigacli.nn.giga import GigaSSL, make_views, positions_of
+from gigacli.nn.giga import GigaSSL, make_views, positions_of, whitening_matrix
 from gigacli.nn.losses import chance_level
 from gigacli.nn.tile_encoder import resnet18_from_bytes, weights_to_bytes
 from gigacli.nn.views import draw_rows
@@ -96,7 +96,11 @@ def train(store: str | Path | Store, *, progress: Progress = SILENT, **options: 
         loss = float(model.history("loss")[-1])
         return _summary(config, reader, done=False, resumed_at=config.epochs, origin="", loss=loss, started=started)
     checkpoint = model.begin(recipe, reader.rows, redo=config.redo)
-    method = GigaSSL(reader.width, temperature=config.temperature, seed=keyed_seed(config.seed, "train")).to(device)
+    seed = keyed_seed(config.seed, "train")
+    method = GigaSSL(reader.width, temperature=config.temperature, seed=seed, whiten=config.whiten)
+    if config.whiten:
+        method.whitening = whitening_matrix(reader.slides())
+    method.to(device)
     origin = _initial_weights(opened, bank, method)
     progress.say(f"slide encoder starts from {origin}")
     history = loop.run(_training(model, reader, method, config, device), progress, checkpoint=checkpoint)

@@ -58,6 +58,10 @@ class BankReader:
         features = np.stack([self._vectors[s][a].take(d, axis=0) for s, a, d in chosen])
         return features, np.stack([self._tiles[s][a].take(d) for s, a, d in chosen])
 
+    def slides(self) -> Iterator[NDArray[np.float16]]:
+        """Features of each slide (augmentation, draw, width)."""
+        yield from self._vectors
+
     def grids(self) -> Iterator[tuple[NDArray[np.int32], float]]:
         """Per slide: coordinates of its tiles (n, 2), level-0 px, and the edge of a tile in level-0 px."""
         yield from (tile_grid_of(self.store, int(row)) for row in self.rows)

@@ -12,6 +12,8 @@ import openslide
 from PIL import Image
 
 from gigacli.errors import InvalidInput, SlideError
+from gigacli.wsi.area import area_average
+from gigacli.wsi.tiff import lacking_tiles
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,11 +33,10 @@ MAX_DECODED_PX = 2**34
 MAX_THUMBNAIL_PX = 2**27
 """Pixels of one thumbnail: at 16 microns, 185 x 185 mm of glass. More is a wrong size or resolution, and a gigabyte."""
 
-# A thumbnail is read in blocks of about this many pixels a side, 64 MiB whatever the slide. OpenSlide interpolates, four
-# times as slowly, where a block begins at a fraction of a level's pixel: one large block is read sooner than many.
+# A thumbnail is read in blocks of about this many pixels a side, 64 MiB whatever the slide. Where a block begins at a
+# fraction of a level's pixel OpenSlide interpolates, four times as slowly: one large block is read sooner than many.
 _BLOCK_PX = 4096
 _PADDING_PX = 512  # the largest tile of a scanner: how much longer than its part of the slide a level may be
-_STRIP_ROWS = 64  # averaged at a time, so that what is averaged stays in the processor's cache
 
 
 class Slide:
@@ -70,7 +71,9 @@ class Slide:
         self._lock = threading.Lock()
         self._handle = _open(self.path)
         self.size_px: tuple[int, int] = self._handle.dimensions
-        self.properties: dict[str, str] = dict(self._handle.properties)
+        found = self._handle.properties
+        # A name that is no UTF-8 cannot be looked up, and nothing that matters has one.
+        self.properties: dict[str, str] = {name: found[name] for name in found if "\ufffd" not in name}
         self.vendor: str = self.properties.get("openslide.vendor", "")
         self.bounds_px = _bounds(self.properties, self.size_px)
         self._levels: list[tuple[tuple[int, int], float]] = list(
@@ -195,14 +198,7 @@ class Slide:
             (location[0], location[1]), level, (math.ceil(spans[0][1] - 1e-6), math.ceil(spans[1][1] - 1e-6))
         )
         across, down = (mpp / self.mpp / d for d in self._downsamples(level))
-        columns = _Averages(spans[0], step=across, count=shape[1])
-        rows = _Averages(spans[1], step=down, count=shape[0])
-        result = np.empty((*shape, 3), np.uint8)
-        for top in range(0, shape[0], _STRIP_ROWS):
-            low = rows.of(region, top, top + _STRIP_ROWS)  # (strip, W, 3)
-            low = columns.of(np.ascontiguousarray(low.transpose(1, 0, 2)))  # (columns, strip, 3)
-            result[top : top + _STRIP_ROWS] = (low + np.float32(0.5)).transpose(1, 0, 2)  # rounded to whole levels
-        return result
+        return area_average(region, (spans[0], spans[1]), step=(across, down), shape=shape)
 
     def _level(self, mpp: float) -> int:
         """The coarsest level that is fine enough for `mpp`."""
@@ -253,6 +249,8 @@ class Slide:
 def _open(path: Path) -> openslide.OpenSlide:
     if not path.is_file():
         raise SlideError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; expected a slide file")
+    if lacking := lacking_tiles(path):
+        raise SlideError(f"{path} is broken: {lacking}", "Copy the file again.")
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
@@ -305,38 +303,3 @@ def _downsample(full: int, reduced: int) -> float:
     """
     whole = max(1, round(full / reduced))
     return float(whole) if abs(full / whole - reduced) < 1 else full / reduced
-
-
-class _Averages:
-    """Area averages along axis 0: row i of the result averages rows ``span[0] + i step`` to ``+ (i+1) step``.
-
-    Pixels are squares of one colour; nothing beyond ``span[1]`` counts. (Pillow's BOX filter takes or leaves whole
-    pixels, which is exact for whole factors only.)
-
-    Args:
-        span: Begin and end in rows of the picture, fractions allowed.
-        step: Rows of the picture per row of the result.
-        count: Rows of the result.
-    """
-
-    def __init__(self, span: tuple[float, float], *, step: float, count: int) -> None:
-        begin, end = span
-        edges = np.minimum(begin + step * np.arange(count + 1), end)
-        lower = np.minimum(edges[:-1], end - 1e-3)  # a last row that has lost its sliver still has a colour
-        upper = np.maximum(edges[1:], lower + 1e-3)
-        index = np.floor(lower).astype(np.int64)[:, None] + np.arange(math.ceil(step) + 1)  # (count, taps)
-        weight = np.maximum(np.minimum(upper[:, None], index + 1) - np.maximum(lower[:, None], index), 0)
-        self._index = index
-        self._weight = (weight / weight.sum(1, keepdims=True)).astype(np.float32)
-
-    def of(
-        self, pixels: NDArray[np.uint8] | NDArray[np.float32], first: int = 0, last: int | None = None
-    ) -> NDArray[np.float32]:
-        """Rows `first` to `last` of the averages of (n, m, 3) pixels of any number type: float32 (rows, m, 3)."""
-        weight = self._weight[first:last]
-        index = np.minimum(self._index[first:last], len(pixels) - 1)
-        flat = pixels.reshape(len(pixels), -1)  # (n, m*3)
-        result = np.zeros((len(index), flat.shape[1]), np.float32)
-        for tap in np.flatnonzero(weight.any(0)):
-            result += np.multiply(flat[index[:, tap]], weight[:, tap, None], dtype=np.float32)
-        return result.reshape(-1, *pixels.shape[1:])

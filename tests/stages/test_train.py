@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound
@@ -89,6 +90,27 @@ def test_slide_augmentation_can_be_left_out(store_at):
     giga.train(path, **OPTIONS)
     giga.train(path, **OPTIONS, slide_aug=False, name="flat")
     assert weights(path) != weights(path, "flat")
+
+
+def test_whitening_is_kept_with_the_weights_and_used_by_every_vector(store_at):
+    path = store_at("bank")
+    giga.train(path, **OPTIONS, whiten=True)
+    bank = giga.open(path).array("banks/random-resnet18/vectors")[:].astype(np.float64)  # (slide, a, d, c)
+    spread = (bank - bank.mean(axis=1, keepdims=True)).reshape(-1, 256)
+    covariance = spread.T @ spread / len(spread)
+    matrix = load_safetensors(weights(path))["whitening"].astype(np.float64)
+    wanted = covariance + np.trace(covariance) / 256 * np.eye(256)
+    np.testing.assert_allclose(matrix @ wanted @ matrix, np.eye(256), atol=1e-4)
+    giga.embed(path, views=2)
+    giga.embed(path, views=2, aggregator="random-init")
+    vectors = [giga.open(path).array(f"embeddings/{name}/vectors")[:] for name in ("giga", "random-giga")]
+    store = giga.Store.open(path, write=True)
+    state = load_safetensors(store.read_bytes("models/giga/weights"))
+    store.write_bytes("models/giga/weights", save_safetensors({**state, "whitening": np.eye(256, dtype=np.float32)}))
+    giga.embed(path, views=2, redo=True)
+    giga.embed(path, views=2, aggregator="random-init", redo=True)
+    for name, before in zip(("giga", "random-giga"), vectors, strict=True):
+        assert np.abs(giga.open(path).array(f"embeddings/{name}/vectors")[:] - before).max() > 1e-3
 
 
 def test_odd_batches_and_more_tiles_than_draws(store_at):

@@ -226,6 +226,7 @@ def sources(tmp_path):
     files = [tmp_path / "demo.tif"]
     if real.is_dir():
         names = ("CMU-1-Small-Region.svs", "hamamatsu_test3-DAPI-2-387.ndpi", "CMU-1-Small-Region.pyramid.tif")
+        names += ("TCGA-CR-7395-01A-01-TS1.svs",)
         files += [*(real / name for name in names), real / "dicom"]
     sizes = []
     for file in files:

@@ -335,3 +335,84 @@ def test_resolutions_that_are_none(write_tiff):
         Slide(path, mpp=-1)
     with Slide(path, mpp=0.25) as slide, pytest.raises(InvalidInput, match="resolution of 0"):
         slide.read(0, 0, tile_px=8, mpp=0)
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.5, 0.75, 1.0, 1.25])
+def test_whole_factors_are_averaged_like_all_others(flat, mpp):
+    step = mpp / 0.25
+    expected = area_average(NOISE, 0, 0, step=step, shape=(int(np.ceil(300 / step)), int(np.ceil(420 / step))))
+    assert np.abs(flat.thumbnail(mpp) - expected).max() <= 0.5 + 1e-3
+
+
+class Header(FakeSlide):
+    """A slide that has sizes and no pixels."""
+
+    def __init__(self, *sizes, properties=None):
+        super().__init__([opaque(np.zeros((4, 4, 3), np.uint8))], properties=properties)
+        self.level_dimensions = sizes
+        self.dimensions = sizes[0]
+        self.level_downsamples = tuple(sizes[0][0] / max(1, size[0]) for size in sizes)
+
+    def read_region(self, *args):
+        raise AssertionError("nothing may be read")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([(2**31 - 1, 2048)], "2147483647 x 2048 px; expected 1 to 4000000 a side"),
+        ([(0, 2048)], "0 x 2048 px"),
+        ([(40_000, 30_000), (40_000, 1_000)], "a level of 40000 x 1000 px for a slide of 40000 x 30000 px"),
+        ([(40_000, 30_000), (90_000, 67_500)], "a level of 90000 x 67500 px"),
+    ],
+)
+def test_sizes_that_lie_are_refused(open_fake, sizes, message):
+    with pytest.raises(SlideError, match=message):
+        open_fake(Header(*sizes))
+
+
+def test_levels_padded_to_whole_tiles_are_accepted(open_fake):
+    with open_fake(Header((40_000, 30_000), (10_240, 7_680), (1_024, 512))) as slide:
+        assert slide.size_px == (40_000, 30_000)
+
+
+def test_thumbnails_beyond_any_slide_are_refused_before_anything_is_read(open_fake):
+    with (
+        open_fake(Header((3_000_000, 2_000_000), (30_000, 20_000)), mpp=5.0) as slide,
+        pytest.raises(SlideError, match=r"would be 15000 x 10000 mm, 3000000 x 2000000 px of 5 microns"),
+    ):
+        slide.thumbnail(16.0)
+    with (
+        open_fake(Header((300_000, 200_000)), mpp=0.25) as slide,
+        pytest.raises(SlideError, match="no level coarser than 300000 x 200000 px"),
+    ):
+        slide.thumbnail(16.0)
+
+
+def test_a_property_whose_name_is_broken_is_left_out(open_fake):
+    class Broken(dict):
+        def __getitem__(self, name):
+            if "\ufffd" in name:
+                raise KeyError  # OpenSlide cannot find the name again
+            return super().__getitem__(name)
+
+    fake = FakeSlide([opaque(NOISE)])
+    fake.properties = Broken({"openslide.vendor": "fake", "hamamatsu.M\ufffd": "1"})
+    with open_fake(fake) as slide:
+        assert slide.properties == {"openslide.vendor": "fake"}
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_image_with_fewer_tiles_than_its_size_needs_is_refused(tmp_path, order, big):
+    import tifffile
+
+    path = tmp_path / "lies.tif"
+    with tifffile.TiffWriter(path, bigtiff=big, byteorder=order) as tiff:
+        tiff.write(NOISE, tile=(64, 64), photometric="rgb", resolution=(40_000, 40_000), resolutionunit=3)
+    with Slide(path) as slide:
+        assert slide.size_px == (420, 300)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["ImageLength"].overwrite(900)
+    with pytest.raises(SlideError, match="an image of 420 x 900 px, which is 105 tiles, has 35"):
+        Slide(path)

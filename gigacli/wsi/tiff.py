@@ -1,0 +1,64 @@
+"""Whether TIFF directories have the tiles that their images need: OpenSlide fills in what is missing without a word."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS = 256, 257, 322, 323, 324
+_MOST_DIRECTORIES = 1000
+
+
+def lacking_tiles(path: Path) -> str:
+    """What is wrong with the first image that has fewer tiles than its size needs, "" if there is none.
+
+    Args:
+        path: Any file; one that is no TIFF (6.0 or BigTIFF) lacks nothing, and neither do images in strips.
+    """
+    with path.open("rb") as file:
+        try:
+            return _lacking_tiles(file)
+        except struct.error:
+            return ""  # the file ends here: OpenSlide says so better
+
+
+def _lacking_tiles(file: BinaryIO) -> str:
+    magic = file.read(4)
+    order = {b"II": "<", b"MM": ">"}.get(magic[:2], "")
+    kind = struct.unpack(order + "H", magic[2:])[0] if order else 0
+    if kind not in (42, 43):
+        return ""
+    number, offset, start = ("H", "I", 4) if kind == 42 else ("Q", "Q", 8)
+    here, seen = _read(file, start, order + offset)[0], set[int]()
+    while here and here not in seen and len(seen) < _MOST_DIRECTORIES:
+        seen.add(here)
+        count = _read(file, here, order + number)[0]
+        if count > 4096:  # no directory
+            return ""
+        tags = {}
+        for _ in range(count):
+            tag, form, values = struct.unpack(order + "HH" + offset, _exactly(file, 4 + struct.calcsize(offset)))
+            value = _exactly(file, struct.calcsize(offset))
+            tags[tag] = values, struct.unpack_from(order + {3: "H", 4: "I", 16: "Q"}.get(form, "B"), value)[0]
+        if {_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS} <= tags.keys():
+            width, length, across, down = (tags[t][1] for t in (_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH))
+            needed = -(-width // max(1, across)) * -(-length // max(1, down))
+            if tags[_TILE_OFFSETS][0] < needed:
+                return f"an image of {width} x {length} px, which is {needed} tiles, has {tags[_TILE_OFFSETS][0]}"
+        here = struct.unpack(order + offset, _exactly(file, struct.calcsize(offset)))[0]
+    return ""
+
+
+def _read(file: BinaryIO, at: int, form: str) -> tuple[int, ...]:
+    file.seek(at)
+    return struct.unpack(form, _exactly(file, struct.calcsize(form)))
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    found = file.read(size)
+    if len(found) < size:
+        raise struct.error("end of file")
+    return found
