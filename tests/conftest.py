@@ -9,7 +9,12 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
 os.environ.pop("GIGA_STORE", None)
 
-import pytest  # noqa: E402 - after the environment is set
+import hypothesis  # noqa: E402 - after the environment is set
+import pytest  # noqa: E402
+
+# No deadlines: a busy machine is no failure. No random seed: a failure must be repeatable anywhere.
+hypothesis.settings.register_profile("giga", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("giga")
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 

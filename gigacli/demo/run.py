@@ -26,12 +26,12 @@ def steps(cohort: DemoCohort, *, seed: int = 0) -> list[tuple[str, ...]]:
     """The command lines, after ``giga``."""
     store, seeded = str(cohort.folder / "cohort.zarr"), ("--seed", str(seed))
     labels = ("--labels", str(cohort.labels_csv))
-    moco = ("--epochs", "3", "--max-tiles", "1024", "--batch-size", "64", "--queue", "1024")
+    moco = ("--epochs", "2", "--max-tiles", "1024", "--batch-size", "64", "--queue", "1024")
     return [
         ("tile", store, "--csv", str(cohort.cohort_csv), "--mpp", "1.0", "--tile-px", "128"),
         ("pretrain-tiles", store, *moco, *seeded),
-        ("bank", store, "--encoder", "moco", "--augmentations", "10", "--draws", "32", *seeded),
-        ("train", store, "--epochs", "300", "--whiten", *seeded),
+        ("bank", store, "--encoder", "moco", "--augmentations", "8", "--draws", "32", *seeded),
+        ("train", store, "--epochs", "200", "--whiten", *seeded),
         ("embed", store, "--views", "50", *seeded),
         ("embed", store, "--views", "50", "--aggregator", "random-init", *seeded),
         ("probe", store, *labels, *seeded),
