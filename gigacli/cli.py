@@ -180,6 +180,8 @@ def _show_tiles(summary: Any) -> None:
     from gigacli import console
 
     _show_summary("tile")(summary)
+    if getattr(summary, "why_empty", {}):
+        console.show_table("slides without tiles", ("slide", "reason"), list(summary.why_empty.items()))
     lowest = getattr(summary, "lowest", [])
     if len(lowest) > 1:
         console.show_table("fewest tiles", ("slide", "tiles"), lowest)

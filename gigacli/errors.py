@@ -34,5 +34,13 @@ class SlideError(GigaError, OSError):
     """One slide cannot be used. The run goes on; the reason is kept in the store."""
 
 
+def reason_of(error: Exception) -> str:
+    """Why a slide failed, for the record; what no one foresaw is named with its type.
+
+    A damaged file can raise anything, from a library as from us, and must not take the other slides with it.
+    """
+    return str(error) if isinstance(error, GigaError | OSError) and str(error) else f"{type(error).__name__}: {error}"
+
+
 class Diverged(GigaError, ArithmeticError):  # noqa: N818
     """Training produced values that are not numbers."""

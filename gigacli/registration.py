@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.errors import InvalidInput, NotFound, SlideError
+from gigacli.errors import InvalidInput, NotFound, reason_of
 from gigacli.store.table import SlideRow, SlideTable
 from gigacli.tables import bare_id, find_column, read_table
 from gigacli.wsi.discover import find_slides, slide_id_of
@@ -271,8 +271,8 @@ def _row(entry: _Entry, config: TileConfig) -> tuple[SlideRow, str]:
         with Slide(entry.path) as slide:
             row = replace(row, vendor=slide.vendor, size_px=slide.size_px)
             resolution = resolve_mpp(slide.properties, csv_mpp=entry.mpp, slide_mpp=option)
-    except (SlideError, OSError) as error:
-        return row, str(error)
+    except Exception as error:
+        return row, reason_of(error)
     return replace(row, mpp=resolution.mpp, mpp_source=resolution.source), ""
 
 

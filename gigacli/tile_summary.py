@@ -25,6 +25,7 @@ class TileSummary:
         median: Tiles of the slide in the middle.
         most: Tiles of the slide with the most.
         seconds: Time it took.
+        why_empty: Reason per slide that turned out to have no tiles now.
         lowest: The ten slides with the fewest tiles.
         failures: Reason per slide that failed.
         reasons: How many slides failed for each kind of reason.
@@ -40,6 +41,7 @@ class TileSummary:
     median: float
     most: int
     seconds: float
+    why_empty: dict[str, str] = field(default_factory=dict)
     lowest: list[tuple[str, int]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
@@ -75,7 +77,13 @@ class TilePlan:
 
 
 def summarise(
-    counts: dict[str, int], *, new: int, slides: int, failures: dict[str, str], seconds: float
+    counts: dict[str, int],
+    *,
+    new: int,
+    slides: int,
+    failures: dict[str, str],
+    why_empty: dict[str, str],
+    seconds: float,
 ) -> TileSummary:
     """The summary of a run.
 
@@ -84,6 +92,7 @@ def summarise(
         new: How many of those were done now.
         slides: Slides there are.
         failures: Reason per slide that failed.
+        why_empty: Reason per slide without tiles.
         seconds: Time it took.
     """
     numbers = sorted(counts.values()) or [0]
@@ -98,6 +107,7 @@ def summarise(
         median=float(median(numbers)),
         most=numbers[-1],
         seconds=seconds,
+        why_empty=why_empty,
         lowest=sorted(counts.items(), key=lambda item: (item[1], item[0]))[:LOWEST],
         failures=failures,
         reasons=dict(Counter(kind_of(reason) for reason in failures.values()).most_common()),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigacli.config import TileConfig, parse_shard
-from gigacli.errors import NotFound
+from gigacli.errors import NotFound, reason_of
 from gigacli.progress import SILENT
 from gigacli.registration import Registration, list_missing_mpp, register
 from gigacli.store.layout import NOT_DONE
@@ -153,10 +153,13 @@ class _Job:
         todo = [row for row in rows if count[row] == NOT_DONE and table[row].usable]
         undrawn = [row for row in rows if count[row] != NOT_DONE and self.album.lacks(table[row].id)]
         failures = {table[row].id: why for row, why in registration.reasons.items() if why and row in set(rows)}
+        empty: dict[str, str] = {}
         progress.start("tiling", len(rows), done=len(rows) - len(todo) - len(undrawn))
         stop = self.config.strict and bool(failures)
         for row, tiles in () if stop else self._compute([*todo, *undrawn], table.rows):
             if isinstance(tiles, Tiles):
+                if tiles.empty:
+                    empty[table[row].id] = tiles.empty
                 if count[row] == NOT_DONE:
                     self._write(row, tiles)
                     count[row] = len(tiles.coords)
@@ -171,7 +174,9 @@ class _Job:
         self.album.finish([(table[i].id, int(count[i]), failures.get(table[i].id, "")) for i in range(len(table))])
         now = {table[row].id: int(count[row]) for row in rows if count[row] != NOT_DONE}
         new = sum(int(count[row]) != NOT_DONE for row in todo)
-        return summarise(now, new=new, slides=len(rows), failures=failures, seconds=time.monotonic() - started)
+        return summarise(
+            now, new=new, slides=len(rows), failures=failures, why_empty=empty, seconds=time.monotonic() - started
+        )
 
     def _write(self, row: int, tiles: Tiles) -> None:
         n = len(tiles.coords)
@@ -197,8 +202,8 @@ class _Job:
                         row = running.pop(future)
                         try:
                             yield row, future.result()
-                        except (OSError, ValueError, MemoryError) as error:
-                            yield row, str(error) or type(error).__name__
+                        except Exception as error:
+                            yield row, reason_of(error)
             finally:
                 for future in running:
                     future.cancel()

@@ -27,11 +27,13 @@ class Tiles:
     Attributes:
         coords: (n, 2) level-0 corners, x and y.
         tissue: (n,) share of each tile that is tissue.
+        empty: Why there are no tiles, "" where there are some.
         picture: Thumbnail with tissue and tiles drawn, where one was asked for.
     """
 
     coords: NDArray[np.int32]
     tissue: NDArray[np.float32]
+    empty: str = ""
     picture: Image.Image | None = None
 
 
@@ -86,4 +88,14 @@ def find_tiles(
             title=title,
             mpp=MASK_MPP,
         )
-    return Tiles(coords[keep], share[keep], picture)
+    return Tiles(coords[keep], share[keep], _why_empty(share, config, found=bool(tissue.any())), picture)
+
+
+def _why_empty(share: NDArray[np.float32], config: TileConfig, *, found: bool) -> str:
+    if (share >= config.min_tissue).any():
+        return ""
+    if not len(share):
+        return f"the slide is smaller than a tile of {config.tile_px} px at {config.mpp:g} microns per pixel"
+    if not found:
+        return "no tissue was found"
+    return f"no tile is {100 * config.min_tissue:g} % tissue; the best is {100 * float(share.max()):.0f} %"

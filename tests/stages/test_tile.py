@@ -346,6 +346,22 @@ def test_slides_without_resolution_are_listed_in_a_table_to_complete(tmp_path, s
     assert {row.mpp_source for row in giga.open(path).slides.rows} == {"csv"}
 
 
+def test_every_zero_has_a_reason(cohort, tmp_path):
+    from gigacli.demo.pyramid import write_pyramid
+
+    (tmp_path / "here").mkdir()
+    blank = np.full((600, 800, 3), 245, dtype=np.uint8)
+    write_pyramid(tmp_path / "here" / "blank.tif", blank, mpp=0.5)
+    write_pyramid(tmp_path / "here" / "small.tif", blank[:100, :100], mpp=0.5)
+    shutil.copy(sorted(cohort.slides.glob("*.tif"))[0], tmp_path / "here" / "strict.tif")
+    summary = giga.tile(tmp_path / "a.zarr", tmp_path / "here", mpp=1.0, tile_px=256, min_tissue=1.0)
+    assert (summary.failed, summary.empty) == (0, 3)
+    assert summary.why_empty["blank"] == "no tissue was found"
+    assert "smaller than a tile" in summary.why_empty["small"]
+    assert "no tile is 100 % tissue; the best is" in summary.why_empty["strict"]
+    assert giga.open(tmp_path / "a.zarr").array("tiles/count")[:].tolist() == [0, 0, 0]
+
+
 def test_strict_stops_at_the_first_failure(cohort, tmp_path):
     copies(cohort, tmp_path / "here")
     (tmp_path / "here" / "broken.tif").write_bytes(b"no slide")

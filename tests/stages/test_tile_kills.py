@@ -38,6 +38,16 @@ def test_killed_twenty_times(cohort, tmp_path, chunks):
         assert chunks(killed, group) == chunks(undisturbed, group), group
 
 
+def test_two_runs_at_once(cohort, tmp_path, chunks):
+    paths = [tmp_path / "one.zarr", tmp_path / "two.zarr"]
+    command = [str(GIGA), "tile"]
+    options = [str(cohort.slides), "--mpp", "1.0", "--tile-px", "64", "--quiet"]
+    for stores in ((paths[0],), (paths[1], paths[1])):
+        runs = [subprocess.Popen([*command, str(s), *options], stdout=subprocess.DEVNULL) for s in stores]
+        assert [run.wait(timeout=200) for run in runs] == [0] * len(runs)
+    assert chunks(paths[1]) == chunks(paths[0])
+
+
 def finished(store):
     """Slides that are marked as done."""
     folder = store / "tiles" / "count" / "c"
