@@ -14,21 +14,23 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from PIL import Image
 
 from gigacli.demo.cohort import write_cohort
 from gigacli.wsi.slide import Slide
 from gigacli.wsi.tissue import MASK_MPP, tissue_mask
+
+MPP = 0.5  # of the demo's slides
 
 
 def iou(slide: Path, truth: Path) -> tuple[float, float]:
     """Intersection over union without and with the tissue under ink, at the resolution of the truth."""
     with np.load(truth) as known:
         tissue, ink = known["tissue"], known["pen"].astype(bool)
-    with Slide(slide, mpp=0.5) as opened:
+        times = round(MASK_MPP / (MPP * int(known["downsample"])))  # truth pixels along a mask pixel
+    with Slide(slide, mpp=MPP) as opened:
         mask = tissue_mask(opened.thumbnail(MASK_MPP), mpp=MASK_MPP)
     height, width = tissue.shape
-    found = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    found = mask.repeat(times, axis=0).repeat(times, axis=1)[:height, :width]
     scores = []
     for counted in (~(ink & tissue), np.ones_like(tissue)):
         both, either = (found & tissue & counted).sum(), ((found | tissue) & counted).sum()
