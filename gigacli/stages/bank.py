@@ -170,7 +170,7 @@ class _Job:
         self.features = Recipe("bank", base, inputs)
         self.tile_px: int = store.require("tiles").config["tile_px"]
         self.mpp: float = store.require("tiles").config["mpp"]
-        self.upsample: bool = store.require("tiles").config["upsample"]
+        self.upsample: bool = store.require("tiles").config.get("upsample", False)
         self.redo_shard = False
 
     def begin(self, weights: bytes) -> None:

@@ -170,7 +170,11 @@ class _Reader:
 
     def __init__(self, store: Store, config: PretrainTilesConfig) -> None:
         recipe = store.require("tiles").config
-        self.tile_px, self.mpp, self.upsample = int(recipe["tile_px"]), float(recipe["mpp"]), bool(recipe["upsample"])
+        self.tile_px, self.mpp, self.upsample = (
+            int(recipe["tile_px"]),
+            float(recipe["mpp"]),
+            bool(recipe.get("upsample")),
+        )
         self.table, self.coords = store.slides, store.array("tiles/coords")
         self.stack, self.slides, self.corners = ExitStack(), {}, {}  # type: ignore[var-annotated]
         self.pool = self.stack.enter_context(ThreadPoolExecutor(worker_count(config.workers)))

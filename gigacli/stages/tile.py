@@ -125,8 +125,9 @@ class _Job:
         if store.recipe("tiles") is not None and (config.redo or store.recipe("tiles") != self.recipe):
             store.discard("tiles")
         before = store.slides
-        store.write_slides(registration.table)
+        # what was made from other pixels goes before the table says so: a kill in between must not leave it behind
         store.forget([i for i, row in enumerate(before.rows) if _is_another(row, registration.table[i])])
+        store.write_slides(registration.table)
         usable = [row for row in registration.table.rows if row.usable]
         largest = max((self.capacity(row) for row in usable), default=0)
         if "tiles/coords" in store.root:
@@ -152,7 +153,8 @@ class _Job:
         count = store.array("tiles/count")[:]
         todo = [row for row in rows if count[row] == NOT_DONE and table[row].usable]
         undrawn = [row for row in rows if count[row] != NOT_DONE and self.album.lacks(table[row].id)]
-        failures = {table[row].id: why for row, why in registration.reasons.items() if why and row in set(rows)}
+        mine = set(rows)
+        failures = {table[row].id: why for row, why in registration.reasons.items() if why and row in mine}
         empty: dict[str, str] = {}
         progress.start("tiling", len(rows), done=len(rows) - len(todo) - len(undrawn))
         stop = self.config.strict and bool(failures)
@@ -166,7 +168,8 @@ class _Job:
                 self.album.keep(table[row].id, tiles.picture)
             else:
                 failures[table[row].id] = tiles
-                store.fail("tile", {row: tiles})
+                if count[row] == NOT_DONE:  # a picture alone that cannot be drawn takes nothing back
+                    store.fail("tile", {row: tiles})
                 progress.say(f"{table[row].id} failed: {tiles}")
                 if self.config.strict:
                     break
