@@ -160,15 +160,16 @@ def _augment_chunk(tiles: Tensor, matrices: _Matrices) -> Tensor:
         x = torch.where(torch.from_numpy(matrices.transposed).to(x.device)[:, None, None, None], x.mT, x)
     x = _multiply(matrices.left, _multiply(matrices.right, x.mT).mT)  # (n, 3, out, out)
     luma = torch.einsum("nchw,c->n", x, x.new_tensor(LUMA)) / x[0, 0].numel()
-    colour = torch.from_numpy(matrices.colour).to(x.device)
-    pull = torch.from_numpy(matrices.pull).to(x.device)
+    colour = torch.tensor(matrices.colour, device=x.device)
+    pull = torch.tensor(matrices.pull, device=x.device)
     x = torch.matmul(colour, x.flatten(2)).view_as(x)
     return x.add_((pull * luma).view(-1, 1, 1, 1)).clamp_(0, 1)  # contrast pulls towards the tile's own mean luma
 
 
 def _multiply(matrix: np.ndarray, x: Tensor) -> Tensor:
     """Multiply (1 or n, out, size) with (n, 3, size, width), block of rows by block: most of a matrix is zeros."""
-    factor = torch.from_numpy(matrix).to(x.device)[:, None]  # (1 or n, 1, out, size)
+    # copied into torch's own memory: products may differ in the last bit with the alignment of what numpy gives
+    factor = torch.tensor(matrix, device=x.device)[:, None]  # (1 or n, 1, out, size)
     out = matrix.shape[1]
     y = x.new_empty((*x.shape[:2], out, x.shape[3]))
     block = BLOCK_ROWS if x.device.type == "cpu" else out
