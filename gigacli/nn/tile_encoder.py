@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from copy import deepcopy
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gigacli.errors import Mismatch, NotFound
 
@@ -103,35 +101,6 @@ def random_resnet18(seed: int) -> ResNet18:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ResNet18()
-
-
-class FrozenTileEncoder:
-    """The tile encoder for inference: batch norm folded into convolutions, channels last, bf16 or fp32."""
-
-    def __init__(self, network: ResNet18, *, device: torch.device, precision: str) -> None:
-        self.device = device
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        folded = deepcopy(network).eval()
-        _fold_batch_norm(folded)
-        self.network = folded.to(device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) in [0, 1] -> (n, 256) float32."""
-        images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
-        return self.network.tile_features(images).float()
-
-
-def _fold_batch_norm(network: ResNet18) -> None:
-    """Fold every batch norm into the convolution before it: one pass over memory less per layer."""
-    network.conv1 = fuse_conv_bn_eval(network.conv1, network.bn1)
-    network.bn1 = nn.Identity()
-    for block in (m for m in network.modules() if isinstance(m, BasicBlock)):
-        block.conv1 = fuse_conv_bn_eval(block.conv1, block.bn1)
-        block.conv2 = fuse_conv_bn_eval(block.conv2, block.bn2)
-        block.bn1 = block.bn2 = nn.Identity()
-        if block.downsample is not None:
-            block.downsample = nn.Sequential(fuse_conv_bn_eval(block.downsample[0], block.downsample[1]))
 
 
 def weights_to_bytes(network: nn.Module) -> bytes:

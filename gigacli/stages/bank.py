@@ -19,9 +19,9 @@ from gigacli.config import NAME_PATTERN, BankConfig, parse_shard
 from gigacli.errors import GigaError, InvalidInput, NotFound, SlideError
 from gigacli.nn.augment import augment, draw_augmentation, output_px
 from gigacli.nn.device import pick_device, pick_precision
+from gigacli.nn.frozen import FrozenTileEncoder
 from gigacli.nn.tile_encoder import (
     FEATURES,
-    FrozenTileEncoder,
     random_resnet18,
     resnet18_from_bytes,
     resnet18_from_file,

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from gigacli.errors import Mismatch, NotFound
+from gigacli.nn.frozen import FrozenTileEncoder
 from gigacli.nn.tile_encoder import (
-    FrozenTileEncoder,
     ResNet18,
     random_resnet18,
     resnet18_from_bytes,

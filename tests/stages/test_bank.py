@@ -8,7 +8,8 @@ import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.augment import augment, draw_augmentation, output_px
 from gigacli.nn.device import pick_device
-from gigacli.nn.tile_encoder import FrozenTileEncoder, random_resnet18, resnet18_from_bytes, weights_to_bytes
+from gigacli.nn.frozen import FrozenTileEncoder
+from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_bytes, weights_to_bytes
 from gigacli.randomness import keyed_rng
 from gigacli.stages import bank as bank_stage
 from gigacli.store.layout import NOT_DONE
