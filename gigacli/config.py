@@ -215,7 +215,11 @@ class BankConfig(Config):
     draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).")
     independent: bool = option(False, "Draw the parameters per tile instead (the paper's ablation NS).")
     precision: Precision = option("auto", "auto, bf16 or fp32; auto is bf16 where the device computes in it.")
-    batch_size: int = option(64, "Tiles per encoder call.", result=False)
+    compile: Literal["auto", "yes", "no"] = option(
+        "auto", "Compile the encoder, which takes half a minute: auto does so for banks worth it."
+    )
+    batch_size: int | None = option(None, "Tiles per encoder call; default: 64, on a GPU 256.", result=False)
+    read_timeout: float = option(600.0, "Seconds after which a slide that does not answer is given up.", result=False)
     shard: str | None = option(None, "Do only part I of N of the slides, as I/N.", result=False)
     workers: int | None = option(None, "Reading threads; default: the number of processors.", result=False)
     device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
@@ -223,7 +227,8 @@ class BankConfig(Config):
     redo: bool = option(False, "Replace the bank that is there.", result=False)
 
     def __post_init__(self) -> None:
-        self._positive("augmentations", "draws", "batch_size", "workers")
+        self._positive("augmentations", "draws", "batch_size", "workers", "read_timeout")
+        self._choice("compile", "auto", "yes", "no")
         self._choice("precision", "auto", "bf16", "fp32")
         self._name("name")
         parse_shard(self.shard)

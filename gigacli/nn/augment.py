@@ -9,11 +9,14 @@ clamped to [0, 1] once, at the end. Hue is a rotation in YIQ, not in HSV.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Strengths of the authors' released code (Democratizing/gigassl): RandomResizedCrop(scale .5-1),
 # ColorJitter(.4, .4, .4, .2, p .8), grayscale p .2, 5x5 blur of sigma .1-1 with p .5; flips and right-angle
@@ -77,108 +80,138 @@ class TileAugmentation:
 
 
 def draw_augmentation(rng: np.random.Generator, n: int, *, tile_px: int) -> TileAugmentation:
-    """Draw n parameter sets."""
-    jitter = rng.random(n) < JITTER_P
-    factors = 1 + JITTER * rng.uniform(-1, 1, (3, n)) * jitter
+    """Draw n parameter sets; the first m of them are those that drawing m would have given."""
+    u = rng.random((n, 15)).T  # a row of random numbers per set
+    jitter = u[0] < JITTER_P
     return TileAugmentation(
-        crop=_draw_crop(rng, n, tile_px),
-        flip=rng.random((n, 2)) < 0.5,
-        quarter_turns=rng.integers(0, 4, n),
-        brightness=factors[0],
-        contrast=factors[1],
-        saturation=factors[2],
-        hue=HUE * rng.uniform(-1, 1, n) * jitter,
-        gray=rng.random(n) < GRAY_P,
-        blur_px=rng.uniform(*BLUR_SIGMA_PX, n) * (rng.random(n) < BLUR_P),
+        crop=_crop(u[1], u[2], u[3:5], tile_px),
+        flip=u[5:7].T < 0.5,
+        quarter_turns=(4 * u[7]).astype(np.int64),
+        brightness=1 + JITTER * (2 * u[8] - 1) * jitter,
+        contrast=1 + JITTER * (2 * u[9] - 1) * jitter,
+        saturation=1 + JITTER * (2 * u[10] - 1) * jitter,
+        hue=HUE * (2 * u[11] - 1) * jitter,
+        gray=u[12] < GRAY_P,
+        blur_px=(u[13] < BLUR_P) * (BLUR_SIGMA_PX[0] + (BLUR_SIGMA_PX[1] - BLUR_SIGMA_PX[0]) * u[14]),
     )
 
 
-def _draw_crop(rng: np.random.Generator, n: int, tile_px: int) -> np.ndarray:
-    """(n, 4) crops of uniform area share and log-uniform ratio, clipped to the tile."""
-    area = rng.uniform(*CROP_SCALE, n) * tile_px**2
-    ratio = np.exp(rng.uniform(np.log(CROP_RATIO[0]), np.log(CROP_RATIO[1]), n))
-    size = np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)], axis=1)  # height, width
+def _crop(area: np.ndarray, ratio: np.ndarray, corner: np.ndarray, tile_px: int) -> np.ndarray:
+    """(n, 4) crops of uniform area share and log-uniform ratio, clipped to the tile, from numbers between 0 and 1."""
+    area = (CROP_SCALE[0] + (CROP_SCALE[1] - CROP_SCALE[0]) * area) * tile_px**2
+    low, high = np.log(CROP_RATIO)
+    ratio = np.exp(low + (high - low) * ratio)
+    size = np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)])  # height, width
     size = np.clip(np.rint(size), 1, tile_px)
-    corner = np.floor(rng.random((n, 2)) * (tile_px - size + 1))
-    return np.concatenate([corner, size], axis=1).astype(np.int64)
+    return np.concatenate([np.floor(corner * (tile_px - size + 1)), size]).T.astype(np.int64)
 
 
-def augment(tiles: Tensor, parameters: TileAugmentation, *, out_px: int) -> Tensor:
-    """Augment tiles: all with the one parameter set there is, or tile i with set i.
-
-    Args:
-        tiles: (n, 3, tile_px, tile_px) uint8.
-        parameters: One set, shared by all n tiles, or n sets.
-        out_px: Edge of the result, at least 3 (the reach of the blur).
-
-    Returns:
-        (n, 3, out_px, out_px) float32 in [0, 1], on the tiles' device.
-    """
-    n, _, _, tile_px = tiles.shape
-    if len(parameters) not in (1, n):
-        raise ValueError(f"{len(parameters)} parameter sets for {n} tiles; expected 1 or {n}")
-    matrices = _matrices(parameters, tile_px, out_px)
-    out = torch.empty((n, 3, out_px, out_px), device=tiles.device)
-    chunk = CHUNK if tiles.device.type == "cpu" else n
-    for start in range(0, n, chunk):
-        rows = slice(start, start + chunk)
-        own = matrices if len(parameters) == 1 else _Matrices(*(values[rows] for values in matrices))
-        out[rows] = _augment_chunk(tiles[rows], own)
-    return out
+def unchanged(tile_px: int) -> TileAugmentation:
+    """The set that only resizes."""
+    none, one = np.zeros(1), np.ones(1)
+    return TileAugmentation(
+        crop=np.array([[0, 0, tile_px, tile_px]]),
+        flip=np.zeros((1, 2), dtype=bool),
+        quarter_turns=np.zeros(1, dtype=np.int64),
+        brightness=one,
+        contrast=one,
+        saturation=one,
+        hue=none,
+        gray=np.zeros(1, dtype=bool),
+        blur_px=none,
+    )
 
 
-class _Matrices(NamedTuple):
+class Folded(NamedTuple):
     """The chain of n sets as float32 operators: colour @ (left @ tile @ right.T) + pull * mean luma of the tile."""
 
-    left: np.ndarray  # (n, out, tile)
-    right: np.ndarray  # (n, out, tile)
-    transposed: np.ndarray  # (n,) bool: of the tile's transpose
-    colour: np.ndarray  # (n, 3, 3)
-    pull: np.ndarray  # (n,)
+    left: Tensor  # (n, out, tile)
+    right: Tensor  # (n, out, tile)
+    left_used: np.ndarray  # (n, blocks, 2): first and last + 1 column that a block of rows looks at
+    right_used: np.ndarray  # (n, blocks, 2)
+    transposed: Tensor  # (n,) bool: of the tile's transpose
+    colour: Tensor  # (n, 3, 3)
+    pull: Tensor  # (n,)
+
+    def of(self, rows: slice) -> Folded:
+        """Some of the sets."""
+        return Folded._make(values[rows] for values in self)
 
 
-def _matrices(parameters: TileAugmentation, tile_px: int, out_px: int) -> _Matrices:
-    """A quarter turn is a flip and a transpose; transposing the result swaps left and right."""
+def fold(parameters: TileAugmentation, *, tile_px: int, out_px: int, device: torch.device) -> Folded:
+    """The operators of n sets, on a device: half a megabyte a set for tiles of 256 px.
+
+    A quarter turn is a flip and a transpose; transposing the result swaps left and right.
+    """
     turns = parameters.quarter_turns
     flip = parameters.flip ^ np.stack([(turns == 2) | (turns == 3), (turns == 1) | (turns == 2)], axis=1)
     transposed = turns % 2 == 1
     rows_from = transposed.astype(np.int64)  # the axis of the tile that becomes the result's rows
-    return _Matrices(
-        left=_axis_matrices(parameters, flip, rows_from, tile_px, out_px) / np.float32(255),
-        right=_axis_matrices(parameters, flip, 1 - rows_from, tile_px, out_px),
-        transposed=transposed,
-        colour=_colour_matrices(parameters),
-        pull=((1 - parameters.contrast) * parameters.brightness).astype(np.float32),
-    )
-
-
-def _augment_chunk(tiles: Tensor, matrices: _Matrices) -> Tensor:
-    x = tiles.float()  # (n, 3, tile, tile)
-    if matrices.transposed.all():
-        x = x.mT
-    elif matrices.transposed.any():
-        x = torch.where(torch.from_numpy(matrices.transposed).to(x.device)[:, None, None, None], x.mT, x)
-    x = _multiply(matrices.left, _multiply(matrices.right, x.mT).mT)  # (n, 3, out, out)
-    luma = torch.einsum("nchw,c->n", x, x.new_tensor(LUMA)) / x[0, 0].numel()
-    colour = torch.tensor(matrices.colour, device=x.device)
-    pull = torch.tensor(matrices.pull, device=x.device)
-    x = torch.matmul(colour, x.flatten(2)).view_as(x)
-    return x.add_((pull * luma).view(-1, 1, 1, 1)).clamp_(0, 1)  # contrast pulls towards the tile's own mean luma
-
-
-def _multiply(matrix: np.ndarray, x: Tensor) -> Tensor:
-    """Multiply (1 or n, out, size) with (n, 3, size, width), block of rows by block: most of a matrix is zeros."""
+    left = _axis_matrices(parameters, flip, rows_from, tile_px, out_px) / np.float32(255)
+    right = _axis_matrices(parameters, flip, 1 - rows_from, tile_px, out_px)
+    pull = ((1 - parameters.contrast) * parameters.brightness).astype(np.float32)
     # copied into torch's own memory: products may differ in the last bit with the alignment of what numpy gives
-    factor = torch.tensor(matrix, device=x.device)[:, None]  # (1 or n, 1, out, size)
-    out = matrix.shape[1]
+    left_, right_, colour, pull_ = (torch.tensor(v, device=device) for v in (left, right, _colour(parameters), pull))
+    return Folded(left_, right_, _used(left), _used(right), torch.from_numpy(transposed), colour, pull_)
+
+
+def augment(tiles: Tensor, sets: Folded, *, out: Tensor | None = None) -> Tensor:
+    """Augment tiles: all with the one parameter set there is, or tile i with set i.
+
+    Args:
+        tiles: (n, 3, tile_px, tile_px) uint8.
+        sets: What :func:`fold` made of one set, shared by all n tiles, or of n sets; on the tiles' device.
+        out: Where to write, (n, 3, out_px, out_px) of any floating type and memory format; `out_px` is at least 3
+            (the reach of the blur).
+
+    Returns:
+        `out`, or a new float32 tensor: values in [0, 1], on the tiles' device.
+    """
+    n, many = len(tiles), len(sets.pull)
+    if many not in (1, n):
+        raise ValueError(f"{many} parameter sets for {n} tiles; expected 1 or {n}")
+    if out is None:
+        out = torch.empty((n, 3, sets.left.shape[1], sets.right.shape[1]), device=tiles.device)
+    chunk = CHUNK if tiles.device.type == "cpu" else n
+    for start in range(0, n, chunk):
+        rows = slice(start, start + chunk)
+        out[rows] = _augment_chunk(tiles[rows], sets if many == 1 else sets.of(rows))
+    return out
+
+
+def _augment_chunk(tiles: Tensor, sets: Folded) -> Tensor:
+    x = tiles.float()  # (n, 3, tile, tile)
+    transposed = sets.transposed
+    if bool(transposed.all()):
+        x = x.mT
+    elif bool(transposed.any()):
+        x = torch.where(transposed.to(x.device).view(-1, 1, 1, 1), x.mT, x)
+    x = _multiply(sets.right, sets.right_used, x.mT).mT
+    x = _multiply(sets.left, sets.left_used, x)  # (n, 3, out, out)
+    luma = torch.einsum("nchw,c->n", x, x.new_tensor(LUMA)) / x[0, 0].numel()
+    x = torch.matmul(sets.colour, x.flatten(2)).view_as(x)
+    return x.add_((sets.pull * luma).view(-1, 1, 1, 1)).clamp_(0, 1)  # contrast pulls towards the tile's own mean luma
+
+
+def _multiply(matrix: Tensor, used: np.ndarray, x: Tensor) -> Tensor:
+    """Multiply (1 or n, out, size) with (n, 3, size, width), block of rows by block: most of a matrix is zeros."""
+    factor, out = matrix[:, None], matrix.shape[1]  # (1 or n, 1, out, size)
+    if x.device.type != "cpu":
+        return torch.matmul(factor, x)
     y = x.new_empty((*x.shape[:2], out, x.shape[3]))
-    block = BLOCK_ROWS if x.device.type == "cpu" else out
-    for start in range(0, out, block):
-        rows = slice(start, start + block)
-        used = np.flatnonzero(matrix[:, rows].any(axis=(0, 1)))
-        columns = slice(int(used[0]), int(used[-1]) + 1)
+    for block, start in enumerate(range(0, out, BLOCK_ROWS)):
+        rows, columns = slice(start, start + BLOCK_ROWS), slice(used[:, block, 0].min(), used[:, block, 1].max())
         y[:, :, rows] = torch.matmul(factor[:, :, rows, columns], x[:, :, columns])
     return y
+
+
+def _used(matrix: np.ndarray) -> NDArray[np.int64]:
+    """(n, blocks, 2): the columns from first to last + 1 that are not zero, per block of rows of (n, out, size)."""
+    n, out, size = matrix.shape
+    padded: NDArray[np.bool_] = np.zeros((n, -(-out // BLOCK_ROWS) * BLOCK_ROWS, size), dtype=bool)
+    padded[:, :out] = matrix != 0
+    columns: NDArray[np.bool_] = np.logical_or.reduce(padded.reshape(n, -1, BLOCK_ROWS, size), axis=2)
+    return np.stack([columns.argmax(axis=2), size - columns[:, :, ::-1].argmax(axis=2)], axis=2)
 
 
 def _axis_matrices(parameters: TileAugmentation, flip: np.ndarray, axis: np.ndarray, size: int, out: int) -> np.ndarray:
@@ -205,7 +238,7 @@ def _axis_matrices(parameters: TileAugmentation, flip: np.ndarray, axis: np.ndar
     return matrix
 
 
-def _colour_matrices(parameters: TileAugmentation) -> np.ndarray:
+def _colour(parameters: TileAugmentation) -> np.ndarray:
     """(n, 3, 3) float32: brightness, contrast, saturation, hue, grayscale, in this order."""
     identity, gray = np.eye(3), np.tile(LUMA, (3, 1))
     saturation = parameters.saturation[:, None, None]

@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from copy import deepcopy
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from gigacli.nn.tile_encoder import BasicBlock, ResNet18
+from gigacli.nn.tile_encoder import FEATURES, BasicBlock, ResNet18
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class FrozenTileEncoder:
-    """The tile encoder for inference: batch norm folded into convolutions, channels last, bf16 or fp32."""
+    """ResNet18 up to ``layer3``: batch norm folded into convolutions, channels last, bf16 or fp32, compiled or not.
 
-    def __init__(self, network: ResNet18, *, device: torch.device, precision: str) -> None:
+    Args:
+        network: The weights; left as it is.
+        device: Where to compute.
+        precision: "bf16" or "fp32", of weights and activations; sums inside a convolution are float32 either way.
+        compiled: Compile for the first batch's shape, and again for every other one: give it batches of one size.
+
+    Attributes:
+        features: Values per tile.
+        input_px: Edge of the images it takes; ``None`` for any.
+        dtype: What it computes in: images of this type, channels last, are used as they are.
+        fixed_batch: Whether every other batch size costs a compilation.
+    """
+
+    def __init__(self, network: ResNet18, *, device: torch.device, precision: str, compiled: bool = False) -> None:
         self.device = device
+        self.features = FEATURES
+        self.input_px: int | None = None
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        folded = deepcopy(network).eval()
+        self.fixed_batch = compiled
+        folded = deepcopy(network).eval().requires_grad_(False)  # noqa: FBT003
         _fold_batch_norm(folded)
         self.network = folded.to(device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        forward = self.network.tile_features
+        self._forward = compile_forward(forward, device) if compiled else forward
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) in [0, 1] -> (n, 256) float32."""
         images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
-        return self.network.tile_features(images).float()
+        return self._forward(images).float()
+
+
+def compile_forward(forward: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A function compiled for frozen weights and one shape at a time.
+
+    Freezing packs the weights for the device's convolutions once, instead of in every call.
+    """
+    if device.type == "cpu":
+        return torch.compile(forward, dynamic=False, options={"freezing": True})
+    return torch.compile(forward, dynamic=False)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether what compiling needs is here: a C++ compiler, or Triton on a GPU."""
+    if device.type == "cpu":
+        return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+    return find_spec("triton") is not None
 
 
 def _fold_batch_norm(network: ResNet18) -> None:

@@ -7,8 +7,9 @@ set, embedded, stored with their numbers. In the same pass every tile is embedde
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,11 @@ import numpy as np
 import torch
 
 from gigacli.config import NAME_PATTERN, BankConfig, parse_shard
-from gigacli.errors import GigaError, InvalidInput, NotFound, SlideError
-from gigacli.nn.augment import augment, draw_augmentation, output_px
+from gigacli.errors import GigaError, InvalidInput, NotFound, reason_of
 from gigacli.nn.device import pick_device, pick_precision
-from gigacli.nn.frozen import FrozenTileEncoder
+from gigacli.nn.encode import Batches, Encoding, TileEncoder, Views, draw_views
+from gigacli.nn.frozen import FrozenTileEncoder, can_compile
 from gigacli.nn.tile_encoder import (
-    FEATURES,
     random_resnet18,
     resnet18_from_bytes,
     resnet18_from_file,
@@ -29,24 +29,25 @@ from gigacli.nn.tile_encoder import (
     weights_to_bytes,
 )
 from gigacli.progress import SILENT
-from gigacli.randomness import keyed_rng
 from gigacli.registration import changed
-from gigacli.store.bank import tile_grid_of
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store, shard_rows
 from gigacli.workers import worker_count
-from gigacli.wsi.slide import Slide
+from gigacli.wsi.reader import SlideTiles, TileReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from gigacli.progress import Progress
 
 RANDOM = "random-resnet18"
-BLOCK = 1024
-"""Tiles of a slide held in memory at once: 200 MB at 256 px."""
+
+COMPILE_FROM = {"cpu": 50_000, "cuda": 10_000_000}
+"""Encodings from which compiling the encoder, half a minute, is sooner paid back than felt."""
+
+BATCH_SIZE = {"cpu": 64, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class BankSummary:
         skipped: Slides that were there.
         failed: Slides that could not be read.
         tiles: Tile encodings made now.
+        read: Tiles read now: each distinct tile of a slide once.
+        rate: Encodings per second, from the second block of tiles on: without start-up and compiling.
+        waited: Share of that time that the encoder waited for tiles, 0 to 1.
         seconds: Time it took.
         failures: Reason per slide that failed.
     """
@@ -70,6 +74,9 @@ class BankSummary:
     skipped: int
     failed: int
     tiles: int
+    read: int
+    rate: float
+    waited: float
     seconds: float
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -95,39 +102,32 @@ def bank(store: str | Path | Store, *, progress: Progress = SILENT, **options: A
     name = config.name or encoder_name
     config = opened.following(f"banks/{name}", config, options)
     precision = pick_precision(config.precision, device)
-    job = _Job(opened, name, config, precision, encoder_name, weights_hash(weights))
-    job.begin(weights)
-    encoder = FrozenTileEncoder(resnet18_from_bytes(weights), device=device, precision=precision)
-    counts = opened.array("tiles/count")[:]
-    tiled = shard_rows(np.flatnonzero(counts != NOT_DONE).tolist(), parse_shard(config.shard))
-    done = opened.array(f"banks/{name}/done")[:]
-    todo = [row for row in tiled if done[row] == NOT_DONE or job.redo_shard]
-    progress.start("bank", len(tiled), done=len(tiled) - len(todo))
-    failures: dict[str, str] = {}
-    tiles, table = 0, opened.slides
-    with ThreadPoolExecutor(worker_count(config.workers)) as pool:
-        for row in todo:
-            slide = table[row]
-            try:
-                if why := changed(slide):
-                    raise SlideError(why)
-                tiles += job.run_slide(row, slide, encoder, pool)
-                opened.fail("bank", {row: ""})
-            except (SlideError, OSError) as error:
-                failures[slide.id] = str(error)
-                opened.fail("bank", {row: str(error)})
-                progress.say(f"{slide.id} failed: {error}")
-            progress.advance(note=f"{tiles / (time.monotonic() - started):.0f} tiles/s")
-    return BankSummary(
-        bank=name,
-        slides=len(tiled),
-        done=len(todo) - len(failures),
-        skipped=len(tiled) - len(todo),
-        failed=len(failures),
-        tiles=tiles,
-        seconds=time.monotonic() - started,
-        failures=failures,
-    )
+    compiled = _compiled(config, device, opened.registered)
+    encoder = _frozen(weights, device, precision, compiled)
+    base = {"encoder": encoder_name, "precision": precision, "compile": "yes" if compiled else "no"}
+    job = _Job(opened, name, config, base, weights_hash(weights), encoder)
+    try:
+        job.begin(weights)
+        return job.run(progress, started)
+    except OSError as error:  # what a slide's file does wrong was caught where it is read
+        raise GigaError(
+            f"{opened.url} cannot be written: {error}",
+            "make room or give write access, then run the same command again: every slide that was finished is kept",
+        ) from error
+
+
+def _compiled(config: BankConfig, device: torch.device, slides: int) -> bool:
+    """Whether to compile: decided by the size of the whole bank, so that every shard decides alike."""
+    if config.compile == "auto":
+        worth_it = slides * config.augmentations * config.draws >= COMPILE_FROM[device.type]
+        return worth_it and can_compile(device)
+    return config.compile == "yes"
+
+
+@lru_cache(maxsize=1)
+def _frozen(weights: bytes, device: torch.device, precision: str, compiled: bool) -> TileEncoder:  # noqa: FBT001
+    """The encoder, kept for the next shard that this process is given."""
+    return FrozenTileEncoder(resnet18_from_bytes(weights), device=device, precision=precision, compiled=compiled)
 
 
 def _encoder(store: Store, config: BankConfig) -> tuple[str, bytes]:
@@ -161,128 +161,240 @@ class _Job:
     """One bank being written: its recipes, and what is done per slide."""
 
     def __init__(
-        self, store: Store, name: str, config: BankConfig, precision: str, encoder: str, weights_sha256: str
+        self,
+        store: Store,
+        name: str,
+        config: BankConfig,
+        base: dict[str, Any],
+        weights_sha256: str,
+        encoder: TileEncoder,
     ) -> None:
         self.store, self.name, self.config, self.encoder = store, name, config, encoder
-        inputs = {"tiles": store.require("tiles").fingerprint, "encoder": weights_sha256}
-        base = {"encoder": encoder, "precision": precision}
-        self.bank = Recipe("bank", {**config.recipe(), **base}, inputs)
-        self.features = Recipe("bank", base, inputs)
-        self.tile_px: int = store.require("tiles").config["tile_px"]
-        self.mpp: float = store.require("tiles").config["mpp"]
-        self.upsample: bool = store.require("tiles").config.get("upsample", False)
+        self.encoder_name: str = base["encoder"]
+        tiles = store.require("tiles")
+        inputs = {"tiles": tiles.fingerprint, "encoder": weights_sha256}
+        self.recipes = {
+            f"banks/{name}": Recipe("bank", {**config.recipe(), **base}, inputs),
+            f"features/{name}": Recipe("bank", base, inputs),
+        }
+        self.tile_px: int = tiles.config["tile_px"]
+        self.mpp: float = tiles.config["mpp"]
+        self.upsample: bool = tiles.config.get("upsample", False)
         self.redo_shard = False
 
     def begin(self, weights: bytes) -> None:
         """Create or check the groups; nothing is touched if one of them was made otherwise."""
-        store, name, config = self.store, self.name, self.config
-        groups = {f"banks/{name}": self.bank, f"features/{name}": self.features}
-        for path, recipe in groups.items():
-            store.check(path, recipe, redo=config.redo)
-        if config.redo and config.shard and all(store.recipe(p) == r for p, r in groups.items()):
+        store, config = self.store, self.config
+        bank, features = self.recipes
+        raised = not config.redo and self._raises(bank)
+        for path, recipe in self.recipes.items():
+            if not (raised and path == bank):
+                store.check(path, recipe, redo=config.redo)
+        if config.redo and config.shard and all(store.recipe(p) == r for p, r in self.recipes.items()):
             self.redo_shard = True  # the same bank once more: the other shards stay
-        elif config.redo and config.shard and any(store.recipe(p) for p in groups):
+        elif config.redo and config.shard and any(store.recipe(p) for p in self.recipes):
             raise InvalidInput(
                 "--redo with --shard cannot replace a bank made with other parameters: the shards would remove each "
                 "other's slides",
                 "write it under another --name, or run --redo once without --shard",
             )
         elif config.redo:
-            for path in (p for p in groups if store.recipe(p) is not None):
+            for path in (p for p in self.recipes if store.recipe(p) is not None):
                 store.discard(path)
-        n, capacity = store.registered, store.array("tiles/coords").shape[1]
+        n, capacity, width = store.registered, store.array("tiles/coords").shape[1], self.encoder.features
         a, d = config.augmentations, config.draws
-        store.begin(
-            f"features/{name}", self.features, {"vectors": (n, capacity, FEATURES), "done": (n,)}, redo=config.redo
+        of_features = {"vectors": (n, capacity, width), "done": (n,)}
+        store.begin(features, self.recipes[features], of_features, redo=config.redo)
+        of_bank = {"vectors": (n, a, d, width), "tile": (n, a, d), "done": (n,)}
+        store.begin(bank, self.recipes[bank], of_bank, redo=config.redo, grow=raised)
+        keep_encoder(store, self.encoder_name, weights, redo=config.redo)
+        self.done, self.plain = store.array(f"{bank}/done")[:], store.array(f"{features}/done")[:]
+        has_kept = f"{bank}/kept" in store.root
+        self.kept = store.array(f"{bank}/kept")[:] if has_kept else np.full_like(self.done, NOT_DONE)
+
+    def _raises(self, bank: str) -> bool:
+        """Whether the bank that is there only lacks some of the augmentations or draws asked for."""
+        there, wanted = self.store.recipe(bank), self.recipes[bank]
+        if there is None or there == wanted:
+            return False
+        sizes = ("augmentations", "draws")
+        same = {**there.config, **{s: wanted.config[s] for s in sizes}} == wanted.config
+        return same and there.inputs == wanted.inputs and all(there.config[s] <= wanted.config[s] for s in sizes)
+
+    def run(self, progress: Progress, started: float) -> BankSummary:
+        """Encode what is not done; reading of the next slides and writing of the last one go on meanwhile."""
+        store, config, table = self.store, self.config, self.store.slides
+        counts, coords = store.array("tiles/count")[:], store.array("tiles/coords")
+        tiled = shard_rows(np.flatnonzero(counts != NOT_DONE).tolist(), parse_shard(config.shard))
+        todo = [row for row in tiled if self.redo_shard or self.done[row] == NOT_DONE]
+        failures: dict[str, str] = {}
+        progress.start("bank", len(tiled), done=len(tiled) - len(todo))
+
+        def fail(row: int, why: str) -> None:
+            failures[table[row].id] = why
+            store.fail("bank", {row: why})
+            progress.say(f"{table[row].id} failed: {why}")
+            progress.advance()
+
+        def coming() -> Iterator[SlideTiles]:
+            for row in todo:
+                if why := changed(table[row]):
+                    fail(row, why)
+                elif not counts[row]:
+                    self._write(row, None)
+                    progress.advance()
+                else:
+                    yield SlideTiles(row, table[row].path, table[row].mpp, coords[row, : counts[row]])
+
+        batches, encoding = self._batches(progress), None
+        with self._reader() as reader, _Writer() as writer:
+            meter = _Meter(reader)
+            for block in reader.blocks(coming()):
+                row = block.slide.key
+                if block.error is not None:
+                    encoding = None
+                    fail(row, reason_of(block.error))
+                    continue
+                encoding = encoding or self._encoding(batches, row, table[row].id, len(block.slide.coords))
+                meter.add(made=encoding.add(block.tiles, block.start), read=len(block.tiles))
+                progress.advance(int(block.last), note=meter.note)
+                if block.last:
+                    writer.submit(self._write, row, encoding)
+                    encoding = None
+        return BankSummary(
+            bank=self.name,
+            slides=len(tiled),
+            done=len(todo) - len(failures),
+            skipped=len(tiled) - len(todo),
+            failed=len(failures),
+            tiles=meter.made,
+            read=meter.read,
+            rate=meter.rate,
+            waited=meter.waited,
+            seconds=time.monotonic() - started,
+            failures=failures,
         )
-        shapes = {"vectors": (n, a, d, FEATURES), "tile": (n, a, d), "done": (n,)}
-        store.begin(f"banks/{name}", self.bank, shapes, redo=config.redo)
-        keep_encoder(store, self.encoder, weights, redo=config.redo)
 
-    def run_slide(self, row: int, slide: Any, encoder: FrozenTileEncoder, pool: ThreadPoolExecutor) -> int:
-        """Encode one slide and mark it done; the number of encodings."""
-        store, config = self.store, self.config
-        bank, features = f"banks/{self.name}", f"features/{self.name}"
-        coords, _ = tile_grid_of(store, row)
-        n, made = len(coords), 0
-        if n:
-            drawn, parameters = self._draw(slide.id, n)
-            plain = np.full((n, FEATURES), np.nan, dtype=np.float16)
-            vectors = np.full((*drawn.shape, FEATURES), np.nan, dtype=np.float16)
-            with Slide(slide.path, mpp=slide.mpp, upsample=self.upsample) as opened:
-                for start in range(0, n, BLOCK):
-                    tiles = _read(opened, coords[start : start + BLOCK], self.tile_px, self.mpp, pool)
-                    for rows, images in _batches(torch.from_numpy(tiles), config.batch_size):
-                        plain[start + rows] = encoder(images.float().div_(255)).half().cpu().numpy()
-                        made += len(rows)
-                    made += self._augmented(tiles, start, drawn, parameters, encoder, vectors)
-            store.array(f"{features}/vectors")[row, :n] = plain
+    def _batches(self, progress: Progress) -> Batches:
+        size = self.config.batch_size or BATCH_SIZE[self.encoder.device.type]
+        return Batches(self.encoder, tile_px=self.tile_px, size=size, say=progress.say)
+
+    def _reader(self) -> TileReader:
+        return TileReader(
+            tile_px=self.tile_px,
+            mpp=self.mpp,
+            upsample=self.upsample,
+            workers=worker_count(self.config.workers),
+            timeout_s=self.config.read_timeout,
+            **({"allocate": _pinned} if self.encoder.device.type == "cuda" else {}),
+        )
+
+    def _encoding(self, batches: Batches, row: int, slide_id: str, count: int) -> Encoding:
+        """What is to be made of a slide: everything, or what an earlier bank of fewer rows has not got."""
+        views = self._views(slide_id, count)
+        if self.kept[row] > 0 and not self.redo_shard:
+            views.missing[:] = np.isnan(self.store.array(f"banks/{self.name}/vectors")[row, :, :, 0])
+        plain = self.redo_shard or self.plain[row] == NOT_DONE
+        return Encoding(batches, views, count=count, plain=plain)
+
+    def _views(self, slide_id: str, count: int) -> Views:
+        return draw_views(
+            self.config.seed,
+            slide_id,
+            count=count,
+            augmentations=self.config.augmentations,
+            draws=self.config.draws,
+            tile_px=self.tile_px,
+            independent=self.config.independent,
+        )
+
+    def _write(self, row: int, encoding: Encoding | None) -> None:
+        """Write a slide, then mark it done; ``None`` for one without tissue."""
+        store = self.store
+        bank, features = self.recipes
+        count = 0
+        if encoding is not None:
+            views = encoding.views
+            vectors = encoding.vectors.cpu().numpy()
+            if not views.missing.all():
+                vectors = np.where(views.missing[..., None], vectors, store.array(f"{bank}/vectors")[row])
             store.array(f"{bank}/vectors")[row] = vectors
-            store.array(f"{bank}/tile")[row] = drawn
-        store.array(f"{features}/done")[row] = n
-        store.array(f"{bank}/done")[row] = config.augmentations if n else 0
-        return made
-
-    def _draw(self, slide_id: str, n: int) -> tuple[NDArray[np.int32], list[Any]]:
-        """Which tiles (augmentation, draw), and with which parameters: functions of (seed, slide, augmentation)."""
-        config, tiles, parameters = self.config, [], []
-        for a in range(config.augmentations):
-            rng = keyed_rng(config.seed, "bank", slide_id, a)
-            tiles.append(rng.integers(0, n, config.draws, dtype=np.int32))
-            sets = config.draws if config.independent else 1
-            parameters.append(draw_augmentation(rng, sets, tile_px=self.tile_px))
-        return np.stack(tiles), parameters
-
-    def _augmented(
-        self,
-        tiles: NDArray[np.uint8],
-        start: int,
-        drawn: NDArray[np.int32],
-        parameters: list[Any],
-        encoder: FrozenTileEncoder,
-        vectors: NDArray[np.float16],
-    ) -> int:
-        """Fill `vectors` where the drawn tile lies in this block; a tile drawn twice in a view is encoded once."""
-        made, size = 0, output_px(self.tile_px)
-        images = torch.from_numpy(tiles).to(encoder.device)
-        for a, chosen in enumerate(drawn):
-            draws = np.flatnonzero((chosen >= start) & (chosen < start + len(tiles)))
-            if not len(draws):
-                continue
-            if self.config.independent:
-                unique, inverse = draws, np.arange(len(draws))
-            else:
-                _, unique, inverse = np.unique(chosen[draws], return_index=True, return_inverse=True)
-                unique = draws[unique]
-            encoded = np.empty((len(unique), FEATURES), dtype=np.float16)
-            for i in range(0, len(unique), self.config.batch_size):
-                part = unique[i : i + self.config.batch_size]
-                sets = parameters[a][part] if self.config.independent else parameters[a]
-                augmented = augment(images[chosen[part] - start], sets, out_px=size)
-                encoded[i : i + len(part)] = encoder(augmented).half().cpu().numpy()
-            vectors[a, draws] = encoded[inverse]
-            made += len(unique)
-        return made
+            store.array(f"{bank}/tile")[row] = views.tiles
+            if encoding.plain is not None:
+                count = len(encoding.plain)
+                store.array(f"{features}/vectors")[row, :count] = encoding.plain.cpu().numpy()
+        if encoding is None or encoding.plain is not None:
+            store.array(f"{features}/done")[row] = count
+        store.array(f"{bank}/done")[row] = self.config.augmentations if encoding is not None else 0
+        store.fail("bank", {row: ""})
 
 
-def _batches(tiles: torch.Tensor, size: int) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-    for start in range(0, len(tiles), size):
-        part = tiles[start : start + size]
-        yield np.arange(start, start + len(part)), part
+def _pinned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Memory that a GPU reads while the processor goes on."""
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
 
 
-def _read(
-    slide: Slide, coords: NDArray[np.int32], tile_px: int, mpp: float, pool: ThreadPoolExecutor
-) -> NDArray[np.uint8]:
-    """The pixels of some tiles, (n, 3, tile_px, tile_px)."""
-    tiles = np.empty((len(coords), 3, tile_px, tile_px), dtype=np.uint8)
+class _Meter:
+    """How fast it goes, from the second block on: the first one compiles and waits for the first slide."""
 
-    def read(i: int) -> None:
-        x, y = (int(v) for v in coords[i])
-        tiles[i] = slide.read(x, y, tile_px=tile_px, mpp=mpp).transpose(2, 0, 1)
+    def __init__(self, reader: TileReader) -> None:
+        self._reader, self._blocks = reader, 0
+        self.made = self.read = 0
+        self._start = (0, time.monotonic(), 0.0)
 
-    list(pool.map(read, range(len(coords))))
-    return tiles
+    def add(self, *, made: int, read: int) -> None:
+        """A block is encoded."""
+        self.made, self.read, self._blocks = self.made + made, self.read + read, self._blocks + 1
+        if self._blocks == 1:
+            self._first = (self.made, time.monotonic(), self._reader.waited_s)
+        elif self._blocks == 2:
+            self._start = self._first
+
+    @property
+    def rate(self) -> float:
+        """Encodings per second."""
+        return (self.made - self._start[0]) / self._seconds
+
+    @property
+    def waited(self) -> float:
+        """Share of the time that the encoder waited for tiles."""
+        return (self._reader.waited_s - self._start[2]) / self._seconds
+
+    @property
+    def note(self) -> str:
+        """For the progress line."""
+        return f"{self.rate:.0f} tiles/s, encoder waited {self.waited:.0%}"
+
+    @property
+    def _seconds(self) -> float:
+        return max(1e-9, time.monotonic() - self._start[1])
+
+
+class _Writer:
+    """Writes one slide while the next one is encoded; what goes wrong there is raised here."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._settle()
+        finally:
+            self._pool.shutdown()
+
+    def submit(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Run it once what was submitted before is through."""
+        self._settle()
+        self._pending = self._pool.submit(work, *arguments)
+
+    def _settle(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
 
 def keep_encoder(store: Store, name: str, weights: bytes, *, redo: bool) -> None:

@@ -15,7 +15,7 @@ import torch
 from gigacli.config import PretrainTilesConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn import loop
-from gigacli.nn.augment import augment, draw_augmentation, output_px
+from gigacli.nn.augment import Folded, augment, draw_augmentation, fold, output_px
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.losses import info_nce_chance_level
 from gigacli.nn.moco import MoCo
@@ -211,13 +211,14 @@ class _Batches:
     def __call__(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """First views, second views (n, 3, h, w), and an order for the key encoder (n,)."""
         order = keyed_rng(self.config.seed, "order", epoch).permutation(len(self.tiles))
-        size = output_px(self.reader.tile_px)
         for step, part in enumerate(np.array_split(order, self.per_epoch)):
             rng = keyed_rng(self.config.seed, "views", epoch, step)
             images = self.reader(self.tiles[part]).to(self.device)
             # here each tile has parameters of its own, where a bank's view shares one set
-            views = [
-                augment(images, draw_augmentation(rng, len(part), tile_px=self.reader.tile_px), out_px=size)
-                for _ in range(2)
-            ]
+            views = [augment(images, self._sets(rng, len(part))) for _ in range(2)]
             yield views[0], views[1], torch.from_numpy(rng.permutation(len(part))).to(self.device)
+
+    def _sets(self, rng: np.random.Generator, n: int) -> Folded:
+        tile_px = self.reader.tile_px
+        sets = draw_augmentation(rng, n, tile_px=tile_px)
+        return fold(sets, tile_px=tile_px, out_px=output_px(tile_px), device=self.device)

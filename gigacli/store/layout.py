@@ -90,6 +90,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
         compressed=False,
     ),
     ArraySpec("banks/*/tile", ("slide", "augmentation", "draw"), "int32", -1, "slide"),
+    ArraySpec("banks/*/kept", ("slide",), "int32", NOT_DONE, "table", required=False),
     ArraySpec("banks/*/done", ("slide",), "int32", NOT_DONE, "slide", compressed=False),
     ArraySpec("models/*/weights", ("byte",), "uint8", 0, "all", compressed=False, required=False),
     ArraySpec("models/*/trained_on", ("slide",), "bool", False, "table", required=False),  # noqa: FBT003

@@ -211,7 +211,15 @@ class Store:
             "repeat the old parameters, choose another --name where there is one, or replace it with --redo",
         )
 
-    def begin(self, path: str, recipe: Recipe, shapes: dict[str, tuple[int, ...]], *, redo: bool = False) -> Any:
+    def begin(
+        self,
+        path: str,
+        recipe: Recipe,
+        shapes: dict[str, tuple[int, ...]],
+        *,
+        redo: bool = False,
+        grow: bool = False,
+    ) -> Any:
         """The zarr group at `path`, ready to be written by `recipe`; with `redo` what was made otherwise is discarded.
 
         Args:
@@ -219,9 +227,14 @@ class Store:
             recipe: How it is being made.
             shapes: Shape of every array, by its path in the group.
             redo: Replace a group made with another recipe.
+            grow: Keep what a group made with another recipe holds: the new one begins with the same. Nothing of it
+                is done then; `kept` says how much of a slide is there.
         """
-        self.check(path, recipe, redo=redo)
-        if self.recipe(path) not in (None, recipe) or self._half_removed(path):
+        if grow:
+            self._keep(path)
+        else:
+            self.check(path, recipe, redo=redo)
+        if (self.recipe(path) not in (None, recipe) and not grow) or self._half_removed(path):
             self.discard(path)
         group = self._require_group(path)
         for name, shape in shapes.items():
@@ -230,6 +243,13 @@ class Store:
         if group.attrs.get("giga") != giga:
             group.attrs["giga"] = giga
         return group
+
+    def _keep(self, path: str) -> None:
+        """Note what is done in `kept`, then take it back: wherever this stops, no slide looks more than it is."""
+        done = self.array(f"{path}/done")[:]
+        kept = self.ensure_array(f"{path}/kept", done.shape)
+        kept[:] = np.where(done > 0, done, kept[:])
+        self.array(f"{path}/done")[...] = NOT_DONE
 
     def discard(self, path: str) -> None:
         """Remove a group, so that a removal cut short leaves nothing that looks whole, and can be finished.
@@ -315,7 +335,8 @@ class Store:
 
     def forget(self, rows: Sequence[int]) -> None:
         """Take back everything that was made from some slides, which are not what they were."""
-        for path in ["tiles/count", *(f"{k}/{n}/done" for k in SLIDE_GROUPS for n in self.names(k))]:
+        names = [f"{kind}/{name}" for kind in SLIDE_GROUPS for name in self.names(kind)]
+        for path in ["tiles/count", *(f"{name}/{array}" for name in names for array in ("kept", "done"))]:
             if rows and path in self.root:
                 self.root[path].oindex[list(rows)] = NOT_DONE
 

@@ -109,7 +109,7 @@ def _banks(description: Description) -> Iterator[Problem]:
     arrays = dict(_arrays(description))
     for path, sizes in arrays.items():
         group, _, name = path.rpartition("/")
-        if not group.startswith("banks/") or name == "done":
+        if not group.startswith("banks/") or name in ("done", "kept"):
             continue
         config = attributes_of(description, group)["recipe"]["config"]
         for axis, key in (("augmentation", "augmentations"), ("draw", "draws")):
@@ -118,7 +118,8 @@ def _banks(description: Description) -> Iterator[Problem]:
                     "BANKS-3", path, f"dimension {axis} has size {sizes[axis]}; the recipe says {config[key]}"
                 )
         chunks, shape = description[path]["chunks"], description[path]["shape"]
-        if name == "vectors" and chunks[1:] != shape[1:]:
+        whole = chunks[1:] == shape[1:]
+        if name == "vectors" and not whole and (f"{group}/kept" not in arrays or chunks[3] != shape[3]):
             yield Problem("BANKS-2", path, f"chunks are {chunks}; one slide is {[1, *shape[1:]]}")
         plain = arrays.get(f"features/{group.removeprefix('banks/')}/vectors")
         if name == "vectors" and plain is not None and plain["feature"] != sizes["feature"]:

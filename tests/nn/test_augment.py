@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli.nn.augment import TileAugmentation, augment, draw_augmentation, output_px
+from gigacli.nn.augment import augment as augment_folded
+from gigacli.nn.augment import draw_augmentation, fold, output_px, unchanged
 
 SEEDS = st.integers(0, 2**32 - 1)
 TILE_PX = 64
@@ -23,22 +24,16 @@ def tiles_of(seed, n, tile_px=TILE_PX):
 
 def nothing(tile_px=TILE_PX, **changes):
     """One set that changes nothing but what is given."""
-    none = TileAugmentation(
-        crop=np.array([[0, 0, tile_px, tile_px]]),
-        flip=np.zeros((1, 2), dtype=bool),
-        quarter_turns=np.zeros(1, dtype=np.int64),
-        brightness=np.ones(1),
-        contrast=np.ones(1),
-        saturation=np.ones(1),
-        hue=np.zeros(1),
-        gray=np.zeros(1, dtype=bool),
-        blur_px=np.zeros(1),
-    )
-    return replace(none, **{name: np.array([value]) for name, value in changes.items()})
+    return replace(unchanged(tile_px), **{name: np.array([value]) for name, value in changes.items()})
 
 
 def drawn(seed, n=1, tile_px=TILE_PX):
     return draw_augmentation(np.random.default_rng(seed), n, tile_px=tile_px)
+
+
+def augment(tiles, parameters, *, out_px, **options):
+    folded = fold(parameters, tile_px=tiles.shape[-1], out_px=out_px, device=torch.device("cpu"))
+    return augment_folded(tiles, folded, **options)
 
 
 # Oracles: images are (3, h, w) float64 in [0, 1]; none of these clamps.
@@ -309,6 +304,21 @@ def test_draws_are_a_function_of_the_generator():
     for f in fields(first):
         np.testing.assert_array_equal(getattr(first, f.name), getattr(again, f.name))
     assert any((getattr(first, f.name) != getattr(other, f.name)).any() for f in fields(first))
+
+
+def test_more_sets_begin_with_the_same():
+    """So that a bank can be given more draws without changing those it has."""
+    few, many = drawn(4, 3), drawn(4, 9)
+    for f in fields(few):
+        np.testing.assert_array_equal(getattr(few, f.name), getattr(many, f.name)[:3])
+
+
+@pytest.mark.parametrize("sets", [1, 5])
+def test_writing_into_what_an_encoder_reads(sets):
+    tiles, p = tiles_of(3, 5), drawn(3, sets)
+    out = torch.empty((5, 3, 56, 56), dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    assert augment(tiles, p, out_px=56, out=out) is out
+    assert torch.equal(out, augment(tiles, p, out_px=56).bfloat16())
 
 
 def test_a_slice_of_sets_is_sets():

@@ -1,18 +1,25 @@
 """giga bank: augmented and un-augmented features."""
 
+import errno
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 
 import gigacli as giga
-from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.nn.augment import augment, draw_augmentation, output_px
+from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
+from gigacli.nn.augment import augment, draw_augmentation, fold, output_px
 from gigacli.nn.device import pick_device
+from gigacli.nn.encode import Encoding
 from gigacli.nn.frozen import FrozenTileEncoder
 from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_bytes, weights_to_bytes
+from gigacli.progress import Silent
 from gigacli.randomness import keyed_rng
 from gigacli.stages import bank as bank_stage
 from gigacli.store.layout import NOT_DONE
+from gigacli.wsi import reader
 from gigacli.wsi.slide import Slide
 
 OPTIONS = {"encoder": "random-resnet18", "augmentations": 3, "draws": 8, "precision": "fp32"}
@@ -38,11 +45,11 @@ def test_a_bank_holds_what_the_method_says(chain):
     for row in (0, 5):
         vectors = store.array(f"banks/{NAME}/vectors")[row]  # (augmentation, draw, feature)
         for a in range(3):
-            rng = keyed_rng(0, "bank", store.slides[row].id, a)
-            tiles = rng.integers(0, count[row], 8, dtype=np.int32)
+            tiles = keyed_rng(0, "draws", store.slides[row].id, a).integers(0, count[row], 8, dtype=np.int32)
             assert (store.array(f"banks/{NAME}/tile")[row, a] == tiles).all()
-            parameters = draw_augmentation(rng, 1, tile_px=64)
-            expected = encoder(augment(pixels(store, row, tiles), parameters, out_px=output_px(64))).numpy()
+            parameters = draw_augmentation(keyed_rng(0, "augmentation", store.slides[row].id, a), 1, tile_px=64)
+            folded = fold(parameters, tile_px=64, out_px=output_px(64), device=torch.device("cpu"))
+            expected = encoder(augment(pixels(store, row, tiles), folded)).numpy()
             np.testing.assert_allclose(vectors[a], expected, rtol=2e-3, atol=2e-3)
 
 
@@ -94,7 +101,7 @@ def test_shards_and_order_give_the_same_bytes(chain, store_at, chunks):
 
 
 def test_small_blocks_of_tiles_change_nothing_but_rounding(chain, store_at, monkeypatch):
-    monkeypatch.setattr(bank_stage, "BLOCK", 5)
+    monkeypatch.setattr(reader, "BLOCK_BYTES", 5 * 3 * 64 * 64)
     path = store_at("tile")
     giga.bank(path, **OPTIONS)
     for array in (f"banks/{NAME}/vectors", f"features/{NAME}/vectors"):
@@ -104,15 +111,15 @@ def test_small_blocks_of_tiles_change_nothing_but_rounding(chain, store_at, monk
 
 def test_interrupted_and_continued_equals_uninterrupted(chain, store_at, chunks, monkeypatch):
     path = store_at("tile")
-    run_slide, seen = bank_stage._Job.run_slide, []
+    views, seen = bank_stage._Job._views, []
 
-    def stop_at_third(self, row, *rest):
-        seen.append(row)
+    def stop_at_third(self, *arguments):
+        seen.append(arguments)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return run_slide(self, row, *rest)
+        return views(self, *arguments)
 
-    monkeypatch.setattr(bank_stage._Job, "run_slide", stop_at_third)
+    monkeypatch.setattr(bank_stage._Job, "_views", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         giga.bank(path, **OPTIONS)
     assert (giga.open(path).array(f"banks/{NAME}/done")[:] != NOT_DONE).sum() == 2
@@ -120,6 +127,138 @@ def test_interrupted_and_continued_equals_uninterrupted(chain, store_at, chunks,
     summary = giga.bank(path, **OPTIONS)
     assert (summary.done, summary.skipped) == (6, 2)
     assert chunks(path, "banks") == chunks(chain("bank"), "banks")
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_more_augmentations_and_draws_keep_what_is_there(store_at, chunks, independent, monkeypatch):
+    """Raised in two steps, interrupted in the second, equals made at once; nothing is encoded twice."""
+    path, whole = store_at("tile"), store_at("tile", "whole.zarr")
+    options = {**OPTIONS, "independent": independent}
+    small = giga.bank(path, **{**options, "augmentations": 2, "draws": 5})
+    more = giga.bank(path, **{**options, "augmentations": 2, "draws": 8})
+    views, seen = bank_stage._Job._views, []
+
+    def stop_at_third(self, *arguments):
+        seen.append(arguments)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return views(self, *arguments)
+
+    monkeypatch.setattr(bank_stage._Job, "_views", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        giga.bank(path, **options)
+    monkeypatch.undo()
+    giga.bank(path, shard="1/2")  # what is left out follows the recipe: it is not lowered again
+    giga.bank(path, shard="2/2")
+    once = giga.bank(whole, **options)
+    ours, theirs = giga.open(path), giga.open(whole)
+    assert (ours.array(f"banks/{NAME}/tile")[:] == theirs.array(f"banks/{NAME}/tile")[:]).all()
+    both = (store.array(f"banks/{NAME}/vectors")[:].astype(np.float32) for store in (ours, theirs))
+    np.testing.assert_allclose(*both, rtol=2e-3, atol=2e-3)  # other batches round otherwise
+    assert (ours.array(f"banks/{NAME}/done")[:] == theirs.array(f"banks/{NAME}/done")[:]).all()
+    tiles = int(ours.array("tiles/count")[:].sum())
+    assert small.tiles > tiles
+    assert more.tiles < once.tiles - tiles  # un-augmented features were there, and most of the rest
+    assert not giga.validate(path).problems
+    assert more.tiles + small.tiles <= once.tiles + tiles
+
+
+def test_a_slide_changed_since_is_not_kept(store_at, tmp_path, cohort):
+    path, copy = tmp_path / "changed.zarr", tmp_path / "slide.tif"
+    first, second = sorted(cohort.slides.glob("*.tif"))[:2]
+    copy.write_bytes(first.read_bytes())
+    giga.tile(path, [copy], mpp=1.0, tile_px=64)
+    giga.bank(path, **{**OPTIONS, "augmentations": 2})
+    giga.bank(path, **OPTIONS)
+    before = giga.open(path).array(f"banks/{NAME}/vectors")[0]
+    copy.write_bytes(second.read_bytes())
+    giga.tile(path, [copy], mpp=1.0, tile_px=64, redo=True)
+    giga.bank(path)
+    assert (giga.open(path).array(f"banks/{NAME}/vectors")[0, :2] != before[:2]).any(axis=-1).all()
+
+
+def test_a_reader_that_hangs_fails_its_slide_alone(store_at, monkeypatch):
+    path = store_at("tile")
+    stuck = giga.open(path).slides[2]
+    read, wake = Slide.read, threading.Event()
+
+    def hang(self, x, y, **options):
+        if str(self.path) == stuck.path:
+            wake.wait(60)
+        return read(self, x, y, **options)
+
+    monkeypatch.setattr(Slide, "read", hang)
+    summary = giga.bank(path, **OPTIONS, workers=2, read_timeout=1)
+    wake.set()
+    assert (summary.done, summary.failed) == (7, 1)
+    assert "has not come back for 1 seconds, at level-0 pixels [" in summary.failures[stuck.id]
+    monkeypatch.undo()
+    assert giga.bank(path, **OPTIONS).done == 1
+
+
+def test_out_of_device_memory_halves_the_batch_and_goes_on(store_at, chain, monkeypatch):
+    path, said = store_at("tile"), []
+    encode = FrozenTileEncoder.__call__
+
+    def small_device(self, images):
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(self, images)
+
+    monkeypatch.setattr(FrozenTileEncoder, "__call__", small_device)
+    monkeypatch.setattr(Silent, "say", lambda self, message: said.append(message))
+    giga.bank(path, **OPTIONS, batch_size=16)
+    assert said == [
+        f"the device is out of memory: from here on {n} tiles per batch instead of {2 * n}" for n in (8, 4, 2)
+    ]
+    for array in (f"banks/{NAME}/vectors", f"features/{NAME}/vectors"):
+        ours, theirs = giga.open(path).array(array)[:], giga.open(chain("bank")).array(array)[:]
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
+    monkeypatch.setattr(
+        FrozenTileEncoder, "__call__", lambda self, images: small_device(self, images.repeat(4, 1, 1, 1))
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        giga.bank(path, **OPTIONS, name="none")
+
+
+def test_a_full_disk_loses_nothing(store_at, chain, chunks, monkeypatch):
+    path = store_at("tile")
+    write, left = bank_stage._Job._write, [3]
+
+    def full(self, *arguments):
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left[0] -= 1
+        write(self, *arguments)
+
+    monkeypatch.setattr(bank_stage._Job, "_write", full)
+    with pytest.raises(GigaError, match=r"cannot be written.*No space left") as raised:
+        giga.bank(path, **OPTIONS)
+    assert "every slide that was finished is kept" in raised.value.hint
+    monkeypatch.undo()
+    assert giga.bank(path, **OPTIONS).skipped == 3
+    assert chunks(path, "banks") == chunks(chain("bank"), "banks")
+
+
+def test_reading_is_once_and_ahead(store_at, monkeypatch):
+    """Every distinct tile is read once; tiles of the next slide are read while one is encoded."""
+    path, reads, encoded = store_at("tile"), [], []
+    read, add = Slide.read, Encoding.add
+    monkeypatch.setattr(
+        Slide, "read", lambda self, x, y, **o: (reads.append((str(self.path), x, y)), read(self, x, y, **o))[1]
+    )
+
+    def slow(self, tiles, start):
+        made = add(self, tiles, start)
+        time.sleep(0.2)
+        encoded.append(len({path for path, _, _ in reads}))
+        return made
+
+    monkeypatch.setattr(Encoding, "add", slow)
+    summary = giga.bank(path, **OPTIONS)
+    assert len(reads) == len(set(reads)) == summary.read == giga.open(path).array("tiles/count")[:].sum()
+    assert encoded[0] > 1
+    assert summary.waited < 0.5
 
 
 def test_a_slide_that_vanished_fails_alone(store_at, tmp_path, cohort):
@@ -155,8 +294,10 @@ def test_refusals(chain, store_at, tmp_path, chunks):
         giga.bank(tmp_path / "none.zarr", **OPTIONS)
     path = store_at("bank")
     before = chunks(path)
-    with pytest.raises(Mismatch, match="augmentations: 3 here, 4 asked for"):
-        giga.bank(path, **{**OPTIONS, "augmentations": 4})
+    with pytest.raises(Mismatch, match="augmentations: 3 here, 2 asked for"):
+        giga.bank(path, **{**OPTIONS, "augmentations": 2})
+    with pytest.raises(Mismatch, match="seed: 0 here, 1 asked for"):
+        giga.bank(path, **{**OPTIONS, "augmentations": 4, "seed": 1})
     with pytest.raises(NotFound, match="no-such-encoder"):
         giga.bank(path, encoder="no-such-encoder")
     with pytest.raises(InvalidInput, match="--augmentations is 0"):
