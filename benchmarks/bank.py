@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as giga sets it: waiting threads must not look busy
 
 import numpy as np
 import torch
@@ -38,12 +41,13 @@ TILE_PX = 256
 PAPER = {"slides": 11_754, "augmentations": 50, "draws": 256, "tiles": 1_000}
 
 IN_A_PROCESS = """
-import sys
-import gigacli.stages.bank as bank
+import atexit, resource, sys
+from gigacli.nn.frozen import FrozenTileEncoder
+atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, file=open(sys.argv[2], "w")))
 if sys.argv[1] == "instant":
-    bank.FrozenTileEncoder.__call__ = lambda self, images: images[:, :1, 0, 0].float().repeat(1, self.features)
+    FrozenTileEncoder.__call__ = lambda self, images: images[:, :1, 0, 0].float().repeat(1, self.features)
 from gigacli.cli import run_command
-sys.exit(run_command(sys.argv[2:]))
+sys.exit(run_command(sys.argv[3:]))
 """
 
 
@@ -54,20 +58,20 @@ def cohort(folder: Path, slides: int) -> Path:
     return store
 
 
-def bare(encoder: FrozenTileEncoder, size: int, seconds: float) -> float:
-    """Tiles per second of the encoder on random tensors of the type it computes in."""
-    images = torch.rand(size, 3, output_px(TILE_PX), output_px(TILE_PX)).to(encoder.device, encoder.dtype)
+def bare(encoder: FrozenTileEncoder, size: int, seconds: float, px: int) -> tuple[float, float]:
+    """Tiles per second of the encoder on random tensors of the type it computes in, and processor seconds per tile."""
+    images = torch.rand(size, 3, px, px).to(encoder.device, encoder.dtype)
     images = images.contiguous(memory_format=torch.channels_last)
     for _ in range(2):
         encoder(images)
-    times, stop = [], time.monotonic() + seconds
+    times, stop, busy = [], time.monotonic() + seconds, time.process_time()
     while time.monotonic() < stop:
         started = time.perf_counter()
         encoder(images)
         if encoder.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return size / median(times)
+    return size / median(times), (time.process_time() - busy) / (size * len(times))
 
 
 def augmentation(device: torch.device, size: int, dtype: torch.dtype) -> float:
@@ -87,12 +91,24 @@ def augmentation(device: torch.device, size: int, dtype: torch.dtype) -> float:
     return 256 / median(times)
 
 
-def command(store: Path, encoder: str, *arguments: str) -> tuple[dict[str, float], float]:
-    """Summary of `giga bank` in a process of its own, and the process's seconds."""
+def command(store: Path, encoder: str, *arguments: str) -> tuple[dict[str, float], float, float]:
+    """Summary of `giga bank` in a process of its own, the process's seconds and its peak memory in GiB."""
     started = time.perf_counter()
-    call = [sys.executable, "-c", IN_A_PROCESS, encoder, "bank", str(store), "--encoder", "random-resnet18", "--json"]
+    peak = store.parent / "peak.txt"
+    call = [
+        sys.executable,
+        "-c",
+        IN_A_PROCESS,
+        encoder,
+        str(peak),
+        "bank",
+        str(store),
+        "--encoder",
+        "random-resnet18",
+        "--json",
+    ]
     done = subprocess.run([*call, *arguments], stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout), time.perf_counter() - started
+    return json.loads(done.stdout), time.perf_counter() - started, float(peak.read_text())
 
 
 def plain_loop(store: Path, draws: int, views: int) -> float:
@@ -125,8 +141,7 @@ def memory(folder: Path) -> None:
     slide = sorted((folder / "slides").glob("*.tif"))[0]
     shutil.rmtree(store, ignore_errors=True)
     tiled = giga.tile(store, [slide], mpp=1.0, tile_px=TILE_PX, overlap=TILE_PX - 11, min_tissue=0.3)
-    summary, seconds = command(store, "instant", "--augmentations", "50", "--draws", "256", "--compile", "no")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    summary, seconds, peak = command(store, "instant", "--augmentations", "50", "--draws", "256", "--compile", "no")
     print(f"{tiled.tiles} tiles of one slide: {seconds:.0f} s, {summary['tiles']} encodings, peak {peak:.2f} GiB")
 
 
@@ -139,25 +154,36 @@ def report(arguments: argparse.Namespace) -> None:
     encoder = FrozenTileEncoder(random_resnet18(0), device=device, precision=precision, compiled=compiled)
     eager = FrozenTileEncoder(random_resnet18(0), device=device, precision=precision)
     print(f"{device}, {torch.get_num_threads()} threads, {precision}, compiled {compiled}, batches of {size}")
-    before = bare(encoder, size, arguments.seconds)
-    summary, seconds = command(
+    augmented, plain = output_px(TILE_PX), TILE_PX  # un-augmented tiles are encoded whole: larger images
+    before = [bare(encoder, size, arguments.seconds, px) for px in (augmented, plain)]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    summary, seconds, peak = command(
         store, "resnet18", "--augmentations", str(arguments.augmentations), "--draws", str(arguments.draws),
         "--name", f"bench-{time.time_ns()}", "--compile", "yes" if compiled else "no", "--device", str(device),
     )  # fmt: skip
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    after = bare(encoder, size, arguments.seconds)
-    rate = (before + after) / 2
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    after = [bare(encoder, size, arguments.seconds, px) for px in (augmented, plain)]
     made, read = summary["tiles"], summary["read"]
+    rates = [(x[0] + y[0]) / 2 for x, y in zip(before, after, strict=True)]
+    each = [(x[1] + y[1]) / 2 for x, y in zip(before, after, strict=True)]
+    bare_busy = (made - read) * each[0] + read * each[1]
+    rate = made / ((made - read) / rates[0] + read / rates[1])  # of the same images
     alone = augmentation(device, size, encoder.dtype)
-    print(f"bare encoder {before:.0f} and {after:.0f} tiles/s, not compiled {bare(eager, size, arguments.seconds):.0f}")
+    print(f"bare encoder {before[0][0]:.0f} and {after[0][0]:.0f} tiles/s at {augmented} px, {before[1][0]:.0f} and "
+          f"{after[1][0]:.0f} at {plain} px; not compiled {bare(eager, size, arguments.seconds, augmented)[0]:.0f} at "
+          f"{augmented} px")  # fmt: skip
     print(f"giga bank {made} encodings in {seconds:.1f} s as a process: {made / seconds:.0f} tiles/s, "
           f"{made / seconds / rate:.3f} of the bare encoder")  # fmt: skip
     print(f"steady {summary['rate']:.0f} tiles/s, {summary['rate'] / rate:.3f} of the bare encoder; "
           f"waited for tiles {summary['waited']:.1%} of the time")  # fmt: skip
-    print(f"augmentation alone {alone:.0f} tiles/s: {rate / alone:.3f} of the encoder's time")
+    if device.type == "cpu":
+        print(f"processor seconds: {busy:.0f}, the bare encoder's for as many images {bare_busy:.0f}: "
+              f"{bare_busy / busy:.3f}, start-up and compiling included")  # fmt: skip
+    print(f"augmentation alone {alone:.0f} tiles/s: {rates[0] / alone:.3f} of the encoder's time")
     print(f"distinct tiles read {read}, {read / made:.3f} of the encodings; peak memory {peak:.2f} GiB")
-    plain = plain_loop(store, 64, 3)
-    print(f"plain loop {plain:.1f} tiles/s: the bank is {summary['rate'] / plain:.1f} times as fast")
+    loop = plain_loop(store, 64, 3)
+    print(f"plain loop {loop:.1f} tiles/s: the bank is {summary['rate'] / loop:.1f} times as fast")
     distinct = PAPER["tiles"] * (1 - (1 - 1 / PAPER["tiles"]) ** PAPER["draws"])  # of a view: the others are copies
     work = PAPER["slides"] * (PAPER["augmentations"] * distinct + PAPER["tiles"])
     hours = work / summary["rate"] / 3600

@@ -209,7 +209,9 @@ class PretrainTilesConfig(Config):
 class BankConfig(Config):
     """Options of ``giga bank``."""
 
-    encoder: str | None = option(None, "An encoder of the store, a weights file, or random-resnet18.", result=False)
+    encoder: str | None = option(
+        None, "An encoder of the store, a weights file, timm:MODEL, or random-resnet18.", result=False
+    )
     name: str | None = option(None, "Name of the bank and the features; default: the encoder's.", result=False)
     augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).")
     draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).")
@@ -221,6 +223,7 @@ class BankConfig(Config):
     batch_size: int | None = option(None, "Tiles per encoder call; default: 64, on a GPU 256.", result=False)
     read_timeout: float = option(600.0, "Seconds after which a slide that does not answer is given up.", result=False)
     shard: str | None = option(None, "Do only part I of N of the slides, as I/N.", result=False)
+    dask: str | None = option(None, "Address of a Dask scheduler whose workers share the slides.", result=False)
     workers: int | None = option(None, "Reading threads; default: the number of processors.", result=False)
     device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
     seed: int = option(0, "Seed of everything random.")
@@ -232,6 +235,26 @@ class BankConfig(Config):
         self._choice("precision", "auto", "bf16", "fp32")
         self._name("name")
         parse_shard(self.shard)
+        if self.dask is not None and self.shard is not None:
+            raise InvalidInput("--dask makes shards of its own", "leave out --shard")
+
+
+EPOCHS = 1000
+MIN_STEPS = 1200
+"""Fewer leave a slide encoder half trained, whatever the size of the cohort (measured, on two cohorts)."""
+
+PAPER: dict[str, Any] = {
+    "tiles": 5,
+    "epochs": 1000,
+    "batch_size": 256,
+    "lr": 0.03,
+    "warmup": 0.01,
+    "temperature": 0.05,
+    "aggregator": "sparse-resnet",
+    "whiten": False,
+    "slide_aug": True,
+}
+"""``--recipe paper``. Batch size, learning rate, warm-up (10 epochs) and temperature are those of its authors' code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,20 +264,66 @@ class TrainConfig(Config):
     bank: str | None = option(None, "The bank to train on; may be left out when there is one.", result=False)
     name: str = option("giga", "Name of the model in the store.", result=False)
     tiles: int = option(5, "Tiles per view, T (paper: 5).")
-    epochs: int = option(1000, "Passes over the slides (paper: 1000).")
-    batch_size: int = option(256, "Slides per step; fewer slides than that are one batch.")
+    epochs: int | None = option(
+        None, f"Passes over the slides; default: 1000 (paper), or as many as make {MIN_STEPS} steps if that is more."
+    )
+    batch_size: int = option(256, "Slides per step over all processes; fewer slides than that are one batch.")
     lr: float = option(1e-3, "Peak learning rate of Adam.")
+    warmup: float = option(0.05, "Share of the steps in which the learning rate rises; then it falls as a cosine.")
     temperature: float = option(0.2, "Temperature of NT-Xent.")
+    aggregator: Literal["sparse-resnet", "attention", "mlp"] = option(
+        "sparse-resnet", "What makes a vector of a view's tiles: sparse-resnet (paper), attention or mlp."
+    )
     whiten: bool = option(False, "Even out how much features spread within slides before the slide encoder.")
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
+    preset: Literal["default", "paper"] = option(
+        "default",
+        "Settings of what is not given: default, or paper (where it is silent, those of its authors' code).",
+        result=False,
+        flag="--recipe",
+    )
+    exclude: Path | None = option(
+        None, "Table of slides not to train on: a column slide_id, or patient_id for all of a patient's.", result=False
+    )
+    precision: Precision = option("auto", "auto, bf16 or fp32; auto is bf16 where the device computes in it.")
+    sparse_backend: Literal["auto", "torch", "spconv"] = option(
+        "auto", "Sparse convolutions: auto (the faster one on the device), torch or spconv.", result=False
+    )
+    log_dir: Path | None = option(
+        None, "Folder for TensorBoard, which must be installed (gigacli[tensorboard]).", result=False
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
     seed: int = option(0, "Seed of everything random.")
     redo: bool = option(False, "Replace the model that is there.", result=False)
 
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Self:
+        """As for every configuration; a preset stands in for what is not given."""
+        return super().of(cls._with_preset(options))
+
+    def following(self, options: dict[str, Any], earlier: dict[str, Any] | None) -> Self:
+        """As for every configuration; what a preset says was given."""
+        return super().following(self._with_preset(options), earlier)
+
+    @staticmethod
+    def _with_preset(options: dict[str, Any]) -> dict[str, Any]:
+        return {**PAPER, **options} if options.get("preset") == "paper" else options
+
     def __post_init__(self) -> None:
+        for name in ("exclude", "log_dir"):
+            self._path(name)
         self._positive("tiles", "epochs", "lr", "temperature")
+        self._between("warmup", 0, 1)
         self._between("batch_size", 3, 65536)  # in batches of two, an odd number leaves one by itself
+        self._choice("aggregator", "sparse-resnet", "attention", "mlp")
+        self._choice("preset", "default", "paper")
+        self._choice("precision", "auto", "bf16", "fp32")
+        self._choice("sparse_backend", "auto", "torch", "spconv")
         self._name("name")
+
+    def epochs_for(self, steps_per_epoch: int) -> int:
+        """Passes over the slides; small cohorts need more, for a training is as good as its number of steps."""
+        return self.epochs or max(EPOCHS, -(-MIN_STEPS // steps_per_epoch))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +335,7 @@ class EmbedConfig(Config):
     aggregator: Literal["model", "mean", "random-init"] = option(
         "model", "model, or a baseline: mean (of all tiles) or random-init (the untrained slide encoder)."
     )
+    weights: Literal["last", "best"] = option("last", "Of the last epoch, or of the one with the lowest loss.")
     name: str | None = option(None, "Name of the embedding; default: the model's.", result=False)
     device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
     seed: int = option(0, "Seed of everything random.")
@@ -274,6 +344,7 @@ class EmbedConfig(Config):
     def __post_init__(self) -> None:
         self._positive("views")
         self._choice("aggregator", "model", "mean", "random-init")
+        self._choice("weights", "last", "best")
         self._name("name")
 
 
@@ -281,8 +352,17 @@ class EmbedConfig(Config):
 class ProbeConfig(Config):
     """Options of ``giga probe``."""
 
-    target: str | None = option(None, "Column of the table to predict; default: label.")
+    target: tuple[str, ...] = option((), "Column of the table to predict, repeatable; default: label.")
     embedding: tuple[str, ...] = option((), "Embedding to probe, repeatable; default: all.")
+    method: tuple[str, ...] = option(
+        ("linear",), "linear: logistic regression; abmil: attention MIL, trained from scratch on the tiles; repeatable."
+    )
+    level: Literal["slide", "patient"] = option(
+        "slide", "slide, or patient: one label and one vector per patient, the mean of the slides'."
+    )
+    baseline: str | None = option(
+        None, "Embedding the others are compared with, or abmil; default: the mean of tiles, else the first."
+    )
     fraction: tuple[float, ...] = option((), "Share of the training labels to use, repeatable.")
     n_train: tuple[int, ...] = option((), "Number of training labels to use, repeatable.")
     splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
@@ -291,13 +371,21 @@ class ProbeConfig(Config):
         "patient", "patient: keep a patient's slides on one side of a split where patients are known; none: do not."
     )
     c: str = option("10", "Inverse regularisation C, or auto: chosen inside each training set.", flag="-C")
-    seed: int = option(0, "Seed of the splits and budgets.")
+    converged: bool = option(False, "Fit to the optimum; scikit-learn's call, the paper's, stops before it.")
+    out: Path | None = option(None, "Folder for scores.csv, predictions.csv and figures.", result=False)
+    device: str = option("auto", "auto, cpu, cuda or cuda:I; for --method abmil.", result=False)
+    seed: int = option(0, "Seed of splits, budgets and abmil.")
 
     def __post_init__(self) -> None:
-        self._path("splits")
-        self._repeatable("embedding", "fraction", "n_train")
+        for name in ("splits", "out"):
+            self._path(name)
+        self._repeatable("target", "embedding", "method", "fraction", "n_train")
         self._between("folds", 2, 1000)
         self._choice("group", "patient", "none")
+        self._choice("level", "slide", "patient")
+        for method in self.method or ("",):
+            if method not in ("linear", "abmil"):
+                raise InvalidInput(f"--method is {method!r}; it must be linear or abmil")
         for value in self.fraction:
             if not 0 < value <= 1:
                 raise InvalidInput(f"--fraction is {value}; it must lie above 0 and up to 1")

@@ -92,3 +92,30 @@ def chunk_files(store: Path, group: str = "") -> dict[str, bytes]:
 def chunks():
     """The function `chunk_files`."""
     return chunk_files
+
+
+OPERATORS = []
+
+
+@pytest.fixture(scope="session")
+def timm(tmp_path_factory):
+    """The real timm: no network, an empty cache.
+
+    torchvision, which timm imports, describes its compiled operators as it is imported, and so cannot be imported
+    where that compiled part does not load: with a build of torch other than its own, such as one for the CPU. Declaring
+    the two operators it describes without looking first is enough, as nothing here calls them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("huggingface")))
+        import torch
+
+        try:
+            import torchvision  # noqa: F401
+        except RuntimeError:
+            OPERATORS.append(torch.library.Library("torchvision", "FRAGMENT"))  # they go when it goes
+            for name in ("nms", "qnms"):
+                OPERATORS[-1].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import timm
+
+        yield timm

@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from gigacli.config import NAME_PATTERN, BankConfig, parse_shard
-from gigacli.errors import GigaError, InvalidInput, NotFound, reason_of
+from gigacli.cluster import over_dask
+from gigacli.config import BankConfig, parse_shard
+from gigacli.encoder_choice import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
+from gigacli.errors import GigaError, InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.encode import Batches, Encoding, TileEncoder, Views, draw_views
-from gigacli.nn.frozen import FrozenTileEncoder, can_compile
-from gigacli.nn.tile_encoder import (
-    random_resnet18,
-    resnet18_from_bytes,
-    resnet18_from_file,
-    weights_hash,
-    weights_to_bytes,
-)
+from gigacli.nn.frozen import can_compile
 from gigacli.progress import SILENT
 from gigacli.registration import changed
 from gigacli.store.layout import NOT_DONE
@@ -37,12 +30,11 @@ from gigacli.wsi.reader import SlideTiles, TileReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from gigacli.progress import Progress
-
-RANDOM = "random-resnet18"
 
 COMPILE_FROM = {"cpu": 50_000, "cuda": 10_000_000}
 """Encodings from which compiling the encoder, half a minute, is sooner paid back than felt."""
@@ -98,17 +90,23 @@ def bank(store: str | Path | Store, *, progress: Progress = SILENT, **options: A
     device = pick_device(config.device)
     opened = Store.open(store, write=True)
     opened.require("tiles")
-    encoder_name, weights = _encoder(opened, config)
-    name = config.name or encoder_name
+    choice = choose_encoder(opened, config)
+    name = config.name or choice.name
     config = opened.following(f"banks/{name}", config, options)
     precision = pick_precision(config.precision, device)
-    compiled = _compiled(config, device, opened.registered)
-    encoder = _frozen(weights, device, precision, compiled)
-    base = {"encoder": encoder_name, "precision": precision, "compile": "yes" if compiled else "no"}
-    job = _Job(opened, name, config, base, weights_hash(weights), encoder)
+    compiled = not choice.timm and _compiled(config, device, opened.registered)
+    encoder = make_encoder(choice, device, precision=precision, compiled=compiled)
+    if choice.note:
+        progress.say(choice.note)
     try:
-        job.begin(weights)
+        resolved = replace(config, precision=precision, compile="yes" if compiled else "no")  # type: ignore[arg-type]
+        job = _Job(opened, name, resolved, choice, encoder)
+        job.begin()
+        if config.dask is not None:
+            return job.spread(options, progress, started)
         return job.run(progress, started)
+    except GigaError:
+        raise
     except OSError as error:  # what a slide's file does wrong was caught where it is read
         raise GigaError(
             f"{opened.url} cannot be written: {error}",
@@ -124,55 +122,17 @@ def _compiled(config: BankConfig, device: torch.device, slides: int) -> bool:
     return config.compile == "yes"
 
 
-@lru_cache(maxsize=1)
-def _frozen(weights: bytes, device: torch.device, precision: str, compiled: bool) -> TileEncoder:  # noqa: FBT001
-    """The encoder, kept for the next shard that this process is given."""
-    return FrozenTileEncoder(resnet18_from_bytes(weights), device=device, precision=precision, compiled=compiled)
-
-
-def _encoder(store: Store, config: BankConfig) -> tuple[str, bytes]:
-    """Name and weights (safetensors) of the encoder asked for: in the store, made from a seed, or from a file."""
-    there = store.names("encoders")
-    wanted = config.encoder
-    if wanted is None and not there:
-        raise NotFound(
-            f"{store.url} holds no encoder and none was named",
-            f"run: giga pretrain-tiles {store.url}, or name one: --encoder {RANDOM} or --encoder weights.safetensors",
-        )
-    if wanted is None or wanted in there:
-        name = store.pick("encoders", wanted)
-        if store.array(f"encoders/{name}/done")[()] == 1:
-            return name, store.read_bytes(f"encoders/{name}/weights")
-        if name != RANDOM:
-            raise NotFound(f"encoder {name!r} is not finished", f"run: giga pretrain-tiles {store.url} --name {name}")
-    if wanted in (None, RANDOM):
-        return RANDOM, weights_to_bytes(random_resnet18(config.seed))
-    path = Path(wanted)
-    if not path.exists():
-        known = ", ".join([*there, RANDOM])
-        raise NotFound(f"there is no encoder {wanted!r}: neither in the store nor a file", f"known names: {known}")
-    name = config.name or path.stem
-    if not NAME_PATTERN.fullmatch(name):
-        raise InvalidInput(f"{path.name} does not make a name for the store", "give one with --name")
-    return name, weights_to_bytes(resnet18_from_file(path))
-
-
 class _Job:
     """One bank being written: its recipes, and what is done per slide."""
 
     def __init__(
-        self,
-        store: Store,
-        name: str,
-        config: BankConfig,
-        base: dict[str, Any],
-        weights_sha256: str,
-        encoder: TileEncoder,
+        self, store: Store, name: str, config: BankConfig, choice: EncoderChoice, encoder: TileEncoder
     ) -> None:
-        self.store, self.name, self.config, self.encoder = store, name, config, encoder
-        self.encoder_name: str = base["encoder"]
+        self.store, self.name, self.config, self.encoder, self.choice = store, name, config, encoder, choice
+        self.sha256 = weights_of(choice, encoder)
         tiles = store.require("tiles")
-        inputs = {"tiles": tiles.fingerprint, "encoder": weights_sha256}
+        inputs = {"tiles": tiles.fingerprint, "encoder": self.sha256}
+        base = {"encoder": choice.name, "precision": config.precision, "compile": config.compile}
         self.recipes = {
             f"banks/{name}": Recipe("bank", {**config.recipe(), **base}, inputs),
             f"features/{name}": Recipe("bank", base, inputs),
@@ -182,7 +142,7 @@ class _Job:
         self.upsample: bool = tiles.config.get("upsample", False)
         self.redo_shard = False
 
-    def begin(self, weights: bytes) -> None:
+    def begin(self) -> None:
         """Create or check the groups; nothing is touched if one of them was made otherwise."""
         store, config = self.store, self.config
         bank, features = self.recipes
@@ -207,7 +167,7 @@ class _Job:
         store.begin(features, self.recipes[features], of_features, redo=config.redo)
         of_bank = {"vectors": (n, a, d, width), "tile": (n, a, d), "done": (n,)}
         store.begin(bank, self.recipes[bank], of_bank, redo=config.redo, grow=raised)
-        keep_encoder(store, self.encoder_name, weights, redo=config.redo)
+        keep_encoder(store, self.choice, self.sha256, redo=config.redo)
         self.done, self.plain = store.array(f"{bank}/done")[:], store.array(f"{features}/done")[:]
         has_kept = f"{bank}/kept" in store.root
         self.kept = store.array(f"{bank}/kept")[:] if has_kept else np.full_like(self.done, NOT_DONE)
@@ -273,6 +233,28 @@ class _Job:
             waited=meter.waited,
             seconds=time.monotonic() - started,
             failures=failures,
+        )
+
+    def spread(self, options: dict[str, Any], progress: Progress, started: float) -> BankSummary:
+        """The same on a Dask cluster; the groups are there, so its workers only fill them."""
+        mine = {k: v for k, v in options.items() if k not in ("dask", "redo")}
+        shards = over_dask(
+            str(self.config.dask),
+            bank,
+            self.store.url,
+            slides=self.store.registered,
+            options={**mine, "encoder": self.choice.name, "name": self.name},
+            progress=progress,
+        )
+        sums = {k: sum(getattr(s, k) for s in shards) for k in ("slides", "done", "skipped", "failed", "tiles", "read")}
+        seconds, busy = time.monotonic() - started, sum(s.seconds for s in shards)
+        return BankSummary(
+            bank=self.name,
+            **sums,
+            rate=sums["tiles"] / seconds,
+            waited=sum(s.waited * s.seconds for s in shards) / max(1e-9, busy),
+            seconds=seconds,
+            failures={k: v for s in shards for k, v in s.failures.items()},
         )
 
     def _batches(self, progress: Progress) -> Batches:
@@ -395,16 +377,3 @@ class _Writer:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
-
-
-def keep_encoder(store: Store, name: str, weights: bytes, *, redo: bool) -> None:
-    """Keep the weights a bank was made with, unless the store holds them already."""
-    group = f"encoders/{name}"
-    if f"{group}/done" in store.root and store.array(f"{group}/done")[()] == 1:
-        if weights_hash(store.read_bytes(f"{group}/weights")) == weights_hash(weights):
-            return
-        if not redo:
-            raise GigaError(f"{store.url} holds another encoder {name!r}", "give this bank another --name")
-    store.begin(group, Recipe("bank", {"weights_sha256": weights_hash(weights)}, {}), {"done": ()}, redo=True)
-    store.write_bytes(f"{group}/weights", weights)
-    store.array(f"{group}/done")[...] = 1

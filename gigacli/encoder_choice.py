@@ -1,0 +1,122 @@
+"""Which tile encoder a bank is made with: one of the store, a weights file, a model of timm, or a random one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gigacli.config import NAME_PATTERN, BankConfig
+from gigacli.errors import GigaError, InvalidInput, NotFound
+from gigacli.nn.encoders import TIMM, TimmEncoder, store_name
+from gigacli.nn.frozen import FrozenTileEncoder
+from gigacli.nn.tile_encoder import (
+    random_resnet18,
+    read_resnet18,
+    resnet18_from_bytes,
+    weights_hash,
+    weights_to_bytes,
+)
+from gigacli.store.store import Recipe, Store
+
+if TYPE_CHECKING:
+    import torch
+
+    from gigacli.nn.encode import TileEncoder
+
+RANDOM = "random-resnet18"
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """A tile encoder that can be made.
+
+    Attributes:
+        name: What the store calls it.
+        weights: A ResNet18 as a safetensors file; empty for a model of timm, whose weights are not ours to keep.
+        timm: Name of a model of timm; empty for a ResNet18.
+        note: What was found in a weights file.
+    """
+
+    name: str
+    weights: bytes = b""
+    timm: str = ""
+    note: str = ""
+
+
+def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
+    """The encoder asked for; without a name the only one of the store.
+
+    Raises:
+        NotFound: There is none of that name, or none at all.
+        Mismatch: A file is no ResNet18.
+    """
+    there = store.names("encoders")
+    wanted = config.encoder
+    if wanted is None and not there:
+        raise NotFound(
+            f"{store.url} holds no encoder and none was named",
+            f"run: giga pretrain-tiles {store.url}, or name one: --encoder {RANDOM} or --encoder weights.safetensors",
+        )
+    if wanted is None or wanted in there:
+        name = store.pick("encoders", wanted)
+        if store.array(f"encoders/{name}/done")[()] == 1:
+            if timm := store.require(f"encoders/{name}").config.get("timm"):
+                return EncoderChoice(name, timm=timm)
+            return EncoderChoice(name, store.read_bytes(f"encoders/{name}/weights"))
+        if name != RANDOM:
+            raise NotFound(f"encoder {name!r} is not finished", f"run: giga pretrain-tiles {store.url} --name {name}")
+    if wanted in (None, RANDOM):
+        return EncoderChoice(RANDOM, weights_to_bytes(random_resnet18(config.seed)))
+    if wanted.startswith(TIMM):
+        model = wanted.removeprefix(TIMM)
+        return EncoderChoice(config.name or store_name(model), timm=model)
+    return _from_file(Path(wanted), [*there, RANDOM, f"{TIMM}NAME"], config.name)
+
+
+def _from_file(path: Path, known: list[str], name: str | None) -> EncoderChoice:
+    if not path.exists():
+        raise NotFound(
+            f"there is no encoder {str(path)!r}: neither in the store nor a file", f"known names: {', '.join(known)}"
+        )
+    name = name or path.stem
+    if not NAME_PATTERN.fullmatch(name):
+        raise InvalidInput(f"{path.name} does not make a name for the store", "give one with --name")
+    network, report = read_resnet18(path, trunk=True)
+    return EncoderChoice(name, weights_to_bytes(network), note=f"{path}: {report}")
+
+
+def make_encoder(choice: EncoderChoice, device: torch.device, *, precision: str, compiled: bool) -> TileEncoder:
+    """The frozen encoder."""
+    if choice.timm:
+        return TimmEncoder(choice.timm, device=device, precision=precision)
+    return _resnet18(choice.weights, device, precision, compiled)
+
+
+@lru_cache(maxsize=1)
+def _resnet18(weights: bytes, device: torch.device, precision: str, compiled: bool) -> TileEncoder:  # noqa: FBT001
+    """Kept, compiled as it is, for the next shard that this process may be given."""
+    network = resnet18_from_bytes(weights, trunk=True)
+    return FrozenTileEncoder(network, device=device, precision=precision, compiled=compiled)
+
+
+def weights_of(choice: EncoderChoice, encoder: TileEncoder) -> str:
+    """What identifies the weights in a recipe: a hash."""
+    return encoder.weights_sha256 if isinstance(encoder, TimmEncoder) else weights_hash(choice.weights)
+
+
+def keep_encoder(store: Store, choice: EncoderChoice, sha256: str, *, redo: bool) -> None:
+    """Keep the weights a bank was made with, unless the store holds them already; of timm only name and hash."""
+    group = f"encoders/{choice.name}"
+    if f"{group}/done" in store.root and store.array(f"{group}/done")[()] == 1:
+        kept = store.require(group).config.get("weights_sha256", "") if choice.timm else ""
+        if (kept or weights_hash(store.read_bytes(f"{group}/weights"))) == sha256:
+            return
+        if not redo:
+            raise GigaError(f"{store.url} holds another encoder {choice.name!r}", "give this bank another --name")
+    source = {"timm": choice.timm} if choice.timm else {}
+    store.begin(group, Recipe("bank", {**source, "weights_sha256": sha256}, {}), {"done": ()}, redo=True)
+    if choice.weights:
+        store.write_bytes(f"{group}/weights", choice.weights)
+    store.array(f"{group}/done")[...] = 1

@@ -1,0 +1,196 @@
+"""Models of timm as tile encoders (the paper's ablation of the tile encoder).
+
+Weights of a timm model are identified in the recipe by :func:`state_hash` and never kept in the store: they can be
+gigabytes, and their licences often forbid passing them on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gigacli.config import NAME_PATTERN
+from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TIMM = "timm:"
+"""How ``--encoder`` names a model of timm: ``timm:NAME``, ``timm:hf-hub:ORG/MODEL`` or ``timm:local-dir:FOLDER``."""
+
+
+class TimmEncoder:
+    """A model of timm for inference: its weights, its size and its normalisation; channels last, bf16 or fp32.
+
+    Args:
+        name: timm's name of it, without ``timm:``.
+        device: Where it computes.
+        precision: ``bf16`` (weights and activations) or ``fp32``.
+        pretrained: Whether to load its weights, or to draw random ones (the same each time).
+
+    Attributes:
+        dtype: What it computes in; images are normalised in float32 before.
+        fixed_batch: False: batches of any size are as fast.
+        features: Values per tile, as many as the model gives.
+        input_px: Edge of the images it was made for; no others are taken.
+        mean: Its normalisation, per colour.
+        std: Its normalisation, per colour.
+        weights_sha256: :func:`state_hash` of its weights without a classifier, whatever the precision.
+
+    Raises:
+        NotFound: timm is not installed, or has no such model or no weights for it, or they cannot be had.
+        Mismatch: timm cannot be imported, the weights do not fit the model, or it does not turn a square colour image
+            into one vector.
+    """
+
+    def __init__(self, name: str, *, device: torch.device, precision: str, pretrained: bool = True) -> None:
+        timm = import_timm()
+        network = _create(timm, name, pretrained=pretrained).eval()
+        self.name = name
+        self.device = device
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.fixed_batch = False
+        self.weights_sha256 = state_hash(network.state_dict())
+        data = timm.data.resolve_model_data_config(network)
+        colours, height, width = data["input_size"]
+        if colours != 3 or height != width:
+            raise Mismatch(f"{TIMM}{name} takes images of {(colours, height, width)}; expected (3, n, n)")
+        self.input_px: int | None = width
+        self.mean, self.std = tuple(data["mean"]), tuple(data["std"])
+        self._mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(self.std, device=device).view(1, 3, 1, 1)
+        self.network = network.to(device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.features: int = self._width(width)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, 3, input_px, input_px) in [0, 1] -> (n, features) float32."""
+        if images.shape[2:] != (self.input_px, self.input_px):
+            raise InvalidInput(f"images of {tuple(images.shape[2:])} px; {TIMM}{self.name} takes {self.input_px} px")
+        images = (images.to(self.device, torch.float32) - self._mean) / self._std
+        return self.network(images.to(self.dtype, memory_format=torch.channels_last)).float()
+
+    @torch.inference_mode()
+    def _width(self, px: int) -> int:
+        """Values per tile, found by asking: timm's ``num_features`` is not the width of every model's output."""
+        given = self.network(torch.zeros(2, 3, px, px, device=self.device, dtype=self.dtype))
+        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        if not isinstance(given, Tensor) or given.ndim != 2:
+            raise Mismatch(
+                f"{TIMM}{self.name} turns 2 images into {shape}; expected one vector for each, (2, features)",
+                "choose a model that pools its output",
+            )
+        return given.shape[1]
+
+
+def store_name(name: str) -> str:
+    """A name for the store from timm's name of a model: ``hf-hub:org/model`` becomes ``org-model``.
+
+    Raises:
+        InvalidInput: Nothing is left of it.
+    """
+    source, colon, rest = name.partition(":")
+    rest = rest if colon else source
+    if source == "local-dir":
+        rest = Path(rest).name
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", rest).strip("._-")[:80]
+    if not NAME_PATTERN.fullmatch(cleaned):
+        raise InvalidInput(f"{TIMM}{name} does not make a name for the store", "give one with --name")
+    return cleaned
+
+
+def state_hash(state: Mapping[str, Tensor]) -> str:
+    """What identifies weights that are no file: SHA-256 over names, dtypes, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def import_timm() -> Any:
+    """The module timm.
+
+    Raises:
+        NotFound: It is not installed.
+        Mismatch: It is, but something it needs does not fit; nearly always torchvision, whose builds go with one build
+            of torch each.
+    """
+    try:
+        import timm
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "timm":
+            raise NotFound(f"an encoder {TIMM}NAME needs timm", "run: pip install 'gigacli[timm]'") from None
+        raise Mismatch(
+            f"timm is installed but cannot be imported: {error}",
+            f"its torchvision must be built for torch {torch.__version__}: install both from one place; for a CPU: "
+            "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu",
+        ) from error
+    return timm
+
+
+def _create(timm: Any, name: str, *, pretrained: bool) -> nn.Module:
+    """The model without its classifier. Weights that lack a name or have one too many are refused."""
+    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        _check_name(timm, name, pretrained=pretrained)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            # The classifier goes afterwards: told num_classes=0, timm would leave what a file lacks at random.
+            model = timm.create_model(name, pretrained=pretrained)
+            model.reset_classifier(0)
+    except Exception as error:  # of the network, of its cache, of torch, of a configuration found on the network
+        raise _explained(name, error) from error
+    return model
+
+
+def _check_name(timm: Any, name: str, *, pretrained: bool) -> None:
+    """Refuse what timm does not know, with what is close to it."""
+    if "/" in name:
+        raise NotFound(
+            f"{TIMM}{name} is no model of timm",
+            f"for one on Hugging Face or in a folder: {TIMM}hf-hub:{name} or {TIMM}local-dir:{name}",
+        )
+    architecture, dot, _ = name.partition(".")
+    if not timm.is_model(architecture):
+        close = get_close_matches(architecture, timm.list_models(), n=5)
+        hint = f"close to it: {', '.join(close)}" if close else "timm.list_models() lists them"
+        raise NotFound(f"timm {timm.__version__} has no model {architecture!r}", hint)
+    if (pretrained or dot) and not timm.is_model_pretrained(name):
+        known = timm.list_pretrained(f"{architecture}.*")
+        hint = f"there are: {', '.join(known[:10])}" if known else "timm.list_pretrained() lists models with weights"
+        raise NotFound(f"timm {timm.__version__} has no weights {name!r}", hint)
+
+
+def _explained(name: str, error: Exception) -> GigaError:
+    """Why a model that timm knows could not be made, as an error with a remedy."""
+    from huggingface_hub.utils import GatedRepoError, RepositoryNotFoundError
+
+    repository = name.partition(":")[2].partition("@")[0]
+    said = " ".join(str(error).split())[:500] or type(error).__name__
+    if isinstance(error, GatedRepoError):
+        page = f"https://huggingface.co/{repository}" if repository else "its page on huggingface.co"
+        hint = f"accept its licence at {page}, then run: hf auth login (or set HF_TOKEN)"
+        return NotFound(f"the weights of {TIMM}{name} are given out on request only", hint)
+    if isinstance(error, RepositoryNotFoundError):
+        return NotFound(
+            f"Hugging Face has no {repository or name!r}, or not for this user: {said}",
+            "check the name; for a private one run: hf auth login",
+        )
+    if isinstance(error, OSError):  # no network, no such file; the Hub's own errors are OSErrors too
+        return NotFound(
+            f"the weights of {TIMM}{name} cannot be had: {type(error).__name__}: {said}",
+            "they are fetched once, then kept in HF_HOME: run once where there is a network and copy that folder, or "
+            f"name a folder with config.json and model.safetensors: {TIMM}local-dir:FOLDER",
+        )
+    return Mismatch(
+        f"timm cannot make {TIMM}{name} with its weights: {type(error).__name__}: {said}",
+        "its files must say all that timm needs: architecture, arguments and exactly the weights of that model",
+    )
