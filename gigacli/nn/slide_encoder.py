@@ -25,6 +25,7 @@ from gigacli.nn.sparse import (
     submanifold_map,
     window_sum,
 )
+from gigacli.nn.sparse_spconv import check_spconv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,44 +42,52 @@ _NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
 class SparseBlock(nn.Module):
     """A BasicBlock of ResNet on a sparse map: relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)).
 
-    A strided block moves to new sites, and its shortcut is the mean over the nine cells of the stride window (inactive
-    ones count as zero), a 1x1 convolution and a batch norm. Any other block keeps sites and width, and its shortcut is
-    x. Batch norm is over all active sites of the batch.
+    The first block of an encoder has a shortcut with weights, a 1x1 convolution and a batch norm. Where it is strided,
+    it moves to new sites and the shortcut sees the mean over the nine cells of the stride window (inactive ones count
+    as zero). Any other block keeps sites and width, and its shortcut is x. Batch norm is over all active sites of the
+    batch.
 
     Args:
         width_in: Channels of the input.
         width: Channels of the output.
-        strided: Whether `first` of :meth:`forward` is a strided map.
+        stride: Of `first` of :meth:`forward`, 1 or 2.
+        opening: Whether the shortcut has weights.
         generator: Source of the initial weights (Kaiming normal, fan out, as in ResNet).
     """
 
-    def __init__(self, width_in: int, width: int, *, strided: bool, generator: Generator) -> None:
+    def __init__(self, width_in: int, width: int, *, stride: int, opening: bool, generator: Generator) -> None:
         super().__init__()
-        if not strided and width_in != width:
-            raise InvalidInput(f"a block with an identity shortcut cannot turn {width_in} channels into {width}")
+        self.stride = stride
+        if not opening and (width_in != width or stride != 1):
+            raise InvalidInput(
+                f"a block with an identity shortcut cannot turn {width_in} channels into {width}, stride {stride}"
+            )
         self.conv1 = _kernel(9, width_in, width, generator)
         self.bn1 = nn.BatchNorm1d(width)
         self.conv2 = _kernel(9, width, width, generator)
         self.bn2 = nn.BatchNorm1d(width)
-        self.shortcut = _kernel(1, width_in, width, generator) if strided else None
-        self.bn_shortcut = nn.BatchNorm1d(width) if strided else None
+        self.shortcut = _kernel(1, width_in, width, generator) if opening else None
+        self.bn_shortcut = nn.BatchNorm1d(width) if opening else None
 
-    def forward(self, features: Tensor, first: KernelMap, second: KernelMap) -> Tensor:
+    def forward(self, features: Tensor, first: KernelMap, second: KernelMap, *, backend: str = "torch") -> Tensor:
         """(m, width_in) at the sources of `first` -> (n, width) at its targets, which `second` keeps."""
-        inner = torch.relu(self.bn1(convolve(features, self.conv1, first)))
-        outer: Tensor = self.bn2(convolve(inner, self.conv2, second))
+        inner = torch.relu(self.bn1(convolve(features, self.conv1, first, backend=backend)))
+        outer: Tensor = self.bn2(convolve(inner, self.conv2, second, backend=backend))
         return torch.relu(outer + self._shortcut(features, first))
 
     def _shortcut(self, features: Tensor, first: KernelMap) -> Tensor:
         if self.shortcut is None or self.bn_shortcut is None:
             return features
-        mean = window_sum(features, first) / _WINDOW
-        skipped: Tensor = self.bn_shortcut(convolve(mean, self.shortcut, pointwise_map(first)))
+        seen = window_sum(features, first) / _WINDOW if self.stride == 2 else features
+        skipped: Tensor = self.bn_shortcut(convolve(seen, self.shortcut, pointwise_map(first)))
         return skipped
 
 
 class SlideEncoder(nn.Module):
-    """Tiles of a view -> sparse map -> `blocks` BasicBlocks, the first with stride 2 -> mean over the active sites.
+    """Tiles of a view -> sparse map -> `blocks` BasicBlocks -> mean over the active sites.
+
+    With stride 2 (the paper) an isolated tile becomes 1, 2 or 4 sites, depending on the parity of its cell. With stride
+    1 every tile's cell stays one site and parity plays no part.
 
     A view depends neither on its batch (in eval mode) nor on where its slide was placed: cells are relative to the view
     and nothing is clipped at any border.
@@ -86,18 +95,38 @@ class SlideEncoder(nn.Module):
     Args:
         width_in: Features of a tile.
         width: Values of the slide vector.
-        blocks: BasicBlocks; ResNet18's `layer4` has two.
+        blocks: BasicBlocks; ResNet18's `layer4` has two, ResNet34's three.
+        stride: Of the first block, 1 or 2.
+        backend: Of the convolutions: "torch", "spconv" or "auto", which is torch: on a CPU it was measured faster.
         generator: Source of the initial weights.
     """
 
-    def __init__(self, width_in: int, *, width: int = 512, blocks: int = 2, generator: Generator) -> None:
+    def __init__(
+        self,
+        width_in: int,
+        *,
+        width: int = 512,
+        blocks: int = 2,
+        stride: int = 2,
+        backend: str = "auto",
+        generator: Generator,
+    ) -> None:
         super().__init__()
+        if backend not in ("auto", "torch", "spconv"):
+            raise InvalidInput(f"sparse backend {backend!r}: it must be auto, torch or spconv")
+        if backend == "spconv":
+            check_spconv()
+        if stride not in (1, 2):
+            raise InvalidInput(f"stride={stride}: it must be 1 or 2")
         if min(width_in, width, blocks) < 1:
             raise InvalidInput(f"width_in={width_in}, width={width}, blocks={blocks}: each must be at least 1")
         self.width_in = width_in
         self.width = width
+        self.stride = stride
+        self.backend = "spconv" if backend == "spconv" else "torch"
         self.blocks = nn.ModuleList(
-            SparseBlock(width if i else width_in, width, strided=i == 0, generator=generator) for i in range(blocks)
+            SparseBlock(width if i else width_in, width, stride=1 if i else stride, opening=i == 0, generator=generator)
+            for i in range(blocks)
         )
 
     def forward(self, batch: ViewBatch) -> Tensor:
@@ -114,11 +143,11 @@ class SlideEncoder(nn.Module):
         b, t, _ = batch.features.shape
         owner = torch.arange(b, device=batch.cells.device).repeat_interleave(t)  # (b * t,)
         sites = sparse_map(batch.features.flatten(0, 1), batch.cells.flatten(0, 1), owner, size=b)
-        strided = strided_map(sites)
-        kept = submanifold_map(strided)
+        opening = strided_map(sites) if self.stride == 2 else submanifold_map(sites)
+        kept = submanifold_map(opening) if self.stride == 2 else opening
         features = sites.features  # (m, c)
         for i, block in enumerate(self.blocks):
-            features = block(features, kept if i else strided, kept)  # (n, width)
+            features = block(features, kept if i else opening, kept, backend=self.backend)  # (n, width)
         return mean_pool(SparseMap(features, kept.cells, kept.owner, b))
 
     @torch.no_grad()
@@ -171,13 +200,13 @@ class Projector(nn.Sequential):
 
     def __init__(self, width_in: int, *, hidden: int = 512, width: int = 256, generator: Generator) -> None:
         super().__init__(
-            _linear(width_in, hidden, generator),
+            make_linear(width_in, hidden, generator),
             nn.ReLU(),
             nn.BatchNorm1d(hidden),
-            _linear(hidden, hidden, generator),
+            make_linear(hidden, hidden, generator),
             nn.ReLU(),
             nn.BatchNorm1d(hidden),
-            _linear(hidden, width, generator),
+            make_linear(hidden, width, generator),
         )
 
 
@@ -187,7 +216,8 @@ def _kernel(taps: int, width_in: int, width: int, generator: Generator) -> nn.Pa
     return nn.Parameter(torch.empty(taps, width_in, width).normal_(0, std, generator=generator))
 
 
-def _linear(width_in: int, width: int, generator: Generator) -> nn.Linear:
+def make_linear(width_in: int, width: int, generator: Generator) -> nn.Linear:
+    """A linear layer with weights from `generator`, uniform in +-1/sqrt(fan in)."""
     # Born on meta: the constructor would draw from the global generator.
     layer = nn.Linear(width_in, width, device="meta").to_empty(device="cpu")
     bound = 1 / math.sqrt(width_in)

@@ -171,6 +171,28 @@ def test_other_depths_equal_the_masked_dense_network(blocks):
     torch.testing.assert_close(encoder(batch), theirs, **EXACT)
 
 
+def test_stride_1_knows_no_parity_and_equals_the_masked_dense_network():
+    encoder = SlideEncoder(C_IN, width=WIDTH, stride=1, generator=seeded()).double().eval()
+    batch = make_batch("plain")
+    moved = ViewBatch(batch.features, batch.cells + torch.tensor([1, 3]))
+    assert torch.equal(encoder(moved), encoder(batch))
+    named = {name: value / (1 + 1e-5) ** 0.5 for name, value in torchvision_names(encoder).items() if value.ndim == 4}
+    x, mask = to_dense(batch)
+    skipped = F.conv2d(x, named["layer4.0.downsample.0.weight"])
+    for i in range(2):
+        inner = F.relu(F.conv2d(x, named[f"layer4.{i}.conv1.weight"], padding=1)) * mask
+        outer = F.conv2d(inner, named[f"layer4.{i}.conv2.weight"], padding=1)
+        x = F.relu(outer + (x if i else skipped)) * mask
+    torch.testing.assert_close(encoder(batch), x.sum((2, 3)) / mask.sum((2, 3)), **EXACT)
+
+
+def test_spconv_embeds_like_torch():
+    batch = ViewBatch(torch.randn(5, 7, 16, generator=seeded(3)), make_batch("crowded").cells)
+    ours, theirs = (SlideEncoder(16, width=32, backend=name, generator=seeded()).eval() for name in ("torch", "spconv"))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(batch), ours(batch), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_permuting_tiles_changes_nothing_and_permuting_views_permutes(training):
     batch = make_batch("crowded")
@@ -312,7 +334,9 @@ def test_projector_is_linear_relu_norm_twice_then_linear():
     [
         (lambda: SlideEncoder(0, generator=seeded()), "width_in=0"),
         (lambda: SlideEncoder(4, blocks=0, generator=seeded()), "blocks=0"),
-        (lambda: SparseBlock(4, 6, strided=False, generator=seeded()), "4 channels into 6"),
+        (lambda: SlideEncoder(4, stride=3, generator=seeded()), "stride=3"),
+        (lambda: SlideEncoder(4, backend="dense", generator=seeded()), "auto, torch or spconv"),
+        (lambda: SparseBlock(4, 6, stride=1, opening=False, generator=seeded()), "4 channels into 6"),
         (
             lambda: make_encoder()(ViewBatch(torch.ones(2, 3, 9), torch.zeros(2, 3, 2).long())),
             r"expected \(views, tiles, 4\)",

@@ -190,6 +190,21 @@ def test_gradients_of_the_function_itself(build):
     assert torch.autograd.gradcheck(lambda f, w: sparse.convolve(f, w, kernel_map), inputs)
 
 
+@pytest.mark.parametrize("build", [sparse.submanifold_map, sparse.strided_map])
+def test_spconv_equals_torch_and_refuses_what_it_cannot(build):
+    features, cells, owner = points(8, dtype=torch.float32, channels=16)
+    sites = sparse.sparse_map(features, cells, owner, size=4)
+    weight, kernel_map = weights(8, 9, 16, 8, dtype=torch.float32), build(sites)
+    ours = sparse.convolve(sites.features, weight, kernel_map)
+    with torch.no_grad():
+        theirs = sparse.convolve(sites.features, weight, kernel_map, backend="spconv")
+    torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InvalidInput, match="neither trains"):
+        sparse.convolve(sites.features, weight, kernel_map, backend="spconv")
+    with pytest.raises(InvalidInput, match="bfloat16"), torch.no_grad():
+        sparse.convolve(sites.features.bfloat16(), weight, kernel_map, backend="spconv")
+
+
 def test_mean_pool_averages_sites_and_leaves_an_empty_view_at_zero():
     features, cells, owner = points(4)
     sites = sparse.sparse_map(features, cells, owner, size=5)

@@ -1,0 +1,97 @@
+"""What makes a vector of a view, by name; all have one signature, `forward(batch: ViewBatch) -> (b, width)`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from gigacli.errors import InvalidInput
+from gigacli.nn.slide_encoder import SlideEncoder, make_linear
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from gigacli.nn.views import ViewBatch
+
+AGGREGATORS = ("sparse-resnet", "attention", "mlp")
+
+
+def make_aggregator(
+    name: str, width_in: int, *, generator: Generator, sparse_backend: str = "auto"
+) -> SlideEncoder | GatedAttention | MeanMLP:
+    """The aggregator `name` of :data:`AGGREGATORS`, with weights from `generator`.
+
+    Raises:
+        InvalidInput: There is no such aggregator, or it has no sparse convolutions for the backend asked for.
+    """
+    if name == "sparse-resnet":
+        return SlideEncoder(width_in, backend=sparse_backend, generator=generator)
+    if name not in AGGREGATORS:
+        raise InvalidInput(f"there is no aggregator {name!r}; it must be one of {', '.join(AGGREGATORS)}")
+    if sparse_backend != "auto":
+        raise InvalidInput(
+            f"aggregator {name!r} has no sparse convolutions for --sparse-backend {sparse_backend}", "Leave it out."
+        )
+    return (GatedAttention if name == "attention" else MeanMLP)(width_in, generator=generator)
+
+
+class GatedAttention(nn.Module):
+    """Gated attention over the tiles of a view (Ilse et al. 2018, equation 9; paper, figure 3 C); blind to cells.
+
+    h = relu(W f + b); a = softmax over tiles of w (tanh(V h + v) * sigmoid(U h + u)); the vector is sum of a h.
+
+    Args:
+        width_in: Features of a tile.
+        width: Values of the slide vector.
+        hidden: Values of the gate.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(self, width_in: int, *, width: int = 512, hidden: int = 128, generator: Generator) -> None:
+        super().__init__()
+        self.width_in, self.width = width_in, width
+        self.embed = make_linear(width_in, width, generator)
+        self.content = make_linear(width, hidden, generator)
+        self.gate = make_linear(width, hidden, generator)
+        self.score = make_linear(hidden, 1, generator)
+
+    def forward(self, batch: ViewBatch) -> Tensor:
+        """Slide vectors (b, width), in float32 or better."""
+        _check_width(batch, self.width_in)
+        h = torch.relu(self.embed(batch.features))  # (b, t, width)
+        scores = self.score(torch.tanh(self.content(h)) * torch.sigmoid(self.gate(h)))  # (b, t, 1)
+        wide = torch.promote_types(h.dtype, torch.float32)
+        return (torch.softmax(scores.to(wide), dim=1) * h.to(wide)).sum(dim=1)
+
+
+class MeanMLP(nn.Module):
+    """An MLP with one hidden layer on the mean of the view's tiles; blind to cells.
+
+    Args:
+        width_in: Features of a tile.
+        width: Values of the slide vector, and of the hidden layer.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(self, width_in: int, *, width: int = 512, generator: Generator) -> None:
+        super().__init__()
+        self.width_in, self.width = width_in, width
+        self.hidden = make_linear(width_in, width, generator)
+        self.norm = nn.BatchNorm1d(width)
+        self.last = make_linear(width, width, generator)
+
+    def forward(self, batch: ViewBatch) -> Tensor:
+        """Slide vectors (b, width), in float32 or better."""
+        _check_width(batch, self.width_in)
+        vectors: Tensor = self.last(torch.relu(self.norm(self.hidden(batch.features.mean(dim=1)))))
+        return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+
+
+def _check_width(batch: ViewBatch, width_in: int) -> None:
+    if batch.features.ndim != 3 or batch.features.shape[2] != width_in:
+        raise InvalidInput(
+            f"features have shape {tuple(batch.features.shape)}, expected (views, tiles, {width_in})",
+            "Use tile features of the encoder that this aggregator was built for.",
+        )
