@@ -152,6 +152,7 @@ class TileConfig(Config):
     strict: bool = option(False, "Stop at the first slide that fails.", result=False)
     plan: bool = option(False, "Register the slides, say what the run will cost, and stop.", result=False)
     shard: str | None = option(None, "Do only part I of N of the slides, as I/N.", result=False)
+    dask: str | None = option(None, "Address of a Dask scheduler whose workers share the slides.", result=False)
     workers: int | None = option(None, "Slides read at once; default: the number of processors.", result=False)
     redo: bool = option(False, "Replace the tiles that are there.", result=False)
 
@@ -175,6 +176,8 @@ class TileConfig(Config):
         if not 0 <= self.overlap < self.tile_px:
             raise InvalidInput(f"--overlap is {self.overlap}; it must be at least 0 and less than {self.tile_px} px")
         parse_shard(self.shard)
+        if self.dask is not None and self.shard is not None:
+            raise InvalidInput("--dask makes shards of its own", "leave out --shard")
 
 
 @dataclass(frozen=True, kw_only=True)

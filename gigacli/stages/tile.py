@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gigacli.cluster import over_dask
 from gigacli.config import TileConfig, parse_shard
 from gigacli.errors import NotFound, reason_of
 from gigacli.progress import SILENT
@@ -74,6 +75,8 @@ def tile(
         )
     if config.plan:
         return job.plan(registration, started)
+    if config.dask is not None:
+        return job.spread(registration, progress, started)
     return job.run(registration, progress, started)
 
 
@@ -179,6 +182,25 @@ class _Job:
         new = sum(int(count[row]) != NOT_DONE for row in todo)
         return summarise(
             now, new=new, slides=len(rows), failures=failures, why_empty=empty, seconds=time.monotonic() - started
+        )
+
+    def spread(self, registration: Registration, progress: Progress, started: float) -> TileSummary:
+        """The same on a Dask cluster; slides and groups are there, so its workers only fill them."""
+        store, config = self.store, self.config
+        options = {"workers": config.workers, "qc": config.qc, "strict": config.strict}
+        shards = over_dask(
+            str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress
+        )
+        table, count = store.slides, store.array("tiles/count")[:]
+        refused = {table[row].id: why for row, why in registration.reasons.items() if why}
+        self.album.finish([(row.id, int(count[i]), refused.get(row.id, "")) for i, row in enumerate(table.rows)])
+        return summarise(
+            {row.id: int(count[i]) for i, row in enumerate(table.rows) if count[i] != NOT_DONE},
+            new=sum(s.done for s in shards),
+            slides=len(table),
+            failures={k: v for s in shards for k, v in s.failures.items()},
+            why_empty={k: v for s in shards for k, v in s.why_empty.items()},
+            seconds=time.monotonic() - started,
         )
 
     def _write(self, row: int, tiles: Tiles) -> None:

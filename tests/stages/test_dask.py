@@ -1,4 +1,4 @@
-"""giga bank --dask: a cluster of two processes on this machine, one of which is killed in the middle."""
+"""--dask: a cluster of two processes on this machine, one of which is killed in the middle."""
 
 import os
 import signal
@@ -47,6 +47,15 @@ def test_a_worker_killed_in_the_middle_changes_nothing(cluster, store_at, chain,
         assert chunks(path, group) == chunks(chain("bank"), group)
     again = giga.bank(path, dask=cluster.scheduler_address)
     assert (again.done, again.skipped) == (0, 8)
+
+
+def test_tiling_on_a_cluster_is_tiling(cluster, tmp_path, cohort, chain, chunks):
+    path, broken = tmp_path / "dask.zarr", tmp_path / "broken.svs"
+    broken.write_bytes(b"no slide")
+    here = giga.tile(tmp_path / "here.zarr", [cohort.slides, broken], mpp=1.0, tile_px=64)
+    there = giga.tile(path, [cohort.slides, broken], mpp=1.0, tile_px=64, dask=cluster.scheduler_address)
+    assert chunks(path, "tiles") == chunks(tmp_path / "here.zarr", "tiles")
+    assert {**vars(there), "seconds": 0} == {**vars(here), "seconds": 0}
 
 
 def test_refusals(store_at):
