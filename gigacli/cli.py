@@ -7,6 +7,7 @@ Nothing heavy is imported before a command runs: ``giga --help`` must answer at 
 from __future__ import annotations
 
 import inspect
+import os
 import types
 import typing
 from dataclasses import fields
@@ -19,7 +20,9 @@ from gigacli import config as configs
 from gigacli.errors import GigaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from gigacli.options import Config
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -86,7 +89,7 @@ def _option_type(annotation: Any) -> Any:
     return annotation
 
 
-def _parameters(config: type[configs.Config]) -> list[inspect.Parameter]:
+def _parameters(config: type[Config]) -> list[inspect.Parameter]:
     """One flag per field of a configuration."""
     hints = typing.get_type_hints(config)
     parameters = []
@@ -105,13 +108,14 @@ def _parameters(config: type[configs.Config]) -> list[inspect.Parameter]:
 
 def _verb(
     name: str,
-    config: type[configs.Config],
+    config: type[Config],
     *,
     help_text: str,
     example: str,
     arguments: list[inspect.Parameter],
     call: Callable[..., Any],
     show: Callable[[Any], None],
+    environment: Mapping[str, str] = types.MappingProxyType({}),
 ) -> None:
     """Register a verb: its arguments, the flags of its configuration, and the flags all verbs share.
 
@@ -123,22 +127,23 @@ def _verb(
         arguments: Positional arguments, by name.
         call: Receives the stage's function, the arguments, the options and the progress; returns the summary.
         show: Shows the summary to a person.
+        environment: Variables that libraries read when they are loaded, set where the user has not.
     """
 
     def run(context: typer.Context, **values: Any) -> None:
         def work() -> int:
             from gigacli import console
 
+            speaks = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; the first one speaks
             options = {f.name: values[f.name] for f in fields(config) if _was_given(context, f.name)}
             options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
             given = {p.name: values[p.name] for p in arguments}
-            with console.ConsoleProgress(quiet=values["quiet"]) as progress:
+            os.environ.update({k: v for k, v in environment.items() if k not in os.environ})
+            with console.ConsoleProgress(quiet=values["quiet"] or not speaks) as progress:
                 module = import_module(f"gigacli.stages.{name.replace('-', '_')}")
                 summary = call(getattr(module, name.replace("-", "_")), given, {**options, "progress": progress})
-            if values["json"]:
-                console.show_json(summary)
-            else:
-                show(summary)
+            if speaks:
+                console.show_json(summary) if values["json"] else show(summary)
             return FAILED if getattr(summary, "failed", 0) else DONE
 
         _guard(work, debug=values["debug"])
@@ -191,8 +196,12 @@ def _show_tiles(summary: Any) -> None:
 
 def _show_scores(result: Any) -> None:
     from gigacli import console
+    from gigacli.probing import report
 
-    console.show_scores(result)
+    for title, rows in report.tables(result):
+        console.show_table(title, report.COLUMNS, rows)
+    for line in report.lines(result):
+        console.say(line)
 
 
 def _on_store(stage: Callable[..., Any], given: dict[str, Any], options: dict[str, Any]) -> Any:
@@ -278,6 +287,7 @@ _verb(
     ],
     call=lambda stage, given, options: stage(given["store"], given["labels"], **options),
     show=_show_scores,
+    environment={"OPENBLAS_NUM_THREADS": "1"},  # two threads wait longer for each other than such small fits take
 )
 
 

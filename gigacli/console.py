@@ -161,42 +161,6 @@ def _figure(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def show_scores(result: Any) -> None:
-    """A probe's table, and everything that was decided or noticed on the way."""
-    joins = result.joins
-    classes = ", ".join(f"{name} {n}" for name, n in joins["classes"].items())
-    rows = [
-        (row.embedding, f"{'scaled, ' if row.scaled else ''}C={row.c}", row.budget,
-         f"{row.auc_mean:.3f}{_spread(row)}", _interval(row),
-         f"{row.balanced_accuracy:.3f}", f"{row.n_train:.0f}", f"{row.n_test:.0f}")
-        for row in result.scores
-    ]  # fmt: skip
-    columns = ("embedding", "method", "labels", "AUC ± sd", "95 % interval", "bal. acc.", "train", "test")
-    splits = result.scores[0].splits
-    show_table(f"{result.scores[0].target}: {joins['matched']} slides ({classes}), {splits} splits", columns, rows)
-    for note in [*result.notes, *_joins(joins)]:
-        say(note)
-    for warning in result.warnings:
-        err.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False)
-
-
-def _spread(row: Any) -> str:
-    return "" if row.auc_std is None else f" ± {row.auc_std:.3f}"
-
-
-def _interval(row: Any) -> str:
-    return "" if row.auc_low is None else f"{row.auc_low:.3f}-{row.auc_high:.3f}"
-
-
-def _joins(joins: dict[str, Any]) -> list[str]:
-    lines = [f"joined {joins['labels']} labels with {joins['vectors']} vectors: {joins['matched']} matched"]
-    if joins["unmatched"]:
-        lines.append(f"{joins['unmatched']} labels name no slide here, first: {', '.join(joins['unmatched_first'])}")
-    if joins["without_vector"]:
-        lines.append(f"{joins['without_vector']} labelled slides have no vector")
-    return lines
-
-
 def show_problems(report: Any) -> None:
     """What a validation found."""
     if report.problems:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final
 
 from gigacli.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import pandas as pd
 
 SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     "slide_id": ("slide", "wsi", "wsi_id", "sample_id", "filename", "id"),
@@ -31,15 +32,15 @@ EXTENSIONS: Final = frozenset(_SLIDES | {"zarr", "png", "jpg", "jpeg", "h5", "pt
 """What may follow a slide's id in a table: slide formats, and the feature files that STAMP and CLAM tables name."""
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_columns(path: str | Path) -> dict[str, list[str]]:
     """Read a delimited text file; the header decides whether the delimiter is a comma, a semicolon or a tab.
 
     Args:
         path: A UTF-8 file (with or without byte order mark) whose first row names the columns.
 
     Returns:
-        One row per non-empty line, every cell as stripped text (so `007` stays `007`), missing cells as `""`.
-        Columns without a name, such as a saved row index, are left out.
+        Name -> cells, one per non-empty line, every cell as stripped text (so `007` stays `007`), missing cells as
+        `""`. Columns without a name, such as a saved row index, are left out.
 
     Raises:
         NotFound: There is no such file.
@@ -51,28 +52,41 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise InvalidInput(f"{path} is empty", "It should have a header and one row per slide.")
     header = text.lstrip().splitlines()[0]
     delimiter = max(",;\t", key=header.count)
+    lines = csv.reader(StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    names: list[str] = []
+    rows: list[list[str]] = []
     try:
-        cells = pd.read_csv(
-            StringIO(text), sep=delimiter, header=None, dtype=str, keep_default_na=False, skipinitialspace=True
-        )
-    except pd.errors.ParserError as error:
+        for cells in lines:
+            row = [cell.strip() for cell in cells]
+            if not names and (any(row) or len(row) > 1):  # the first line that is not blank
+                names = row
+                _check_header(names, path)
+            elif any(row):
+                if len(row) > len(names):
+                    raise csv.Error(f"Expected {len(names)} fields in line {lines.line_num}, saw {len(row)}")
+                rows.append(row + [""] * (len(names) - len(row)))
+    except csv.Error as error:
         raise InvalidInput(f"{path} is not a table: {error}", "Every row needs as many cells as the header.") from error
-    cells = cells.fillna("").map(str.strip)
-    names = [str(name) for name in cells.iloc[0]]
-    _check_header(names, path)
     named = [i for i, name in enumerate(names) if name]
-    table = cells.iloc[1:, named].set_axis([names[i] for i in named], axis=1)
-    table = table[(table != "").any(axis=1)].reset_index(drop=True)
-    if table.empty:
-        raise InvalidInput(f"{path} has a header ({', '.join(table.columns)}) but no rows", "Add one row per slide.")
-    return table
+    rows = [row for row in rows if any(row[i] for i in named)]
+    if not rows:
+        found = ", ".join(names[i] for i in named)
+        raise InvalidInput(f"{path} has a header ({found}) but no rows", "Add one row per slide.")
+    return {names[i]: [row[i] for row in rows] for i in named}
 
 
-def find_column(table: pd.DataFrame, canonical: str, *, path: str | Path) -> str | None:
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a delimited text file as :func:`read_columns` does, into a table."""
+    import pandas as pd
+
+    return pd.DataFrame(read_columns(path), dtype=str)
+
+
+def find_column(table: Iterable[Any], canonical: str, *, path: str | Path) -> str | None:
     """Find the column that holds what we call `canonical`, whatever its case or its synonym in the table.
 
     Args:
-        table: From :func:`read_table`.
+        table: From :func:`read_columns` or :func:`read_table`: what names its columns when iterated over.
         canonical: Our name, a key of :data:`SYNONYMS` or any other name, which then has no synonyms.
         path: Where the table came from, for messages.
 
@@ -83,7 +97,7 @@ def find_column(table: pd.DataFrame, canonical: str, *, path: str | Path) -> str
         InvalidInput: Two columns could be meant, as their names differ in case only.
     """
     for name in (canonical, *SYNONYMS.get(canonical, ())):
-        found = [str(column) for column in table.columns if str(column).casefold() == name.casefold()]
+        found = [str(column) for column in table if str(column).casefold() == name.casefold()]
         if name in found:
             return name
         if len(found) > 1:
@@ -93,7 +107,7 @@ def find_column(table: pd.DataFrame, canonical: str, *, path: str | Path) -> str
     return None
 
 
-def require_column(table: pd.DataFrame, canonical: str, *, path: str | Path) -> str:
+def require_column(table: Iterable[Any], canonical: str, *, path: str | Path) -> str:
     """Find a column as :func:`find_column` does.
 
     Raises:
@@ -103,7 +117,7 @@ def require_column(table: pd.DataFrame, canonical: str, *, path: str | Path) -> 
     if found is None:
         accepted = _listed((canonical, *SYNONYMS.get(canonical, ())))
         raise InvalidInput(
-            f"{path} has no column `{canonical}`: found {_listed(table.columns)}; accepted, in any case: {accepted}",
+            f"{path} has no column `{canonical}`: found {_listed(table)}; accepted, in any case: {accepted}",
             f"Name one column `{canonical}`. If the names found are values, the header row is missing.",
         )
     return found

@@ -11,18 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigacli import config
-from gigacli.config import (
-    BankConfig,
-    Config,
-    EmbedConfig,
-    PretrainTilesConfig,
-    ProbeConfig,
-    TileConfig,
-    TrainConfig,
-    fingerprint,
-    parse_shard,
-)
+from gigacli.config import BankConfig, EmbedConfig, PretrainTilesConfig, ProbeConfig, TileConfig, TrainConfig
 from gigacli.errors import InvalidInput
+from gigacli.options import Config, fingerprint, parse_shard
 
 CONFIGS = [TileConfig, PretrainTilesConfig, BankConfig, TrainConfig, EmbedConfig, ProbeConfig]
 FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
@@ -34,7 +25,10 @@ ANOTHER = {
     "bank": "b",
     "batch_size": 17,
     "c": "auto",
+    "compile": "yes",
     "csv": Path("slides.csv"),
+    "dask": "tcp://127.0.0.1:8786",
+    "read_timeout": 5.0,
     "device": "cpu",
     "draws": 9,
     "embedding": ("giga",),
@@ -69,14 +63,29 @@ ANOTHER = {
     "slide_aug": False,
     "slide_mpp": 0.25,
     "splits": Path("splits"),
-    "target": "subtype",
+    "target": ("subtype",),
+    "method": ("abmil",),
+    "level": "patient",
+    "baseline": "mean-x",
+    "converged": True,
+    "out": Path("report"),
     "temperature": 0.3,
     "tile_px": 128,
     "tiles": 25,
     "whiten": True,
+    "warmup": 0.1,
+    "preset": "paper",
+    "exclude": Path("test.csv"),
+    "sparse_backend": "torch",
+    "log_dir": Path("runs"),
+    "weights": "best",
     "views": 7,
     "workers": 1,
 }
+
+
+def another(cls, name):
+    return "mlp" if (cls, name) == (TrainConfig, "aggregator") else ANOTHER[name]
 
 
 def test_every_configuration_is_listed_here():
@@ -89,13 +98,13 @@ def test_every_field_has_a_default_a_help_and_a_place(cls, field):
     assert field.default is not MISSING
     assert re.fullmatch(r"\S.{8,}[.:]", field.metadata["help"])
     assert isinstance(field.metadata["result"], bool)
-    assert re.fullmatch(r"(-[A-Za-z])?", field.metadata["flag"])
+    assert re.fullmatch(r"(-[A-Za-z]|--[a-z-]+)?", field.metadata["flag"])
 
 
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=[f"{c.__name__}.{f.name}" for c, f in FIELDS])
 def test_the_recipe_holds_what_decides_the_result_and_nothing_else(cls, field):
-    changed = cls(**{field.name: ANOTHER[field.name]})
-    assert getattr(changed, field.name) == ANOTHER[field.name] != field.default
+    changed = cls(**{field.name: another(cls, field.name)})
+    assert getattr(changed, field.name) == another(cls, field.name) != field.default
     assert (field.name in changed.recipe()) is field.metadata["result"]
     assert (changed.recipe() != cls().recipe()) is field.metadata["result"]
     assert (fingerprint(changed.recipe()) != fingerprint(cls().recipe())) is field.metadata["result"]
@@ -163,6 +172,8 @@ REFUSED = [
     (EmbedConfig, {"name": ".hidden"}, ["--name is '.hidden'"]),
     (ProbeConfig, {"folds": 1}, ["--folds is 1", "2 and 1000"]),
     (ProbeConfig, {"group": "slide"}, ["--group is 'slide'", "patient, none"]),
+    (ProbeConfig, {"level": "tile"}, ["--level is 'tile'", "slide, patient"]),
+    (ProbeConfig, {"method": ("linear", "svm")}, ["--method is 'svm'", "linear or abmil"]),
     (ProbeConfig, {"fraction": (0.5, 0.0)}, ["--fraction is 0.0"]),
     (ProbeConfig, {"fraction": (25,)}, ["--fraction is 25"]),
     (ProbeConfig, {"n_train": (50, 1)}, ["--n-train is 1", "at least 2"]),

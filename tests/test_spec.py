@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
-from gigacli.config import fingerprint
+from gigacli.options import fingerprint
 from gigacli.store.describe import describe, load_schema
 from gigacli.store.layout import ARRAYS, FORMAT, FORMAT_VERSION, STAGES, WRITTEN_BY
 from gigacli.store.store import Store

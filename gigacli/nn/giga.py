@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gigacli.nn.aggregators import make_aggregator
+from gigacli.nn.distributed import ALONE
 from gigacli.nn.losses import nt_xent
-from gigacli.nn.slide_encoder import Projector, SlideEncoder
-from gigacli.nn.views import ViewBatch, augment_positions, cells_of, draw_slide_augmentation
+from gigacli.nn.slide_encoder import Projector
+from gigacli.nn.views import ViewBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,23 +34,42 @@ class GigaSSL(nn.Module):
         seed: Of the initial weights.
         whiten: Whether features are multiplied by a matrix first, from :func:`whitening_matrix`; it is kept with the
             weights, so that whoever uses the encoder uses it too.
+        aggregator: What makes a vector of a view.
+        sparse_backend: Of its sparse convolutions, where it has some.
+
+    Attributes:
+        processes: Those that train together; the loss is over the views of all.
     """
 
     whitening: Tensor | None
 
-    def __init__(self, width_in: int, *, temperature: float, seed: int, whiten: bool = False) -> None:
+    def __init__(
+        self,
+        width_in: int,
+        *,
+        temperature: float,
+        seed: int,
+        whiten: bool = False,
+        aggregator: str = "sparse-resnet",
+        sparse_backend: str = "auto",
+    ) -> None:
         super().__init__()
         self.register_buffer("whitening", torch.eye(width_in) if whiten else None)  # (c, c)
         generator = torch.Generator().manual_seed(seed)
-        self.encoder = SlideEncoder(width_in, generator=generator)
+        self.encoder = make_aggregator(aggregator, width_in, generator=generator, sparse_backend=sparse_backend)
         self.projector = Projector(self.encoder.width, generator=generator)
         self.temperature = temperature
+        self.processes = ALONE
 
     def forward(self, views: ViewBatch) -> Tensor:
         """Loss of 2n views, the first views of n slides followed by their second: one sparse batch for both."""
-        projections = self.projector(self.vectors(views))  # (2n, p)
-        first, second = projections.chunk(2)
-        return nt_xent(first, second, temperature=self.temperature)
+        return self.step(views)[0]
+
+    def step(self, views: ViewBatch) -> tuple[Tensor, Tensor]:
+        """The loss, over the views of all processes, and the vectors (2n, width) of this one's."""
+        vectors = self.vectors(views)
+        first, second = self.processes.gather_views(self.projector(vectors)).chunk(2)
+        return nt_xent(first, second, temperature=self.temperature), vectors
 
     def vectors(self, views: ViewBatch) -> Tensor:
         """Vectors (b, width) of b views: whiten their features, encode them."""
@@ -82,32 +103,8 @@ def whitening_matrix(slides: Iterable[NDArray[np.float16]]) -> Tensor:
     return torch.from_numpy((directions / np.sqrt(values)) @ directions.T).float()
 
 
-def positions_of(coords: NDArray[np.int32], *, tile_l0_px: float) -> NDArray[np.float64]:
-    """Level-0 corners (n, 2) of a slide's tiles in tile units, the smallest subtracted in integers first."""
-    return (coords.astype(np.int64) - coords.min(axis=0)) / tile_l0_px
-
-
-def make_views(
-    features: NDArray[np.float16] | NDArray[np.float32],
-    positions: NDArray[np.float64],
-    *,
-    rng: np.random.Generator | None,
-    device: torch.device,
-) -> ViewBatch:
-    """Views from drawn tiles: augment their positions (paper, step 4) if there is an `rng`, put them on cells.
-
-    Args:
-        features: (b, t, c).
-        positions: (b, t, 2) in tile units.
-        rng: Source of flips, rotations and scales; ``None`` leaves the slide as it lies.
-        device: Where the views go.
-    """
-    if rng is not None:
-        positions = augment_positions(positions, draw_slide_augmentation(len(positions), rng))
-    return ViewBatch(
-        features=torch.from_numpy(features).to(device, torch.float32),
-        cells=torch.from_numpy(cells_of(positions)).to(device),
-    )
+TILES_AT_ONCE = 2048
+"""Tiles that the encoder sees in one call when it only embeds: they and what becomes of them fit the caches."""
 
 
 @torch.inference_mode()
@@ -122,6 +119,8 @@ def embed_views(encoder: Callable[[ViewBatch], Tensor], views: ViewBatch, counts
     Returns:
         (s, width) float32.
     """
-    vectors = encoder(views).double()  # (sum of counts, width)
+    per_call = max(1, TILES_AT_ONCE // views.cells.shape[1])
+    parts = zip(torch.split(views.features, per_call), torch.split(views.cells, per_call), strict=True)
+    vectors = torch.cat([encoder(ViewBatch(*part)) for part in parts]).double()  # (sum of counts, width)
     means = torch.stack([v.mean(dim=0) for v in torch.split(vectors, list(counts))])  # (s, width)
     return torch.nn.functional.normalize(means, dim=1).float()

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from gigacli.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -139,3 +142,51 @@ def draw_rows(rng: np.random.Generator, counts: NDArray[np.int64], t: int) -> ND
         seen = (rows[:, :k] == drawn[:, None]).any(axis=1)
         rows[:, k] = np.where(seen & distinct, top - 1, drawn)
     return rows
+
+
+def make_views(
+    features: NDArray[np.float16] | NDArray[np.float32] | Tensor,
+    positions: NDArray[np.float64],
+    *,
+    augmentation: SlideAugmentation | None,
+    device: torch.device,
+) -> ViewBatch:
+    """Views from drawn tiles: move their positions (paper, step 4) if there is an augmentation, put them on cells.
+
+    Args:
+        features: (b, t, c).
+        positions: (b, t, 2) in tile units.
+        augmentation: Of the b views; ``None`` leaves the slides as they lie.
+        device: Where the views go.
+    """
+    if augmentation is not None:
+        positions = augment_positions(positions, augmentation)
+    return ViewBatch(
+        features=torch.as_tensor(features).to(device, torch.float32),
+        cells=torch.from_numpy(cells_of(positions)).to(device),
+    )
+
+
+class TilePositions:
+    """Positions of all tiles of many slides, packed one slide after the other.
+
+    Args:
+        grids: Per slide its tiles' level-0 corners (n, 2) and the edge of a tile in level-0 px.
+    """
+
+    def __init__(self, grids: Iterable[tuple[NDArray[np.int32], float]]) -> None:
+        corners, edges = [], []
+        for coords, edge_px in grids:
+            lowest = coords.min(axis=0) if len(coords) else 0
+            corners.append((coords.astype(np.int64) - lowest).astype(np.uint32))  # int32 corners are < 2^32 apart
+            edges.append(edge_px)
+        counts = [len(c) for c in corners]
+        self.counts = np.array(counts, dtype=np.int64)  # (s,) tiles of each slide
+        self._start = np.concatenate([[0], np.cumsum(self.counts)])  # (s + 1,)
+        self._corners = np.concatenate([np.zeros((0, 2), dtype=np.uint32), *corners])  # (all tiles, 2)
+        self._edges_px = np.array(edges, dtype=np.float64)
+
+    def __call__(self, slides: NDArray[np.int64], tiles: NDArray[np.int64] | NDArray[np.int32]) -> NDArray[np.float64]:
+        """Positions (b, t, 2) of tiles (b, t) of slides (b,), in tile units."""
+        corners = self._corners[self._start[slides][:, None] + tiles]
+        return corners / self._edges_px[slides][:, None, None]

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from gigacli.errors import InvalidInput
-from gigacli.tables import SYNONYMS, bare_id, find_column, read_table, require_column
+from gigacli.tables import SYNONYMS, bare_id, find_column, read_columns, require_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
 MISSING: Final = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null"})
@@ -28,15 +27,16 @@ _SHOWN: Final = 5
 
 @dataclass(frozen=True)
 class Labels:
-    """One label per slide, as the table gives them.
+    """One label per slide or per patient, as the table gives them.
 
     Attributes:
-        slide_id: The slides as the table names them, each once.
+        slide_id: The slides as the table names them, each once; of a table of patients, these.
         label: Their labels, as text.
         patient_id: Their patients (None where the cell is empty), or None when the table has no such column.
         target: The column the labels come from.
         missing: Rows left out because their label is empty.
         notes: What was decided while reading, one sentence each.
+        per_patient: Whether the table has a row per patient and no column of slides.
     """
 
     slide_id: tuple[str, ...]
@@ -45,6 +45,7 @@ class Labels:
     target: str
     missing: int
     notes: tuple[str, ...]
+    per_patient: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +56,11 @@ class Join:
         index: Their places among the slide ids, ascending, int64 (matched,).
         label: Their labels, text (matched,).
         patient_id: Their patients as in :class:`Labels`, in the same order.
-        counts: `labels` and `vectors` (how many there are), `matched`, `unmatched` (labels of slides that are not
-            there), `unmatched_first` (five of them), `without_vector` (labels of slides that are there but have no
-            vector), `unlabelled` (vectors without a label), `missing` (rows with an empty label) and `classes`
-            (matched slides per label).
+        counts: `labels` and `vectors` (how many there are), `matched` (slides with both), `unmatched` (labels of
+            slides that are not there), `unmatched_first` (five of them), `without_vector` (labels of slides that are
+            there but have no vector), `without_vector_first`, `unlabelled` (vectors without a label),
+            `unlabelled_first`, `missing` (rows with an empty label) and `classes` (matched slides per label). In a
+            table of patients, `labels`, `unmatched` and `without_vector` are patients.
     """
 
     index: NDArray[np.int64]
@@ -67,43 +69,49 @@ class Join:
     counts: dict[str, Any]
 
 
-def read_labels(path: str | Path, *, target: str | None = None) -> Labels:
-    """Read a table of labels, one row per slide.
+def read_labels(path: str | Path, *, target: str | None = None, level: Literal["slide", "patient"] = "slide") -> Labels:
+    """Read a table of labels, one row per slide; for patients it may have one row per patient and no slides.
 
     Args:
-        path: Any table that :func:`gigacli.tables.read_table` reads, with a column of slide ids.
+        path: Any table that :func:`gigacli.tables.read_columns` reads, with a column of slide ids.
         target: The column of labels. Default: `label`, or else the only column that is nothing else.
+        level: What is to be judged.
 
     Raises:
         NotFound: There is no such file.
         InvalidInput: It is not a table, lacks a column, has no labels, or contradicts itself about a slide.
     """
-    table = read_table(path)
-    slide_column = require_column(table, "slide_id", path=path)
+    table = read_columns(path)
     patient_column = find_column(table, "patient_id", path=path)
+    slide_column = find_column(table, "slide_id", path=path)
+    per_patient = level == "patient" and slide_column is None and patient_column is not None
+    if not per_patient:
+        slide_column = require_column(table, "slide_id", path=path)
+    unit_column = patient_column if per_patient else slide_column
     label_column = _label_column(table, target, path)
     notes = []
     if target is None and label_column.casefold() != "label":
         notes.append(f"No column `label`: the labels are those of `{label_column}`.")
-    rows = table[[slide_column, label_column]].set_axis(["slide", "label"], axis=1)
-    rows["patient"] = "" if patient_column is None else table[patient_column]
-    known = ~rows["label"].str.casefold().isin(MISSING)
-    nameless = known & (rows["slide"] == "")
-    if nameless.any():
-        notes.append(f"{nameless.sum()} labels without a slide id are left out.")
-    missing = int((~known).sum())
-    rows = rows[known & ~nameless].drop_duplicates()
-    if rows.empty:
+    units, labels = table[str(unit_column)], table[label_column]
+    patients = [""] * len(units) if patient_column is None else table[patient_column]
+    known = [label.casefold() not in MISSING for label in labels]
+    nameless = sum(label_is_known and not unit for unit, label_is_known in zip(units, known, strict=True))
+    if nameless:
+        notes.append(f"{nameless} labels without a {'patient' if per_patient else 'slide'} id are left out.")
+    cells = zip(units, labels, patients, known, strict=True)
+    rows = list(dict.fromkeys((unit, label, patient) for unit, label, patient, known in cells if known and unit))
+    if not rows:
         raise InvalidInput(f"{path}: every cell of the column `{label_column}` is empty", "Choose another --target.")
-    _check_consistent(rows, path)
-    patients = tuple(None if p.casefold() in MISSING else p for p in rows["patient"])
+    _check_consistent(rows, path, per_patient=per_patient)
+    said = tuple(None if patient.casefold() in MISSING else patient for _, _, patient in rows)
     return Labels(
-        slide_id=tuple(rows["slide"]),
-        label=tuple(rows["label"]),
-        patient_id=None if patient_column is None else patients,
+        slide_id=tuple(unit for unit, _, _ in rows),
+        label=tuple(label for _, label, _ in rows),
+        patient_id=None if patient_column is None else said,
         target=label_column,
-        missing=missing,
+        missing=len(known) - sum(known),
         notes=tuple(notes),
+        per_patient=per_patient,
     )
 
 
@@ -114,32 +122,32 @@ def match(names: Sequence[str], slide_ids: Sequence[str]) -> NDArray[np.int64]:
         For each name its place in `slide_ids`, or -1; int64 (names,). A short name that two ids share finds neither.
     """
     exact = {slide: i for i, slide in enumerate(slide_ids)}
-    times = Counter(map(bare_id, slide_ids))
-    bare = {bare_id(slide): i for slide, i in exact.items() if times[bare_id(slide)] == 1}
-    return np.array([exact.get(name, bare.get(bare_id(name), -1)) for name in names], dtype=np.int64)
+    short = [bare_id(slide) for slide in slide_ids]
+    times = Counter(short)
+    bare = {name: i for i, name in enumerate(short) if times[name] == 1}
+    found = (exact[name] if name in exact else bare.get(bare_id(name), -1) for name in names)
+    return np.fromiter(found, dtype=np.int64, count=len(names))
 
 
-def join(labels: Labels, slide_ids: Sequence[str], has_vector: ArrayLike) -> Join:
+def join(
+    labels: Labels, slide_ids: Sequence[str], has_vector: ArrayLike, *, patients: Sequence[str] | None = None
+) -> Join:
     """Bring labels and vectors together.
 
     Args:
         labels: From :func:`read_labels`.
         slide_ids: The slides of the store, in its order.
         has_vector: Whether each of them has a vector, bool (slides,).
+        patients: Their patients, (slides,), "" where not known: where a table of patients is joined.
 
     Raises:
         InvalidInput: No label meets a vector, two labels meet the same one, or only one class is left.
     """
     has = np.asarray(has_vector, dtype=bool)  # (slides,)
-    places = match(labels.slide_id, slide_ids)  # (labels,)
-    row_of: dict[int, int] = {}
-    for row, place in enumerate(places.tolist()):
-        if place >= 0 and labels.label[row] != labels.label[row_of.setdefault(place, row)]:
-            first, second = labels.slide_id[row_of[place]], labels.slide_id[row]
-            raise InvalidInput(f"`{first}` and `{second}` have different labels but are one slide", "Keep one of them.")
+    row_of, unmatched = _rows_of_patients(labels, patients) if labels.per_patient else _rows_of(labels, slide_ids)
     index = np.array(sorted(i for i in row_of if has[i]), dtype=np.int64)  # (matched,)
     if not len(index):
-        raise _nothing_matched(labels, slide_ids, row_of)
+        raise _nothing_matched(labels, slide_ids if not labels.per_patient else list(patients or ()), row_of)
     rows = [row_of[i] for i in index.tolist()]
     matched = np.array([labels.label[row] for row in rows])
     classes = dict(sorted(Counter(matched.tolist()).items()))
@@ -148,20 +156,23 @@ def join(labels: Labels, slide_ids: Sequence[str], has_vector: ArrayLike) -> Joi
             f"all {len(rows)} slides with a label and a vector have the same `{labels.target}`: {next(iter(classes))}",
             "A probe needs two classes: choose another --target or embed slides of the other classes.",
         )
-    unmatched = [name for name, place in zip(labels.slide_id, places, strict=True) if place < 0]
+    without = [labels.slide_id[row] for row in sorted(set(row_of.values()) - set(rows))]
+    unlabelled = np.setdiff1d(np.flatnonzero(has), index)
     counts = {
         "labels": len(labels.slide_id),
         "vectors": int(has.sum()),
         "matched": len(rows),
         "unmatched": len(unmatched),
         "unmatched_first": unmatched[:_SHOWN],
-        "without_vector": len(row_of) - len(rows),
-        "unlabelled": int(has.sum()) - len(rows),
+        "without_vector": len(without),
+        "without_vector_first": without[:_SHOWN],
+        "unlabelled": len(unlabelled),
+        "unlabelled_first": [slide_ids[i] for i in unlabelled[:_SHOWN].tolist()],
         "missing": labels.missing,
         "classes": classes,
     }
-    patients = None if labels.patient_id is None else tuple(labels.patient_id[row] for row in rows)
-    return Join(index=index, label=matched, patient_id=patients, counts=counts)
+    said = None if labels.patient_id is None else tuple(labels.patient_id[row] for row in rows)
+    return Join(index=index, label=matched, patient_id=said, counts=counts)
 
 
 def patients_of(
@@ -192,41 +203,66 @@ def patients_of(
     return None, "nowhere: each slide counts as a patient of its own"
 
 
-def _label_column(table: pd.DataFrame, target: str | None, path: str | Path) -> str:
+def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], list[str]]:
+    """Slide of the store -> row of the labels, and the labelled slides that are not in the store."""
+    places = match(labels.slide_id, slide_ids).tolist()  # (labels,)
+    row_of: dict[int, int] = {}
+    for row, place in enumerate(places):
+        if place >= 0 and labels.label[row] != labels.label[row_of.setdefault(place, row)]:
+            first, second = labels.slide_id[row_of[place]], labels.slide_id[row]
+            raise InvalidInput(f"`{first}` and `{second}` have different labels but are one slide", "Keep one of them.")
+    return row_of, [name for name, place in zip(labels.slide_id, places, strict=True) if place < 0]
+
+
+def _rows_of_patients(labels: Labels, patients: Sequence[str] | None) -> tuple[dict[int, int], list[str]]:
+    """The same for a table of patients: every slide of a patient gets the patient's row."""
+    row = {name: i for i, name in enumerate(labels.slide_id)}
+    there = set(patients or ())
+    row_of = {i: row[name] for i, name in enumerate(patients or ()) if name in row}
+    return row_of, [name for name in labels.slide_id if name not in there]
+
+
+def _label_column(table: dict[str, list[str]], target: str | None, path: str | Path) -> str:
     if target is not None:
         return require_column(table, target, path=path)
     found = find_column(table, "label", path=path)
     if found is not None:
         return found
     taken = {name for canonical, names in SYNONYMS.items() for name in (canonical, *names)}
-    candidates = [str(column) for column in table.columns if str(column).casefold() not in taken]
+    candidates = [column for column in table if column.casefold() not in taken]
     if len(candidates) == 1:
         return candidates[0]
     raise InvalidInput(
-        f"{path} has no column `label`: found {', '.join(f'`{c}`' for c in table.columns)}",
+        f"{path} has no column `label`: found {', '.join(f'`{c}`' for c in table)}",
         "Say which column holds the labels: --target COLUMN." if candidates else "Add a column `label`.",
     )
 
 
-def _check_consistent(rows: pd.DataFrame, path: str | Path) -> None:
-    for what in ("label", "patient"):
-        pairs = rows[["slide", what]].drop_duplicates()
-        slides = pairs.loc[pairs["slide"].duplicated(), "slide"].unique()
-        if len(slides):
-            values = " and ".join(f"`{value}`" for value in pairs.loc[pairs["slide"] == slides[0], what])
+def _check_consistent(rows: Sequence[tuple[str, str, str]], path: str | Path, *, per_patient: bool) -> None:
+    unit = "patients" if per_patient else "slides"
+    for what, place in (("label", 1), ("patient", 2)):
+        said: dict[str, list[str]] = {}
+        for row in rows:
+            values = said.setdefault(row[0], [])
+            values += [row[place]] if row[place] not in values else []
+        several = {name: values for name, values in said.items() if len(values) > 1}
+        if several:
+            first = " and ".join(f"`{value}`" for value in next(iter(several.values())))
             raise InvalidInput(
-                f"{path}: {len(slides)} slides have more than one {what}: {', '.join(slides[:_SHOWN])} "
-                f"(the first: {values})",
-                f"Give each slide one {what}.",
+                f"{path}: {len(several)} {unit} have more than one {what}: {', '.join(list(several)[:_SHOWN])} "
+                f"(the first: {first})",
+                f"Give each {unit[:-1]} one {what}.",
             )
 
 
-def _nothing_matched(labels: Labels, slide_ids: Sequence[str], in_store: dict[int, int]) -> InvalidInput:
+def _nothing_matched(labels: Labels, names: Sequence[str], in_store: dict[int, int]) -> InvalidInput:
+    unit = "patient" if labels.per_patient else "slide"
     if in_store:
         return InvalidInput(f"{len(in_store)} slides have a label, but none has a vector", "Run `giga embed` first.")
-    ours, theirs = ", ".join(slide_ids[:3]), ", ".join(labels.slide_id[:3])
+    known = list(dict.fromkeys(name for name in names if name))
+    ours, theirs = ", ".join(known[:3]), ", ".join(labels.slide_id[:3])
     return InvalidInput(
-        f"none of {len(labels.slide_id)} labelled slides is among the {len(slide_ids)} of the store: the labels name "
+        f"none of {len(labels.slide_id)} labelled {unit}s is among the {len(known)} of the store: the labels name "
         f"{theirs}; the store has {ours or 'none'}",
-        "Make the slide ids of the table those of the store (`giga info` lists them).",
+        f"Make the {unit} ids of the table those of the store (`giga info` lists them).",
     )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.model_selection import RepeatedStratifiedKFold
 
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.labels import match
-from gigacli.tables import read_table, require_column
+from gigacli.tables import read_columns, require_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,10 +23,17 @@ _SHOWN = 3
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One training and one test side: places in the list of slides that was split, int64 (n_train,) and (n_test,)."""
+    """One training and one test side.
+
+    Attributes:
+        train: Places in the list of slides that was split, int64 (n_train,).
+        test: Likewise, (n_test,).
+        pool: Of how many slides the training side is a part, where a smaller budget took some.
+    """
 
     train: NDArray[np.int64]
     test: NDArray[np.int64]
+    pool: int | None = None
 
 
 def make_splits(
@@ -66,23 +71,28 @@ def make_splits(
     if sizes.min() < 2:
         raise _too_small(classes, sizes, slides.sum(axis=0), "slides" if groups is None else "patients")
     k = min(folds, int(sizes.min()))
-    cross_validation = RepeatedStratifiedKFold(n_splits=k, n_repeats=-(-folds // k), random_state=seed)
-    splits = []
-    for _, test in islice(cross_validation.split(group_y, group_y), folds):
-        in_test = np.isin(group_of, test)  # (slides,)
-        splits.append(Split(train=np.flatnonzero(~in_test), test=np.flatnonzero(in_test)))
+    rng = np.random.default_rng(seed)
+    splits: list[Split] = []
+    while len(splits) < folds:
+        fold_of = _stratified_folds(group_y, k, rng)[group_of]  # (slides,)
+        pairs = [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(k)]
+        splits += [Split(train=train, test=test) for train, test in pairs[: folds - len(splits)]]
     if k == folds:
         return splits, []
     smallest = f"{'slides' if groups is None else 'patients'} of the smallest class (`{classes[sizes.argmin()]}`)"
     return splits, [f"{folds} splits from repeated {k}-fold cross-validation: there are only {k} {smallest}."]
 
 
-def read_splits(folder: str | Path, slide_ids: Sequence[str]) -> tuple[list[Split], list[str]]:
+def read_splits(
+    folder: str | Path, slide_ids: Sequence[str], *, patients: Sequence[str] | None = None
+) -> tuple[list[Split], list[str]]:
     """Read given splits: files `split_*.csv` with columns `train` and `test`, each a list of slides.
 
     Args:
         folder: Where the files are; they are taken in natural order, `split_2` before `split_10`.
         slide_ids: The slides that have a label and a vector, (n,). Names are matched as in :func:`labels.match`.
+        patients: Their patients, (n,), where these are to be split; the files may name slides or patients, and indices
+            count the patients in the order in which they come here.
 
     Returns:
         The splits, indices in the order of the files, and notes: how many names have no label or no vector, or
@@ -90,7 +100,8 @@ def read_splits(folder: str | Path, slide_ids: Sequence[str]) -> tuple[list[Spli
 
     Raises:
         NotFound: There is no such folder or no such file in it.
-        InvalidInput: A file lacks a column, has a side without any of the slides, or a slide on both sides.
+        InvalidInput: A file lacks a column, has a side without any of the slides, or a slide (or a patient that is to
+            be split) on both sides.
     """
     folder = Path(folder)
     numbers = re.compile(r"(\d+)")
@@ -104,7 +115,15 @@ def read_splits(folder: str | Path, slide_ids: Sequence[str]) -> tuple[list[Spli
         )
     named = [_names(file) for file in files]  # per file the names of train and of test
     names = [name for sides in named for side in sides for name in side]
-    place = dict(zip(names, match(names, slide_ids).tolist(), strict=True))
+    distinct = list(dict.fromkeys(names))
+    if patients is None:
+        units, found = list(slide_ids), match(distinct, slide_ids)
+    else:
+        units = list(dict.fromkeys(patients))
+        number = {patient: i for i, patient in enumerate(units)}
+        unit_of = np.array([*(number[patient] for patient in patients), *range(len(units)), -1])
+        found = unit_of[match(distinct, [*slide_ids, *units])]  # -1, not found, is the last
+    place = dict(zip(distinct, found.tolist(), strict=True))
     notes = []
     unknown = [name for name in names if place[name] < 0]
     if unknown:
@@ -114,8 +133,14 @@ def read_splits(folder: str | Path, slide_ids: Sequence[str]) -> tuple[list[Spli
     for file, sides in zip(files, named, strict=True):
         known = [dict.fromkeys(place[name] for name in side if place[name] >= 0) for side in sides]
         train, test = (np.array(list(side), dtype=np.int64) for side in known)
-        splits.append(_checked(Split(train=train, test=test), slide_ids, file))
-    twice = len(names) - len(unknown) - sum(len(split.train) + len(split.test) for split in splits)
+        splits.append(
+            _checked(Split(train=train, test=test), units, file, what="slides" if patients is None else "patients")
+        )
+    twice = (
+        0
+        if patients is not None
+        else len(names) - len(unknown) - sum(len(split.train) + len(split.test) for split in splits)
+    )
     if twice:
         notes.append(f"{twice} names stand twice on one side of a split and count once.")
     return splits, notes
@@ -162,19 +187,27 @@ def subsample(
         rank[y == c] = rng.permutation(size)
     seat = np.where(rank == 0, 0.0, (2 * rank + 1) / sizes[y])  # (train,) the lower, the earlier
     kept = np.lexsort((y, seat))[:budget]
-    return Split(train=np.sort(train[kept]), test=split.test)
+    return Split(train=np.sort(train[kept]), test=split.test, pool=len(train))
+
+
+def _stratified_folds(y: NDArray[np.int64], k: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """A fold, 0 ... k - 1, for each of (n,): shuffled, and dealt out class by class, so that sizes differ by one."""
+    order = np.concatenate([rng.permutation(np.flatnonzero(y == c)) for c in range(y.max() + 1)])
+    folds = np.empty(len(y), dtype=np.int64)
+    folds[order] = rng.permutation(k)[np.arange(len(y)) % k]
+    return folds
 
 
 def _names(file: Path) -> list[list[str]]:
-    table = read_table(file)
+    table = read_columns(file)
     return [[name for name in table[require_column(table, side, path=file)] if name] for side in ("train", "test")]
 
 
-def _checked(split: Split, slide_ids: Sequence[str], file: Path) -> Split:
+def _checked(split: Split, ids: Sequence[str], file: Path, *, what: str) -> Split:
     both = np.intersect1d(split.train, split.test)
     if len(both):
-        examples = ", ".join(slide_ids[i] for i in both[:_SHOWN].tolist())
-        raise InvalidInput(f"{file} has {len(both)} slides in both train and test: {examples}", "Remove them from one.")
+        examples = ", ".join(ids[i] for i in both[:_SHOWN].tolist())
+        raise InvalidInput(f"{file} has {len(both)} {what} in both train and test: {examples}", "Remove them from one.")
     for side, places in (("train", split.train), ("test", split.test)):
         if not len(places):
             raise InvalidInput(

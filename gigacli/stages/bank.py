@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from gigacli.cluster import over_dask
-from gigacli.config import BankConfig, parse_shard
+from gigacli.config import BankConfig
 from gigacli.encoder_choice import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
 from gigacli.errors import GigaError, InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.encode import Batches, Encoding, TileEncoder, Views, draw_views
 from gigacli.nn.frozen import can_compile
+from gigacli.options import parse_shard
 from gigacli.progress import SILENT
 from gigacli.registration import changed
 from gigacli.store.layout import NOT_DONE

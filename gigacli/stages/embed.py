@@ -12,24 +12,26 @@ from safetensors.torch import load as load_safetensors
 from gigacli.config import EmbedConfig
 from gigacli.errors import Mismatch, NotFound
 from gigacli.nn.device import pick_device
-from gigacli.nn.giga import GigaSSL, embed_views, make_views, positions_of
-from gigacli.nn.views import draw_rows
+from gigacli.nn.giga import GigaSSL, embed_views
+from gigacli.nn.views import TilePositions, draw_rows, make_views
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng, keyed_seed
-from gigacli.store.bank import tile_grid_of
+from gigacli.store.bank import FeatureReader, grids_of
+from gigacli.store.fast import read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     import torch
+    from numpy.typing import NDArray
 
     from gigacli.progress import Progress
 
-BLOCK = 64
-"""Slides per encoder call, and what is lost at most when a run is killed."""
+BLOCK = 128
+"""Slides that are read, embedded and written together, and what is lost at most when a run is killed."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class _Plan:
     features: str
     recipe: Recipe
     width: int
-    vectors: Any
+    vectors: Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
 def _write(store: Store, plan: _Plan, progress: Progress, *, redo: bool) -> tuple[int, int, int]:
@@ -121,7 +123,7 @@ def _write(store: Store, plan: _Plan, progress: Progress, *, redo: bool) -> tupl
     if redo and store.recipe(group) is not None:
         store.discard(group)
     store.begin(group, plan.recipe, {"vectors": (n, plan.width), "done": (n,)})
-    tiles = store.array(f"features/{plan.features}/done")[:]
+    tiles = read_column(store.array(f"features/{plan.features}/done"))
     ready = tiles != NOT_DONE
     mark = store.array(f"{group}/done")
     todo = np.flatnonzero(ready & (mark[:] == NOT_DONE))
@@ -142,13 +144,14 @@ def _mean_plan(store: Store, features: str, *, name: str | None) -> _Plan:
         {"aggregator": "mean", "features_name": features},
         {"features": store.require(f"features/{features}").fingerprint},
     )
-    array = store.array(f"features/{features}/vectors")
-    counts = store.array("tiles/count")[:]
+    read = FeatureReader(store, features)
+    counts = read_column(store.array("tiles/count"))
 
-    def vectors(rows: Sequence[int]) -> np.ndarray:
-        return np.stack([array[row, : counts[row]].mean(axis=0, dtype=np.float64) for row in rows]).astype(np.float32)
+    def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        means = [read(int(row), int(counts[row])).mean(axis=0, dtype=np.float64) for row in rows]
+        return np.stack(means).astype(np.float32)
 
-    return _Plan(name or f"mean-{features}", features, recipe, array.shape[2], vectors)
+    return _Plan(name or f"mean-{features}", features, recipe, read.width, vectors)
 
 
 def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, model: str, name: str) -> _Plan:
@@ -162,37 +165,53 @@ def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, model
             f"model {model!r} was trained on another bank {features!r} than the one in {store.url}",
             f"train on this one: giga train {store.url} --name {model} --redo",
         )
-    born = config.aggregator == "random-init"
-    weights = store.read_bytes(f"models/{model}/weights")
-    array = store.array(f"features/{features}/vectors")
-    seed, learnt = keyed_seed(config.seed, "random-init"), load_safetensors(weights)
-    method = GigaSSL(array.shape[2], temperature=1.0, seed=seed, whiten="whitening" in learnt)
-    method.load_state_dict({**learnt, **method.encoder.state_dict(prefix="encoder.")} if born else learnt)
-    method.to(device).eval()
-    t = trained.config["tiles"]
-    shape, ids = (config.views, t), store.slides.ids
+    read = FeatureReader(store, features)
+    weights = store.read_bytes(f"models/{model}/{'best' if config.weights == 'best' else 'weights'}")
+    method = _method(config, trained.config, load_safetensors(weights), read.width).to(device).eval()
     recipe = Recipe(
         "embed",
-        {"model": model, "tiles": t, **config.recipe()},
+        {"model": model, "tiles": trained.config["tiles"], **config.recipe()},
         {"features": store.require(f"features/{features}").fingerprint, "model": trained.fingerprint},
     )
+    views = _Views(store, read, config, trained.config["tiles"])
 
-    def vectors(rows: Sequence[int]) -> np.ndarray:
-        batch = [_views_of(store, array, int(row), (config.seed, "embed", ids[row]), shape) for row in rows]
-        drawn = np.concatenate([b[0] for b in batch])  # (slides * R, t, c)
-        positions = np.concatenate([b[1] for b in batch])  # (slides * R, t, 2)
-        views = make_views(drawn, positions, rng=None, device=device)
-        return embed_views(method.vectors, views, [config.views] * len(batch)).cpu().numpy()
+    def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        drawn, positions = views(rows)
+        batch = make_views(drawn, positions, augmentation=None, device=device)
+        return embed_views(method.vectors, batch, [config.views] * len(rows)).cpu().numpy()
 
     return _Plan(name, features, recipe, method.encoder.width, vectors)
 
 
-def _views_of(
-    store: Store, features: Any, row: int, key: tuple[object, ...], shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features (R, t, c) and positions (R, t, 2) of a slide's views: a function of (seed, slide id) alone."""
-    coords, tile_l0_px = tile_grid_of(store, row)
-    views, t = shape
-    tiles = draw_rows(keyed_rng(*key), np.full(views, len(coords)), t)  # (R, t)
-    vectors = features[row, : len(coords)]  # (n, c)
-    return vectors[tiles], positions_of(coords, tile_l0_px=tile_l0_px)[tiles]
+def _method(config: EmbedConfig, trained: dict[str, Any], learnt: dict[str, torch.Tensor], width: int) -> GigaSSL:
+    """The model, with the slide encoder it learnt or with the one it was born with."""
+    method = GigaSSL(
+        width,
+        temperature=1.0,
+        seed=keyed_seed(config.seed, "random-init"),
+        whiten="whitening" in learnt,
+        aggregator=trained.get("aggregator", "sparse-resnet"),
+    )
+    born = method.encoder.state_dict(prefix="encoder.") if config.aggregator == "random-init" else {}
+    method.load_state_dict({**learnt, **born})
+    return method
+
+
+class _Views:
+    """R views of T tiles of each slide of a block; those of a slide are a function of (seed, slide id) alone."""
+
+    def __init__(self, store: Store, read: FeatureReader, config: EmbedConfig, tiles: int) -> None:
+        self.store, self.read, self.ids = store, read, store.slides.ids
+        self.seed, self.views, self.tiles = config.seed, config.views, tiles
+
+    def __call__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
+        """Features (len(rows) * R, t, c) and positions (len(rows) * R, t, 2), one slide after the other."""
+        positions = TilePositions(grids_of(self.store, rows))
+        tiles = np.empty((len(rows), self.views, self.tiles), dtype=np.int64)
+        features = np.empty((*tiles.shape, self.read.width), dtype=np.float16)
+        for i, (row, n) in enumerate(zip(rows, positions.counts, strict=True)):
+            rng = keyed_rng(self.seed, "embed", self.ids[row])
+            tiles[i] = draw_rows(rng, np.full(self.views, n), self.tiles)  # (R, t)
+            features[i] = self.read(int(row), int(n))[tiles[i]]
+        flat = tiles.reshape(-1, self.tiles)
+        return features.reshape(len(flat), self.tiles, -1), positions(np.arange(len(rows)).repeat(self.views), flat)

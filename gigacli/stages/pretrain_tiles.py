@@ -145,7 +145,7 @@ def _method(config: PretrainTilesConfig) -> MoCo:
     return MoCo(network, queue=config.queue, momentum=config.momentum, temperature=config.temperature, seed=seed)
 
 
-def _training(encoder: Trained, method: MoCo, batches: _Batches, config: PretrainTilesConfig) -> loop.Training:
+def _training(encoder: Trained, method: MoCo, batches: _Batches, config: PretrainTilesConfig) -> loop.Training[Any]:
     precision = pick_precision(config.precision, batches.device)
     total = batches.per_epoch * config.epochs
     return loop.Training(
@@ -155,14 +155,16 @@ def _training(encoder: Trained, method: MoCo, batches: _Batches, config: Pretrai
         ),
         schedule=loop.Schedule(config.lr, max(1, total // 100), total),
         epochs=config.epochs,
-        steps=lambda epoch: (_loss(method, batch, precision) for batch in batches(epoch)),
-        save=encoder.save,
+        batches=batches,
+        step=lambda batch: _step(method, batch, precision),
+        save=lambda checkpoint, history: encoder.save(checkpoint, history, epochs=config.epochs),
     )
 
 
-def _loss(method: MoCo, batch: tuple[torch.Tensor, ...], precision: str) -> torch.Tensor:
+def _step(method: MoCo, batch: tuple[torch.Tensor, ...], precision: str) -> loop.Step:
     with torch.autocast(batch[0].device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        return method(*batch)
+        loss = method(*batch)
+    return loop.Step(loss, info_nce_chance_level(len(method.negatives)), len(batch[0]))
 
 
 class _Reader:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigacli.cluster import over_dask
-from gigacli.config import TileConfig, parse_shard
+from gigacli.config import TileConfig
 from gigacli.errors import NotFound, reason_of
+from gigacli.options import parse_shard
 from gigacli.progress import SILENT
 from gigacli.registration import Registration, list_missing_mpp, register
 from gigacli.store.layout import NOT_DONE

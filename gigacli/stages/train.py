@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import save as save_safetensors
 
 from gigacli.config import TrainConfig
 from gigacli.errors import InvalidInput
-from gigacli.nn import loop
-from gigacli.nn.device import pick_device
-from gigacli.nn.giga import GigaSSL, make_views, positions_of, whitening_matrix
+from gigacli.nn import distributed, loop
+from gigacli.nn.board import Board
+from gigacli.nn.device import pick_device, pick_precision
+from gigacli.nn.giga import GigaSSL, whitening_matrix
+from gigacli.nn.health import complaint
 from gigacli.nn.losses import chance_level
+from gigacli.nn.sampler import Sampler, steps_per_epoch
+from gigacli.nn.slide_encoder import SlideEncoder
 from gigacli.nn.tile_encoder import resnet18_from_bytes, weights_to_bytes
-from gigacli.nn.views import draw_rows
+from gigacli.nn.views import TilePositions, ViewBatch
+from gigacli.options import fingerprint
 from gigacli.progress import SILENT
-from gigacli.randomness import keyed_rng, keyed_seed
+from gigacli.randomness import keyed_seed
 from gigacli.store.bank import BankReader
 from gigacli.store.store import Recipe, Store
 from gigacli.store.trained import Trained
+from gigacli.tables import bare_id, find_column, read_table, require_column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from gigacli.progress import Progress
+    from numpy.typing import NDArray
 
-WARMUP_SHARE = 0.05
-"""Share of the steps in which the learning rate rises."""
+    from gigacli.nn.distributed import Processes
+    from gigacli.progress import Progress
+    from gigacli.store.table import SlideTable
 
 
 @dataclass(frozen=True)
@@ -39,28 +48,36 @@ class TrainSummary:
 
     Attributes:
         model: Name of the model.
-        slides: Slides of the bank.
+        slides: Slides it is trained on.
+        excluded: Slides of the bank that were left out on request.
         done: 1 where the model was trained now.
         skipped: 1 where it was there already.
         failed: 0; a failure raises.
         epochs: Epochs of the model.
+        steps: Steps of the model.
         resumed_at: Epoch a checkpoint was found at, 0 for a fresh start.
         initial_weights: Where the slide encoder started from.
         loss: Mean loss of the last epoch.
         chance: Loss of vectors that tell nothing.
+        rank: Effective rank of the vectors of the last batch.
+        warning: What is wrong with the model, in words; "" where nothing is.
         seconds: Time it took.
     """
 
     model: str
     slides: int
+    excluded: int
     done: int
     skipped: int
     failed: int
     epochs: int
+    steps: int
     resumed_at: int
     initial_weights: str
     loss: float
     chance: float
+    rank: float
+    warning: str
     seconds: float
 
 
@@ -73,68 +90,166 @@ def train(store: str | Path | Store, *, progress: Progress = SILENT, **options: 
         options: Fields of :class:`~gigacli.config.TrainConfig`.
 
     Raises:
-        NotFound: The store holds no bank.
-        InvalidInput: The bank holds fewer than two slides.
+        NotFound: The store holds no bank, or there is no table of slides to leave out.
+        InvalidInput: The bank holds fewer than two slides, or too few for so many processes; TensorBoard is asked for
+            and not installed.
         Mismatch: There is a model of this name trained otherwise.
+        Diverged: The loss is no longer a number.
     """
     started = time.monotonic()
     config = TrainConfig.of(options)
-    device = pick_device(config.device)
-    opened = Store.open(store, write=True)
-    config = opened.following(f"models/{config.name}", config, options)
-    bank = opened.pick("banks", config.bank)
-    recipe = Recipe("train", {"bank": bank, **config.recipe()}, {"bank": opened.require(f"banks/{bank}").fingerprint})
-    opened.check(f"models/{config.name}", recipe, redo=config.redo)
-    reader = BankReader(opened, bank)
-    if len(reader.rows) < 2:
-        raise InvalidInput(
-            f"bank {bank!r} holds {len(reader.rows)} slides with tiles; telling slides apart needs at least 2",
-            f"run: giga bank {opened.url}",
+    with ExitStack() as stack:
+        processes, device = stack.enter_context(distributed.joined(pick_device(config.device)))
+        opened = Store.open(store, write=processes.first)
+        config = opened.following(f"models/{config.name}", config, options)
+        job = _prepare(opened, config, processes, device)
+        processes.wait()  # all have looked before the first one writes
+        if job.model.done and not config.redo:
+            history = {name: job.model.history(name).tolist() for name in ("loss", "chance", "rank")}
+            return job.summary(history, done=False, resumed_at=job.epochs, origin="", started=started)
+        board = stack.enter_context(Board(config.log_dir if processes.first else None))
+        return _train(job, board, progress if processes.first else SILENT, started=started)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What has been found and checked before anything is computed."""
+
+    config: TrainConfig
+    bank: str
+    recipe: Recipe
+    reader: BankReader
+    model: Trained
+    processes: Processes
+    device: torch.device
+    precision: str
+    excluded: int
+
+    @property
+    def steps(self) -> int:
+        """Per epoch."""
+        return steps_per_epoch(len(self.reader.rows), self.config.batch_size)
+
+    @property
+    def epochs(self) -> int:
+        return self.config.epochs_for(self.steps)
+
+    def summary(
+        self,
+        history: Mapping[str, Sequence[float]],
+        *,
+        done: bool,
+        resumed_at: int,
+        origin: str,
+        started: float,
+    ) -> TrainSummary:
+        return TrainSummary(
+            model=self.config.name,
+            slides=len(self.reader.rows),
+            excluded=self.excluded,
+            done=int(done),
+            skipped=int(not done),
+            failed=0,
+            epochs=self.epochs,
+            steps=self.epochs * self.steps,
+            resumed_at=resumed_at,
+            initial_weights=origin,
+            loss=history["loss"][-1],
+            chance=history["chance"][-1],
+            rank=history["rank"][-1],
+            warning=complaint(history, epochs=self.epochs),
+            seconds=time.monotonic() - started,
         )
-    model = Trained(opened, f"models/{config.name}")
-    if model.done and not config.redo:
-        loss = float(model.history("loss")[-1])
-        return _summary(config, reader, done=False, resumed_at=config.epochs, origin="", loss=loss, started=started)
-    checkpoint = model.begin(recipe, reader.rows, redo=config.redo)
-    seed = keyed_seed(config.seed, "train")
-    method = GigaSSL(reader.width, temperature=config.temperature, seed=seed, whiten=config.whiten)
+
+
+def _prepare(store: Store, config: TrainConfig, processes: Processes, device: torch.device) -> _Job:
+    """Look at everything, refuse what cannot be done; nothing is written."""
+    bank = store.pick("banks", config.bank)
+    left_out = _left_out(store.slides, config.exclude)
+    reader = BankReader(store, bank, leave_out=left_out)
+    n, steps = len(reader.rows), steps_per_epoch(len(reader.rows), config.batch_size)
+    if n < 2:
+        raise InvalidInput(
+            f"bank {bank!r} holds {n} slides with tiles to train on; telling slides apart needs at least 2",
+            f"run: giga bank {store.url}",
+        )
+    if n // steps < processes.count:
+        raise InvalidInput(
+            f"batches of {n // steps} slides cannot be split over {processes.count} processes",
+            f"use a larger --batch-size, or --nproc-per-node {n // steps}",
+        )
+    precision = pick_precision(config.precision, device)
+    ids = [slide.id for slide, out in zip(store.slides.rows, left_out, strict=True) if out]
+    settings = {
+        **config.recipe(),
+        "bank": bank,
+        "epochs": config.epochs_for(steps),
+        "precision": precision,
+        "excluded": fingerprint(sorted(ids)) if ids else None,
+    }
+    recipe = Recipe("train", settings, {"bank": store.require(f"banks/{bank}").fingerprint})
+    store.check(f"models/{config.name}", recipe, redo=config.redo)
+    return _Job(
+        config=config,
+        bank=bank,
+        recipe=recipe,
+        reader=reader,
+        model=Trained(store, f"models/{config.name}"),
+        processes=processes,
+        device=device,
+        precision=precision,
+        excluded=len(ids),
+    )
+
+
+def _left_out(slides: SlideTable, table: Path | None) -> NDArray[np.bool_]:
+    """(slide) which slides of the store a table names, by slide or by patient.
+
+    Raises:
+        InvalidInput: It names neither, or not one slide of the store: that cannot be what was meant.
+    """
+    if table is None:
+        return np.zeros(len(slides), dtype=bool)
+    rows = read_table(table)
+    column = find_column(rows, "slide_id", path=table)
+    if column is not None:
+        named = {bare_id(v) for v in rows[column]}
+        found = np.array([id_ in named for id_ in slides.ids], dtype=bool)
+    else:
+        patients = set(rows[require_column(rows, "patient_id", path=table)]) - {""}
+        found = np.array([slide.patient in patients for slide in slides.rows], dtype=bool)
+    if not found.any():
+        raise InvalidInput(
+            f"{table} names no slide of the store", f"ids in the store look like {slides.ids[0]!r}; compare them"
+        )
+    return found
+
+
+def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> TrainSummary:
+    config, reader, model, processes = job.config, job.reader, job.model, job.processes
+    begun = model.begin(job.recipe, reader.rows, redo=config.redo) if processes.first else None
+    checkpoint = processes.share(begun)
+    method = GigaSSL(
+        reader.width,
+        temperature=config.temperature,
+        seed=keyed_seed(config.seed, "train"),
+        whiten=config.whiten,
+        aggregator=config.aggregator,
+        sparse_backend=config.sparse_backend,
+    )
     if config.whiten:
         method.whitening = whitening_matrix(reader.slides())
-    method.to(device)
-    origin = _initial_weights(opened, bank, method)
+    origin = _initial_weights(model.store, job.bank, method)
     progress.say(f"slide encoder starts from {origin}")
-    history = loop.run(_training(model, reader, method, config, device), progress, checkpoint=checkpoint)
-    model.finish(weights_to_bytes(method), history)
+    method.to(job.device)
+    distributed.synchronise(method, processes)
+    method.processes = processes
+    history = loop.run(_training(job, method, board), progress, checkpoint=checkpoint)
+    if processes.first:
+        model.finish(weights_to_bytes(method), history)
+    processes.wait()
     resumed = loop.epoch_of(checkpoint)
-    loss = history["loss"][-1]
-    return _summary(config, reader, done=True, resumed_at=resumed, origin=origin, loss=loss, started=started)
-
-
-def _summary(
-    config: TrainConfig,
-    reader: BankReader,
-    *,
-    done: bool,
-    resumed_at: int,
-    origin: str,
-    loss: float,
-    started: float,
-) -> TrainSummary:
-    n = len(reader.rows)
-    smallest = n // -(-n // config.batch_size)  # slides of the smallest batch
-    return TrainSummary(
-        model=config.name,
-        slides=n,
-        done=int(done),
-        skipped=int(not done),
-        failed=0,
-        epochs=config.epochs,
-        resumed_at=resumed_at,
-        initial_weights=origin,
-        loss=loss,
-        chance=chance_level(smallest),
-        seconds=time.monotonic() - started,
-    )
+    return job.summary(history, done=True, resumed_at=resumed, origin=origin, started=started)
 
 
 def _initial_weights(store: Store, bank: str, method: GigaSSL) -> str:
@@ -142,47 +257,47 @@ def _initial_weights(store: Store, bank: str, method: GigaSSL) -> str:
     encoder = store.require(f"banks/{bank}").config["encoder"]
     if f"encoders/{encoder}/weights" not in store.root:
         return "random weights (the store holds no tile encoder)"
-    network = resnet18_from_bytes(store.read_bytes(f"encoders/{encoder}/weights"))
+    if not isinstance(method.encoder, SlideEncoder):
+        return "random weights (this aggregator is no part of a ResNet18)"
+    network = resnet18_from_bytes(store.read_bytes(f"encoders/{encoder}/weights"), trunk=True)
+    if network.layer4 is None:
+        return f"random weights (encoder {encoder!r} stops at layer3)"
     method.encoder.load_layer4(network.state_dict())
     return f"layer4 of encoder {encoder!r}"
 
 
-def _training(
-    model: Trained, reader: BankReader, method: GigaSSL, config: TrainConfig, device: torch.device
-) -> loop.Training:
-    n_steps = -(-len(reader.rows) // config.batch_size)  # per epoch
-    total = n_steps * config.epochs
-    sampler = _Sampler(reader, config, device)
+def _training(job: _Job, method: GigaSSL, board: Board) -> loop.Training[tuple[ViewBatch, int]]:
+    config, total = job.config, job.steps * job.epochs
+    sampler = Sampler(
+        job.reader,
+        TilePositions(job.reader.grids()),
+        tiles=config.tiles,
+        slide_aug=config.slide_aug,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        device=job.device,
+        part=job.processes.part,
+    )
+
+    def step(batch: tuple[ViewBatch, int]) -> loop.Step:
+        views, slides = batch
+        with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=job.precision == "bf16"):
+            loss, vectors = method.step(views)
+        return loop.Step(loss, chance_level(slides), slides, vectors)
+
     return loop.Training(
         module=method,
-        optimizer=torch.optim.Adam(method.parameters(), lr=config.lr),
-        schedule=loop.Schedule(config.lr, max(1, int(WARMUP_SHARE * total)), total),
-        epochs=config.epochs,
-        steps=lambda epoch: (method(sampler(slides, epoch, i)) for i, slides in enumerate(sampler.batches(epoch))),
-        save=model.save,
+        optimizer=torch.optim.Adam(method.parameters(), lr=config.lr, fused=True),
+        schedule=loop.Schedule(config.lr, max(1, int(config.warmup * total)), total),
+        epochs=job.epochs,
+        batches=sampler,
+        step=step,
+        save=lambda checkpoint, history: job.model.save(checkpoint, history, epochs=job.epochs),
+        save_best=lambda state: job.model.save_best(_to_bytes(state)),
+        record=board,
+        processes=job.processes,
     )
 
 
-class _Sampler:
-    """Batches of slides and their views; everything is a function of (seed, epoch, step)."""
-
-    def __init__(self, reader: BankReader, config: TrainConfig, device: torch.device) -> None:
-        self.reader, self.config, self.device = reader, config, device
-        self.positions = [positions_of(coords, tile_l0_px=px) for coords, px in reader.grids()]
-
-    def batches(self, epoch: int) -> Iterator[np.ndarray]:
-        """All slides in a new order, in batches of nearly equal size: never one slide by itself."""
-        n = len(self.reader.rows)
-        order = keyed_rng(self.config.seed, "order", epoch).permutation(n)
-        yield from np.array_split(order, -(-n // self.config.batch_size))
-
-    def __call__(self, slides: np.ndarray, epoch: int, step: int) -> Any:
-        """The first views of the slides (numbers in the reader's order), then their second views."""
-        rng = keyed_rng(self.config.seed, "views", epoch, step)
-        twice = np.concatenate([slides, slides])  # (2n,)
-        augmentation = rng.integers(0, self.reader.augmentations, len(twice))
-        draws = np.full(len(twice), self.reader.draws)
-        rows = draw_rows(rng, draws, self.config.tiles)  # (2n, t)
-        features, tiles = self.reader.take(twice, augmentation, rows)  # (2n, t, c), (2n, t)
-        positions = np.stack([self.positions[s][t] for s, t in zip(twice, tiles, strict=True)])  # (2n, t, 2)
-        return make_views(features, positions, rng=rng if self.config.slide_aug else None, device=self.device)
+def _to_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
+    return save_safetensors({k: v.cpu().contiguous() for k, v in state.items()})

@@ -95,6 +95,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec("models/*/weights", ("byte",), "uint8", 0, "all", compressed=False, required=False),
     ArraySpec("models/*/trained_on", ("slide",), "bool", False, "table", required=False),  # noqa: FBT003
     ArraySpec("models/*/checkpoint", ("checkpoint_byte",), "uint8", 0, "all", compressed=False, required=False),
+    ArraySpec("models/*/best", ("best_byte",), "uint8", 0, "all", compressed=False, required=False),
     ArraySpec("models/*/history/*", ("epoch",), "float32", float("nan"), "all", required=False),
     ArraySpec("models/*/done", (), "int32", NOT_DONE, "all", compressed=False),
     ArraySpec("embeddings/*/vectors", ("slide", "feature"), "float32", float("nan"), "table"),

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import zarr
 
-from gigacli.config import fingerprint
 from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.options import fingerprint
 from gigacli.store.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -34,7 +34,7 @@ from gigacli.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gigacli.config import Config
+    from gigacli.options import Config
 
 C = TypeVar("C", bound="Config")
 CREATED_BY = f"giga {__version__}"
@@ -212,13 +212,7 @@ class Store:
         )
 
     def begin(
-        self,
-        path: str,
-        recipe: Recipe,
-        shapes: dict[str, tuple[int, ...]],
-        *,
-        redo: bool = False,
-        grow: bool = False,
+        self, path: str, recipe: Recipe, shapes: dict[str, tuple[int, ...]], *, redo: bool = False, grow: bool = False
     ) -> Any:
         """The zarr group at `path`, ready to be written by `recipe`; with `redo` what was made otherwise is discarded.
 

@@ -66,17 +66,32 @@ class Trained:
         checkpoint = f"{self.path}/checkpoint"
         return store.read_bytes(checkpoint) if checkpoint in store.root else None
 
-    def save(self, checkpoint: bytes) -> None:
-        """Replace the checkpoint, as a whole or not at all."""
+    def save(self, checkpoint: bytes, history: Mapping[str, Sequence[float]], *, epochs: int) -> None:
+        """Replace the checkpoint, as a whole or not at all, and write down the history so far.
+
+        Args:
+            checkpoint: The state of the training.
+            history: One value per epoch.
+            epochs: Of the whole training; those to come are NaN in the store.
+        """
+        self._keep_history(history, epochs)
         self.store.write_bytes(f"{self.path}/checkpoint", checkpoint)
+
+    def save_best(self, weights: bytes) -> None:
+        """Replace the weights after the best epoch so far, as a whole or not at all."""
+        self.store.write_bytes(f"{self.path}/best", weights)
 
     def finish(self, weights: bytes, history: Mapping[str, Sequence[float]]) -> None:
         """Keep the result; what says "done" is written last."""
-        for name, values in history.items():
-            array = self.store.ensure_array(f"{self.path}/history/{name}", (len(values),))
-            array[:] = np.array(values, dtype=np.float32)
+        self._keep_history(history, len(next(iter(history.values()))))
         self.store.write_bytes(f"{self.path}/weights", weights)
         self.store.array(f"{self.path}/done")[...] = 1
+
+    def _keep_history(self, history: Mapping[str, Sequence[float]], epochs: int) -> None:
+        for name, values in history.items():
+            whole = np.full(epochs, np.nan, dtype=np.float32)
+            whole[: len(values)] = values
+            self.store.ensure_array(f"{self.path}/history/{name}", whole.shape)[:] = whole
 
     def history(self, name: str) -> NDArray[np.float32]:
         """One value per epoch."""

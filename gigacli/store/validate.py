@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gigacli.config import fingerprint
+from gigacli.options import fingerprint
 from gigacli.store.describe import (
     Description,
     Problem,

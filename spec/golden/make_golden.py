@@ -80,8 +80,9 @@ def finish(trained: Trained, recipe: Recipe, rng: np.random.Generator) -> bytes:
     """Write a finished encoder or model; its weights."""
     weights = save({"layer.weight": rng.normal(size=(3, 4)).astype(np.float32)})
     trained.begin(recipe, np.flatnonzero([n > 0 for n in TILES.values()]), redo=False)
-    trained.save(save({"epoch": np.array(EPOCHS)}))
-    trained.finish(weights, {"loss": np.linspace(2, 1, EPOCHS).tolist(), "lr": [0.001] * EPOCHS})
+    history = {"loss": np.linspace(2, 1, EPOCHS).tolist(), "lr": [0.001] * EPOCHS}
+    trained.save(save({"epoch": np.array(EPOCHS)}), history, epochs=EPOCHS)
+    trained.finish(weights, history)
     return weights
 
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli.nn.giga import GigaSSL, embed_views, make_views, positions_of
+from gigacli.nn.giga import GigaSSL, embed_views
 from gigacli.nn.losses import nt_xent
-from gigacli.nn.views import augment_positions, cells_of, draw_slide_augmentation
+from gigacli.nn.views import TilePositions, augment_positions, cells_of, draw_slide_augmentation, make_views
 
 CPU = torch.device("cpu")
 WIDTH = 16
@@ -18,6 +18,11 @@ def rng_of(seed):
     return np.random.default_rng(seed)
 
 
+def positions_of(coords, *, tile_l0_px):
+    """All tiles of one slide (n, 2)."""
+    return TilePositions([(coords, tile_l0_px)])(np.array([0]), np.arange(len(coords))[None])[0]
+
+
 def drawn(seed, b, t=5):
     """Features (b, t, WIDTH) float16 and positions (b, t, 2)."""
     rng = rng_of(seed)
@@ -25,7 +30,7 @@ def drawn(seed, b, t=5):
 
 
 def views_of(seed, b, t=5):
-    return make_views(*drawn(seed, b, t), rng=None, device=CPU)
+    return make_views(*drawn(seed, b, t), augmentation=None, device=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,7 @@ def test_corners_at_both_ends_of_int32_do_not_overflow():
 
 def test_views_without_a_generator_leave_the_slide_as_it_lies():
     features, positions = drawn(0, 6)
-    views = make_views(features, positions, rng=None, device=CPU)
+    views = make_views(features, positions, augmentation=None, device=CPU)
     assert views.features.dtype == torch.float32
     np.testing.assert_array_equal(views.features.numpy(), features)
     np.testing.assert_array_equal(views.cells.numpy(), cells_of(positions))
@@ -72,12 +77,12 @@ def test_views_without_a_generator_leave_the_slide_as_it_lies():
 
 def test_views_with_a_generator_move_the_tiles_and_not_their_features():
     features, positions = drawn(1, 6)
-    views = make_views(features, positions, rng=rng_of(7), device=CPU)
+    views = make_views(features, positions, augmentation=draw_slide_augmentation(6, rng_of(7)), device=CPU)
     expected = cells_of(augment_positions(positions, draw_slide_augmentation(6, rng_of(7))))
     np.testing.assert_array_equal(views.cells.numpy(), expected)
     np.testing.assert_array_equal(views.features.numpy(), features)
     assert (views.cells.numpy() != cells_of(positions)).any()
-    other = make_views(features, positions, rng=rng_of(8), device=CPU)
+    other = make_views(features, positions, augmentation=draw_slide_augmentation(6, rng_of(8)), device=CPU)
     assert not torch.equal(other.cells, views.cells)
 
 
@@ -88,11 +93,12 @@ def test_a_slide_vector_is_the_mean_of_its_views_at_unit_length(encoder):
     features, positions = drawn(2, 6)
     with torch.inference_mode():
         each = [
-            encoder(make_views(features[i : i + 1], positions[i : i + 1], rng=None, device=CPU))[0] for i in range(6)
+            encoder(make_views(features[i : i + 1], positions[i : i + 1], augmentation=None, device=CPU))[0]
+            for i in range(6)
         ]
     means = [torch.stack(part).double().mean(0) for part in (each[:3], each[3:4], each[4:])]
     expected = torch.stack([mean / mean.norm() for mean in means]).float()
-    actual = embed_views(encoder, make_views(features, positions, rng=None, device=CPU), [3, 1, 2])
+    actual = embed_views(encoder, make_views(features, positions, augmentation=None, device=CPU), [3, 1, 2])
     assert actual.shape == (3, 512)
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
@@ -103,7 +109,7 @@ def test_a_slide_vector_does_not_depend_on_the_slides_beside_it(encoder):
     features, positions = drawn(3, 24)
 
     def embedded(rows):
-        views = make_views(features[rows], positions[rows], rng=None, device=CPU)
+        views = make_views(features[rows], positions[rows], augmentation=None, device=CPU)
         return embed_views(encoder, views, [4] * (len(rows) // 4))
 
     together = embedded(np.arange(24))
@@ -155,7 +161,7 @@ def test_learns_to_tell_slides_apart():
         slides = np.concatenate([np.arange(n), pairs])
         features = (kinds[slides][:, None] + rng.standard_normal((2 * n, t, WIDTH))).astype(np.float32)
         positions = rng.uniform(0, 20, (2 * n, t, 2))
-        return make_views(features, positions, rng=rng, device=CPU)
+        return make_views(features, positions, augmentation=draw_slide_augmentation(2 * n, rng), device=CPU)
 
     method = GigaSSL(WIDTH, temperature=0.2, seed=0)
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-3)

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import nn
 
 from gigacli.errors import Diverged, Mismatch
 from gigacli.nn import loop
-from gigacli.nn.loop import Schedule, Training, epoch_of, run
+from gigacli.nn.loop import Schedule, Step, Training, epoch_of, run
 from gigacli.nn.tile_encoder import weights_to_bytes
 from gigacli.progress import SILENT
 
@@ -28,8 +30,9 @@ OPTIMIZERS = {
 
 @pytest.fixture(autouse=True)
 def every_epoch(monkeypatch):
-    """A checkpoint after every epoch."""
+    """A checkpoint after every epoch, on a clock that stands still: speeds are part of a checkpoint."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
 class Toy(nn.Module):
@@ -45,27 +48,31 @@ class Toy(nn.Module):
         self.norm = nn.BatchNorm1d(width)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
-    def steps(self, epoch):
-        for step in range(STEPS):
-            generator = torch.Generator().manual_seed(1000 * epoch + step)
-            self.seen += 1
-            yield (
-                self.norm(self.layer(torch.randn(8, 4, generator=generator)))
-                .square()
-                .mul(self.layer.weight.sum())
-                .mean()
-            )
+    def step(self, batch):
+        self.seen += 1
+        out = self.norm(self.layer(batch))
+        return Step(out.square().mul(self.layer.weight.sum()).mean(), 1e6, len(batch), out)
 
 
-def training_of(kind, seed=0, saved=None, *, steps=None, width=5, epochs=EPOCHS):
+def batches(epoch):
+    for step in range(STEPS):
+        yield torch.randn(8, 4, generator=torch.Generator().manual_seed(1000 * epoch + step))
+
+
+def figures(value):
+    return Step(value, 1e6, 1)
+
+
+def training_of(kind, seed=0, saved=None, *, data=batches, width=5, epochs=EPOCHS):
     module = Toy(seed, width)
     return Training(
         module=module,
         optimizer=OPTIMIZERS[kind](module.parameters()),
         schedule=Schedule(0.01, 4, STEPS * epochs),
         epochs=epochs,
-        steps=steps or module.steps,
-        save=(saved if saved is not None else []).append,
+        batches=data,
+        step=module.step,
+        save=lambda checkpoint, history: saved.append(checkpoint) if saved is not None else None,
     )
 
 
@@ -107,16 +114,17 @@ def test_every_step_is_taken_at_its_rate():
     nn.init.zeros_(module.weight)
     schedule = Schedule(0.5, 4, 10)
 
-    def steps(epoch):
-        return (module.weight.sum() for _ in range(5))
+    def data(epoch):
+        return range(5)
 
     training = Training(
         module=module,
         optimizer=torch.optim.SGD(module.parameters(), lr=123.0),
         schedule=schedule,
         epochs=2,
-        steps=steps,
-        save=lambda _: None,
+        batches=data,
+        step=lambda _: figures(module.weight.sum()),
+        save=lambda *_: None,
     )
     history = run(training, SILENT, checkpoint=None)
     assert module.weight.item() == pytest.approx(-sum(schedule(step) for step in range(10)), rel=1e-5)
@@ -148,14 +156,14 @@ def test_killed_in_the_middle_of_an_epoch(kind):
     history = run(whole, SILENT, checkpoint=None)
     killed = training_of(kind, saved=saved)
 
-    def steps(epoch):
-        for i, loss in enumerate(killed.module.steps(epoch)):
+    def data(epoch):
+        for i, batch in enumerate(batches(epoch)):
             if (epoch, i) == (3, 1):
                 raise KeyboardInterrupt
-            yield loss
+            yield batch
 
     with pytest.raises(KeyboardInterrupt):
-        run(training_of_module(killed, steps), SILENT, checkpoint=None)
+        run(replace(killed, batches=data), SILENT, checkpoint=None)
     assert len(saved) == 3
     progress, resumed = Recorder(), training_of(kind, seed=5)
     assert run(resumed, progress, checkpoint=saved[-1]) == history
@@ -164,19 +172,15 @@ def test_killed_in_the_middle_of_an_epoch(kind):
     assert len(progress.notes) == 3
 
 
-def training_of_module(training, steps):
-    return Training(**{**vars(training), "steps": steps})
-
-
 def test_killed_after_the_last_checkpoint_has_nothing_left_to_do():
     saved = []
     whole = training_of("adam", saved=saved)
     history = run(whole, SILENT, checkpoint=None)
 
-    def steps(epoch):
+    def data(epoch):
         raise AssertionError("no epoch is left")
 
-    resumed = training_of("adam", seed=3, steps=steps)
+    resumed = training_of("adam", seed=3, data=data)
     assert run(resumed, SILENT, checkpoint=saved[-1]) == history
     assert weights_to_bytes(resumed.module) == weights_to_bytes(whole.module)
 
@@ -190,12 +194,17 @@ def test_checkpoints_have_one_size(kind):
 
 
 def test_checkpoints_are_written_when_there_is_enough_to_lose(monkeypatch):
-    """A clock that moves on by seven seconds an epoch, and checkpoints for more than twenty."""
-    clock = itertools.count(0, 7)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    """Seven seconds an epoch, and checkpoints for more than twenty."""
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 20.0)
     saved = []
-    run(training_of("adam", saved=saved, epochs=10), SILENT, checkpoint=None)
+    training = training_of("adam", saved=saved, epochs=10)
+
+    def record(epoch, figures):
+        now[0] += 7
+
+    run(replace(training, record=record), SILENT, checkpoint=None)
     assert [epoch_of(checkpoint) for checkpoint in saved] == [3, 6, 9, 10]
 
 
@@ -210,16 +219,17 @@ def test_history_is_the_mean_loss_and_the_last_rate_of_every_epoch():
     values, progress = itertools.count(1), Recorder()
     module = nn.Linear(1, 1)
 
-    def steps(epoch):
-        return (module.weight.sum() * 0 + next(values) for _ in range(STEPS))
+    def step(batch):
+        return Step(module.weight.sum() * 0 + next(values), 100.0, 1)
 
     training = Training(
         module=module,
         optimizer=torch.optim.Adam(module.parameters()),
         schedule=Schedule(0.1, 2, 4 * STEPS),
         epochs=4,
-        steps=steps,
-        save=lambda _: None,
+        batches=lambda epoch: range(STEPS),
+        step=step,
+        save=lambda *_: None,
     )
     history = run(training, progress, checkpoint=None)
     assert history["loss"] == [2.0, 5.0, 8.0, 11.0]
@@ -227,6 +237,68 @@ def test_history_is_the_mean_loss_and_the_last_rate_of_every_epoch():
     assert progress.started == [(4, 0)]
     assert [steps for steps, _ in progress.notes] == [1, 1, 1, 1]
     assert "5.0000" in progress.notes[1][1]
+
+
+def test_every_figure_of_every_epoch_is_kept_and_recorded():
+    recorded = []
+    training = replace(training_of("adam"), record=lambda epoch, figures: recorded.append((epoch, dict(figures))))
+    history = run(training, SILENT, checkpoint=None)
+    assert set(history) == {
+        *("loss", "chance", "lr", "gradient_norm"),
+        *("alignment", "uniformity", "rank", "per_second", "waiting"),
+    }
+    assert [epoch for epoch, _ in recorded] == list(range(EPOCHS))
+    for name, values in history.items():
+        assert values == [figures[name] for _, figures in recorded]
+    norms = [p.grad.norm().item() for p in training.module.parameters()]
+    assert history["gradient_norm"][-1] == pytest.approx(math.hypot(*norms))
+
+
+def test_speed_and_waiting_are_measured(monkeypatch):
+    """Batches that take long to make, steps that take none: all of the time is waiting."""
+    monkeypatch.setattr(loop, "time", time)
+    training = training_of("sgd", epochs=1)
+
+    def slow(epoch):
+        for batch in batches(epoch):
+            time.sleep(0.05)
+            yield batch
+
+    history = run(replace(training, batches=slow), SILENT, checkpoint=None)
+    assert history["waiting"][0] > 0.5
+    assert 0 < history["per_second"][0] < 8 * STEPS / (0.05 * STEPS)
+
+
+@pytest.mark.parametrize("losses", [[5.0, 3.0, 4.0, 2.0, 6.0, 7.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
+@pytest.mark.parametrize("resumed_at", [0, 1, 3, 5])
+def test_the_state_after_the_lowest_loss_is_the_best(losses, resumed_at):
+    """One step an epoch; `seen` counts them."""
+
+    def train(checkpoint):
+        saved, best = [], []
+        module = Toy(0)
+
+        def step(batch):
+            value = module.step(batch)
+            return replace(value, loss=value.loss * 0 + losses[int(module.seen) - 1])
+
+        training = replace(
+            training_of("adam", saved=saved),
+            module=module,
+            optimizer=OPTIMIZERS["adam"](module.parameters()),
+            schedule=Schedule(0.01, 4, EPOCHS),
+            batches=lambda epoch: itertools.islice(batches(epoch), 1),
+            step=step,
+            save_best=lambda state: best.append(int(state["seen"])),
+        )
+        run(training, SILENT, checkpoint=checkpoint)
+        return saved, best
+
+    saved, best = train(None)
+    lowest = [k + 1 for k in range(EPOCHS) if losses[k] < min(losses[:k], default=math.inf)]
+    assert best == lowest
+    if resumed_at:
+        assert train(saved[resumed_at - 1])[1] == [k for k in lowest if k > resumed_at]
 
 
 def test_trains_in_training_mode():
@@ -242,12 +314,12 @@ def test_a_loss_that_is_no_number_ends_the_training(bad):
     saved = []
     training = training_of("sgd", saved=saved)
 
-    def steps(epoch):
-        for i, loss in enumerate(training.module.steps(epoch)):
-            yield loss * bad if (epoch, i) == (2, STEPS - 1) else loss
+    def step(batch):
+        good = training.module.step(batch)
+        return replace(good, loss=good.loss * bad) if training.module.seen == 3 * STEPS else good
 
     with pytest.raises(Diverged, match="in epoch 3") as caught:
-        run(training_of_module(training, steps), SILENT, checkpoint=None)
+        run(replace(training, step=step), SILENT, checkpoint=None)
     assert "--lr" in caught.value.hint
     assert "--redo" in caught.value.hint  # another rate is another recipe
     assert [epoch_of(checkpoint) for checkpoint in saved] == [1, 2]

@@ -93,7 +93,9 @@ def test_join_counts_both_sides():
         "unmatched": 1,
         "unmatched_first": ["gone"],
         "without_vector": 1,
+        "without_vector_first": ["d"],
         "unlabelled": 1,
+        "unlabelled_first": ["b"],
         "missing": 0,
         "classes": {"x": 1, "y": 1},
     }

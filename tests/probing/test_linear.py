@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from gigacli.errors import InvalidInput
 from gigacli.probing import linear
 from gigacli.probing.labels import read_labels
-from gigacli.probing.linear import GRID, fit_and_score, interval, score
+from gigacli.probing.linear import GRID, score
+from gigacli.probing.logistic import fit
+from gigacli.probing.scores import interval
 from gigacli.probing.splits import Split, leaking_patients, make_splits, read_splits
 
 
@@ -25,6 +26,10 @@ def cohort(sizes, *, features=16, signal=0.5, seed=0, dtype=np.float32):
     means = rng.standard_normal((len(sizes), features))
     vectors = rng.standard_normal((len(labels), features)) + signal * means[np.unique(labels, return_inverse=True)[1]]
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype), labels
+
+
+def fit_and_score(vectors, labels, split, **options):
+    return score(vectors, labels, [split], **options).folds[0]
 
 
 def plain(vectors, labels, split, *, scale):
@@ -44,24 +49,29 @@ def plain(vectors, labels, split, *, scale):
 
 
 @pytest.mark.parametrize("name", ["brca", "kidney", "lung", "mhrd", "thrd", "tnbc"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scale", [False, True])
-def test_parity_with_scikit_learn_on_the_published_splits(tcga, name, scale):
+def test_parity_with_scikit_learn_on_the_published_splits(tcga, name, dtype, scale):
+    """All tables and budgets: the same AUC as the plain call, though it stops before the optimum."""
     table = read_labels(tcga / "tables" / f"{name}.csv")
     labels = np.array(table.label)
     rng = np.random.default_rng(len(labels))
     y = np.unique(labels, return_inverse=True)[1]
     vectors = rng.standard_normal((len(labels), 64)) + 0.2 * rng.standard_normal((3, 64))[y]
-    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    splits, _ = read_splits(tcga / "splits" / name / "full", table.slide_id)
-    scored = score(vectors, labels, splits, scale=scale)
-    for split, fold in zip(splits, scored.folds, strict=True):
-        auc, accuracy, balanced, probabilities = plain(vectors, labels, split, scale=scale)
-        assert fold.auc == pytest.approx(auc, abs=1e-9)
-        assert fold.accuracy == pytest.approx(accuracy, abs=1e-9)
-        assert fold.balanced_accuracy == pytest.approx(balanced, abs=1e-9)
-        np.testing.assert_allclose(fold.probabilities, probabilities, atol=1e-9)
-    assert 0.6 < scored.auc_mean < 0.999  # neither chance nor perfect, so that the comparison means something
-    assert scored.splits == 10
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype)
+    budgets = sorted((tcga / "splits" / name).iterdir())
+    assert len(budgets) >= 4
+    for budget in budgets:
+        splits, _ = read_splits(budget, table.slide_id)
+        scored = score(vectors, labels, splits, scale=scale)
+        assert scored.splits == 10
+        for split, fold in zip(splits, scored.folds, strict=True):
+            auc, accuracy, balanced, probabilities = plain(vectors, labels, split, scale=scale)
+            assert fold.auc == pytest.approx(auc, abs=1e-6)
+            assert fold.accuracy == pytest.approx(accuracy, abs=1e-9)
+            assert fold.balanced_accuracy == pytest.approx(balanced, abs=1e-9)
+            np.testing.assert_allclose(fold.probabilities, probabilities, atol=1e-3 if dtype == np.float32 else 1e-9)
+        assert 0.55 < scored.auc_mean < 0.999  # neither chance nor perfect, so that the comparison means something
 
 
 @pytest.mark.parametrize("sizes", [(40, 40), (150, 12), (60, 40, 20), (60, 30, 8, 40)])
@@ -73,7 +83,7 @@ def test_parity_in_either_precision_and_for_uneven_classes(sizes, dtype):
         auc, accuracy, balanced, probabilities = plain(vectors, labels, split, scale=False)
         assert (fold.auc, fold.accuracy) == pytest.approx((auc, accuracy), abs=1e-9)
         assert fold.balanced_accuracy == pytest.approx(balanced, abs=1e-9)
-        np.testing.assert_allclose(fold.probabilities, probabilities, atol=1e-6)
+        np.testing.assert_allclose(fold.probabilities, probabilities, atol=1e-4 if dtype == np.float32 else 1e-9)
         assert (fold.n_train, fold.n_test, fold.C) == (len(split.train), len(split.test), 10)
 
 
@@ -128,22 +138,11 @@ def test_fits_that_do_not_converge_are_counted():
     labels = np.array(["a", "b"] * 30)
     splits = make_splits(labels, None, folds=3)[0]
     scored = score(vectors, labels, splits, C=1e6)
-    assert [fold.not_converged for fold in scored.folds] == [1, 1, 1]
-    assert scored.not_converged == 3
+    assert 1 <= scored.not_converged <= 3
+    assert scored.not_converged == sum(fold.not_converged for fold in scored.folds)
+    short = fit(vectors, np.arange(60) % 2, C=1e6, max_steps=3)
+    assert (short.steps, short.converged) == (3, False)
     assert score(vectors, labels, splits, C=1e-6, scale=True).not_converged == 0
-
-
-def test_other_warnings_are_passed_on(monkeypatch):
-    original = LogisticRegression.fit
-
-    def fit(self, *args):
-        warnings.warn("something else", RuntimeWarning, stacklevel=2)
-        return original(self, *args)
-
-    monkeypatch.setattr(LogisticRegression, "fit", fit)
-    vectors, labels = cohort((20, 20))
-    with pytest.warns(RuntimeWarning, match="something else"):
-        assert fit_and_score(vectors, labels, make_splits(labels, None)[0][0]).not_converged == 0
 
 
 def test_auto_chooses_inside_the_training_side():

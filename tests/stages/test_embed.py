@@ -7,8 +7,8 @@ from safetensors.torch import load as load_safetensors
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.nn.giga import GigaSSL, make_views, positions_of
-from gigacli.nn.views import draw_rows
+from gigacli.nn.giga import GigaSSL
+from gigacli.nn.views import TilePositions, draw_rows, make_views
 from gigacli.randomness import keyed_rng
 from gigacli.stages import embed as embed_stage
 
@@ -22,12 +22,14 @@ def test_a_vector_is_the_mean_of_its_views_at_unit_length(chain):
     row = 3
     n = int(store.array("tiles/count")[row])
     features = store.array("features/random-resnet18/vectors")[row, :n]
-    positions = positions_of(store.array("tiles/coords")[row, :n], tile_l0_px=64 / store.slides[row].mpp)
+    positions = TilePositions([(store.array("tiles/coords")[row, :n], 64 / store.slides[row].mpp)])
     tiles = draw_rows(keyed_rng(0, "embed", store.slides[row].id), np.full(5, n), 5)  # (views, t)
     with torch.inference_mode():
         views = [
             method.encoder.eval()(
-                make_views(features[t][None], positions[t][None], rng=None, device=torch.device("cpu"))
+                make_views(
+                    features[t][None], positions(np.array([0]), t[None]), augmentation=None, device=torch.device("cpu")
+                )
             )
             for t in tiles
         ]

@@ -1,7 +1,13 @@
 """giga probe: what the vectors are worth."""
 
+import csv
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, NotFound
@@ -21,6 +27,11 @@ def made_up_store(path, embeddings, *, patients=None):
         store.array(f"{group}/vectors")[:] = vectors
         store.array(f"{group}/done")[:] = np.isfinite(vectors).all(axis=1).astype(np.int32)
     return store
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture
@@ -50,7 +61,7 @@ def labels(tmp_path, vectors):
 def test_scores_with_baselines(store, labels):
     result = giga.probe(store, labels)
     rows = {(row.embedding, row.c): row for row in result.scores}
-    assert set(rows) == {(name, c) for name in ("giga", "mean-x") for c in ("10", "auto")}
+    assert list(rows) == [("giga", "10"), ("mean-x", "10"), ("mean-x", "auto")]
     assert rows["giga", "10"].auc_mean > 0.8
     assert rows["mean-x", "10"].auc_mean < 0.7
     assert rows["mean-x", "10"].scaled
@@ -58,6 +69,8 @@ def test_scores_with_baselines(store, labels):
     assert rows["giga", "10"].splits == 10
     assert rows["giga", "10"].auc_low <= rows["giga", "10"].auc_mean <= rows["giga", "10"].auc_high
     assert result.joins["matched"] == 120
+    assert rows["giga", "10"].classes == result.joins["classes"] == {"a": 60, "b": 60}
+    assert rows["giga", "10"].patients == result.joins["patients"] == {"a": 30, "b": 30}
     assert any("patient" in note for note in result.notes)
 
 
@@ -109,7 +122,7 @@ def test_given_splits_are_used_as_they_are_and_leaks_are_said(store, labels, tmp
 
 def test_one_embedding_named_keeps_its_baseline(store, labels):
     names = [row.embedding for row in giga.probe(store, labels, embedding=("giga",)).scores]
-    assert names == ["giga", "giga", "mean-x", "mean-x"]
+    assert names == ["giga", "mean-x", "mean-x"]
 
 
 def test_more_than_two_classes(tmp_path):
@@ -161,7 +174,163 @@ def test_refusals(store, labels, tmp_path):
         giga.probe(Store.create(tmp_path / "e.zarr"), labels)
 
 
+def test_auto_is_for_all(store, labels):
+    rows = [(row.embedding, row.c) for row in giga.probe(store, labels, c="auto", folds=2).scores]
+    assert rows == [("giga", "auto"), ("mean-x", "10"), ("mean-x", "auto")]
+
+
+def test_differences_are_to_the_mean_at_its_best(store, labels):
+    result = giga.probe(store, labels)
+    ours, mean, best = result.scores
+    assert ours.difference == pytest.approx(ours.auc_mean - best.auc_mean)
+    assert ours.difference == pytest.approx(np.mean(np.subtract(ours.aucs, best.aucs)))
+    assert ours.difference_low < ours.difference < ours.difference_high
+    assert (best.difference, best.baseline) == (None, "")
+    assert mean.difference == pytest.approx(mean.auc_mean - best.auc_mean)
+    assert ours.baseline == "mean-x (C=auto)"
+    turned = giga.probe(store, labels, baseline="giga").scores
+    assert turned[2].difference == pytest.approx(-ours.difference)
+    assert turned[0].difference is None
+    with pytest.raises(InvalidInput, match="--baseline is 'nobody'"):
+        giga.probe(store, labels, baseline="nobody")
+
+
+def test_without_a_mean_of_tiles_the_first_embedding_is_the_baseline(tmp_path, vectors, labels):
+    _, good, noise = vectors
+    config = {"aggregator": "model", "model": "m"}
+    first, second = giga.probe(
+        made_up_store(tmp_path / "c.zarr", {"a": (config, noise), "b": (config, good)}), labels
+    ).scores
+    assert (first.difference, second.baseline) == (None, "a")
+    assert second.difference == pytest.approx(second.auc_mean - first.auc_mean)
+    [alone] = giga.probe(made_up_store(tmp_path / "d.zarr", {"a": (config, good)}), labels).scores
+    assert alone.difference is None
+
+
+def test_converged_is_another_fit(store, labels, tmp_path):
+    outs = {True: tmp_path / "converged", False: tmp_path / "plain"}
+    converged, plain = (giga.probe(store, labels, converged=c, out=out).scores[0] for c, out in outs.items())
+    texts = [(out / "predictions.csv").read_text() for out in outs.values()]
+    assert texts[0] != texts[1]
+    assert plain.auc_mean == pytest.approx(converged.auc_mean, abs=0.01)
+
+
+def test_several_targets_are_one_table(store, tmp_path):
+    path = tmp_path / "two.csv"
+    lines = [f"s{i:03d},{i % 2},{'xyz'[i % 3] if i % 5 else ''}" for i in range(120)]
+    path.write_text("slide_id,grade,stage\n" + "\n".join(lines))
+    result = giga.probe(store, path, target=("grade", "stage"), embedding=("giga",), out=tmp_path / "out")
+    assert [row.target for row in result.scores] == ["grade"] * 3 + ["stage"] * 3
+    assert (result.joins["grade"]["matched"], result.joins["stage"]["matched"]) == (120, 96)
+    assert result.joins["stage"]["missing"] == 24
+    figures = {f"{kind}-{target}.png" for kind in ("roc", "learning-curve") for target in ("grade", "stage")}
+    assert {f.name for f in (tmp_path / "out").iterdir()} == figures | {"scores.csv", "predictions.csv"}
+    rows = read(tmp_path / "out" / "predictions.csv")
+    assert {"p_0", "p_1", "p_x", "p_y", "p_z"} <= rows[0].keys()
+    assert all(row["p_x"] == "" for row in rows if row["target"] == "grade")
+
+
+def test_patients_are_judged_by_one_vector_each(store, tmp_path):
+    path = tmp_path / "patients.csv"
+    patients = sorted({f"p{i // 4}{i % 2}" for i in range(120)})
+    path.write_text("patient_id,label\n" + "".join(f"{p},{'ab'[int(p[-1])]}\n" for p in patients))
+    result = giga.probe(store, path, level="patient", folds=5)
+    assert result.joins["labels"] == 60
+    assert result.scores[0].n_train + result.scores[0].n_test == 60
+    assert result.scores[0].auc_mean > 0.9  # two slides tell more than one
+    assert not any("leak" in warning for warning in result.warnings)
+
+
+def test_predictions_lead_back_to_the_scores(store, labels, tmp_path):
+    out = tmp_path / "out"
+    result = giga.probe(store, labels, out=out, fraction=(0.25, 1.0), folds=4)
+    assert sorted(result.files) == sorted(str(f) for f in out.iterdir())
+    written = read(out / "scores.csv")
+    assert [float(row["auc_mean"]) for row in written] == [row.auc_mean for row in result.scores]
+    assert written[0]["classes"] == "a 60; b 60"
+    predictions = read(out / "predictions.csv")
+    assert len(predictions) == 120 * len(result.scores)  # every slide is tested once
+    for row in result.scores:
+        key = {"embedding": row.embedding, "c": row.c, "budget": row.budget}
+        mine = [p for p in predictions if all(p[k] == v for k, v in key.items())]
+        for split, auc in enumerate(row.aucs):
+            fold = [p for p in mine if p["split"] == str(split)]
+            assert roc_auc_score([p["truth"] for p in fold], [float(p["p_b"]) for p in fold]) == pytest.approx(auc)
+    before = {f.name: f.read_bytes() for f in out.iterdir()}
+    giga.probe(store, labels, out=out, fraction=(0.25, 1.0), folds=4)
+    assert {f.name: f.read_bytes() for f in out.iterdir()} == before
+
+
+def test_slides_seen_in_training_are_counted(store, labels):
+    store.begin("models/giga", Recipe("train", {"bank": "x"}, {}), {"trained_on": (120,), "done": ()})
+    seen = np.arange(120) < 30
+    store.array("models/giga/trained_on")[:] = seen
+    store.begin("features/x", Recipe("bank", {"encoder": "moco"}, {}), {"done": (120,)})
+    store.begin("encoders/moco", Recipe("pretrain-tiles", {}, {}), {"trained_on": (120,), "done": ()})
+    store.array("encoders/moco/trained_on")[:] = np.arange(120) == 7
+    warnings = giga.probe(store, labels, folds=2).warnings
+    assert "giga: slide encoder `giga` was trained, without labels, on 30 of the 120 test slides" in warnings
+    assert "giga: tile encoder `moco` was trained, without labels, on 1 of the 120 test slides" in warnings
+    store.array("models/giga/trained_on")[:] = False
+    quiet = giga.probe(store, labels, folds=2)
+    assert not any("slide encoder" in warning for warning in quiet.warnings)
+    assert any("on 0 of the 120" in note for note in quiet.notes)
+
+
+def test_more_labels_than_there_are_is_said(store, labels):
+    result = giga.probe(store, labels, n_train=(20, 5000))
+    assert [round(row.n_train) for row in result.scores[::3]] == [20, 108]
+    assert any("5000 training labels" in warning for warning in result.warnings)
+
+
+def test_the_command_shows_the_table(store, labels, tmp_path):
+    command = [sys.executable, "-m", "gigacli", "probe", store.url, "--labels", str(labels), "--folds", "2"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "120 slides (a 60 of 30 patients, b 60 of 30 patients), 2 splits" in shown.stdout
+    assert "above baseline" in shown.stdout
+    assert "joined 120 labels with 120 vectors: 120 slides matched" in shown.stderr
+    found = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert found["scores"][0]["method"] == "linear"
+    assert found["joins"]["unmatched_first"] == []
+
+
+def test_nothing_slow_is_imported(store, labels):
+    code = (
+        "import sys, gigacli; gigacli.probe(sys.argv[1], sys.argv[2], folds=2);"
+        "print([m for m in ('sklearn', 'pandas', 'torch', 'matplotlib') if m in sys.modules])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, store.url, str(labels)], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.strip() == "[]"
+
+
 def test_a_real_chain_can_be_probed(chain, cohort):
     result = giga.probe(chain("embed"), cohort.labels_csv, folds=2)
     assert {row.embedding for row in result.scores} == {"giga", "mean-random-resnet18"}
     assert result.joins["matched"] == 8
+
+
+def test_attention_mil_stands_beside_the_vectors(chain, cohort, tmp_path, monkeypatch):
+    from gigacli.nn import abmil
+
+    monkeypatch.setattr(abmil, "LEAST_STEPS", 3)
+    monkeypatch.setattr(abmil, "EPOCHS", 1)
+    options = {"folds": 2, "method": ("linear", "abmil"), "baseline": "abmil", "out": tmp_path / "out", "device": "cpu"}
+    result = giga.probe(chain("embed"), cohort.labels_csv, **options)
+    rows = {(row.embedding, row.method): row for row in result.scores}
+    deep = rows["random-resnet18", "abmil"]
+    assert (deep.difference, deep.c) == (None, "")
+    assert rows["giga", "linear"].baseline == "random-resnet18 (abmil)"
+    again = giga.probe(chain("embed"), cohort.labels_csv, **options)
+    assert [row.aucs for row in again.scores] == [row.aucs for row in result.scores]
+    alone = giga.probe(chain("embed"), cohort.labels_csv, folds=2, method="abmil", level="patient")
+    assert {(row.embedding, row.method) for row in alone.scores} == {
+        ("mean-random-resnet18", "linear"),
+        ("random-resnet18", "abmil"),
+    }
+
+
+def test_attention_mil_needs_tiles(store, labels):
+    with pytest.raises(NotFound, match="giga bank"):
+        giga.probe(store, labels, method="abmil")

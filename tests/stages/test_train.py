@@ -1,15 +1,33 @@
 """giga train: Giga-SSL on a bank."""
 
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 import gigacli as giga
+from gigacli.config import TrainConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn import loop
 
+SPEC = Path(__file__).parents[2] / "spec"
 OPTIONS = {"epochs": 3, "batch_size": 4}
+
+
+@pytest.fixture
+def launch():
+    """The function of that name beside the tests of processes."""
+    file = Path(__file__).parents[1] / "nn" / "test_distributed.py"
+    spec = importlib.util.spec_from_file_location("processes", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.launch
 
 
 def weights(path, model="giga"):
@@ -111,6 +129,173 @@ def test_whitening_is_kept_with_the_weights_and_used_by_every_vector(store_at):
     giga.embed(path, views=2, aggregator="random-init", redo=True)
     for name, before in zip(("giga", "random-giga"), vectors, strict=True):
         assert np.abs(giga.open(path).array(f"embeddings/{name}/vectors")[:] - before).max() > 1e-3
+
+
+def test_health_is_in_the_history_of_the_store_and_said(chain, store_at):
+    store = giga.open(chain("train"))
+    names = {"loss", "chance", "lr", "gradient_norm", "alignment", "uniformity", "rank", "per_second", "waiting"}
+    assert {name for name, _ in store.root["models/giga/history"].arrays()} == names
+    history = {name: store.array(f"models/giga/history/{name}")[:] for name in names}
+    assert all(np.isfinite(values).all() for values in history.values())
+    np.testing.assert_allclose(history["chance"], np.log(2 * 4 - 1), rtol=1e-6)  # batches of four slides
+    assert (history["rank"] > 1).all()
+    assert ((history["waiting"] >= 0) & (history["waiting"] < 1)).all()
+    for name in names:
+        assert f"`{name}`" in (SPEC / "store-0.1.md").read_text(), name
+
+
+class Listener:
+    """Remembers what it was told."""
+
+    def __init__(self):
+        self.said, self.notes = [], []
+
+    def start(self, what, total, *, done=0):
+        pass
+
+    def advance(self, steps=1, *, note=""):
+        self.notes.append(note)
+
+    def say(self, message):
+        self.said.append(message)
+
+
+def test_a_model_that_learns_nothing_says_so_in_words(store_at):
+    path, heard = store_at("bank"), Listener()
+    summary = giga.train(path, epochs=12, batch_size=8, lr=1e-12, temperature=50.0, progress=heard)
+    assert "nothing has been learnt" in summary.warning
+    assert len([line for line in heard.said if "nothing has been learnt" in line]) == 1
+    assert "rank" in heard.notes[0]
+    assert "loss" in heard.notes[0]
+
+
+def test_the_best_epoch_is_kept_and_can_be_embedded(store_at):
+    path = store_at("bank")
+    giga.train(path, epochs=6, batch_size=8, precision="fp32")
+    store = giga.open(path)
+    loss = store.array("models/giga/history/loss")[:]
+    best, last = store.read_bytes("models/giga/best"), store.read_bytes("models/giga/weights")
+    assert (best == last) == (loss.argmin() == 5)
+    assert load_safetensors(best).keys() == load_safetensors(last).keys()
+    giga.embed(path, views=2)
+    giga.embed(path, views=2, weights="best", name="best")
+    ours, theirs = (giga.open(path).array(f"embeddings/{n}/vectors")[:] for n in ("giga", "best"))
+    assert np.array_equal(ours, theirs) == (best == last)
+    assert giga.validate(path).problems == []
+
+
+def test_small_cohorts_train_for_enough_steps():
+    assert TrainConfig().epochs_for(47) == 1000  # 12,000 slides
+    assert TrainConfig().epochs_for(2) == 1000
+    assert TrainConfig().epochs_for(1) == 1200  # a batch or less
+    assert TrainConfig(epochs=3).epochs_for(1) == 3
+
+
+def test_the_papers_settings_are_a_preset_and_what_is_given_wins(store_at):
+    config = TrainConfig.of({"preset": "paper", "lr": 0.01})
+    assert (config.temperature, config.epochs, config.tiles, config.lr) == (0.05, 1000, 5, 0.01)
+    path = store_at("bank")
+    giga.train(path, epochs=1)
+    with pytest.raises(Mismatch, match=r"temperature: 0.2 here, 0.05 asked for"):
+        giga.train(path, preset="paper")
+    assert giga.train(path, epochs=1, preset="paper", redo=True).done == 1
+    assert giga.open(path).require("models/giga").config["temperature"] == 0.05
+
+
+@pytest.mark.parametrize("column", ["slide_id", "patient_id"])
+def test_slides_can_be_excluded(store_at, tmp_path, column):
+    path, table = store_at("bank"), tmp_path / "test.csv"
+    rows = giga.open(path).slides.rows
+    left_out = {rows[2].id} if column == "slide_id" else {r.id for r in rows if r.patient == rows[2].patient}
+    table.write_text(f"{column},split\n{rows[2].id + '.svs' if column == 'slide_id' else rows[2].patient},test\n")
+    summary = giga.train(path, epochs=1, exclude=table)
+    assert (summary.slides, summary.excluded) == (8 - len(left_out), len(left_out))
+    seen = giga.open(path).array("models/giga/trained_on")[:]
+    assert {r.id for r, s in zip(rows, seen, strict=True) if not s} == left_out
+    assert giga.train(path, epochs=1, exclude=str(table)).skipped == 1
+    with pytest.raises(Mismatch, match="excluded"):
+        giga.train(path, epochs=1)
+
+
+def test_a_table_that_excludes_nothing_is_a_mistake(store_at, tmp_path, chunks):
+    path, table = store_at("bank"), tmp_path / "test.csv"
+    before = chunks(path)
+    table.write_text("slide_id\nsomething-else\n")
+    with pytest.raises(InvalidInput, match="names no slide of the store"):
+        giga.train(path, exclude=table)
+    with pytest.raises(NotFound, match="no such file"):
+        giga.train(path, exclude="nowhere.csv")
+    assert chunks(path) == before
+
+
+@pytest.mark.parametrize("aggregator", ["attention", "mlp"])
+def test_other_aggregators(store_at, aggregator):
+    path = store_at("bank")
+    summary = giga.train(path, epochs=2, aggregator=aggregator)
+    assert summary.initial_weights.startswith("random weights")
+    assert giga.embed(path, views=2).done == 8
+
+
+def test_half_precision_is_another_model(store_at):
+    path = store_at("bank")
+    for precision in ("bf16", "fp32"):
+        giga.train(path, epochs=2, precision=precision, name=precision)
+    half, full = (load_safetensors(weights(path, name)) for name in ("bf16", "fp32"))
+    for name, value in full.items():
+        assert half[name].dtype == value.dtype  # weights themselves are kept in full
+        np.testing.assert_allclose(half[name], value, atol=0.3)
+    assert weights(path, "bf16") != weights(path, "fp32")
+    assert giga.open(path).require("models/bf16").config["precision"] == "bf16"
+
+
+def test_tensorboard_is_asked_for_before_anything_is_computed(store_at, tmp_path, monkeypatch, chunks):
+    path = store_at("bank")
+    before = chunks(path)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not installed
+    with pytest.raises(InvalidInput, match="not installed") as raised:
+        giga.train(path, epochs=1, log_dir=tmp_path / "runs")
+    assert "gigacli[tensorboard]" in raised.value.hint
+    assert chunks(path) == before
+
+
+def test_every_epoch_goes_to_tensorboard(store_at, tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            written.append(folder)
+
+        def add_scalar(self, name, value, epoch):
+            written.append((name, epoch))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    giga.train(store_at("bank"), epochs=2, log_dir=tmp_path / "runs")
+    assert written[0] == str(tmp_path / "runs")
+    assert written[-1] == "closed"
+    assert {("loss", 1), ("loss", 2), ("rank", 2), ("waiting", 1)} <= set(written[1:-1])
+
+
+def test_two_processes_train_the_model_of_one(store_at, launch):
+    """As torchrun starts them: one result, told once, that one process takes up."""
+    options = ["--batch-size", "4", "--precision", "fp32", "--lr", "1e-6", "--json"]  # no step amplifies rounding
+    one, two = store_at("bank"), store_at("bank", "two.zarr")
+    settings = {"epochs": 3, "batch_size": 4, "precision": "fp32", "lr": 1e-6}
+    giga.train(one, **settings)
+    out = launch(2, ["-m", "gigacli", "train", str(two), "--epochs", "3", *options])
+    assert json.loads(out[0])["done"] == 1
+    assert out[1] == ""
+    ours, theirs = (load_safetensors(weights(path)) for path in (one, two))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_allclose(theirs[name], value, atol=1e-4, err_msg=name)
+    losses = [giga.open(path).array("models/giga/history/loss")[:] for path in (one, two)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert giga.train(two, **settings).skipped == 1
+    with pytest.raises(AssertionError, match="cannot be split over 5"):
+        launch(5, ["-m", "gigacli", "train", str(two), "--name", "five", "--epochs", "3", *options])
 
 
 def test_odd_batches_and_more_tiles_than_draws(store_at):

@@ -1,9 +1,20 @@
 """The bank as training reads it: mapped files and zarr's own reading give the same."""
 
+import gc
+import resource
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gigacli.store.bank import BankReader, tile_grid_of
+from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.store import bank as bank_module
+from gigacli.store.bank import BankReader, FeatureReader, tile_grid_of
+from gigacli.store.fast import map_files, read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Store
 
@@ -24,15 +35,134 @@ def test_rows_are_those_of_the_arrays(tiny, maker, where):
         store = Store.create("memory://bank.zarr")
         maker.fill(store)
     reader = BankReader(store, "moco")
-    assert all(isinstance(v, np.memmap) == (where == "files") for v in reader._vectors)
-    slides, augmentation = np.array([1, 0, 1]), np.array([0, 1, 1])
-    draws = np.array([[2, 0], [1, 1], [0, 2]])
-    features, tiles = reader.take(slides, augmentation, draws)
-    assert (features.shape, features.dtype) == ((3, 2, 8), np.float16)
-    vectors, drawn = store.array("banks/moco/vectors")[:], store.array("banks/moco/tile")[:]
-    for i, (slide, a) in enumerate(zip(slides, augmentation, strict=True)):
-        np.testing.assert_array_equal(features[i], vectors[slide, a, draws[i]])
-        np.testing.assert_array_equal(tiles[i], drawn[slide, a, draws[i]])
+    vectors, drawn = store.array("banks/moco/vectors")[:2], store.array("banks/moco/tile")[:2]
+    assert (reader.vectors.shape, reader.vectors.dtype) == ((2, 1, 1, 2, 3, 8), np.float16)
+    assert reader.vectors.flags.writeable == (where == "memory")  # mapped files are not
+    np.testing.assert_array_equal(reader.vectors[:, 0, 0], vectors)
+    np.testing.assert_array_equal(reader.tile, drawn)
+    np.testing.assert_array_equal(np.stack(list(reader.slides())), vectors)
+    for row, n in ((0, 4), (1, 2), (1, 1)):
+        expected = store.array("features/moco/vectors")[row, :n]
+        np.testing.assert_array_equal(FeatureReader(store, "moco")(row, n), expected)
+
+
+def test_slides_can_be_left_out(tiny):
+    store = Store.open(tiny)
+    assert BankReader(store, "moco", leave_out=np.array([True, False, False, False])).rows.tolist() == [1]
+    assert BankReader(store, "moco", leave_out=np.ones(4, dtype=bool)).vectors.shape == (0, 1, 1, 2, 3, 8)
+
+
+def wider(store, shape):
+    """The bank with more augmentations and draws than it was begun with: its chunks keep their shape."""
+    rng = np.random.default_rng(1)
+    for name, full in (("vectors", (4, *shape, 8)), ("tile", (4, *shape))):
+        array = store.array(f"banks/moco/{name}")
+        array.resize(full)
+        array[:2] = rng.integers(0, 2, (2, *full[1:]))
+    store.array("banks/moco/done")[:2] = shape[0]
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 4), (7, 8), (4, 6)])
+def test_a_bank_that_has_grown_has_several_chunks_a_slide(tiny, shape):
+    store = Store.open(tiny, write=True)
+    wider(store, shape)
+    reader = BankReader(Store.open(tiny), "moco")
+    expected = store.array("banks/moco/vectors")[:2]
+    assert reader.vectors.shape == (2, -(-shape[0] // 2), -(-shape[1] // 3), 2, 3, 8)
+    np.testing.assert_array_equal(np.stack(list(reader.slides())), expected)
+    a, d = np.arange(shape[0])[:, None], np.arange(shape[1])
+    for slide in range(2):
+        at = (slide, a // 2, d // 3, a % 2, d % 3)
+        np.testing.assert_array_equal(reader.vectors[at], expected[slide])
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "long"])
+def test_damaged_chunks_are_refused_before_they_are_mapped(tiny, damage):
+    chunk = tiny / "banks/moco/vectors/c/1/0/0/0"
+    if damage == "missing":
+        chunk.unlink()
+    else:
+        chunk.write_bytes(chunk.read_bytes()[:-2] if damage == "short" else chunk.read_bytes() + b"  ")
+    with pytest.raises(Mismatch, match="is missing" if damage == "missing" else "bytes, expected 96"):
+        BankReader(Store.open(tiny), "moco")
+
+
+def test_a_bank_larger_than_memory_is_not_loaded(maker, monkeypatch):
+    store = Store.create("memory://large.zarr")
+    maker.fill(store)
+    monkeypatch.setattr(bank_module, "MEMORY_SHARE", 0.0)
+    with pytest.raises(InvalidInput, match="copy the store to a local disk"):
+        BankReader(store, "moco")
+
+
+def test_more_slides_than_files_may_be_open(tmp_path):
+    """What a mapping holds is not a file descriptor."""
+    files = []
+    for i in range(120):
+        files.append(tmp_path / str(i))
+        files[-1].write_bytes(bytes([i]) * 100)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        mapped = map_files(files, size=100)
+        assert (mapped == np.arange(120, dtype=np.uint8)[:, None]).all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for file in files:
+        file.unlink()  # what is mapped stays
+    assert mapped[119, 99] == 119
+    with pytest.raises(ValueError, match="read-only"):
+        mapped[0, 0] = 1
+
+
+def test_a_mapping_goes_with_its_last_array(tmp_path):
+    file = tmp_path / "chunk"
+    file.write_bytes(b"7" * 10_000)
+    row = map_files([file], size=10_000)[0]
+    gc.collect()
+    assert row[9_999] == ord("7")  # a view keeps it
+    pages = Path("/proc/self/maps")
+    if pages.exists():
+        assert str(file) in pages.read_text()
+        del row
+        gc.collect()
+        assert str(file) not in pages.read_text()
+
+
+@given(st.dictionaries(st.integers(0, 19), st.integers(-5, 5)), st.integers(1, 20))
+@settings(max_examples=30)
+def test_columns_are_what_zarr_reads(written, size):
+    with TemporaryDirectory() as folder:
+        array = zarr.create_array(folder, shape=(20,), chunks=(1,), dtype="int32", fill_value=-1, compressors=None)
+        for i, value in written.items():
+            array[i] = value
+        array.resize((size,))
+        Path(folder, "c").mkdir(exist_ok=True)
+        Path(folder, "c", "3.abc.partial").write_bytes(b"left by a killed writer")
+        column = read_column(array)
+        assert column.dtype == np.int32
+        np.testing.assert_array_equal(column, array[:])
+
+
+def test_other_columns_are_read_by_zarr(tiny):
+    store = Store.open(tiny)
+    for path in ("banks/moco/done", "tiles/count", "slides/mpp", "embeddings/giga/done"):
+        np.testing.assert_array_equal(read_column(store.array(path)), store.array(path)[:])
+    damaged = tiny / "banks/moco/done/c/0"
+    damaged.write_bytes(b"1")
+    with pytest.raises(ValueError, match="larger dtype"):
+        read_column(store.array("banks/moco/done"))
+
+
+@pytest.mark.parametrize("n", [1, 1023, 1024, 1025, 2500])
+def test_features_lie_in_several_chunks(tmp_path, n):
+    store = Store.create(tmp_path / "large.zarr")
+    array = store.ensure_array("features/moco/vectors", (2, 2500, 3))
+    assert array.chunks == (1, 1024, 3)
+    array[1, :n] = np.random.default_rng(0).standard_normal((n, 3))
+    np.testing.assert_array_equal(FeatureReader(store, "moco")(1, n), array[1, :n])
+    with pytest.raises(NotFound, match="cannot be read"):
+        FeatureReader(store, "moco")(0, n)
 
 
 def test_grids_are_in_level_0_pixels(tiny):

@@ -20,8 +20,9 @@ def model(tiny):
 def test_a_run_that_was_cut_short_goes_on(model):
     assert not model.done
     assert model.begin(RECIPE, ROWS, redo=False) is None
-    model.save(b"epoch 1")
-    model.save(b"epoch 2")
+    model.save(b"epoch 1", {"loss": [2.0]}, epochs=2)
+    assert np.isnan(model.history("loss")).tolist() == [False, True]
+    model.save(b"epoch 2", {"loss": [2.0, 1.5]}, epochs=2)
     assert model.begin(RECIPE, ROWS, redo=False) == b"epoch 2"
     assert not model.done
     model.finish(b"weights", {"loss": [2.0, 1.5]})
@@ -41,11 +42,13 @@ def test_other_slides_or_parameters_are_refused(model):
 
 def test_redo_starts_afresh(model):
     model.begin(RECIPE, ROWS, redo=False)
-    model.save(b"checkpoint")
+    model.save(b"checkpoint", {"loss": [2.0]}, epochs=2)
+    model.save_best(b"best")
     model.finish(b"weights", {"loss": [2.0, 1.5]})
     assert model.begin(RECIPE, np.array([0]), redo=True) is None
     assert not model.done
     assert "models/new/weights" not in model.store.root
+    assert "models/new/best" not in model.store.root
     assert "models/new/history" not in model.store.root
 
 

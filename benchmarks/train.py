@@ -1,0 +1,203 @@
+"""What a step of ``giga train`` and a slide of ``giga embed`` cost, on a simulated bank.
+
+python benchmarks/train.py [--folder DIR] [--slides 2000] [--steps 10] [--tiles 5 100] [--threads N]
+
+Writes a bank of random numbers under DIR (default: a temporary folder), 0.3 MB a slide, and times the parts of a step,
+milliseconds, medians; fp32 and bf16 by turns, so that a busy machine slows both. Then one embedding of 50 views of 5
+tiles. "epochs" is what 1000 passes over 12,000 slides would take at this speed. A row of the bank costs more the first
+time it is touched, when its page is mapped or read from the disk; a training does that in a thread of its own. Drop
+the page cache between two runs on one --folder to see a cold bank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import gigacli as giga
+from gigacli.nn.giga import GigaSSL
+from gigacli.nn.losses import nt_xent
+from gigacli.nn.sampler import Sampler
+from gigacli.nn.sparse import sparse_map, strided_map, submanifold_map
+from gigacli.nn.tile_encoder import weights_to_bytes
+from gigacli.nn.views import TilePositions
+from gigacli.randomness import keyed_rng
+from gigacli.store.bank import BankReader
+from gigacli.store.store import Recipe, Store
+from gigacli.store.table import SlideRow, SlideTable
+from gigacli.store.trained import Trained
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+AUGMENTATIONS, DRAWS, WIDTH, TILES_OF_A_SLIDE = 10, 64, 256, 900
+BATCH, PAPER_SLIDES, PAPER_EPOCHS = 256, 12_000, 1000
+
+
+def simulate(path: Path, slides: int) -> Store:
+    """A store with tiles, features and a bank of random numbers; kept where there is one of that size."""
+    store = Store.create(path)
+    if len(store.slides) == slides and store.progress().get("features/none") == slides:
+        return store
+    rng = np.random.default_rng(0)
+    rows = [SlideRow(id=f"s{i}", path=f"/s{i}", size_px=(40_000, 40_000), mpp=0.5) for i in range(slides)]
+    store.write_slides(SlideTable(tuple(rows)))
+    tiles = Recipe("tile", {"mpp": 1.0, "tile_px": 256, "overlap": 0, "min_tissue": 0.5}, {})
+    shape = (slides, TILES_OF_A_SLIDE)
+    store.begin("tiles", tiles, {"coords": (*shape, 2), "tissue": shape, "count": (slides,)})
+    base = {"encoder": "none", "precision": "fp32"}
+    inputs = {"tiles": tiles.fingerprint, "encoder": "0" * 64}
+    store.begin("features/none", Recipe("bank", base, inputs), {"vectors": (*shape, WIDTH), "done": (slides,)})
+    drawn = (slides, AUGMENTATIONS, DRAWS)
+    recipe = Recipe("bank", {**base, "augmentations": AUGMENTATIONS, "draws": DRAWS, "seed": 0}, inputs)
+    store.begin("banks/none", recipe, {"vectors": (*drawn, WIDTH), "tile": drawn, "done": (slides,)})
+    grid = np.stack(np.meshgrid(np.arange(30), np.arange(30)), axis=-1).reshape(-1, 2).astype(np.int32) * 512
+    arrays = {name: store.array(name) for name in ("tiles/coords", "tiles/count", "features/none/vectors")}
+    arrays |= {name: store.array(f"banks/none/{name}") for name in ("vectors", "tile", "done")}
+    features = rng.standard_normal((TILES_OF_A_SLIDE, WIDTH)).astype(np.float16)
+    for start in range(0, slides, 100):
+        part, n = slice(start, min(start + 100, slides)), min(100, slides - start)
+        arrays["tiles/coords"][part] = np.broadcast_to(grid, (n, *grid.shape))
+        arrays["features/none/vectors"][part] = np.broadcast_to(features, (n, *features.shape))
+        arrays["vectors"][part] = rng.standard_normal((n, *drawn[1:], WIDTH), dtype=np.float32).astype(np.float16)
+        arrays["tile"][part] = rng.integers(0, TILES_OF_A_SLIDE, (n, *drawn[1:]), dtype=np.int32)
+    arrays["done"][:] = AUGMENTATIONS
+    arrays["tiles/count"][:] = store.array("features/none/done")[:] = TILES_OF_A_SLIDE
+    return store
+
+
+class Clock:
+    """Milliseconds of the parts of a step."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[float]] = defaultdict(list)
+        self.at = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """A part is over."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.parts[part].append(1000 * (now - self.at))
+        self.at = now
+
+
+def step(
+    method: GigaSSL, optimizer: torch.optim.Optimizer, sampler: Sampler, number: int, clock: Clock, *, half: bool
+) -> None:
+    """One step as the stage takes it, part by part; the map is built once more to time it by itself."""
+    slides = keyed_rng("order", number).permutation(sampler.slides)[:BATCH]
+    clock.at = time.perf_counter()
+    sampler.views(slides, keyed_rng("views", number))
+    clock.lap("sampling (first touch)")
+    views = sampler.views(slides, keyed_rng("views", number))
+    clock.lap("sampling")
+    b, t, _ = views.features.shape
+    owner = torch.arange(b, device=views.cells.device).repeat_interleave(t)
+    sites = sparse_map(views.features.flatten(0, 1), views.cells.flatten(0, 1), owner, size=b)
+    submanifold_map(strided_map(sites))
+    clock.lap("map (in forward too)")
+    with torch.autocast(views.cells.device.type, dtype=torch.bfloat16, enabled=half):
+        projections = method.projector(method.vectors(views))
+        clock.lap("forward")
+        loss = nt_xent(*projections.chunk(2), temperature=0.2)
+        clock.lap("loss")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    clock.lap("backward")
+    optimizer.step()
+    clock.lap("optimiser")
+
+
+def table(name: str, clock: Clock) -> None:
+    """Print the medians, the whole step without the map that was built twice, and what follows from it."""
+    medians = {part: statistics.median(times[1:]) for part, times in clock.parts.items()}
+    whole = sum(ms for part, ms in medians.items() if "(" not in part)
+    parts = " ".join(f"{part} {ms:.1f}" for part, ms in medians.items())
+    hours = whole / 1000 * -(-PAPER_SLIDES // BATCH) * PAPER_EPOCHS / 3600
+    share = 100 * medians["sampling"] / whole
+    print(f"{name:12s} {parts} | step {whole:.1f} ms, sampling {share:.1f} %, epochs {hours:.1f} h")
+
+
+def train_steps(store: Store, tiles: int, steps: int, device: torch.device) -> None:
+    began = time.perf_counter()
+    reader = BankReader(store, "none")
+    opened = time.perf_counter()
+    sampler = Sampler(
+        reader, TilePositions(reader.grids()), tiles=tiles, slide_aug=True, seed=0, batch_size=BATCH, device=device
+    )
+    print(f"T = {tiles}: bank opened in {opened - began:.2f} s, sampler in {time.perf_counter() - opened:.2f} s")
+    method = GigaSSL(WIDTH, temperature=0.2, seed=0).to(device)
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-3, fused=True)
+    clocks = {"fp32": Clock(), "bf16": Clock()}
+    for number in range(steps + 1):
+        for name, clock in clocks.items():
+            step(method, optimizer, sampler, number, clock, half=name == "bf16")
+    for name, clock in clocks.items():
+        table(f"  {name}", clock)
+    gibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"  most memory so far {gibibytes:.2f} GiB (mapped pages of the bank included)")
+
+
+def embedding(store: Store, path: Path, slides: int) -> None:
+    """``giga embed`` with a model that was never trained, over all slides."""
+    model, method = Trained(store, "models/born"), GigaSSL(WIDTH, temperature=0.2, seed=0)
+    bank = store.require("banks/none").fingerprint
+    recipe = Recipe("train", {"bank": "none", "tiles": 5, "seed": 0}, {"bank": bank})
+    model.begin(recipe, np.arange(slides), redo=True)
+    model.finish(weights_to_bytes(method), {"loss": [0.0]})
+    giga.embed(path, aggregator="mean", redo=True)
+    for _ in range(2):
+        began = time.perf_counter()
+        giga.embed(path, model="born", views=50, redo=True)
+        seconds = time.perf_counter() - began
+        print(
+            f"embed, 50 views of 5 tiles: {1000 * seconds / slides:.1f} ms a slide with its mean, "
+            f"{PAPER_SLIDES} slides in {seconds / slides * PAPER_SLIDES / 60:.1f} min"
+        )
+
+
+def folder_of(options: argparse.Namespace) -> Iterator[Path]:
+    """The folder asked for, or one that goes away."""
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        yield options.folder
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--slides", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--tiles", type=int, nargs="+", default=[5, 100])
+    parser.add_argument("--embed-slides", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{device}, {torch.get_num_threads()} threads, batches of {BATCH} slides x 2 views x T tiles")
+    for folder in folder_of(options):
+        began = time.perf_counter()
+        store = simulate(folder / "train.zarr", options.slides)
+        print(f"{options.slides} slides x {AUGMENTATIONS} x {DRAWS} in {time.perf_counter() - began:.1f} s")
+        for tiles in options.tiles:
+            train_steps(store, tiles, options.steps, device)
+        few = simulate(folder / "embed.zarr", options.embed_slides)
+        embedding(few, folder / "embed.zarr", options.embed_slides)
+
+
+if __name__ == "__main__":
+    main()

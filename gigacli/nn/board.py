@@ -1,0 +1,46 @@
+"""TensorBoard, for whoever has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from gigacli.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+class Board:
+    """Writes the figures of every epoch for TensorBoard.
+
+    Args:
+        folder: Where to; nothing is written without.
+
+    Raises:
+        InvalidInput: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._writer: Any = None
+        if folder is not None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise InvalidInput(
+                    "--log-dir needs TensorBoard, which is not installed", "pip install 'gigacli[tensorboard]'"
+                ) from None
+            self._writer = SummaryWriter(str(folder))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def __call__(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Record the figures of an epoch, counted from 0."""
+        if self._writer is not None:
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, epoch + 1)

@@ -1,0 +1,83 @@
+"""How well a contrastive training goes, in figures and in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+COLLAPSED_RANK = 1.5
+"""Vectors of an effective rank below this are all alike, even where a batch holds only a few slides."""
+
+AT_CHANCE = 0.98
+"""A loss above this share of its chance level has told no slide from another."""
+
+SETTLED = 0.1
+"""Share of the training after which these are a complaint: before it they are how every training begins."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """Geometry of the vectors of one batch, scaled to unit length.
+
+    Attributes:
+        alignment: Mean squared distance of the two views of a slide (Wang and Isola 2020); 0 is best.
+        uniformity: log of the mean of exp(-2 d^2) over pairs of views (Wang and Isola 2020); 0 where all are alike,
+            lower where they spread.
+        rank: exp of the entropy of the singular values of the first views (Roy and Vetterli 2007): 1 where all are
+            alike, at most the number of slides.
+    """
+
+    alignment: float
+    uniformity: float
+    rank: float
+
+
+@torch.no_grad()
+def health_of(vectors: Tensor) -> Health:
+    """The health of first views (n, c) followed by their second views, (2n, c) in all."""
+    units = F.normalize(vectors.detach().float(), dim=1)
+    first, second = units.chunk(2)
+    gram = units @ units.T  # (2n, 2n)
+    pairs = gram[torch.triu(torch.ones_like(gram, dtype=torch.bool), diagonal=1)]
+    n, width = first.shape
+    small = gram[:n, :n] if n <= width else first.T @ first
+    values = torch.linalg.eigvalsh(small).clamp(min=0).sqrt()  # singular values of the first views
+    share = values / values.sum()
+    return Health(
+        alignment=float((first - second).square().sum(1).mean()),
+        uniformity=float((-2 * (2 - 2 * pairs)).exp().mean().log()),
+        rank=float(torch.exp(-torch.special.xlogy(share, share).sum())),
+    )
+
+
+def complaint(history: Mapping[str, Sequence[float]], *, epochs: int) -> str:
+    """What is wrong after the last epoch of a history, in words; "" where nothing is.
+
+    Args:
+        history: Values per epoch so far; "loss" and "chance", and "rank" where it is known.
+        epochs: Of the whole training.
+    """
+    loss, chance = history["loss"][-1], history["chance"][-1]
+    if len(history["loss"]) < SETTLED * epochs:
+        return ""
+    rank = history["rank"][-1] if "rank" in history else math.nan
+    if rank < COLLAPSED_RANK:
+        return (
+            f"the vectors have collapsed: their effective rank is {rank:.1f}, so all look alike. "
+            "Try a smaller --lr or a higher --temperature"
+        )
+    if loss > AT_CHANCE * chance:
+        return (
+            f"nothing has been learnt: the loss is {loss:.3f}, and {chance:.3f} where views tell nothing. "
+            "Try another --lr, or more tiles per view"
+        )
+    return ""

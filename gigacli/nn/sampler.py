@@ -1,0 +1,142 @@
+"""The views of a training batch, all slides at once: which rows of the bank, where they lie, moved how.
+
+Everything random is drawn for the whole batch from a generator keyed by (seed, epoch, step), so that a resumed run and
+any number of processes see the same views; each process gathers its part.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from gigacli.nn.views import (
+    SlideAugmentation,
+    TilePositions,
+    ViewBatch,
+    draw_rows,
+    draw_slide_augmentation,
+    make_views,
+)
+from gigacli.randomness import keyed_rng
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+DEVICE_SHARE = 0.6
+"""Of the free memory of a CUDA device, that a bank may take; the rest is for the network."""
+
+UPLOAD_BYTES = 2**28
+"""Moved to the device at once."""
+
+
+class Bank(Protocol):
+    """What views are drawn from; :class:`gigacli.store.bank.BankReader` is one.
+
+    Attributes:
+        augmentations: Augmentations per slide.
+        draws: Tiles per augmentation.
+        vectors: (s, a / ca, d / cd, ca, cd, c) float16, chunks of ca augmentations by cd draws.
+        tile: (s, augmentations, draws), the tile of its slide that each row is of.
+    """
+
+    augmentations: int
+    draws: int
+    vectors: NDArray[np.float16]
+    tile: NDArray[np.int32]
+
+
+class Sampler:
+    """Batches of slides and their views.
+
+    Args:
+        bank: What views are drawn from.
+        positions: Of the tiles of the bank's slides, in its order.
+        tiles: T, tiles per view.
+        slide_aug: Whether positions are flipped, rotated and scaled (paper, step 4).
+        seed: Of everything random.
+        batch_size: Most slides per step; batches differ by one slide at most.
+        device: Where the views go.
+        part: (r, k): this process is the r-th of k, and gathers its part of each batch.
+    """
+
+    def __init__(
+        self,
+        bank: Bank,
+        positions: TilePositions,
+        *,
+        tiles: int,
+        slide_aug: bool,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.bank, self.positions = bank, positions
+        self.tiles, self.slide_aug, self.seed = tiles, slide_aug, seed
+        self.device, self.part = device, part
+        self.slides = len(bank.vectors)
+        self.steps = steps_per_epoch(self.slides, batch_size)
+        self._on_device = _upload(bank.vectors, device) if _fits(bank.vectors, device) else None
+
+    def __call__(self, epoch: int) -> Iterator[tuple[ViewBatch, int]]:
+        """The batches of an epoch, each with the number of its slides over all processes."""
+        order = keyed_rng(self.seed, "order", epoch).permutation(self.slides)
+        for step, slides in enumerate(np.array_split(order, self.steps)):
+            yield self.views(slides, keyed_rng(self.seed, "views", epoch, step)), len(slides)
+
+    def views(self, slides: NDArray[np.int64], rng: np.random.Generator) -> ViewBatch:
+        """The first views of this process's part of the slides (n,), then their second views: (2n, t, ...)."""
+        twice = np.concatenate([slides, slides])  # (2n,)
+        augmentation = rng.integers(0, self.bank.augmentations, len(twice))
+        draws = draw_rows(rng, np.full(len(twice), self.bank.draws), self.tiles)  # (2n, t)
+        moved = draw_slide_augmentation(len(twice), rng) if self.slide_aug else None
+        mine = np.array_split(np.arange(len(slides)), self.part[1])[self.part[0]]
+        mine = np.concatenate([mine, len(slides) + mine])
+        if moved is not None:
+            moved = SlideAugmentation(moved.flip[mine], moved.angle_rad[mine], moved.scale[mine])
+        return self._gather(twice[mine], augmentation[mine], draws[mine], moved)
+
+    def _gather(
+        self,
+        slides: NDArray[np.int64],
+        augmentation: NDArray[np.int64],
+        draws: NDArray[np.int64],
+        moved: SlideAugmentation | None,
+    ) -> ViewBatch:
+        _, _, _, ca, cd, _ = self.bank.vectors.shape
+        s, a = slides[:, None], augmentation[:, None]  # (b, 1), beside draws (b, t)
+        at = (s, a // ca, draws // cd, a % ca, draws % cd)
+        positions = self.positions(slides, self.bank.tile[s, a, draws])  # (b, t, 2)
+        if self._on_device is None:
+            return make_views(self.bank.vectors[at], positions, augmentation=moved, device=self.device)
+        rows = np.ravel_multi_index(np.broadcast_arrays(*at), self.bank.vectors.shape[:-1])  # (b, t)
+        features = self._on_device[torch.from_numpy(rows).to(self.device)]
+        return make_views(features, positions, augmentation=moved, device=self.device)
+
+
+def steps_per_epoch(slides: int, batch_size: int) -> int:
+    """Batches that hold all slides, each at most `batch_size`."""
+    return -(-slides // batch_size)
+
+
+def _fits(vectors: NDArray[np.float16], device: torch.device) -> bool:
+    """Whether a bank can live on the device: each batch then costs no transfer."""
+    return device.type == "cuda" and vectors.nbytes < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def _upload(vectors: NDArray[np.float16], device: torch.device) -> Tensor:
+    """(rows, c) on the device, slide after slide as they lie."""
+    per_slide = vectors[:1].nbytes
+    step = max(1, UPLOAD_BYTES // max(1, per_slide))
+    rows = torch.empty(int(np.prod(vectors.shape[:-1])), vectors.shape[-1], dtype=torch.float16, device=device)
+    for start, target in zip(
+        range(0, len(vectors), step), torch.split(rows, step * int(np.prod(vectors.shape[1:-1]))), strict=True
+    ):
+        block = np.ascontiguousarray(vectors[start : start + step])
+        target.copy_(torch.from_numpy(block).view_as(target))
+    return rows

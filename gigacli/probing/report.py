@@ -1,0 +1,230 @@
+"""What a probe found: rows of a table, files a paper can be written from, lines for a person."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from gigacli.probing.scores import Score
+    from gigacli.probing.splits import Split
+    from gigacli.probing.units import Units
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """One line of the table: a target, an embedding with a method, and a label budget.
+
+    Attributes:
+        embedding: Name in the store; of the features where the method is "abmil".
+        target: Column that was predicted.
+        method: "linear": logistic regression; "abmil": attention MIL on the tiles.
+        c: Inverse regularisation, or "auto": chosen inside each training set; "" where there is none.
+        scaled: Whether the values were standardised on the training side, as the paper does with the mean of tiles.
+        budget: Labels used: "all", "25 %" or "50".
+        n_train: Mean number of training slides (or patients).
+        n_test: Mean number of test slides (or patients).
+        splits: Number of splits.
+        auc_mean: Mean AUC; macro one-vs-rest for more than two classes.
+        auc_std: Sample standard deviation over the splits.
+        auc_low: Lower end of the 95 % interval of the mean (Nadeau and Bengio 2003).
+        auc_high: Upper end.
+        accuracy: Mean over splits.
+        balanced_accuracy: Mean over splits.
+        baseline: What it is compared with, "" where it is that itself.
+        difference: Mean AUC above the baseline, on the same splits and with as many labels.
+        difference_low: Lower end of its 95 % interval, paired by split.
+        difference_high: Upper end.
+        classes: Slides per class.
+        patients: Patients per class, or None where they are not known.
+        aucs: AUC of each split.
+    """
+
+    embedding: str
+    target: str
+    method: str
+    c: str
+    scaled: bool
+    budget: str
+    n_train: float
+    n_test: float
+    splits: int
+    auc_mean: float
+    auc_std: float | None
+    auc_low: float | None
+    auc_high: float | None
+    accuracy: float
+    balanced_accuracy: float
+    baseline: str
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    classes: dict[str, int]
+    patients: dict[str, int] | None
+    aucs: tuple[float, ...]
+
+    @property
+    def judge(self) -> str:
+        """The method with its settings, in a few characters."""
+        return f"{'scaled, ' if self.scaled else ''}C={self.c}" if self.method == "linear" else self.method
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What ``giga probe`` found.
+
+    Attributes:
+        scores: One row per target, embedding, method and budget.
+        joins: How labels and vectors met; with several targets, by target.
+        warnings: What deserves a sentence: leaks, small classes, fits that stopped short.
+        notes: What was decided: where patients come from, how splits were made.
+        files: What was written with ``out``.
+        seconds: Time it took.
+    """
+
+    scores: list[ProbeRow]
+    joins: dict[str, Any]
+    warnings: list[str]
+    notes: list[str]
+    files: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One row before it is compared: who was judged, on what, and how it went.
+
+    Attributes:
+        embedding: As in :class:`ProbeRow`.
+        method: Likewise.
+        c: Likewise.
+        scaled: Likewise.
+        budget: Likewise.
+        target: Likewise.
+        features: Fingerprint of the tile features behind it.
+        units: The slides or patients.
+        splits: The splits at this budget, (J,).
+        score: What came of it.
+    """
+
+    embedding: str
+    method: str
+    c: str
+    scaled: bool
+    budget: str
+    target: str
+    features: str
+    units: Units
+    splits: Sequence[Split]
+    score: Score
+
+    @property
+    def name(self) -> str:
+        """Who was judged and how, for a legend or a sentence."""
+        how = "" if self.method == "linear" and self.c == "10" else f" ({self.method if not self.c else f'C={self.c}'})"
+        return f"{self.embedding}{how}"
+
+
+def write(folder: Path, rows: Sequence[ProbeRow], judged: Sequence[Judged]) -> list[str]:
+    """Write scores.csv and predictions.csv; the paths.
+
+    predictions.csv has a row per test slide, split and line of the table, with a column `p_CLASS` per class.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scores, predictions = folder / "scores.csv", folder / "predictions.csv"
+    names = [f.name for f in fields(ProbeRow)]
+    with scores.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(names)
+        table.writerows([_cell(getattr(row, name)) for name in names] for row in rows)
+    classes = sorted({name for one in judged for name in one.score.classes})
+    unit = judged[0].units.level
+    with predictions.open("w", newline="", encoding="utf-8") as file:
+        header = ["target", "embedding", "method", "c", "budget", "split", unit, "truth", *(f"p_{c}" for c in classes)]
+        lines = csv.DictWriter(file, header, restval="")
+        lines.writeheader()
+        for one in judged:
+            lines.writerows(_predictions(one, unit))
+    return [str(scores), str(predictions)]
+
+
+def _predictions(one: Judged, unit: str) -> Iterator[dict[str, object]]:
+    who = {"target": one.target, "embedding": one.embedding, "method": one.method, "c": one.c, "budget": one.budget}
+    columns = [f"p_{name}" for name in one.score.classes]
+    for number, (split, fold) in enumerate(zip(one.splits, one.score.folds, strict=True)):
+        for place, shares in zip(split.test.tolist(), fold.probabilities.tolist(), strict=True):
+            said = {unit: one.units.ids[place], "truth": one.units.label[place]}
+            yield {**who, "split": number, **said, **dict(zip(columns, shares, strict=True))}
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {n}" for name, n in value.items())
+    if isinstance(value, tuple):
+        return " ".join(f"{x:.6f}" for x in value)
+    return "" if value is None else value
+
+
+COLUMNS = (
+    "embedding", "method", "labels", "AUC ± sd", "95 % interval", "above baseline", "acc.", "bal. acc.", "train", "test"
+)  # fmt: skip
+
+
+def tables(result: ProbeResult) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """Per target what was judged, and the rows as text under :data:`COLUMNS`."""
+    for target in dict.fromkeys(row.target for row in result.scores):
+        rows = [row for row in result.scores if row.target == target]
+        first, known = rows[0], rows[0].patients or {}
+        counts = (f"{c} {n}" + (f" of {known[c]} patients" if c in known else "") for c, n in first.classes.items())
+        title = f"{target}: {sum(first.classes.values())} slides ({', '.join(counts)}), {first.splits} splits"
+        yield title, [_texts(row) for row in rows]
+
+
+def lines(result: ProbeResult) -> Iterator[str]:
+    """How labels and vectors met, what was decided, what deserves attention, what was written: in sentences."""
+    targets = list(dict.fromkeys(row.target for row in result.scores))
+    for target in targets:
+        for line in _join_lines(result.joins if len(targets) == 1 else result.joins[target]):
+            yield line if len(targets) == 1 else f"{target}: {line}"
+    yield from result.notes
+    yield from (f"warning: {text}" for text in result.warnings)
+    yield from (f"wrote {file}" for file in result.files)
+
+
+def _join_lines(counts: dict[str, Any]) -> Iterator[str]:
+    yield f"joined {counts['labels']} labels with {counts['vectors']} vectors: {counts['matched']} slides matched"
+    for key, what in (
+        ("unmatched", "labels name no slide here"),
+        ("without_vector", "labelled slides have no vector"),
+        ("unlabelled", "vectors have no label"),
+    ):
+        if counts[key]:
+            yield f"{counts[key]} {what}, first: {', '.join(counts[f'{key}_first'])}"
+    if counts["missing"]:
+        yield f"{counts['missing']} rows of the labels have an empty label"
+
+
+def _texts(row: ProbeRow) -> tuple[str, ...]:
+    return (
+        row.embedding,
+        row.judge,
+        row.budget,
+        f"{row.auc_mean:.3f}" + ("" if row.auc_std is None else f" ± {row.auc_std:.3f}"),
+        "" if row.auc_low is None else f"{row.auc_low:.3f}-{row.auc_high:.3f}",
+        _above(row),
+        f"{row.accuracy:.3f}",
+        f"{row.balanced_accuracy:.3f}",
+        f"{row.n_train:.0f}",
+        f"{row.n_test:.0f}",
+    )
+
+
+def _above(row: ProbeRow) -> str:
+    if row.difference is None:
+        return ""
+    ends = "" if row.difference_low is None else f" ({row.difference_low:+.3f} to {row.difference_high:+.3f})"
+    return f"{row.difference:+.3f}{ends}"

@@ -1,0 +1,106 @@
+"""What is judged: slides, or patients with all their slides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from gigacli.errors import InvalidInput
+from gigacli.probing.labels import patients_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from gigacli.probing.labels import Join
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Slides or patients with a label and a vector.
+
+    Attributes:
+        level: What a unit is.
+        ids: Their names, (units,).
+        label: Their labels, text (units,).
+        patient: Their patients, (units,), or None when nothing is known of any.
+        slides: Rows of the slides of each in the store, int64, one or several.
+    """
+
+    level: Literal["slide", "patient"]
+    ids: tuple[str, ...]
+    label: NDArray[np.str_]
+    patient: tuple[str, ...] | None
+    slides: tuple[NDArray[np.int64], ...]
+
+    def vectors(self, of_slides: NDArray[np.float32], *, unit_length: bool) -> NDArray[np.float32]:
+        """One vector per unit, (units, features); a patient's is the mean of the slides'.
+
+        Args:
+            of_slides: (slides of the store, features).
+            unit_length: Whether a patient's mean is scaled to length 1, as the slides' vectors are.
+        """
+        if self.level == "slide":
+            return of_slides[np.concatenate(self.slides)]
+        means = np.stack([of_slides[rows].mean(axis=0, dtype=np.float64) for rows in self.slides])  # (units, features)
+        if unit_length:
+            means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        return means.astype(np.float32)
+
+    def per_class(self) -> dict[str, dict[str, int]]:
+        """Slides and, where they are known, patients of every class."""
+        slides: Counter[str] = Counter()
+        for label, rows in zip(self.label.tolist(), self.slides, strict=True):
+            slides[label] += len(rows)
+        counts = {"classes": dict(sorted(slides.items()))}
+        if self.patient is not None:
+            pairs = set(zip(self.label.tolist(), self.patient, strict=True))
+            counts["patients"] = dict(sorted(Counter(label for label, _ in pairs).items()))
+        return counts
+
+
+def units_of(
+    joined: Join, slide_ids: Sequence[str], patients: Sequence[str], *, level: Literal["slide", "patient"]
+) -> tuple[Units, str]:
+    """Say what is judged, and where the patients come from.
+
+    Args:
+        joined: The slides with a label and a vector.
+        slide_ids: The slides of the store.
+        patients: Their patients, (slides of the store,), "" where not known.
+        level: `patient`: one vector and one label per patient.
+
+    Raises:
+        InvalidInput: Patients are to be judged, but they are not known, or one has slides of two classes.
+    """
+    mine = [slide_ids[i] for i in joined.index]
+    known, source = patients_of(mine, from_store=[patients[i] for i in joined.index], from_labels=joined.patient_id)
+    if level == "slide":
+        rows = tuple(joined.index[:, None])
+        return Units(level, tuple(mine), joined.label, None if known is None else tuple(known), rows), source
+    if known is None:
+        raise InvalidInput(
+            "--level patient: it is not known which slides belong to one patient",
+            "Add a column patient_id to the labels, or to the CSV of `giga tile --csv`.",
+        )
+    slides: dict[str, list[int]] = {}  # in the order in which the patients come
+    labels: dict[str, set[str]] = {}
+    for patient, label, row in zip(known, joined.label.tolist(), joined.index.tolist(), strict=True):
+        slides.setdefault(patient, []).append(row)
+        labels.setdefault(patient, set()).add(label)
+    torn = [patient for patient, said in labels.items() if len(said) > 1]
+    if torn:
+        raise InvalidInput(
+            f"{len(torn)} patients have slides of more than one class: {', '.join(torn[:_SHOWN])} "
+            f"(the first: {' and '.join(sorted(labels[torn[0]]))})",
+            "Give all slides of a patient one label, or judge slides: --level slide.",
+        )
+    names = tuple(slides)
+    label = np.array([next(iter(labels[name])) for name in names])
+    return Units(level, names, label, names, tuple(np.array(slides[n], dtype=np.int64) for n in names)), source

@@ -1,0 +1,134 @@
+"""Short cuts for stores that are folders of files. What they give is what zarr gives, sooner."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from zarr.codecs import BytesCodec
+from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
+from zarr.storage import LocalStore
+
+from gigacli.errors import Mismatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+MAP_FIXED = 0x10
+MADV_RANDOM = 1
+"""The same numbers on Linux and macOS; Python's mmap has no name for the first."""
+
+
+def chunk_folder(array: Any) -> Path | None:
+    """Folder of an array's chunks if they are plain files: local, uncompressed, ``c/i/j/...``; else None."""
+    metadata = array.metadata
+    codecs = metadata.codecs
+    plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and array.dtype.isnative
+    keys = metadata.chunk_key_encoding
+    if not (plain and isinstance(array.store, LocalStore) and keys == DefaultChunkKeyEncoding(separator="/")):
+        return None
+    return Path(array.store.root, array.path, "c")
+
+
+def read_column(array: Any) -> NDArray[Any]:
+    """``array[:]`` of an array with one chunk per entry (``done``, ``count``), in one pass over its files.
+
+    Zarr takes a quarter of a millisecond per chunk, which is seconds for 12,000 slides.
+    """
+    folder = chunk_folder(array)
+    if folder is None or array.ndim != 1 or array.chunks != (1,):
+        return np.asarray(array[:])
+    values = np.full(array.shape, array.fill_value, dtype=array.dtype)
+    entries = list(os.scandir(folder)) if folder.is_dir() else []
+    for entry in entries:
+        if not entry.name.isdigit() or int(entry.name) >= len(values):
+            continue  # a temporary file of a killed writer
+        try:
+            data = Path(entry.path).read_bytes()
+        except FileNotFoundError:  # set back to its fill value in this moment
+            continue
+        if len(data) != array.dtype.itemsize:
+            return np.asarray(array[:])  # damaged: zarr says what is wrong
+        values[int(entry.name)] = np.frombuffer(data, dtype=array.dtype)[0]
+    return values
+
+
+class _Pages:
+    """Files mapped one after the other into one range of addresses, each from a page of its own.
+
+    Python's own mmap keeps a file descriptor per mapping (before 3.13), and cannot choose addresses.
+    """
+
+    def __init__(self, files: Sequence[Path], size: int) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int64,
+        ]
+        libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        self._unmap = libc.munmap
+        self.stride = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.size = max(1, len(files)) * self.stride
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        self.address = _mapped(libc.mmap(None, self.size, mmap.PROT_READ, flags, -1, 0), len(files))
+        for i, file in enumerate(files):
+            descriptor = _open(file, size)
+            try:
+                at = self.address + i * self.stride
+                _mapped(libc.mmap(at, size, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, descriptor, 0), len(files))
+            finally:
+                os.close(descriptor)
+        libc.madvise(self.address, self.size, MADV_RANDOM)  # read what is asked for, not what lies around it
+        self.__array_interface__ = {
+            "shape": (len(files), size),
+            "strides": (self.stride, 1),
+            "typestr": "|u1",
+            "data": (self.address, True),
+            "version": 3,
+        }
+
+    def __del__(self) -> None:
+        if hasattr(self, "address"):
+            self._unmap(self.address, self.size)
+
+
+def map_files(files: Sequence[Path], *, size: int) -> NDArray[np.uint8]:
+    """Files of `size` bytes each as one read-only array (file, byte) in mapped memory, holding none of them open.
+
+    Raises:
+        Mismatch: A file is missing or of another size, or there are more than the system can map.
+    """
+    return np.asarray(_Pages(files, size))
+
+
+def _open(file: Path, size: int) -> int:
+    """A descriptor of a file whose size is right: reading a mapping beyond the end of its file kills the process."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except FileNotFoundError:
+        raise Mismatch(f"{file} is missing", "see what else is: giga validate STORE") from None
+    if (found := os.fstat(descriptor).st_size) != size:
+        os.close(descriptor)
+        raise Mismatch(f"{file} has {found} bytes, expected {size}", "see what else is damaged: giga validate STORE")
+    return descriptor
+
+
+def _mapped(address: int | None, n: int) -> int:
+    if address is None or address == ctypes.c_void_p(-1).value:
+        raise Mismatch(
+            f"{n} files cannot be mapped into memory: {os.strerror(ctypes.get_errno())}",
+            "raise the system's limit, for example: sysctl vm.max_map_count=1000000",
+        )
+    return address

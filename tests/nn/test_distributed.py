@@ -1,0 +1,169 @@
+"""Two processes (gloo) take the steps of one: views, batch norm, loss, gradients."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from gigacli.errors import InvalidInput
+from gigacli.nn.distributed import ALONE, Processes, SyncBatchNorm1d, joined, synchronise
+
+STEPS = """
+    import sys
+    from dataclasses import replace
+    from types import SimpleNamespace
+
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+
+    from gigacli.nn import distributed, loop
+    from gigacli.nn.giga import GigaSSL
+    from gigacli.nn.losses import chance_level
+    from gigacli.nn.sampler import Sampler
+    from gigacli.nn.views import TilePositions
+    from gigacli.progress import SILENT
+
+    torch.set_num_threads(1)
+    SLIDES, WIDTH, BATCH, EPOCHS = 18, 6, 9, 10  # 20 steps; nine slides do not split evenly
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((SLIDES, 1, 1, 3, 8, WIDTH)) + 2 * rng.standard_normal((SLIDES, 1, 1, 1, 1, WIDTH))
+    bank = SimpleNamespace(augmentations=3, draws=8, vectors=vectors.astype(np.float16),
+                           tile=rng.integers(0, 20, (SLIDES, 3, 8)))
+    grids = [(rng.integers(0, 10, (20, 2)).astype(np.int32) * 512, 512.0) for _ in range(SLIDES)]
+    with distributed.joined(torch.device("cpu")) as (processes, device):
+        sampler = Sampler(bank, TilePositions(grids), tiles=4, slide_aug=True, seed=0, batch_size=BATCH,
+                          device=device, part=processes.part)
+        method = GigaSSL(WIDTH, temperature=0.2, seed=1).double()
+        distributed.synchronise(method, processes)
+        method.processes = processes
+
+        def step(batch):
+            views, slides = batch
+            loss, vectors = method.step(replace(views, features=views.features.double()))
+            return loop.Step(loss, chance_level(slides), slides, vectors)
+
+        history = loop.run(loop.Training(
+            module=method, optimizer=torch.optim.Adam(method.parameters(), lr=1e-3),
+            schedule=loop.Schedule(1e-3, 3, 20), epochs=EPOCHS, batches=sampler, step=step,
+            save=lambda *_: None, processes=processes), SILENT, checkpoint=None)
+        history = {k: torch.tensor(v, dtype=torch.float64) for k, v in history.items()}
+        save_file({**method.state_dict(), **history}, f"{sys.argv[1]}/{processes.count}.{processes.rank}")
+"""
+
+
+def launch(count, arguments):
+    """Run a command line of python in `count` processes, as torchrun does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**shared, "WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    ended = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0] * count, ended
+    return [out for out, _ in ended]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """State and history after 20 steps of one process, and of each of two."""
+    folder = tmp_path_factory.mktemp("steps")
+    script = folder / "steps.py"
+    script.write_text(textwrap.dedent(STEPS))
+    for count in (1, 2):
+        launch(count, [str(script), str(folder)])
+    return load_file(folder / "1.0"), [load_file(folder / f"2.{rank}") for rank in (0, 1)]
+
+
+def test_two_processes_equal_one_with_the_same_batches(trained):
+    one, both = trained
+    assert one["encoder.blocks.0.conv1"].dtype == torch.float64
+    for two in both:
+        assert two.keys() == one.keys()  # one format for all
+        for name, value in one.items():
+            if name not in ("per_second", "waiting"):
+                torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5, msg=name)
+    assert one["loss"][-1] < one["loss"][0]  # it did learn
+
+
+def test_both_processes_hold_the_same_weights(trained):
+    first, second = trained[1]
+    for name in first.keys() - {"per_second", "waiting"}:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_the_batch_norm_is_torchs_own(monkeypatch, mode):
+    """One process: the sum over processes is what it is given."""
+    monkeypatch.setattr("gigacli.nn.distributed.dist.all_reduce", lambda tensor: None)
+    torch.manual_seed(0)
+    theirs = nn.BatchNorm1d(4).double()
+    nn.init.normal_(theirs.weight)
+    nn.init.normal_(theirs.bias)
+    module = nn.Sequential(nn.BatchNorm1d(4).double())
+    module[0].load_state_dict(theirs.state_dict())
+    ours = synchronise(module, Processes(0, 2))[0]
+    assert isinstance(ours, SyncBatchNorm1d)
+    for norm in (ours, theirs):
+        norm.train(mode == "train")
+    for _ in range(3):
+        x = (torch.randn(9, 4) * 3 + 100).double()
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        outputs = [norm(i) for norm, i in zip((ours, theirs), inputs, strict=True)]
+        torch.testing.assert_close(*outputs)
+        for output in outputs:
+            output.pow(3).sum().backward()
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_half_precision_stays_half_precision(monkeypatch):
+    monkeypatch.setattr("gigacli.nn.distributed.dist.all_reduce", lambda tensor: None)
+    norm = SyncBatchNorm1d(nn.BatchNorm1d(4))
+    x = torch.randn(64, 4).bfloat16()
+    assert norm(x).dtype == torch.bfloat16
+    torch.testing.assert_close(norm(x), nn.BatchNorm1d(4)(x), rtol=0.02, atol=0.02)
+
+
+def test_alone_nothing_is_changed(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    module = nn.Sequential(nn.BatchNorm1d(2))
+    norm = module[0]
+    with joined(torch.device("cpu")) as (processes, device):
+        assert processes == ALONE
+        assert device == torch.device("cpu")
+        assert synchronise(module, processes)[0] is norm
+        rows = torch.ones(2, 3)
+        assert processes.gather(rows) is rows
+        assert processes.gather_views(rows) is rows
+        assert processes.share("value") == "value"
+        processes.wait()
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "message"), [("cuda:1", 2, "--device is cuda:1"), ("cuda", 1, "CUDA devices \\(1\\)")]
+)
+def test_devices_for_all_processes(monkeypatch, device, there, message):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    with pytest.raises(InvalidInput, match=message), joined(torch.device(device)):
+        pass

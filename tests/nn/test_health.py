@@ -1,0 +1,63 @@
+"""Health against its formulas, transcribed; complaints."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gigacli.nn.health import complaint, health_of
+
+
+def vectors(seed, n, c):
+    return torch.randn(2 * n, c, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.integers(0, 1000), st.integers(2, 7), st.integers(2, 20))
+@settings(max_examples=40)
+def test_the_formulas(seed, n, c):
+    x = vectors(seed, n, c)
+    units = (x / x.norm(dim=1, keepdim=True)).double().numpy()
+    found = health_of(x)
+    alignment = np.mean([np.sum((units[i] - units[n + i]) ** 2) for i in range(n)])
+    spread = [math.exp(-2 * np.sum((a - b) ** 2)) for a, b in itertools.combinations(units, 2)]
+    singular = np.linalg.svd(units[:n], compute_uv=False)
+    share = singular[singular > 1e-12] / singular.sum()
+    assert found.alignment == pytest.approx(alignment, rel=1e-4)
+    assert found.uniformity == pytest.approx(math.log(np.mean(spread)), rel=1e-4, abs=1e-5)
+    assert found.rank == pytest.approx(math.exp(-(share * np.log(share)).sum()), rel=5e-3)
+
+
+def test_extremes():
+    alike = health_of(torch.ones(12, 5))
+    assert alike.rank == pytest.approx(1, abs=0.02)
+    assert [alike.alignment, alike.uniformity] == pytest.approx([0, 0], abs=1e-6)
+    apart = health_of(torch.eye(8))
+    assert apart.rank == pytest.approx(4, rel=1e-5)
+    assert apart.alignment == pytest.approx(2)
+    assert apart.uniformity == pytest.approx(-4)
+
+
+def history(loss, rank, n):
+    return {"loss": [loss] * n, "chance": [5.0] * n, "rank": [rank] * n}
+
+
+@pytest.mark.parametrize(
+    ("loss", "rank", "words"),
+    [(4.0, 30.0, ""), (4.99, 30.0, "nothing has been learnt"), (6.0, 30.0, "nothing"), (5.0, 1.2, "collapsed")],
+)
+def test_what_is_wrong_is_said_in_words(loss, rank, words):
+    said = complaint(history(loss, rank, 50), epochs=100)
+    assert words in said
+    assert bool(said) == bool(words)
+    if said:
+        assert "--lr" in said
+
+
+def test_every_training_begins_at_chance():
+    assert complaint(history(5.0, 1.0, 9), epochs=100) == ""
+    assert complaint(history(5.0, 1.0, 10), epochs=100) != ""
+    assert complaint({"loss": [5.0], "chance": [5.0]}, epochs=1) != ""  # where there are no vectors
