@@ -46,7 +46,8 @@ from gigacli.nn.frozen import FrozenTileEncoder
 atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, file=open(sys.argv[2], "w")))
 if sys.argv[1] == "instant":
     FrozenTileEncoder.__call__ = lambda self, images: images[:, :1, 0, 0].float().repeat(1, self.features)
-from gigacli.cli import run_command
+import gigacli.cli
+from gigacli.command import run_command
 sys.exit(run_command(sys.argv[3:]))
 """
 

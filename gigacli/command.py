@@ -1,0 +1,178 @@
+"""How a command is made: the application, exit codes, and flags from the configuration of a verb.
+
+Flags are generated from the configuration dataclasses, so name, type, default and help have one source.
+Nothing heavy is imported before a command runs: ``giga --help`` must answer at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import types
+import typing
+from dataclasses import fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gigacli.errors import GigaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gigacli.options import Config
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="giga",
+    help="One small vector per whole slide image, learnt without labels (Giga-SSL).\n\n"
+    "tile -> pretrain-tiles -> bank -> train -> embed -> probe: six verbs around one zarr store per cohort.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no messages.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of the cohort store.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,  # noqa: FBT002
+) -> None:
+    if version:
+        from gigacli.version import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit(DONE)
+
+
+def guard(work: Callable[[], int], *, debug: bool) -> None:
+    """Run, turn errors into messages and exit codes."""
+    from gigacli import console
+
+    try:
+        code = work()
+    except GigaError as error:
+        if debug:
+            raise
+        console.show_error(error)
+        code = BAD_INPUT
+    except KeyboardInterrupt:
+        console.say("interrupted; what was finished is kept, run the same command again to go on")
+        code = INTERRUPTED
+    except Exception as error:
+        if debug:
+            raise
+        text = f"{type(error).__name__}: {error}"
+        console.show_error(GigaError(text, "what was finished is kept; --debug shows where this came from"))
+        code = FAILED
+    raise typer.Exit(code)
+
+
+def _option_type(annotation: Any) -> Any:
+    """The type a flag is parsed as: Literal and unions with None as their base type, tuples as lists."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return str
+    if typing.get_origin(annotation) is tuple:
+        return types.GenericAlias(list, typing.get_args(annotation)[:1])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        inner = [a for a in typing.get_args(annotation) if a is not type(None)]
+        base: Any = _option_type(inner[0])
+        return base | None
+    return annotation
+
+
+def _parameters(config: type[Config]) -> list[inspect.Parameter]:
+    """One flag per field of a configuration."""
+    hints = typing.get_type_hints(config)
+    parameters = []
+    for field in fields(config):
+        flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
+        if field.default is True:
+            flag = f"--{field.name.replace('_', '-')}/--no-{field.name.replace('_', '-')}"
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        kind: Any = _option_type(hints[field.name])
+        annotation = Annotated[kind, typer.Option(flag, help=field.metadata["help"])]
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        )
+    return parameters
+
+
+def verb(
+    name: str,
+    config: type[Config],
+    *,
+    help_text: str,
+    example: str,
+    arguments: list[inspect.Parameter],
+    call: Callable[..., Any],
+    show: Callable[[Any], None],
+    environment: Mapping[str, str] = types.MappingProxyType({}),
+) -> None:
+    """Register a verb: its arguments, the flags of its configuration, and the flags all verbs share.
+
+    Args:
+        name: The verb.
+        config: Its configuration; every field becomes a flag.
+        help_text: What it does.
+        example: A command line that can be run.
+        arguments: Positional arguments, by name.
+        call: Receives the stage's function, the arguments, the options and the progress; returns the summary.
+        show: Shows the summary to a person.
+        environment: Variables that libraries read when they are loaded, set where the user has not.
+    """
+
+    def run(context: typer.Context, **values: Any) -> None:
+        def work() -> int:
+            from gigacli import console
+
+            speaks = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; the first one speaks
+            options = {f.name: values[f.name] for f in fields(config) if _was_given(context, f.name)}
+            options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+            given = {p.name: values[p.name] for p in arguments}
+            os.environ.update({k: v for k, v in environment.items() if k not in os.environ})
+            with console.ConsoleProgress(quiet=values["quiet"] or not speaks) as progress:
+                module = import_module(f"gigacli.stages.{name.replace('-', '_')}")
+                summary = call(getattr(module, name.replace("-", "_")), given, {**options, "progress": progress})
+            if speaks:
+                console.show_json(summary) if values["json"] else show(summary)
+            return FAILED if getattr(summary, "failed", 0) else DONE
+
+        guard(work, debug=values["debug"])
+
+    shared = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for key, annotation in (("json", Json), ("quiet", Quiet), ("debug", Debug))
+    ]
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [first, *arguments, *_parameters(config), *shared]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    app.command(name, help=f"{help_text}\n\nExample: {example}", rich_help_panel="Verbs")(run)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    """Whether the user wrote an option: what is left out may follow the store (:meth:`Config.following`)."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def argument(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """A positional argument or an option that no configuration has."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line in this process; its exit code."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except typer.Exit as stop:
+        code = stop.exit_code
+    return int(code or DONE)

@@ -1,0 +1,83 @@
+"""The commands beside the six verbs: what is in a store, whether it is sound, and a demonstration."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gigacli.command import DONE, FAILED, Debug, Json, Quiet, StoreArgument, app, guard, run_command
+
+
+def add_tools() -> None:
+    """Register them, in the order in which ``giga --help`` lists them."""
+    for name, tool in (("info", info), ("validate", validate), ("demo", demo)):
+        app.command(name, rich_help_panel="Tools")(tool)
+
+
+def info(store: StoreArgument, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:  # noqa: FBT002
+    """Say what a store holds and what to run next.
+
+    Example: giga info cohort.zarr
+    """
+
+    def work() -> int:
+        from gigacli import console
+        from gigacli.store.info import info
+
+        found = info(store)
+        if json:
+            console.show_json(found)
+        else:
+            console.show_info(found)
+        return DONE
+
+    guard(work, debug=debug)
+
+
+def validate(store: StoreArgument, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:  # noqa: FBT002
+    """Check a store against the specification; exit 1 where it departs from it.
+
+    Example: giga validate cohort.zarr
+    """
+
+    def work() -> int:
+        from gigacli import console
+        from gigacli.store.validate import validate
+
+        report = validate(store)
+        if json:
+            console.show_json(report)
+        else:
+            console.show_problems(report)
+        return FAILED if report.problems else DONE
+
+    guard(work, debug=debug)
+
+
+def demo(
+    folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Where to put slides and store.")] = "giga-demo",
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    quiet: Quiet = False,  # noqa: FBT002
+    debug: Debug = False,  # noqa: FBT002
+) -> None:
+    """Draw a small synthetic cohort and run the six verbs on it: a smoke test, not evidence.
+
+    Example: giga demo giga-demo
+    """
+
+    def work() -> int:
+        from gigacli import console
+        from gigacli.demo.run import NOTICE, prepare, steps
+
+        with console.ConsoleProgress(quiet=quiet) as progress:
+            cohort = prepare(folder, seed=seed, progress=progress)
+        for line in steps(cohort, seed=seed):
+            console.say(f"$ giga {' '.join(line)}", to_out=True)
+            code = run_command([*line, "--quiet"] if quiet else list(line))
+            if code != DONE:
+                return code
+        console.say(NOTICE, to_out=True)
+        return DONE
+
+    guard(work, debug=debug)
