@@ -181,6 +181,13 @@ def test_figure_3(script, tmp_path, name, options, known):
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
+def test_the_readme_has_one_command_per_table():
+    text = (FOLDER / "README.md").read_text()
+    scripts = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py")
+    assert len(scripts) == 7
+    assert all(f"`python examples/paper/{name} cohort.zarr labels" in text for name in scripts)
+
+
 def test_missing_tables_are_named_before_anything_is_made(script, store, labels, tmp_path, capsys):
     script("figure3a", "--tiles", "5")
     before = giga.open(store).names("models")
