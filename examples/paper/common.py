@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line of giga sets it, before torch is loaded
 
 import gigacli as giga
 from gigacli.console import ConsoleProgress
