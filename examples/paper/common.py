@@ -37,6 +37,8 @@ TASKS = {
 }
 """The tasks of the paper's table 1, in the order of table 2, by the name of their label table and folder of splits."""
 
+MEAN = "mean over the tasks"
+
 R = 50
 """Views averaged per slide (paper, section 4.2)."""
 
@@ -146,18 +148,19 @@ class Run:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(5, 3.5), layout="constrained")
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         for line, points in lines.items():
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=line)
+            style = {"color": "black", "linewidth": 2} if line == MEAN else {"linewidth": 1}
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=line, **style)
         ticks = sorted({place for points in lines.values() for place, _ in points})
         axes.set(xscale="log", xlabel=x, ylabel=y)
         axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         if zero:
             axes.axhline(0, color="red", linewidth=0.8)
-        axes.legend(fontsize=7)
+        figure.legend(fontsize=7, loc="outside right upper")
         path = self.options.out / f"{name}.png"
         figure.savefig(path, dpi=200)
         return path
