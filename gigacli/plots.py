@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 DPI = 200
 _GRID = np.linspace(0, 1, 201)
+_ASIDE = 1.015
+"""Factor between neighbouring lines of a learning curve along the number of labels."""
+_APART = 1.15
+"""Least factor between two numbers under its axis."""
+_ACROSS = 3
+"""Panels side by side."""
 
 
 def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = False) -> Axes:
@@ -34,11 +40,13 @@ def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = F
     """
     lines: dict[str, list[ProbeRow]] = {}
     for row in rows:
-        if not difference or row.difference is not None:
-            lines.setdefault(f"{row.embedding}, {row.judge}", []).append(row)
-    for name, points in lines.items():
-        points = sorted(points, key=lambda row: row.n_train)
-        x = [row.n_train for row in points]
+        lines.setdefault(f"{row.embedding}, {row.judge}", []).append(row)
+    for i, (name, line) in enumerate(lines.items()):
+        points = sorted((r for r in line if not difference or r.difference is not None), key=lambda row: row.n_train)
+        if not points:  # the baseline itself: it keeps its colour for the other panel
+            continue
+        aside = _ASIDE ** (i - (len(lines) - 1) / 2)  # so that bars of one budget stand side by side
+        x = [row.n_train * aside for row in points]
         if difference:
             y = np.array([row.difference for row in points], dtype=float)
             ends = np.array([(row.difference_low, row.difference_high) for row in points], dtype=float).T  # (2, points)
@@ -46,19 +54,30 @@ def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = F
         else:
             y = np.array([row.auc_mean for row in points])
             reach = np.array([[row.auc_std or 0.0 for row in points]] * 2)
-        axes.errorbar(x, y, yerr=np.nan_to_num(reach), marker="o", markersize=3, capsize=2, linewidth=1, label=name)
+        style: dict[str, Any] = {
+            "color": f"C{i}",
+            "marker": "o",
+            "markersize": 3,
+            "capsize": 2,
+            "linewidth": 1,
+            "elinewidth": 0.7,
+        }
+        axes.errorbar(x, y, yerr=np.nan_to_num(reach), label=name, **style)
     if difference:
         baselines = " / ".join(dict.fromkeys(row.baseline for row in rows if row.baseline))
-        axes.axhline(0, color="red", linewidth=0.8)
+        axes.axhline(0, color="black", linewidth=0.8)
         axes.set_ylabel(f"AUC above {baselines}")
+        axes.set_xlabel("training labels (bars: 95 % interval)")
     else:
         axes.set_ylabel("AUC")
-    ticks = sorted({round(row.n_train) for row in rows})
+        axes.set_xlabel("training labels (bars: standard deviation over splits)")
+    ticks: list[int] = []
+    for n in sorted({round(row.n_train) for row in rows}):
+        ticks += [n] if not ticks or n >= _APART * ticks[-1] else []  # what is too close to be told apart has no label
     axes.set_xscale("log")
     axes.set_xticks(ticks, labels=[str(n) for n in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("training labels")
-    if lines:
+    if axes.containers:
         axes.legend(fontsize=6)
     return axes
 
@@ -105,13 +124,19 @@ def write_probe(folder: Path, rows: Sequence[ProbeRow], judged: Sequence[Judged]
         for i in range(1 + compared):
             learning_curve(mine, figure.add_subplot(1, 1 + compared, i + 1, title=target), difference=i == 1)
         files.append(_save(figure, folder / f"learning-curve{ending}.png"))
-        budgets = list(dict.fromkeys(row.budget for row in mine))
-        figure = Figure(figsize=(3.7 * len(budgets), 4.2), layout="constrained")
+        budgets = list(dict.fromkeys(row.budget for row in sorted(mine, key=lambda row: row.n_train)))
+        across, down = min(len(budgets), _ACROSS), -(-len(budgets) // _ACROSS)
+        figure = Figure(figsize=(3.7 * across, 4.0 * down), layout="constrained")
         for i, budget in enumerate(budgets):
-            panel = figure.add_subplot(1, len(budgets), i + 1, title=f"{target}, labels: {budget}")
+            panel = figure.add_subplot(down, across, i + 1, title=f"{target}, {_labels(budget)}")
             roc_curves([one for one in judged if (one.target, one.budget) == (target, budget)], panel)
         files.append(_save(figure, folder / f"roc{ending}.png"))
     return files
+
+
+def _labels(budget: str) -> str:
+    """A budget in words: "all labels", "25 % of the labels", "50 labels"."""
+    return f"{budget} of the labels" if budget.endswith("%") else f"{budget} labels"
 
 
 def _save(figure: Figure, path: Path) -> str:

@@ -37,7 +37,8 @@ def test_the_notebook_script_runs(tmp_path, cohort):
 
 
 def command_lines():
-    for file in (ROOT / "README.md", *sorted((ROOT / "examples").glob("*.sh"))):
+    examples = ROOT / "examples"
+    for file in (ROOT / "README.md", *sorted(examples.glob("*.sh")), *sorted(examples.rglob("*.md"))):
         text = file.read_text().replace("\\\n", " ")
         if file.suffix == ".md":
             text = "\n".join(re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))

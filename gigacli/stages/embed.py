@@ -170,7 +170,7 @@ def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, model
     method = _method(config, trained.config, load_safetensors(weights), read.width).to(device).eval()
     recipe = Recipe(
         "embed",
-        {"model": model, "tiles": trained.config["tiles"], **config.recipe()},
+        {"model": model, "features_name": features, "tiles": trained.config["tiles"], **config.recipe()},
         {"features": store.require(f"features/{features}").fingerprint, "model": trained.fingerprint},
     )
     views = _Views(store, read, config, trained.config["tiles"])

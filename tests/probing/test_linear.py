@@ -74,6 +74,15 @@ def test_parity_with_scikit_learn_on_the_published_splits(tcga, name, dtype, sca
         assert 0.55 < scored.auc_mean < 0.999  # neither chance nor perfect, so that the comparison means something
 
 
+def test_every_published_split_is_compared(tcga):
+    """In two precisions, scaled and not: 1,000 fits."""
+    tables = {path.stem for path in (tcga / "tables").glob("*.csv")}
+    assert tables == {"brca", "kidney", "lung", "mhrd", "thrd", "tnbc"}
+    budgets = [path for name in tables for path in (tcga / "splits" / name).iterdir()]
+    files = [file for budget in budgets for file in budget.glob("split_*.csv")]
+    assert (len(budgets), len(files), 2 * 2 * len(files)) == (25, 250, 1000)
+
+
 @pytest.mark.parametrize("sizes", [(40, 40), (150, 12), (60, 40, 20), (60, 30, 8, 40)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_parity_in_either_precision_and_for_uneven_classes(sizes, dtype):

@@ -45,6 +45,15 @@ def test_the_mean_of_tiles_is_written_beside_it(chain):
     np.testing.assert_allclose(store.array("embeddings/mean-random-resnet18/vectors")[1], expected, rtol=1e-5)
 
 
+def test_the_recipe_names_model_features_views_and_seed(chain):
+    store = giga.open(chain("embed"))
+    recipe = store.require("embeddings/giga")
+    named = {key: recipe.config[key] for key in ("model", "features_name", "views", "tiles", "seed")}
+    assert named == {"model": "giga", "features_name": "random-resnet18", "views": 5, "tiles": 5, "seed": 0}
+    made_from = {"model": "models/giga", "features": "features/random-resnet18"}
+    assert recipe.inputs == {key: store.require(path).fingerprint for key, path in made_from.items()}
+
+
 def test_same_command_same_bytes(store_at, chunks):
     path = store_at("embed")
     before = chunks(path, "embeddings")
