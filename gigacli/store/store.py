@@ -17,6 +17,8 @@ import zarr
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.options import fingerprint
+from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root
+from gigacli.store.fast import read_column
 from gigacli.store.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -82,33 +84,25 @@ class Store:
         """
         if isinstance(path, Store):
             return path
-        url, hint = str(path), f"make one: giga tile {path} SLIDES"
-        if Path(url).is_file():
-            raise Mismatch(f"{url} is a file, not a cohort store", "name the folder of a store, such as cohort.zarr")
-        try:
-            root = zarr.open_group(url, mode="r+" if write else "r", zarr_format=3)
-        except FileNotFoundError as error:
-            if Path(url).exists():
-                raise Mismatch(f"{url} is not a cohort store: it holds no zarr group", hint) from error
-            raise NotFound(f"there is no store at {url}", hint) from error
-        except (ValueError, TypeError, OSError, ImportError) as error:  # zarr.json is damaged, or the URL leads nowhere
-            raise Mismatch(f"{url} cannot be opened as a zarr group: {error}", "check the path or URL") from error
-        store = cls(root, url)
+        url = address_of(path)
+        store = cls(open_root(url, write=write), url)
         store._check_version()
         return store
 
     @classmethod
     def create(cls, path: str | Path) -> Store:
         """Open the store at `path`, made first if there is nothing; files of another kind are left alone."""
-        url = str(path)
-        if "://" not in url and Path(url).exists():
-            if not Path(url).is_dir():
-                raise InvalidInput(f"{url} is a file, not a store", "name a new folder, for example cohort.zarr")
-            if any(p.suffix != ".partial" for p in Path(url).iterdir()):  # zarr's temporary files, left by a kill
-                return cls.open(path, write=True)
-        attributes: dict[str, Any] = {"giga": {"format": FORMAT, "version": FORMAT_VERSION, "created_by": CREATED_BY}}
-        zarr.open_group(url, mode="a", zarr_format=3, attributes=attributes)
-        return cls.open(path, write=True)
+        url = address_of(path)
+        if not is_remote(url) and Path(url).is_file():
+            raise InvalidInput(f"{url} is a file, not a store", "name a new folder, for example cohort.zarr")
+        if not cls.exists(url):
+            create_root(url, {"giga": {"format": FORMAT, "version": FORMAT_VERSION, "created_by": CREATED_BY}})
+        return cls.open(url, write=True)
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether there is anything at `path`, a store or not; an empty folder is nothing."""
+        return not is_empty(address_of(path))
 
     def _check_version(self) -> None:
         giga = self.root.attrs.get("giga")
@@ -339,13 +333,15 @@ class Store:
         path = f"failures/{stage}"
         if path not in self.root:
             return [""] * self.registered
-        return [str(reason) for reason in self.root[path][:]]
+        return [str(reason) for reason in read_column(self.root[path])]
 
     def progress(self) -> dict[str, int]:
         """How many slides are done, per group; for an encoder or a model 1 when it is finished."""
         done = {"tiles": "tiles/count"} if "tiles" in self.root else {}
         done |= {f"{kind}/{name}": f"{kind}/{name}/done" for kind in NAMED_GROUPS for name in self.names(kind)}
-        return {k: int(np.count_nonzero(self.array(v)[...] != NOT_DONE)) for k, v in done.items() if v in self.root}
+        return {
+            k: int(np.count_nonzero(read_column(self.array(v)) != NOT_DONE)) for k, v in done.items() if v in self.root
+        }
 
 
 def _known(path: str) -> ArraySpec:
