@@ -1,6 +1,6 @@
 """Where a store lies: a folder, or a URL that fsspec opens (``s3://``, ``gs://``, ``memory://``).
 
-Credentials are left to the libraries that fsspec opens a URL with: environment, configuration files, roles of a machine.
+Credentials are left to the libraries that fsspec opens a URL with: environment, configuration files, a machine's role.
 """
 
 from __future__ import annotations

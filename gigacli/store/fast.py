@@ -27,21 +27,24 @@ MADV_RANDOM = 1
 """The same numbers on Linux and macOS; Python's mmap has no name for the first."""
 
 
+def plain_chunks(array: Any) -> bool:
+    """Whether the chunks of an array are the bytes of its values under the keys ``c/i/j/...``, wherever it lies."""
+    codecs = array.metadata.codecs
+    plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and array.dtype.isnative
+    return bool(plain and array.metadata.chunk_key_encoding == KEYS)
+
+
 def chunk_folder(array: Any) -> Path | None:
     """Folder of an array's chunks if they are plain files: local, uncompressed, ``c/i/j/...``; else None."""
-    metadata = array.metadata
-    codecs = metadata.codecs
-    plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and array.dtype.isnative
-    if not (plain and isinstance(array.store, LocalStore) and metadata.chunk_key_encoding == KEYS):
-        return None
-    return Path(array.store.root, array.path, "c")
+    plain = isinstance(array.store, LocalStore) and plain_chunks(array)
+    return Path(array.store.root, array.path, "c") if plain else None
 
 
 def read_column(array: Any) -> NDArray[Any]:
     """``array[...]`` of an array with one chunk per entry (``done``, ``count``, ``failures``), which are listed first.
 
-    Zarr takes a quarter of a millisecond per chunk whether it is there or not, which is seconds for 12,000 slides; remote
-    storage takes a request.
+    Zarr takes a quarter of a millisecond per chunk whether it is there or not, which is seconds for 12,000 slides;
+    remote storage takes a request.
     """
     if array.ndim != 1 or array.chunks != (1,) or array.metadata.chunk_key_encoding != KEYS:
         return np.asarray(array[...])
@@ -66,7 +69,7 @@ def _written_rows(array: Any) -> list[int]:
     """Entries of an array with one chunk per entry that have a chunk; the others hold the fill value."""
     if isinstance(array.store, LocalStore):
         folder = Path(array.store.root, array.path, "c")
-        names = os.listdir(folder) if folder.is_dir() else []
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     else:
         names = sync(_listed(array.store, f"{array.path}/c"))
     # what has another name is a temporary file of a killed writer

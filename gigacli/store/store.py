@@ -293,9 +293,10 @@ class Store:
 
     def array(self, path: str) -> Any:
         """The zarr array at `path`, which must be there."""
-        if path not in self.root:
-            raise NotFound(f"{self.url} holds no {path}", f"run: giga validate {self.url}")
-        return self.root[path]
+        try:
+            return self.root[path]
+        except KeyError:
+            raise NotFound(f"{self.url} holds no {path}", f"run: giga validate {self.url}") from None
 
     # ------------------------------------------------------------------ bytes, failures, progress
 
