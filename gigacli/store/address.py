@@ -5,6 +5,7 @@ Credentials are left to the libraries that fsspec opens a URL with: environment,
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,19 @@ def address_of(path: str | Path) -> str:
         )
     scheme, _, rest = url.partition("://")
     return rest if scheme.lower() in ("file", "local") else url
+
+
+def find_store() -> str:
+    """The store to use when none is named: $GIGA_STORE, else ./cohort.zarr, else the only *.zarr here."""
+    if os.environ.get("GIGA_STORE"):
+        return os.environ["GIGA_STORE"]
+    if Path("cohort.zarr").exists():
+        return "cohort.zarr"
+    here = sorted(str(p) for p in Path().glob("*.zarr"))
+    if len(here) == 1:
+        return here[0]
+    found = f"there are several: {', '.join(here)}" if here else "there is none in this folder"
+    raise InvalidInput(f"no store was named and {found}", "name it: giga probe cohort.zarr --labels labels.csv")
 
 
 def open_root(url: str, *, write: bool) -> Any:

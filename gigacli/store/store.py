@@ -7,7 +7,6 @@ files exist.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -127,20 +126,19 @@ class Store:
     @property
     def registered(self) -> int:
         """Number of registered slides: written last, so a killed registration counts for nothing."""
-        slides = self.root.get("slides")
-        return int(slides.attrs.get("giga", {}).get("registered", 0)) if slides is not None else 0
+        return _registered(self.root.get("slides"))
 
     @property
     def slides(self) -> SlideTable:
         """The slide table."""
-        n = self.registered
-        if not n:
-            return SlideTable(())
-        return SlideTable.from_columns({name: self.root[f"slides/{name}"][:n] for name in COLUMNS})
+        group = self.root.get("slides")
+        n = _registered(group)
+        return SlideTable.from_columns({name: group[name][:n] for name in COLUMNS}) if n else SlideTable(())
 
     def write_slides(self, table: SlideTable) -> None:
         """Replace the slide table by one that begins with the same slides; every array grows with it."""
-        if table.ids[: self.registered] != self.slides.ids:
+        before = self.slides.ids
+        if table.ids[: len(before)] != before:
             raise Mismatch(f"{self.url}: slides may be added to a store, not removed or reordered")
         self._require_group("slides")
         for path, array in arrays(self.root):
@@ -262,6 +260,8 @@ class Store:
 
     def _require_group(self, path: str) -> Any:
         """The group at `path`; zarr would make its parents after it, and a kill between would hide it."""
+        if (group := self.root.get(path)) is not None:
+            return group
         for end in (i for i, c in enumerate(f"{path}/") if c == "/"):
             try:
                 self.root.require_group(path[:end])
@@ -272,8 +272,7 @@ class Store:
     def ensure_array(self, path: str, shape: tuple[int, ...]) -> Any:
         """The zarr array at `path`, made as the format says if it is not there, resized if it has another shape."""
         spec = _known(path)
-        if path in self.root:
-            array = self.root[path]
+        if (array := self.root.get(path)) is not None:
             if array.shape != shape:
                 array.resize(shape)
             return array
@@ -317,7 +316,7 @@ class Store:
         if not reasons:
             return
         array = self.ensure_array(f"failures/{stage}", (self.registered,))
-        known = array[:] if len(reasons) > 1 else {row: array[row] for row in reasons}
+        known = read_column(array) if len(reasons) > 1 else {row: array[row] for row in reasons}
         for row, reason in reasons.items():
             if known[row] != reason:
                 array[row] = reason
@@ -345,6 +344,10 @@ class Store:
         }
 
 
+def _registered(slides: Any) -> int:
+    return int(slides.attrs.get("giga", {}).get("registered", 0)) if slides is not None else 0
+
+
 def _known(path: str) -> ArraySpec:
     spec = spec_of(path)
     if spec is None:
@@ -356,19 +359,6 @@ def shard_rows(rows: Sequence[int], shard: tuple[int, int]) -> list[int]:
     """The rows of one shard: every n-th slide of the table, whatever is done."""
     index, total = shard
     return [row for row in rows if row % total == index]
-
-
-def find_store() -> str:
-    """The store to use when none is named: $GIGA_STORE, else ./cohort.zarr, else the only *.zarr here."""
-    if os.environ.get("GIGA_STORE"):
-        return os.environ["GIGA_STORE"]
-    if Path("cohort.zarr").exists():
-        return "cohort.zarr"
-    here = sorted(str(p) for p in Path().glob("*.zarr"))
-    if len(here) == 1:
-        return here[0]
-    found = f"there are several: {', '.join(here)}" if here else "there is none in this folder"
-    raise InvalidInput(f"no store was named and {found}", "name it: giga probe cohort.zarr --labels labels.csv")
 
 
 def open_store(path: str | Path, *, write: bool = False) -> Store:
