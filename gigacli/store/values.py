@@ -25,6 +25,9 @@ SLACK_PX = 1.0
 
 UNIT_TOLERANCE = 1e-3
 SOURCES = ("", "csv", "openslide", "tiff", "objective", "option")
+COLUMN = "column"
+"""An index: the entry of every registered slide."""
+
 EXPONENT, MAGNITUDE = np.uint16(0x7C00), np.uint16(0x7FFF)
 """Bits of a float16: all of the exponent are set in infinities and NaN."""
 
@@ -104,16 +107,15 @@ class _Check:
         try:
             if path not in self._arrays:
                 self._arrays[path] = self.store.root[path]
-            array = self._arrays[path]
-            return read_column(array) if index is Ellipsis else array[index]
+            return self._arrays[path][index] if index is not COLUMN else read_column(self._arrays[path], self.n)
         except Exception as error:  # codecs raise anything for damaged bytes; whatever it is, it is the store's problem
             self.add("ROOT-3", path, row, f"cannot be read: {type(error).__name__}: {error}")
             return None
 
     def column(self, path: str) -> NDArray[Any]:
         """An array of one value, or (x, y), per slide; empty where it cannot be read."""
-        values = self.read(path)
-        return np.empty(0, dtype=np.int64) if values is None else values[: self.n]
+        values = self.read(path, COLUMN)
+        return np.empty(0, dtype=np.int64) if values is None else values
 
     def done(self, rule: str, path: str, allowed: Sequence[int]) -> NDArray[Any]:
         """What is done per slide; values that are not allowed are noted, and count as not done."""
@@ -282,7 +284,7 @@ class _Check:
         for path in sorted(self.sound - self._arrays.keys()):
             spec = spec_of(path)
             if spec is not None and len(spec.dims) < 2:
-                self.read(path)
+                self.read(path, COLUMN if spec.dims == ("slide",) else Ellipsis)
 
     def _blocks(self, path: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
         step = self.description[path]["chunks"][0] if path in self.sound else 1
