@@ -74,10 +74,10 @@ def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress:
                     raise Mismatch(f"{array.path}/{key} {found}", "see what else is damaged: giga validate STORE")
                 try:
                     file.write(data)
+                    file.flush()
                 except OSError as error:
                     raise _no_room(folder, total, str(error)) from error
             progress.advance(len(some))
-        file.flush()
         mapped = mmap.mmap(file.fileno(), total, prot=mmap.PROT_READ)
     mapped.madvise(mmap.MADV_RANDOM)  # read what is asked for, not what lies around it
     return np.frombuffer(mapped, dtype=np.uint8).reshape(len(keys), size)
