@@ -250,6 +250,13 @@ def test_the_verbs_in_memory(cohort, tmp_path, monkeypatch):
     assert validate(url).problems == []
 
 
+def test_slides_without_resolution_are_listed_in_the_current_folder(shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url = f"memory://{uuid.uuid4()}/cohort.zarr"
+    giga.tile(url, shared / "slides" / "TCGA-CR-7395-01A-01-TS1.svs", mpp=1.0, plan=True)
+    assert (tmp_path / "cohort.missing-mpp.csv").read_text().splitlines()[0] == "path,slide_id,mpp"
+
+
 def test_a_cluster_does_not_see_this_memory(cohort):
     url = f"memory://{uuid.uuid4()}.zarr"
     giga.tile(url, sorted(cohort.slides.iterdir())[:1], **TILE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import mmap
 import os
 import shutil
@@ -65,7 +66,7 @@ def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress:
     if not total:
         return np.empty((len(keys), size), dtype=np.uint8)
     progress.start("copying the bank", len(keys))
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         for start in range(0, len(keys), AT_ONCE):
             some = keys[start : start + AT_ONCE]
             for key, data in zip(some, sync(_fetched(array.store_path, some)), strict=True):
@@ -73,8 +74,8 @@ def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress:
                     found = "is missing" if data is None else f"has {len(data)} bytes, expected {size}"
                     raise Mismatch(f"{array.path}/{key} {found}", "see what else is damaged: giga validate STORE")
                 try:
-                    file.write(data)
-                    file.flush()
+                    if file.write(data) < size:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 except OSError as error:
                     raise _no_room(folder, total, str(error)) from error
             progress.advance(len(some))

@@ -95,7 +95,7 @@ def test_no_room_is_noticed_before_anything_is_copied(array, tmp_path, monkeypat
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 def test_a_disk_that_fills_up_says_so(array, tmp_path, monkeypatch):
-    monkeypatch.setattr(staging.tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("r+b"))  # noqa: A006, SIM115
+    monkeypatch.setattr(staging.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b", buffering=0))  # noqa: SIM115
     with pytest.raises(InvalidInput, match=r"has no room .* No space left"):
         staged(array, range(3), tmp_path)
 
