@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zarr
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound, holds_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 EXTRAS = {"s3": "pip install 'gigacli[s3]'"}
@@ -108,15 +112,22 @@ def is_empty(url: str) -> bool:
             return False
         return True
 
-    return sync(first())
+    with _explained(url):
+        return sync(first())
 
 
 def _zarr_group(url: str, **arguments: Any) -> Any:
-    """The zarr group, or an error that says what is wrong; that there is none is left to the caller."""
+    with _explained(url):
+        options = dict(OPTIONS) if is_remote(url) else None
+        return zarr.open_group(url, zarr_format=3, storage_options=options, **arguments)
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Errors of opening say what is wrong; that there is nothing is left to the caller."""
     remote = is_remote(url)
     try:
-        options = dict(OPTIONS) if remote else None
-        return zarr.open_group(url, zarr_format=3, storage_options=options, **arguments)
+        yield
     except FileNotFoundError:
         raise
     except ImportError as error:

@@ -53,7 +53,8 @@ def read_column(array: Any, n: int | None = None) -> NDArray[Any]:
     rows = _written_rows(array, length)
     values = np.full(length, array.fill_value, dtype=array.dtype)
     if folder is None:
-        values[rows] = array.oindex[rows] if len(rows) else values[:0]
+        if rows:
+            values[rows] = array.oindex[rows]
         return values
     for row in rows:
         try:

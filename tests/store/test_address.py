@@ -2,6 +2,7 @@
 
 import pytest
 import zarr
+from zarr.storage import FsspecStore
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root
@@ -81,6 +82,17 @@ def test_what_cannot_be_reached_says_so_only_where_something_is_to_be_reached(mo
         open_root("s3://bucket/c.zarr", write=False)
     with pytest.raises(NoConnection):
         open_root(str(tmp_path), write=False)
+
+
+def test_looking_whether_there_is_anything_can_fail_as_opening_can(monkeypatch):
+    def no_such_package(*_, **__):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(FsspecStore, "from_url", no_such_package)
+    with pytest.raises(Mismatch, match="Install s3fs"):
+        Store.exists("s3://bucket/c.zarr")
+    with pytest.raises(Mismatch, match="cannot be opened"):
+        Store.create("gibberish://bucket/c.zarr")
 
 
 def test_no_bucket_to_make_a_store_in(monkeypatch):
