@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from gigacli.errors import GigaError, NotFound
+from gigacli.errors import GigaError, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,8 @@ def over_dask(
     """Run a stage on every slide, a shard per task; the summaries of the shards.
 
     A worker that dies takes no slide with it: its shard runs again elsewhere and skips what was done. The store must
-    have one address for all workers (a shared file system), and they must see the slides under the same paths.
+    have one address for all workers (a shared file system, or a URL that each has its own credentials for: none are
+    sent), and they must see the slides under the same paths.
 
     Args:
         address: Of the scheduler, such as ``tcp://10.0.0.1:8786``.
@@ -42,9 +43,14 @@ def over_dask(
         progress: Who listens.
 
     Raises:
+        InvalidInput: The store is in the memory of this process.
         NotFound: Dask is not installed, or no scheduler answers there.
         GigaError: A shard failed as a whole.
     """
+    if store.startswith("memory://"):
+        raise InvalidInput(
+            f"{store} is in the memory of this process, where no worker sees it", "use a folder or s3://"
+        )
     try:
         from distributed import Client, as_completed
     except ModuleNotFoundError:

@@ -184,6 +184,11 @@ class TrainConfig(Config):
     log_dir: Path | None = option(
         None, "Folder for TensorBoard, which must be installed (gigacli[tensorboard]).", result=False
     )
+    cache: Path | None = option(
+        None,
+        "Local folder for the copy of a remote store's bank, while it trains; default: $GIGA_CACHE, or the system's.",
+        result=False,
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
     seed: int = option(0, "Seed of everything random.")
     redo: bool = option(False, "Replace the model that is there.", result=False)
@@ -202,7 +207,7 @@ class TrainConfig(Config):
         return {**PAPER, **options} if options.get("preset") == "paper" else options
 
     def __post_init__(self) -> None:
-        for name in ("exclude", "log_dir"):
+        for name in ("exclude", "log_dir", "cache"):
             self._path(name)
         self._positive("tiles", "epochs", "lr", "temperature")
         self._between("warmup", 0, 1)

@@ -1,8 +1,37 @@
-"""Errors a user can act on: what was found, what was expected, and what to do next."""
+"""Errors a user can act on: what was found, what was expected, and what to do next. No secret is among it."""
+
+import os
+import re
+
+PASSWORD = re.compile(r"(?<=:/)(/*[^/\s:@]*):(?!\d*(?:/|\s|$))[^\s@]+@")
+"""``user:password@`` of a URL; the password may hold a slash, and a port is none."""
+
+QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+[^\s?]+)\?\S+")
+"""What follows the ``?`` of a URL: where signed URLs carry their signature."""
+
+SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|ACCOUNT_KEY|CONNECTION_STRING")
+LEAST_SECRET = 12
+"""Characters of a variable's value that is taken for a secret: shorter ones are words such as "false"."""
+
+
+def holds_secret(url: str) -> bool:
+    """Whether a URL carries a password, or a query that may hold one."""
+    return PASSWORD.search(url) is not None or QUERY.search(url) is not None
+
+
+def without_secrets(text: str) -> str:
+    """A text fit to be printed or stored: passwords, queries of URLs and secrets of the environment are ``***``."""
+    text = QUERY.sub(r"\1?***", PASSWORD.sub(r"\1:***@", text))
+    for name, value in os.environ.items():
+        if len(value) >= LEAST_SECRET and SECRET_VARIABLE.search(name.upper()):
+            text = text.replace(value, "***")
+    return text
 
 
 class GigaError(Exception):
     """An error with a remedy.
+
+    Secrets that got into its texts are hidden.
 
     Args:
         message: What was found and what was expected, with the values.
@@ -10,9 +39,8 @@ class GigaError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = without_secrets(message), without_secrets(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -39,7 +67,8 @@ def reason_of(error: Exception) -> str:
 
     A damaged file can raise anything, from a library as from us, and must not take the other slides with it.
     """
-    return str(error) if isinstance(error, GigaError | OSError) and str(error) else f"{type(error).__name__}: {error}"
+    known = isinstance(error, GigaError | OSError) and str(error)
+    return without_secrets(str(error) if known else f"{type(error).__name__}: {error}")
 
 
 class Diverged(GigaError, ArithmeticError):  # noqa: N818

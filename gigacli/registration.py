@@ -6,12 +6,13 @@ import csv
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gigacli.errors import InvalidInput, NotFound, reason_of
+from gigacli.store.address import is_remote
 from gigacli.store.table import SlideRow, SlideTable
 from gigacli.tables import bare_id, find_column, read_table
 from gigacli.wsi.discover import find_slides, slide_id_of
@@ -127,15 +128,17 @@ def changed(row: SlideRow) -> str:
 
 
 def list_missing_mpp(url: str, table: SlideTable) -> str:
-    """Write a table of the slides without a usable resolution beside a local store, ready to be completed.
+    """Write a table of the slides without a usable resolution, ready to be completed.
+
+    It lies beside a local store, and of a remote one in the current folder: it names files of this machine.
 
     Returns:
-        Its path, "" where there is nothing to complete or the store is remote.
+        Its path, "" where there is nothing to complete.
     """
     missing = [row for row in table.rows if row.size_px[0] > 0 and not row.usable]
-    if not missing or "://" in url:
+    if not missing:
         return ""
-    path = Path(url).with_suffix(".missing-mpp.csv")
+    path = Path(PurePosixPath(url).name if is_remote(url) else url).with_suffix(".missing-mpp.csv")
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "slide_id", "mpp"])

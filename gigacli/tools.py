@@ -35,17 +35,28 @@ def info(store: StoreArgument, json: Json = False, quiet: Quiet = False, debug: 
     guard(work, debug=debug)
 
 
-def validate(store: StoreArgument, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:  # noqa: FBT002
+def validate(
+    store: StoreArgument,
+    level: Annotated[
+        str,
+        typer.Option(
+            "--level", help="The last to check of attributes, hierarchy, consistency, values (reads all data)."
+        ),
+    ] = "values",
+    json: Json = False,  # noqa: FBT002
+    quiet: Quiet = False,  # noqa: FBT002
+    debug: Debug = False,  # noqa: FBT002
+) -> None:
     """Check a store against the specification; exit 1 where it departs from it.
 
-    Example: giga validate cohort.zarr
+    Example: giga validate cohort.zarr --level consistency
     """
 
     def work() -> int:
         from gigacli import console
         from gigacli.store.validate import validate
 
-        report = validate(store)
+        report = validate(store, level=level)
         if json:
             console.show_json(report)
         else:

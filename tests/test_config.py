@@ -25,6 +25,7 @@ ANOTHER = {
     "bank": "b",
     "batch_size": 17,
     "c": "auto",
+    "cache": Path("scratch"),
     "compile": "yes",
     "csv": Path("slides.csv"),
     "dask": "tcp://127.0.0.1:8786",

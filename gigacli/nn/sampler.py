@@ -40,14 +40,16 @@ class Bank(Protocol):
     Attributes:
         augmentations: Augmentations per slide.
         draws: Tiles per augmentation.
-        vectors: (s, a / ca, d / cd, ca, cd, c) float16, chunks of ca augmentations by cd draws.
         tile: (s, augmentations, draws), the tile of its slide that each row is of.
     """
 
     augmentations: int
     draws: int
-    vectors: NDArray[np.float16]
     tile: NDArray[np.int32]
+
+    @property
+    def vectors(self) -> NDArray[np.float16]:
+        """(s, a / ca, d / cd, ca, cd, c), chunks of ca augmentations by cd draws."""
 
 
 class Sampler:

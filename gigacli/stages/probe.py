@@ -23,7 +23,8 @@ from gigacli.probing.splits import leaking_patients, make_splits, read_splits, s
 from gigacli.probing.units import units_of
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng
-from gigacli.store.store import Store, find_store
+from gigacli.store.address import find_store
+from gigacli.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

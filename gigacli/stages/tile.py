@@ -85,11 +85,10 @@ def _existing(store: str | Path | Store, config: TileConfig, *, has_slides: bool
     """The store if it is there; without slides to register, or for one shard, it must be."""
     if isinstance(store, Store):
         return store
-    there = "://" in str(store) or (Path(store).is_dir() and any(Path(store).iterdir())) or Path(store).is_file()
-    if there and "://" not in str(store):
+    if Store.exists(store):
         found = Store.open(store, write=True)
         if not found.registered and not has_slides:
-            raise NotFound(f"{store} has no slides yet", f"run: giga tile {store} SLIDES")
+            raise NotFound(f"{found.url} has no slides yet", f"run: giga tile {found.url} SLIDES")
         return found
     if config.shard is not None:
         raise NotFound(

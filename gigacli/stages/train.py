@@ -227,6 +227,7 @@ def _left_out(slides: SlideTable, table: Path | None) -> NDArray[np.bool_]:
 
 def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> TrainSummary:
     config, reader, model, processes = job.config, job.reader, job.model, job.processes
+    reader.load(cache=config.cache, progress=progress)
     begun = model.begin(job.recipe, reader.rows, redo=config.redo) if processes.first else None
     checkpoint = processes.share(begun)
     method = GigaSSL(

@@ -1,32 +1,33 @@
-"""Reading a bank fast: its chunks are uncompressed and are mapped into memory where they are files."""
+"""Reading a bank fast: its chunks are uncompressed and are mapped into memory, remote ones from a local copy."""
 
 from __future__ import annotations
 
 import itertools
-import os
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gigacli.errors import InvalidInput, NotFound
-from gigacli.store.fast import chunk_folder, map_files, read_column
+from gigacli.errors import Mismatch, NotFound
+from gigacli.progress import SILENT
+from gigacli.store.fast import chunk_folder, map_files, plain_chunks, read_column
+from gigacli.store.staging import cache_folder, stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from gigacli.progress import Progress
     from gigacli.store.store import Store
 
 ROWS_AT_ONCE = 64
 """Slides whose coordinates are read together: zarr reads the chunks of one request side by side."""
 
-MEMORY_SHARE = 0.8
-"""Of the machine's memory, that a bank which cannot be mapped may take."""
-
 
 class BankReader:
-    """The slides of a bank that are done and have tiles, all in memory or mapped into it.
+    """The slides of a bank that are done and have tiles, mapped into memory.
 
     Attributes:
         rows: (s,) their rows in the slide table.
@@ -34,8 +35,8 @@ class BankReader:
         draws: Tiles per augmentation.
         width: Features of a tile.
         vectors: (s, a / ca, d / cd, ca, cd, width) float16: chunks of ca augmentations by cd draws.
-            One a slide where the bank was made in one go. Read-only, mapped; a bank that is not made of files is read
-            into memory as a whole.
+            One a slide where the bank was made in one go. Read-only. Those of a remote store are copied to a local disk
+            when they are first asked for, or by :meth:`load`.
         tile: (s, augmentations, draws) int32, which tile of its slide a row of `vectors` is.
     """
 
@@ -48,43 +49,54 @@ class BankReader:
             leave_out: (slide) bool, slides of the table that are not wanted.
 
         Raises:
-            InvalidInput: The bank lies where nothing can be mapped, and is too large for this machine's memory.
-            Mismatch: A chunk is missing or damaged.
+            Mismatch: A chunk is missing or damaged, or chunks are not stored as they must be (rule BANKS-2).
         """
         self.store, path = store, f"banks/{bank}"
-        vectors = store.array(f"{path}/vectors")
-        _, self.augmentations, self.draws, self.width = vectors.shape
+        self._array = store.array(f"{path}/vectors")
+        if not plain_chunks(self._array):
+            raise Mismatch(f"{store.url}/{path}/vectors is compressed", f"run: giga validate {store.url}")
+        _, self.augmentations, self.draws, self.width = self._array.shape
         done = read_column(store.array(f"{path}/done"))
         wanted = done > 0 if leave_out is None else (done > 0) & ~leave_out[: len(done)]
         self.rows: NDArray[np.int64] = np.flatnonzero(wanted)
-        self.vectors: NDArray[np.float16] = self._map(vectors) if chunk_folder(vectors) else self._load(vectors)
+        if chunk_folder(self._array):
+            self.load()
         tile = store.array(f"{path}/tile")[:]
         self.tile: NDArray[np.int32] = tile if len(self.rows) == len(tile) else tile[self.rows]
 
-    def _map(self, vectors: Any) -> NDArray[np.float16]:
-        folder = chunk_folder(vectors)
-        assert folder is not None
-        _, ca, cd, c = vectors.chunks
+    @cached_property
+    def vectors(self) -> NDArray[np.float16]:
+        """(s, a / ca, d / cd, ca, cd, width), see the class."""
+        return self._mapped(None, SILENT)
+
+    def load(self, *, cache: Path | None = None, progress: Progress = SILENT) -> None:
+        """Map the vectors, those of a remote store after copying them; once.
+
+        Args:
+            cache: Folder on a local disk that takes the copy; default: ``$GIGA_CACHE``, else that of temporary files.
+            progress: Who listens.
+
+        Raises:
+            NotFound: The cache is no folder.
+            InvalidInput: It has no room.
+            Mismatch: A chunk is missing or damaged.
+        """
+        if "vectors" not in self.__dict__:
+            self.vectors = self._mapped(cache, progress)
+
+    def _mapped(self, cache: Path | None, progress: Progress) -> NDArray[np.float16]:
+        array, folder = self._array, chunk_folder(self._array)
+        _, ca, cd, c = array.chunks
+        size = ca * cd * c * array.dtype.itemsize  # bytes of a chunk
         across = (-(-self.augmentations // ca), -(-self.draws // cd))
         inner = ["/".join(map(str, (*ij, 0))) for ij in itertools.product(*map(range, across))]
-        files = [folder / str(row) / name for row in self.rows for name in inner]
-        mapped = map_files(files, size=ca * cd * c * vectors.dtype.itemsize)  # (files, bytes of a chunk)
-        return mapped.view(vectors.dtype).reshape(len(self.rows), *across, ca, cd, c)
-
-    def _load(self, vectors: Any) -> NDArray[np.float16]:
-        shape = (len(self.rows), 1, 1, *vectors.shape[1:])
-        size = int(np.prod(shape)) * vectors.dtype.itemsize
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if size > MEMORY_SHARE * memory:
-            raise InvalidInput(
-                f"{self.store.url}: the bank has {size / 2**30:.1f} GiB and is not made of local files that could be "
-                f"mapped; this machine has {memory / 2**30:.1f} GiB of memory",
-                "copy the store to a local disk first",
-            )
-        loaded = np.empty(shape, dtype=vectors.dtype)
-        for i, row in enumerate(self.rows):
-            loaded[i, 0, 0] = vectors[int(row)]
-        return loaded
+        names = [f"{row}/{name}" for row in self.rows for name in inner]
+        if folder is not None:
+            mapped = map_files([folder / name for name in names], size=size)
+        else:
+            keys = [f"c/{name}" for name in names]
+            mapped = stage(array, keys, size=size, folder=cache_folder(cache), progress=progress)
+        return mapped.view(array.dtype).reshape(len(self.rows), *across, ca, cd, c)
 
     def slide(self, i: int) -> NDArray[np.float16]:
         """All features of one slide (augmentation, draw, width), by its number in the order of :attr:`rows`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.codecs import BytesCodec
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
+from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from gigacli.errors import Mismatch
@@ -20,43 +21,65 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+KEYS = DefaultChunkKeyEncoding(separator="/")
 MAP_FIXED = 0x10
 MADV_RANDOM = 1
 """The same numbers on Linux and macOS; Python's mmap has no name for the first."""
 
 
+def plain_chunks(array: Any) -> bool:
+    """Whether the chunks of an array are the bytes of its values under the keys ``c/i/j/...``, wherever it lies."""
+    codecs = array.metadata.codecs
+    plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and array.dtype.isnative
+    return bool(plain and array.metadata.chunk_key_encoding == KEYS)
+
+
 def chunk_folder(array: Any) -> Path | None:
     """Folder of an array's chunks if they are plain files: local, uncompressed, ``c/i/j/...``; else None."""
-    metadata = array.metadata
-    codecs = metadata.codecs
-    plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and array.dtype.isnative
-    keys = metadata.chunk_key_encoding
-    if not (plain and isinstance(array.store, LocalStore) and keys == DefaultChunkKeyEncoding(separator="/")):
-        return None
-    return Path(array.store.root, array.path, "c")
+    plain = isinstance(array.store, LocalStore) and plain_chunks(array)
+    return Path(array.store.root, array.path, "c") if plain else None
 
 
-def read_column(array: Any) -> NDArray[Any]:
-    """``array[:]`` of an array with one chunk per entry (``done``, ``count``), in one pass over its files.
+def read_column(array: Any, n: int | None = None) -> NDArray[Any]:
+    """``array[:n]`` of an array with one chunk per entry (``done``, ``count``, ``failures``), which are listed first.
 
-    Zarr takes a quarter of a millisecond per chunk, which is seconds for 12,000 slides.
+    Zarr takes a quarter of a millisecond per chunk whether it is there or not, which is seconds for 12,000 slides;
+    remote storage takes a request.
     """
+    if array.ndim != 1 or array.chunks != (1,) or array.metadata.chunk_key_encoding != KEYS:
+        return np.asarray(array[:n] if array.ndim else array[()])
     folder = chunk_folder(array)
-    if folder is None or array.ndim != 1 or array.chunks != (1,):
-        return np.asarray(array[:])
-    values = np.full(array.shape, array.fill_value, dtype=array.dtype)
-    entries = list(os.scandir(folder)) if folder.is_dir() else []
-    for entry in entries:
-        if not entry.name.isdigit() or int(entry.name) >= len(values):
-            continue  # a temporary file of a killed writer
+    length = array.shape[0] if n is None else min(n, array.shape[0])
+    rows = _written_rows(array, length)
+    values = np.full(length, array.fill_value, dtype=array.dtype)
+    if folder is None:
+        if rows:
+            values[rows] = array.oindex[rows]
+        return values
+    for row in rows:
         try:
-            data = Path(entry.path).read_bytes()
+            data = Path(folder, str(row)).read_bytes()
         except FileNotFoundError:  # set back to its fill value in this moment
             continue
         if len(data) != array.dtype.itemsize:
-            return np.asarray(array[:])  # damaged: zarr says what is wrong
-        values[int(entry.name)] = np.frombuffer(data, dtype=array.dtype)[0]
+            return np.asarray(array[:n])  # damaged: zarr says what is wrong
+        values[row] = np.frombuffer(data, dtype=array.dtype)[0]
     return values
+
+
+def _written_rows(array: Any, length: int) -> list[int]:
+    """The first entries of an array with one chunk per entry that have a chunk; the others hold the fill value."""
+    if isinstance(array.store, LocalStore):
+        folder = Path(array.store.root, array.path, "c")
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    else:
+        names = sync(_listed(array.store, f"{array.path}/c"))
+    # what has another name is a temporary file of a killed writer
+    return sorted(int(name) for name in names if name.isdigit() and int(name) < length)
+
+
+async def _listed(store: Any, prefix: str) -> list[str]:
+    return [name async for name in store.list_dir(prefix)]
 
 
 class _Pages:

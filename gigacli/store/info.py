@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gigacli.store.address import is_remote
+from gigacli.store.fast import read_column
 from gigacli.store.layout import FORMAT_VERSION, NAMED_GROUPS, NOT_DONE, STAGES
 from gigacli.store.store import Store
 
@@ -111,7 +115,7 @@ def info(path: str | Path | Store) -> Info:
 
 def _done(store: Store, path: str) -> np.ndarray:
     """Whether each slide is done, (slide,); a single value for an encoder or model."""
-    done = store.array("tiles/count" if path == "tiles" else f"{path}/done")[...]
+    done = read_column(store.array("tiles/count" if path == "tiles" else f"{path}/done"))
     return np.atleast_1d(done)[: store.registered or 1] != NOT_DONE
 
 
@@ -139,8 +143,17 @@ def _features_of(store: Store, config: dict[str, Any]) -> str:
 
 
 def _bytes(url: str, path: str) -> int | None:
-    folder = Path(url, path)
-    return None if "://" in url else sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return None if is_remote(url) else _bytes_below(str(Path(url, path)))
+
+
+def _bytes_below(folder: str) -> int:
+    """Of all files in a folder and its folders, of which some may go meanwhile: others may be writing."""
+    total = 0
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                total += _bytes_below(entry.path) if entry.is_dir() else entry.stat().st_size
+    return total
 
 
 def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:

@@ -7,7 +7,6 @@ files exist.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +16,8 @@ import zarr
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.options import fingerprint
+from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root
+from gigacli.store.fast import read_column
 from gigacli.store.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -82,33 +83,25 @@ class Store:
         """
         if isinstance(path, Store):
             return path
-        url, hint = str(path), f"make one: giga tile {path} SLIDES"
-        if Path(url).is_file():
-            raise Mismatch(f"{url} is a file, not a cohort store", "name the folder of a store, such as cohort.zarr")
-        try:
-            root = zarr.open_group(url, mode="r+" if write else "r", zarr_format=3)
-        except FileNotFoundError as error:
-            if Path(url).exists():
-                raise Mismatch(f"{url} is not a cohort store: it holds no zarr group", hint) from error
-            raise NotFound(f"there is no store at {url}", hint) from error
-        except (ValueError, TypeError, OSError, ImportError) as error:  # zarr.json is damaged, or the URL leads nowhere
-            raise Mismatch(f"{url} cannot be opened as a zarr group: {error}", "check the path or URL") from error
-        store = cls(root, url)
+        url = address_of(path)
+        store = cls(open_root(url, write=write), url)
         store._check_version()
         return store
 
     @classmethod
     def create(cls, path: str | Path) -> Store:
         """Open the store at `path`, made first if there is nothing; files of another kind are left alone."""
-        url = str(path)
-        if "://" not in url and Path(url).exists():
-            if not Path(url).is_dir():
-                raise InvalidInput(f"{url} is a file, not a store", "name a new folder, for example cohort.zarr")
-            if any(p.suffix != ".partial" for p in Path(url).iterdir()):  # zarr's temporary files, left by a kill
-                return cls.open(path, write=True)
-        attributes: dict[str, Any] = {"giga": {"format": FORMAT, "version": FORMAT_VERSION, "created_by": CREATED_BY}}
-        zarr.open_group(url, mode="a", zarr_format=3, attributes=attributes)
-        return cls.open(path, write=True)
+        url = address_of(path)
+        if not is_remote(url) and Path(url).is_file():
+            raise InvalidInput(f"{url} is a file, not a store", "name a new folder, for example cohort.zarr")
+        if not cls.exists(url):
+            create_root(url, {"giga": {"format": FORMAT, "version": FORMAT_VERSION, "created_by": CREATED_BY}})
+        return cls.open(url, write=True)
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether there is anything at `path`, a store or not; an empty folder is nothing."""
+        return not is_empty(address_of(path))
 
     def _check_version(self) -> None:
         giga = self.root.attrs.get("giga")
@@ -133,20 +126,19 @@ class Store:
     @property
     def registered(self) -> int:
         """Number of registered slides: written last, so a killed registration counts for nothing."""
-        slides = self.root.get("slides")
-        return int(slides.attrs.get("giga", {}).get("registered", 0)) if slides is not None else 0
+        return _registered(self.root.get("slides"))
 
     @property
     def slides(self) -> SlideTable:
         """The slide table."""
-        n = self.registered
-        if not n:
-            return SlideTable(())
-        return SlideTable.from_columns({name: self.root[f"slides/{name}"][:n] for name in COLUMNS})
+        group = self.root.get("slides")
+        n = _registered(group)
+        return SlideTable.from_columns({name: group[name][:n] for name in COLUMNS}) if n else SlideTable(())
 
     def write_slides(self, table: SlideTable) -> None:
         """Replace the slide table by one that begins with the same slides; every array grows with it."""
-        if table.ids[: self.registered] != self.slides.ids:
+        before = self.slides.ids
+        if table.ids[: len(before)] != before:
             raise Mismatch(f"{self.url}: slides may be added to a store, not removed or reordered")
         self._require_group("slides")
         for path, array in arrays(self.root):
@@ -268,6 +260,8 @@ class Store:
 
     def _require_group(self, path: str) -> Any:
         """The group at `path`; zarr would make its parents after it, and a kill between would hide it."""
+        if (group := self.root.get(path)) is not None:
+            return group
         for end in (i for i, c in enumerate(f"{path}/") if c == "/"):
             try:
                 self.root.require_group(path[:end])
@@ -278,8 +272,7 @@ class Store:
     def ensure_array(self, path: str, shape: tuple[int, ...]) -> Any:
         """The zarr array at `path`, made as the format says if it is not there, resized if it has another shape."""
         spec = _known(path)
-        if path in self.root:
-            array = self.root[path]
+        if (array := self.root.get(path)) is not None:
             if array.shape != shape:
                 array.resize(shape)
             return array
@@ -299,9 +292,10 @@ class Store:
 
     def array(self, path: str) -> Any:
         """The zarr array at `path`, which must be there."""
-        if path not in self.root:
-            raise NotFound(f"{self.url} holds no {path}", f"run: giga validate {self.url}")
-        return self.root[path]
+        try:
+            return self.root[path]
+        except KeyError:
+            raise NotFound(f"{self.url} holds no {path}", f"run: giga validate {self.url}") from None
 
     # ------------------------------------------------------------------ bytes, failures, progress
 
@@ -322,7 +316,7 @@ class Store:
         if not reasons:
             return
         array = self.ensure_array(f"failures/{stage}", (self.registered,))
-        known = array[:] if len(reasons) > 1 else {row: array[row] for row in reasons}
+        known = read_column(array) if len(reasons) > 1 else {row: array[row] for row in reasons}
         for row, reason in reasons.items():
             if known[row] != reason:
                 array[row] = reason
@@ -339,13 +333,19 @@ class Store:
         path = f"failures/{stage}"
         if path not in self.root:
             return [""] * self.registered
-        return [str(reason) for reason in self.root[path][:]]
+        return [str(reason) for reason in read_column(self.root[path])]
 
     def progress(self) -> dict[str, int]:
         """How many slides are done, per group; for an encoder or a model 1 when it is finished."""
         done = {"tiles": "tiles/count"} if "tiles" in self.root else {}
         done |= {f"{kind}/{name}": f"{kind}/{name}/done" for kind in NAMED_GROUPS for name in self.names(kind)}
-        return {k: int(np.count_nonzero(self.array(v)[...] != NOT_DONE)) for k, v in done.items() if v in self.root}
+        return {
+            k: int(np.count_nonzero(read_column(self.array(v)) != NOT_DONE)) for k, v in done.items() if v in self.root
+        }
+
+
+def _registered(slides: Any) -> int:
+    return int(slides.attrs.get("giga", {}).get("registered", 0)) if slides is not None else 0
 
 
 def _known(path: str) -> ArraySpec:
@@ -359,19 +359,6 @@ def shard_rows(rows: Sequence[int], shard: tuple[int, int]) -> list[int]:
     """The rows of one shard: every n-th slide of the table, whatever is done."""
     index, total = shard
     return [row for row in rows if row % total == index]
-
-
-def find_store() -> str:
-    """The store to use when none is named: $GIGA_STORE, else ./cohort.zarr, else the only *.zarr here."""
-    if os.environ.get("GIGA_STORE"):
-        return os.environ["GIGA_STORE"]
-    if Path("cohort.zarr").exists():
-        return "cohort.zarr"
-    here = sorted(str(p) for p in Path().glob("*.zarr"))
-    if len(here) == 1:
-        return here[0]
-    found = f"there are several: {', '.join(here)}" if here else "there is none in this folder"
-    raise InvalidInput(f"no store was named and {found}", "name it: giga probe cohort.zarr --labels labels.csv")
 
 
 def open_store(path: str | Path, *, write: bool = False) -> Store:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gigacli.errors import InvalidInput
 from gigacli.options import fingerprint
 from gigacli.store.describe import (
     Description,
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Problem", "Report", "check_description", "check_values", "describe", "load_schema", "validate"]
+__all__ = ["LEVELS", "Problem", "Report", "check_description", "check_values", "describe", "load_schema", "validate"]
+
+LEVELS = ("attributes", "hierarchy", "consistency", "values")
+"""In the order in which they are looked at; each one takes the ones before it for granted."""
+
+OF_ATTRIBUTES = ("ROOT-1", "SLIDES-2", "RECIPE-1")
+"""Rules of level 1; the schema's other ones are of level 2."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +56,39 @@ class Report:
     seconds: float
 
 
-def validate(path: str | Path | Store) -> Report:
-    """Check a store against the specification, all of it. An unfinished store is valid; a damaged one gives problems.
+def validate(path: str | Path | Store, *, level: str = "values") -> Report:
+    """Check a store against the specification. An unfinished store is valid; a damaged one gives problems.
 
     Args:
         path: The cohort store.
+        level: The last of :data:`LEVELS` to look at. Only "values" reads data, which takes as long as the store is
+            large; the others read metadata and take seconds.
 
     Raises:
         NotFound: There is nothing at `path`.
         Mismatch: What is there is not a cohort store, or of a version this giga does not read.
+        InvalidInput: There is no such level.
     """
     started = time.monotonic()
+    if level not in LEVELS:
+        raise InvalidInput(f"--level is {level!r}; it must be one of {', '.join(LEVELS)}")
     store = Store.open(path)
     description = describe(store)
-    problems = [*check_description(description), *check_values(store)]
-    checked = ["attributes", "hierarchy", "consistency", f"values of {registered(description)} slides"]
+    problems = check_description(description, level=level)
+    checked = list(LEVELS[: LEVELS.index(level) + 1])
+    if level == "values":
+        problems += check_values(store, description)
+        checked[-1] = f"values of {registered(description)} slides"
     return Report(store.url, problems, checked, time.monotonic() - started)
 
 
-def check_description(description: Description) -> list[Problem]:
-    """Levels 1 to 3: everything that a store's flat description tells."""
+def check_description(description: Description, *, level: str = "consistency") -> list[Problem]:
+    """Levels 1 to 3, or fewer: everything that a store's flat description tells."""
     problems = check_hierarchy(description)
+    if level == "attributes":
+        return [problem for problem in problems if problem.rule in OF_ATTRIBUTES]
+    if level == "hierarchy":
+        return problems
     unsound = {problem.path for problem in problems}
     sound = {path: node for path, node in description.items() if path not in unsound}
     for check in (_slide_axis, _tile_axis, _banks, _embeddings, _inputs):

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, describe, registered, written
+from gigacli.store.fast import read_column
 from gigacli.store.layout import NOT_DONE, spec_of
 
 if TYPE_CHECKING:
@@ -24,16 +25,23 @@ SLACK_PX = 1.0
 
 UNIT_TOLERANCE = 1e-3
 SOURCES = ("", "csv", "openslide", "tiff", "objective", "option")
+COLUMN = "column"
+"""An index: the entry of every registered slide."""
+
 EXPONENT, MAGNITUDE = np.uint16(0x7C00), np.uint16(0x7FFF)
 """Bits of a float16: all of the exponent are set in infinities and NaN."""
 
 
-def check_values(store: Store) -> list[Problem]:
+def check_values(store: Store, description: Description | None = None) -> list[Problem]:
     """Level 4: read everything that is done; what cannot be read is a problem.
 
     Arrays that levels 1 to 3 object to are left out: their values mean nothing.
+
+    Args:
+        store: The store.
+        description: Its flat description, where it has been made already.
     """
-    check = _Check(store)
+    check = _Check(store, describe(store) if description is None else description)
     check.slides()
     check.tiles()
     for path in check.groups("features"):
@@ -51,9 +59,8 @@ def check_values(store: Store) -> list[Problem]:
 class _Check:
     """Reads arrays and collects what is wrong: one problem per rule and array, however many slides have it."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.description: Description = describe(store)
+    def __init__(self, store: Store, description: Description) -> None:
+        self.store, self.description = store, description
         self.n = registered(self.description)
         unsound = {problem.path for problem in check_hierarchy(self.description)}
         self.sound = {path for path in self.description if path not in unsound and not self._too_short(path)}
@@ -100,14 +107,14 @@ class _Check:
         try:
             if path not in self._arrays:
                 self._arrays[path] = self.store.root[path]
-            return self._arrays[path][index]
+            return self._arrays[path][index] if index is not COLUMN else read_column(self._arrays[path], self.n)
         except Exception as error:  # codecs raise anything for damaged bytes; whatever it is, it is the store's problem
             self.add("ROOT-3", path, row, f"cannot be read: {type(error).__name__}: {error}")
             return None
 
     def column(self, path: str) -> NDArray[Any]:
         """An array of one value, or (x, y), per slide; empty where it cannot be read."""
-        values = self.read(path, slice(0, self.n))
+        values = self.read(path, COLUMN)
         return np.empty(0, dtype=np.int64) if values is None else values
 
     def done(self, rule: str, path: str, allowed: Sequence[int]) -> NDArray[Any]:
@@ -277,7 +284,7 @@ class _Check:
         for path in sorted(self.sound - self._arrays.keys()):
             spec = spec_of(path)
             if spec is not None and len(spec.dims) < 2:
-                self.read(path)
+                self.read(path, COLUMN if spec.dims == ("slide",) else Ellipsis)
 
     def _blocks(self, path: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
         step = self.description[path]["chunks"][0] if path in self.sound else 1

@@ -11,8 +11,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.store import bank as bank_module
+from gigacli.errors import Mismatch, NotFound
 from gigacli.store.bank import BankReader, FeatureReader, tile_grid_of
 from gigacli.store.fast import map_files, read_column
 from gigacli.store.layout import NOT_DONE
@@ -37,7 +36,7 @@ def test_rows_are_those_of_the_arrays(tiny, maker, where):
     reader = BankReader(store, "moco")
     vectors, drawn = store.array("banks/moco/vectors")[:2], store.array("banks/moco/tile")[:2]
     assert (reader.vectors.shape, reader.vectors.dtype) == ((2, 1, 1, 2, 3, 8), np.float16)
-    assert reader.vectors.flags.writeable == (where == "memory")  # mapped files are not
+    assert not reader.vectors.flags.writeable
     np.testing.assert_array_equal(reader.vectors[:, 0, 0], vectors)
     np.testing.assert_array_equal(reader.tile, drawn)
     np.testing.assert_array_equal(np.stack(list(reader.slides())), vectors)
@@ -85,14 +84,6 @@ def test_damaged_chunks_are_refused_before_they_are_mapped(tiny, damage):
         chunk.write_bytes(chunk.read_bytes()[:-2] if damage == "short" else chunk.read_bytes() + b"  ")
     with pytest.raises(Mismatch, match="is missing" if damage == "missing" else "bytes, expected 96"):
         BankReader(Store.open(tiny), "moco")
-
-
-def test_a_bank_larger_than_memory_is_not_loaded(maker, monkeypatch):
-    store = Store.create("memory://large.zarr")
-    maker.fill(store)
-    monkeypatch.setattr(bank_module, "MEMORY_SHARE", 0.0)
-    with pytest.raises(InvalidInput, match="copy the store to a local disk"):
-        BankReader(store, "moco")
 
 
 def test_more_slides_than_files_may_be_open(tmp_path):

@@ -6,8 +6,9 @@ import pytest
 import zarr
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.store.address import find_store
 from gigacli.store.layout import FORMAT, FORMAT_VERSION
-from gigacli.store.store import Store, find_store, open_store
+from gigacli.store.store import Store, open_store
 from gigacli.store.table import SlideRow, SlideTable
 
 

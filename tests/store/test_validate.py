@@ -1,4 +1,4 @@
-"""Validation: every rule about values has a store that breaks it; damage of any kind gives problems, never an error."""
+"""Validation: levels, messages; damage of any kind gives problems, never an error."""
 
 import json
 import random
@@ -8,17 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from safetensors.numpy import save
 
-from gigacli.errors import GigaError, Mismatch, NotFound
+from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
 from gigacli.store.describe import describe
 from gigacli.store.layout import ARRAYS, spec_of
 from gigacli.store.store import Recipe, Store
 from gigacli.store.table import SlideRow, SlideTable
-from gigacli.store.validate import Problem, check_values, validate
+from gigacli.store.validate import LEVELS, Problem, check_values, validate
 from gigacli.store.values import _Check
-
-INFINITE = np.float16(np.inf)
 
 
 def change(path, index, value):
@@ -28,109 +25,64 @@ def change(path, index, value):
     return mutate
 
 
-def weights(path, data):
-    def mutate(root):
-        Store(root, "").write_bytes(path, data)
-
-    return mutate
-
-
-def length_two(root):
-    root["embeddings/giga/vectors"][0] *= 2
-
-
 def bfloat16():
     header = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
     return len(header).to_bytes(8, "little") + header + bytes(4)
 
 
-# name: (mutation, rule, path, words of the message)
-DEFECTS = {
-    "two slides of one id": (change("slides/id", 1, "slide-a"), "SLIDES-3", "slides/id", "stands for 2 slides"),
-    "empty id": (change("slides/id", 2, ""), "SLIDES-3", "slides/id", "empty"),
-    "size of zero": (change("slides/size_px", 3, [0, 600]), "SLIDES-4", "slides/size_px", "slide-d"),
-    "half a size": (change("slides/size_px", 3, [-1, 600]), "SLIDES-4", "slides/size_px", "[-1, 600]"),
-    "negative resolution": (change("slides/mpp", 3, -0.5), "SLIDES-4", "slides/mpp", "-0.5"),
-    "infinite resolution": (change("slides/mpp", 3, np.inf), "SLIDES-4", "slides/mpp", "inf"),
-    "unknown source": (change("slides/mpp_source", 0, "guess"), "SLIDES-4", "slides/mpp_source", "'guess'"),
-    "count too large": (change("tiles/count", 0, 7), "TILES-2", "tiles/count", "room for 6"),
-    "count negative": (change("tiles/count", 0, -2), "TILES-2", "tiles/count", "-2"),
-    "tiles of unknown size": (change("slides/mpp", 0, np.nan), "TILES-2", "tiles/count", "unknown"),
-    "corner outside": (change("tiles/coords", (0, 0), [10**8, -5]), "TILES-3", "tiles/coords", "[100000000, -5]"),
-    "corner negative": (change("tiles/coords", (1, 1), [-2, 0]), "TILES-3", "tiles/coords", "'slide-b' (row 1)"),
-    "far edge outside": (change("tiles/coords", (0, 1), [1490, 0]), "TILES-3", "tiles/coords", "512 px"),
-    "lower edge outside": (change("tiles/coords", (0, 1), [0, 990]), "TILES-3", "tiles/coords", "2000 x 1500"),
-    "tissue above 1": (change("tiles/tissue", (0, 2), 1.5), "TILES-4", "tiles/tissue", "1.5"),
-    "tissue missing": (change("tiles/tissue", (0, 2), np.nan), "TILES-4", "tiles/tissue", "nan"),
-    "coordinates beyond": (change("tiles/coords", (1, 5), [0, 0]), "TILES-5", "tiles/coords", "beyond its 2 tiles"),
-    "tissue beyond": (change("tiles/tissue", (2, 0), 0.5), "TILES-5", "tiles/tissue", "beyond its 0 tiles"),
-    "features of other tiles": (change("features/moco/done", 0, 3), "FEATURES-2", "features/moco/done", "done is 3"),
-    "features negative": (change("features/moco/done", 3, -7), "FEATURES-2", "features/moco/done", "-7"),
-    "feature infinite": (
-        change("features/moco/vectors", (0, 1, 2), INFINITE), "FEATURES-3", "features/moco/vectors", "1 of 32"),
-    "features missing": (
-        change("features/moco/vectors", 1, np.nan), "FEATURES-3", "features/moco/vectors", "16 of 16"),
-    "features beyond": (change("features/moco/vectors", (1, 2), 0), "FEATURES-4", "features/moco/vectors", "beyond"),
-    "half a bank": (change("banks/moco/done", 0, 1), "BANKS-4", "banks/moco/done", "expected -1, 0, 2"),
-    "bank without tiles": (change("banks/moco/done", 2, 2), "BANKS-4", "banks/moco/done", "with 0 tiles"),
-    "bank left out a slide": (change("banks/moco/done", 1, 0), "BANKS-4", "banks/moco/done", "with 2 tiles"),
-    "bank not finite": (change("banks/moco/vectors", (0, 1, 2), np.nan), "BANKS-5", "banks/moco/vectors", "8 of 48"),
-    "tile number too large": (change("banks/moco/tile", (1, 0, 0), 2), "BANKS-6", "banks/moco/tile", "number is 2"),
-    "tile number missing": (change("banks/moco/tile", (1, 0, 0), -1), "BANKS-6", "banks/moco/tile", "number is -1"),
-    "encoder half done": (change("encoders/moco/done", ..., 0), "ENCODERS-2", "encoders/moco/done", "done is 0"),
-    "model half done": (change("models/giga/done", ..., 5), "MODELS-2", "models/giga/done", "done is 5"),
-    "weights of zeros": (
-        change("models/giga/weights", ..., 0), "MODELS-2", "models/giga/weights", "not a safetensors file"),
-    "weights cut": (
-        weights("models/giga/weights", save({"a": np.ones(9)})[:-1]), "MODELS-2", "models/giga/weights", "safetensors"),
-    "weights of another encoder": (
-        weights("encoders/moco/weights", save({"a": np.ones(9)})), "RECIPE-3", "banks/moco", "encoders/moco now has"),
-    "vector not finite": (
-        change("embeddings/giga/vectors", (0, 0), np.inf), "EMBEDDINGS-3", "embeddings/giga/vectors", "not finite"),
-    "vector without tiles": (
-        change("embeddings/giga/vectors", 2, 0.5), "EMBEDDINGS-3", "embeddings/giga/vectors", "has no tiles"),
-    "embedding twice done": (
-        change("embeddings/mean-moco/done", 0, 2), "EMBEDDINGS-2", "embeddings/mean-moco/done", "done is 2"),
-    "vector too long": (length_two, "EMBEDDINGS-4", "embeddings/giga/vectors", "length 2"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", DEFECTS)
-def test_a_defect_is_found_by_its_rule(tiny, name):
-    mutate, rule, path, words = DEFECTS[name]
-    mutate(zarr.open_group(tiny, mode="r+"))
-    problems = check_values(Store.open(tiny))
-    assert {problem.rule for problem in problems} == {rule}
-    [problem] = [p for p in problems if p.path == path]
-    assert words in problem.message
-
-
-def without(path):
-    def mutate(root):
-        del root[path]
-
-    return mutate
-
-
-SOUND = {
-    "as it was written": lambda root: None,
-    "one pixel over the border": change("tiles/coords", (0, 1), [1489, 0]),
-    "a slide is tiled again": change("tiles/count", 0, -1),
-    "a mean of any length": change("embeddings/mean-moco/vectors", 0, 7),
-    "rubbish where nothing is done": change("tiles/coords", 3, 12345),
-    "a feature is the largest number": change("features/moco/vectors", (0, 0), 65504),
-    "a feature is tiny": change("features/moco/vectors", (0, 0), 6e-8),
-    "the bank was removed": without("banks/moco"),
-    "the model was removed": without("models/giga"),
-    "brain floats": weights("models/giga/weights", bfloat16()),
-    "no failures": without("failures"),
+# What a person is told; that every defect is caught by its rule is tested with the specification.
+MESSAGES = {
+    "two slides of one id": (change("slides/id", 1, "slide-a"), "slides/id", "stands for 2 slides"),
+    "half a size": (change("slides/size_px", 3, [-1, 600]), "slides/size_px", "'slide-d' (row 3): size is [-1, 600]"),
+    "count too large": (change("tiles/count", 0, 7), "tiles/count", "count is 7; there is room for 6 tiles"),
+    "far edge outside": (change("tiles/coords", (0, 1), [1490, 0]), "tiles/coords", "1 tiles of 512 px lie outside"),
+    "tissue above 1": (change("tiles/tissue", (0, 2), 1.5), "tiles/tissue", "1.5; expected 0 to 1"),
+    "feature infinite": (change("features/moco/vectors", (0, 1, 2), np.inf), "features/moco/vectors", "1 of 32 values"),
+    "half a bank": (change("banks/moco/done", 0, 1), "banks/moco/done", "done is 1; expected -1, 0, 2"),
+    "tile too large": (
+        change("banks/moco/tile", (1, 0, 0), 2),
+        "banks/moco/tile",
+        "number is 2; the slide has 2 tiles",
+    ),
+    "weights of zeros": (change("models/giga/weights", ..., 0), "models/giga/weights", "not a safetensors file"),
+    "vector too long": (change("embeddings/giga/vectors", 0, 2), "embeddings/giga/vectors", "expected 1"),
 }
 
 
-@pytest.mark.parametrize("name", SOUND)
-def test_a_sound_store_has_no_problems(tiny, name):
-    SOUND[name](zarr.open_group(tiny, mode="r+"))
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_says_what_was_found_and_where(tiny, name):
+    mutate, path, words = MESSAGES[name]
+    mutate(zarr.open_group(tiny, mode="r+"))
+    [problem] = [p for p in check_values(Store.open(tiny)) if p.path == path]
+    assert words in problem.message
+
+
+def test_weights_in_brain_floats_are_sound(tiny):
+    Store.open(tiny, write=True).write_bytes("models/giga/weights", bfloat16())
     assert validate(tiny).problems == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_is_checked_with_those_before_it(tiny, level):
+    document = tiny / "slides/zarr.json"
+    good = document.read_text()
+    report = validate(tiny, level=level)
+    assert (report.problems, len(report.checked)) == ([], LEVELS.index(level) + 1)
+    document.write_text(good.replace('"registered": 4', '"registered": "4"'))
+    assert "SLIDES-2" in {p.rule for p in validate(tiny, level=level).problems}
+    document.write_text(good.replace('"registered": 4', '"registered": 5'))
+    found = {p.rule for p in validate(tiny, level=level).problems}
+    assert ("AXES-1" in found) == (level in ("consistency", "values"))
+
+
+def test_only_the_last_level_reads_data(tiny, monkeypatch):
+    monkeypatch.setattr(zarr.Array, "__getitem__", lambda *_: pytest.fail("data were read"))
+    assert validate(tiny, level="consistency").problems == []
+
+
+def test_an_unknown_level_is_refused(tiny):
+    with pytest.raises(InvalidInput, match="--level is 'all'; it must be one of attributes, hierarchy"):
+        validate(tiny, level="all")
 
 
 def test_a_finished_model_without_weights(tiny):

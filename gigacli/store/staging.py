@@ -1,0 +1,96 @@
+"""A local copy of chunks that lie elsewhere, so that they can be mapped into memory."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import mmap
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from gigacli.errors import InvalidInput, Mismatch, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from gigacli.progress import Progress
+
+AT_ONCE = 16
+"""Chunks fetched side by side, and held in memory: about 100 MB of a bank as the paper has it."""
+
+SPARE_BYTES = 2**28
+"""Left free on the disk that takes a copy."""
+
+
+def cache_folder(cache: Path | None) -> Path:
+    """Where copies go: the folder asked for, else ``$GIGA_CACHE``, else the system's folder of temporary files.
+
+    Raises:
+        NotFound: It is no folder.
+    """
+    folder = Path(cache or os.environ.get("GIGA_CACHE") or tempfile.gettempdir())
+    if not folder.is_dir():
+        raise NotFound(f"the cache {folder} is not a folder", f"make it: mkdir -p {folder}")
+    return folder
+
+
+def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress: Progress) -> NDArray[np.uint8]:
+    """Copy chunks into a file on a local disk and map it: one read-only array (chunk, byte).
+
+    The file has no name: its space is free again with the last array that looks into it, however the process ends.
+
+    Args:
+        array: The zarr array.
+        keys: Of the chunks, below the array, such as ``c/0/0``.
+        size: Bytes of each chunk.
+        folder: On the disk that takes the copy.
+        progress: Who listens.
+
+    Raises:
+        InvalidInput: The disk has no room.
+        Mismatch: A chunk is missing or of another size.
+    """
+    total = len(keys) * size
+    free = shutil.disk_usage(folder).free
+    if total + SPARE_BYTES > free:
+        raise _no_room(folder, total, f"{free / 2**30:.1f} GiB are free")
+    if not total:
+        return np.empty((len(keys), size), dtype=np.uint8)
+    progress.start("copying the bank", len(keys))
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            for key, data in zip(some, sync(_fetched(array.store_path, some)), strict=True):
+                if data is None or len(data) != size:
+                    found = "is missing" if data is None else f"has {len(data)} bytes, expected {size}"
+                    raise Mismatch(f"{array.path}/{key} {found}", "see what else is damaged: giga validate STORE")
+                try:
+                    if file.write(data) < size:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError as error:
+                    raise _no_room(folder, total, str(error)) from error
+            progress.advance(len(some))
+        mapped = mmap.mmap(file.fileno(), total, prot=mmap.PROT_READ)
+    mapped.madvise(mmap.MADV_RANDOM)  # read what is asked for, not what lies around it
+    return np.frombuffer(mapped, dtype=np.uint8).reshape(len(keys), size)
+
+
+async def _fetched(at: Any, keys: Sequence[str]) -> list[bytes | None]:
+    values = await asyncio.gather(*((at / key).get(prototype=default_buffer_prototype()) for key in keys))
+    return [None if value is None else value.to_bytes() for value in values]
+
+
+def _no_room(folder: Path, total: int, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"{folder} has no room for a copy of the bank, {total / 2**30:.1f} GiB: {why}",
+        "name a folder on a larger local disk: --cache FOLDER, or GIGA_CACHE in the environment",
+    )
