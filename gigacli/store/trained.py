@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gigacli.errors import Mismatch
+from gigacli.errors import Mismatch, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,3 +96,22 @@ class Trained:
     def history(self, name: str) -> NDArray[np.float32]:
         """One value per epoch."""
         return self.store.array(f"{self.path}/history/{name}")[:]
+
+
+def finished_model(store: Store, name: str) -> Recipe:
+    """The recipe of a model that is done and belongs to the bank of its store.
+
+    Raises:
+        NotFound: There is no such model, or it is not finished.
+        Mismatch: Its bank has been replaced.
+    """
+    trained = store.require(f"models/{name}")
+    if not Trained(store, f"models/{name}").done:
+        raise NotFound(f"model {name!r} in {store.url} is not finished", f"run: giga train {store.url} --name {name}")
+    bank = trained.config["bank"]
+    if store.require(f"banks/{bank}").fingerprint != trained.inputs["bank"]:
+        raise Mismatch(
+            f"model {name!r} was trained on another bank {bank!r} than the one in {store.url}",
+            f"train on this one: giga train {store.url} --name {name} --redo",
+        )
+    return trained
