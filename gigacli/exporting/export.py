@@ -53,7 +53,7 @@ class ExportSummary:
         group: What was exported.
         format: As what.
         to: Where it is now.
-        slides: Slides in it; for weights those they were trained on are in their card, and this is 0.
+        slides: Slides in it; of weights, slides they were trained on in this store.
         empty: Slides that have nothing to export, for want of tissue.
         pending: Slides that are not done, and not in it.
         bytes: Size of the file or folder.
@@ -106,8 +106,7 @@ def export(
     check_free(to, folder=format not in FILES, redo=redo)
     if kind in ("models", "encoders"):
         check_free(card_of(to), folder=False, redo=redo)
-        write_weights(opened, group, to)
-        slides, empty, pending, warning = 0, 0, 0, None
+        slides, empty, pending, warning = write_weights(opened, group, to), 0, 0, None
     else:
         chosen = Chosen.of(opened, group)
         warning = WRITERS[kind, format](chosen, to, progress)

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from gigacli.store.table import SlideRow
 
 
-def write_h5(
-    path: Path, features: NDArray[Any], grid: Grid | None, *, slide: SlideRow, encoder: str, folder: Path
-) -> None:
+def write_h5(path: Path, features: NDArray[Any], grid: Grid | None, *, slide: SlideRow, encoder: str) -> None:
     """Write one slide.
 
     Args:
@@ -28,15 +26,14 @@ def write_h5(
         grid: Its tiles; without them there are no ``coords``.
         slide: Its row of the slide table.
         encoder: What made the features.
-        folder: Where the file will be, for the attribute ``savetodir``.
     """
     h5py = need("h5py", extra="h5", what="--format h5")
-    about = {"name": slide.id, "savetodir": str(folder)}
     with h5py.File(path, "w") as file:
-        file.create_dataset("features", data=features.astype(np.float32)).attrs.update({**about, "encoder": encoder})
+        vectors = file.create_dataset("features", data=features.astype(np.float32))
+        vectors.attrs.update({"name": slide.id, "encoder": encoder})
         if grid is not None:
             coords = file.create_dataset("coords", data=grid.coords.astype(np.int64))
-            coords.attrs.update({**about, **_attributes(grid, slide)})
+            coords.attrs.update({"name": slide.id, **_attributes(grid, slide)})
 
 
 def _attributes(grid: Grid, slide: SlideRow) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def to_h5(chosen: Chosen, to: Path, progress: Progress) -> None:
     encoder = str(chosen.recipe.config.get("encoder", chosen.path.partition("/")[2]))
     with new_folder(to, chosen.note) as folder:
         for slide, grid, features in _features(chosen, progress):
-            write_h5(folder / f"{slide.id}.h5", features, grid, slide=slide, encoder=encoder, folder=to)
+            write_h5(folder / f"{slide.id}.h5", features, grid, slide=slide, encoder=encoder)
 
 
 def to_npy(chosen: Chosen, to: Path, progress: Progress) -> None:

@@ -93,7 +93,6 @@ def to_h5(chosen: Chosen, to: Path, progress: Progress) -> None:
                 Grid.of(chosen.store, row),
                 slide=slide,
                 encoder=chosen.path.partition("/")[2],
-                folder=to,
             )
             progress.advance()
 

@@ -34,7 +34,7 @@ def write_weights(store: Store, path: str, to: Path) -> int:
         to: The safetensors file; the card beside it is :func:`card_of` of it.
 
     Returns:
-        Values that it gives: per slide of a model, per tile of an encoder.
+        Slides it was trained on, 0 where it was not trained in this store.
 
     Raises:
         NotFound: It is not there or not finished, or the store does not keep its weights.
@@ -48,7 +48,7 @@ def write_weights(store: Store, path: str, to: Path) -> int:
         file.write_text(_markdown(card, to.name, hashlib.sha256(data).hexdigest()), encoding="utf-8")
     with new_file(to) as file:
         file.write_bytes(data)
-    return card.width or card.features
+    return card.slides
 
 
 def card_of(to: Path) -> Path:

@@ -4,6 +4,8 @@ import csv
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import anndata
@@ -17,8 +19,9 @@ import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound, SlideError
 from gigacli.exporting import aside, extras, tiles
 from gigacli.exporting.chosen import Chosen
-from gigacli.exporting.export import FORMATS, WRITERS, formats_of
+from gigacli.exporting.export import FILES, FORMATS, KINDS, WRITERS, formats_of
 from gigacli.store.store import Store
+from gigacli.weights_card import CARD_VERSION, WeightsCard
 
 
 @pytest.fixture
@@ -301,3 +304,14 @@ def test_a_kill_between_the_renames_loses_nothing(store, tmp_path):
         (folder / "x").write_text("new")
         assert len(list((tmp_path / "t").iterdir())) == 9
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == ["giga.json", "x"]
+
+
+def test_the_page_of_exports_lists_every_format_and_every_member_of_the_card():
+    text = (Path(__file__).parents[2] / "spec" / "exports.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    formats = {(row[0], row[1]): row[2] for row in rows if len(row) == 4 and row[0] in KINDS}
+    assert set(formats) == {*WRITERS, ("models", "safetensors"), ("encoders", "safetensors")}
+    assert all(to == ("file" if name in FILES else "folder") for (_, name), to in formats.items())
+    members = [row[0].strip("`") for row in rows if len(row) == 3 and row[0].startswith("`")]
+    assert members == [field.name for field in fields(WeightsCard)]
+    assert f"of this card: `{CARD_VERSION}`" in text
