@@ -18,7 +18,7 @@ from gigacli.nn.giga import GigaSSL
 from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX, WIDTH_IN, read_gigassl
 from gigacli.options import NAME_PATTERN
 from gigacli.randomness import keyed_seed
-from gigacli.store.trained import finished_model
+from gigacli.store.trained import finished_model, source_of
 from gigacli.weights_card import WeightsCard, encoder_text
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 PAPER_TILES = 5
 """T of the paper; a checkpoint of the authors' does not say in a form that could be relied on."""
+
+MPP_TOLERANCE = 0.01
+"""Relative difference of resolutions that count as the same: tools round what scanners state."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def _of_store(store: Store, name: str, config: EmbedConfig, device: torch.device
     bank = trained.config["bank"]
     features = config.features or bank
     if config.features is not None:
-        _check_encoder(store, config.features, _encoder(store.require(f"banks/{bank}")), origin=f"model {name!r}")
+        _check_encoder(store, config.features, _encoder(store.require(source_of(trained))), origin=f"model {name!r}")
     weights = store.read_bytes(f"models/{name}/{'best' if config.weights == 'best' else 'weights'}")
     width = store.array(f"features/{features}/vectors").shape[2]
     method = _method(config, trained.config, load_safetensors(weights), width).to(device).eval()
@@ -125,7 +128,7 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
     if card.variant != "giga":
         raise Mismatch(f"{path} is a model of variant {card.variant!r}; this giga knows 'giga'", "update giga")
     tiles = store.require("tiles").config
-    if (tiles["mpp"], tiles["tile_px"]) != (card.mpp, card.tile_px):
+    if tiles["tile_px"] != card.tile_px or abs(tiles["mpp"] / card.mpp - 1) > MPP_TOLERANCE:
         raise Mismatch(
             f"{path} was trained on {card.tiles}; {store.url} holds tiles of {tiles['tile_px']} px at "
             f"{tiles['mpp']:g} µm per px",
@@ -134,7 +137,10 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
         )
     features = _features_for(store, card, config.features, path)
     trained = card.recipes["model"]["config"]
-    method = _method(config, trained, weights, card.features).to(device).eval()
+    try:
+        method = _method(config, trained, weights, card.features).to(device).eval()
+    except RuntimeError as error:  # torch's, of names and shapes
+        raise Mismatch(f"{path}: its weights are not those its card is about: {error}", "export it again") from error
     return ModelChoice(
         features=features,
         variant=card.variant,
@@ -165,6 +171,8 @@ def read_weights_file(path: Path, *, kind: str) -> tuple[WeightsCard, dict[str, 
             f"{path} is the file of a tile {card.kind}, not of a {kind}",
             f"give it to: giga bank STORE --encoder {path}" if card.kind == "encoder" else "",
         )
+    if kind == "model" and not (card.mpp and card.tile_px and "model" in card.recipes):
+        raise Mismatch(f"{path}: its card does not say what tiles or which training it is of", "export it again")
     return card, weights, hashlib.sha256(data).hexdigest()
 
 
@@ -220,20 +228,20 @@ def _of_authors(store: Store, path: Path, config: EmbedConfig, device: torch.dev
     if config.aggregator == "random-init":
         raise InvalidInput(f"{path} does not say how its slide encoder was born", "use --aggregator model")
     encoder = read_gigassl(path)
-    widths = {name: store.array(f"features/{name}/vectors").shape[2] for name in store.names("features")}
+    there = [store.pick("features", config.features)] if config.features else store.names("features")
+    widths = {
+        name: store.array(f"features/{name}/vectors").shape[2] for name in there or [store.pick("features", None)]
+    }
     fit = [name for name, width in widths.items() if width == encoder.width_in]
-    if config.features is not None:
-        features = store.pick("features", config.features)
-    elif len(fit) > 1:
-        raise InvalidInput(f"{store.url} holds several features: {', '.join(fit)}", "name one: --features NAME")
-    else:
-        features = fit[0] if fit else store.pick("features", None if len(widths) < 2 else min(widths))
-    if features not in fit:
+    if not fit:
+        found = ", ".join(f"{name!r} with {width}" for name, width in widths.items())
         raise Mismatch(
-            f"{path} takes {encoder.width_in} values per tile; features {features!r} of {store.url} have "
-            f"{widths[features]}",
+            f"{path} takes {encoder.width_in} values per tile; of the features in {store.url} there is {found}",
             f"run: giga bank {store.url} --encoder resnet18.pth, with the tile encoder that belongs to the checkpoint",
         )
+    if len(fit) > 1:
+        raise InvalidInput(f"{store.url} holds several features: {', '.join(fit)}", "name one: --features NAME")
+    features = fit[0]
     tiles, made = store.require("tiles").config, _encoder(store.require(f"features/{features}"))
     note = (
         f"{path} is a checkpoint of the authors' code and does not say what it goes with: expected are {WIDTH_IN} "

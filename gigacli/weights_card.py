@@ -32,7 +32,8 @@ class WeightsCard:
         features: Values per tile.
         width: Values per slide; 0 for an encoder.
         slides: Slides it was trained on; 0 where it was not trained in the store.
-        recipes: Recipes of everything it was made from and of itself, by ``tiles``, ``encoder``, ``bank``, ``model``.
+        recipes: Recipes of everything it was made from and of itself, by ``tiles``, ``encoder``, ``bank`` (or
+            ``features``, where these stood in for one), ``model``.
         version: Of this card.
     """
 

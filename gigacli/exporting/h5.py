@@ -38,14 +38,15 @@ def write_h5(path: Path, features: NDArray[Any], grid: Grid | None, *, slide: Sl
 
 def _attributes(grid: Grid, slide: SlideRow) -> dict[str, Any]:
     """TRIDENT's, which know whole pixels and nominal magnifications, then the exact values under names of ours."""
+    width, height = slide.size_px
+    size = {"level0_width": width, "level0_height": height} if width > 0 else {}
     return {
         "patch_size": grid.tile_px,
         "patch_size_level0": round(grid.edge_px),
         "level0_magnification": round(10 / slide.mpp) or 10 / slide.mpp,
         "target_magnification": _plain(10 / grid.mpp),
         "overlap": grid.overlap_px,
-        "level0_width": slide.size_px[0],
-        "level0_height": slide.size_px[1],
+        **size,
         "mpp": grid.mpp,
         "level0_mpp": slide.mpp,
         "edge_level0_px": grid.edge_px,

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from gigacli.store.table import SlideRow
 
 CROPPED = ("mirax", "leica", "ventana", "zeiss")
-"""OpenSlide's names of the formats whose slides may state bounds; only these need to be opened."""
+"""OpenSlide's names of the formats whose slides may state bounds; only these need to be opened,
+and slides of which the store does not know what they are."""
 
 
 def to_h5(chosen: Chosen, to: Path, progress: Progress) -> None:
@@ -94,7 +95,7 @@ def to_geojson(chosen: Chosen, to: Path, progress: Progress) -> str:
 
 def _origin(slide: SlideRow) -> tuple[int, int] | None:
     """Level-0 pixel that QuPath counts from; None where that cannot be known."""
-    if slide.vendor not in CROPPED:
+    if slide.vendor and slide.vendor not in CROPPED:
         return 0, 0
     try:
         with Slide(slide.path) as opened:

@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 from gigacli.errors import Mismatch, NotFound
 from gigacli.exporting.aside import new_file
 from gigacli.store.store import CREATED_BY
-from gigacli.store.trained import Trained, finished_model
+from gigacli.store.trained import Trained, finished_model, source_of
 from gigacli.weights_card import WeightsCard
 
 if TYPE_CHECKING:
@@ -58,15 +58,16 @@ def card_of(to: Path) -> Path:
 
 def _model_card(store: Store, name: str) -> tuple[WeightsCard, bytes]:
     trained = finished_model(store, name)
-    bank_name = trained.config["bank"]
-    bank, tiles = store.require(f"banks/{bank_name}"), store.require("tiles")
-    if bank.inputs["tiles"] != tiles.fingerprint:
+    source = source_of(trained)
+    bank, tiles = store.require(source), store.require("tiles")
+    if bank.inputs.get("tiles") != tiles.fingerprint:
         raise Mismatch(
             f"model {name!r} was trained on other tiles than {store.url} holds now", f"run: giga validate {store.url}"
         )
-    encoder = str(bank.config.get("encoder", bank_name))
+    encoder = str(bank.config["encoder"])
     made = store.recipe(f"encoders/{encoder}")
-    recipes = {"tiles": tiles, "encoder": made, "bank": bank, "model": trained}
+    role = "bank" if source.startswith("banks/") else "features"
+    recipes = {"tiles": tiles, "encoder": made, role: bank, "model": trained}
     weights = store.read_bytes(f"models/{name}/weights")
     card = WeightsCard(
         kind="model",
@@ -78,7 +79,7 @@ def _model_card(store: Store, name: str) -> tuple[WeightsCard, bytes]:
         timm=str(made.config.get("timm", "")) if made is not None else "",
         mpp=tiles.config["mpp"],
         tile_px=tiles.config["tile_px"],
-        features=store.array(f"banks/{bank_name}/vectors").shape[3],
+        features=store.array(f"{source}/vectors").shape[-1],
         width=int(load(weights)[SLIDE_WIDTH].shape[1]),
         slides=_trained_on(store, f"models/{name}"),
         recipes=_plain(recipes),

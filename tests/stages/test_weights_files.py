@@ -124,6 +124,8 @@ def test_what_does_not_belong_together_is_refused_naming_both(other, files, tmp_
         ({"variant": "later"}, "'later'"),
         ({"version": "9"}, "version 9.*reads 0.1"),
         ({"kind": "encoder"}, "not of a model"),
+        ({"mpp": None}, "does not say what tiles"),
+        ({"features": 12}, "not those its card is about"),
     ):
         with pytest.raises(Mismatch, match=says.replace("(", r"\(").replace(")", r"\)")):
             giga.embed(other, model=with_card(model, tmp_path / "m.safetensors", **changes), views=5)
@@ -254,7 +256,7 @@ def test_a_checkpoint_of_the_authors_wants_their_features(store_at, tmp_path, au
     path = store_at("bank")
     file, _ = authors_checkpoint(tmp_path / "check point.pth", 8, 16)
     before = chunks(path)
-    with pytest.raises(Mismatch, match=r"takes 8 values per tile; features 'random-resnet18' .* have 256"):
+    with pytest.raises(Mismatch, match=r"takes 8 values per tile; .*'random-resnet18' with 256"):
         giga.embed(path, model=str(file), name="x")
     with pytest.raises(InvalidInput, match="does not make a name"):
         giga.embed(path, model=str(file))
