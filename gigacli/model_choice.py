@@ -212,15 +212,25 @@ def _features_for(store: Store, card: WeightsCard, named: str | None, path: Path
         )
     if not fit:
         found = "; ".join(f"{name!r} were made with {encoder_text(*encoder)}" for name, encoder in there.items())
-        source = f"timm:{card.timm}" if card.timm else f"{card.encoder}.safetensors"
-        export = "" if card.timm else f"where the model was trained: giga export STORE encoders/{card.encoder} "
-        export += "" if card.timm else f"--to {source}; then here: "
         raise Mismatch(
             f"{path} goes with features of tile encoder {card.tile_encoder}; "
             + (f"of the features in {store.url}, {found}" if found else f"{store.url} holds no features"),
-            f"{export or 'run: '}giga bank {store.url} --encoder {source}",
+            _how_to_make(store, card),
         )
     return fit[0]
+
+
+def _how_to_make(store: Store, card: WeightsCard) -> str:
+    """The commands that make the features a model goes with."""
+    if card.timm:
+        return f"run: giga bank {store.url} --encoder timm:{card.timm}"
+    if not card.encoder_sha256:
+        return f"it was trained on features of another tool: features of {card.encoder!r} are needed here, too"
+    file = f"{card.encoder}.safetensors"
+    return (
+        f"where the model was trained: giga export STORE encoders/{card.encoder} --to {file}; "
+        f"then here: giga bank {store.url} --encoder {file}"
+    )
 
 
 def _of_authors(store: Store, path: Path, config: EmbedConfig, device: torch.device) -> ModelChoice:

@@ -138,16 +138,19 @@ def test_slides_that_qupath_crops_are_counted_from_their_bounds(store_at, tmp_pa
     store.array("slides/vendor")[1] = "mirax"
     store.array("slides/vendor")[2] = "mirax"
     store.array("slides/path")[2] = "gone.mrxs"
+    store.array("slides/vendor")[3] = ""  # as of tiles that another tool made
+    store.array("slides/path")[3] = ""
 
     def opened(path):
-        if path == "gone.mrxs":
+        if path in ("gone.mrxs", ""):
             raise SlideError("gone")
         return nullcontext(SimpleNamespace(bounds_px=(100, 40, 1000, 1000)))
 
     monkeypatch.setattr(tiles, "Slide", opened)
     summary = giga.export(store, "tiles", to=tmp_path / "tiles")
+    assert summary.warning.startswith("2 slides could not be opened")
     assert store.slides[2].id in summary.warning
-    for row, origin in ((0, (0, 0)), (1, (100, 40)), (2, (0, 0))):
+    for row, origin in ((0, (0, 0)), (1, (100, 40)), (2, (0, 0)), (3, (0, 0))):
         found = json.loads((tmp_path / "tiles" / f"{store.slides[row].id}.geojson").read_text())
         assert found["origin_px"] == list(origin)
         corner = found["features"][0]["geometry"]["coordinates"][0][0]

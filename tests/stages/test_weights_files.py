@@ -143,6 +143,9 @@ def test_hints_say_how_to_make_what_is_missing(other, files, tmp_path):
     with pytest.raises(Mismatch) as raised:
         giga.embed(other, model=with_card(model, tmp_path / "m.safetensors", **wrong, timm="vit"))
     assert "--encoder timm:vit" in raised.value.hint
+    with pytest.raises(Mismatch) as raised:
+        giga.embed(other, model=with_card(model, tmp_path / "m.safetensors", encoder_sha256="", encoder="uni"))
+    assert "features of 'uni' are needed here" in raised.value.hint
 
 
 def test_files_that_are_no_models(other, tmp_path):
