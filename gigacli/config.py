@@ -227,7 +227,14 @@ class TrainConfig(Config):
 class EmbedConfig(Config):
     """Options of ``giga embed``."""
 
-    model: str | None = option(None, "The model; may be left out when there is one.", result=False)
+    model: str | None = option(
+        None,
+        "A model of the store (may be left out when there is one), a file of giga export, or an authors' checkpoint.",
+        result=False,
+    )
+    features: str | None = option(
+        None, "The tile features to embed; default: those that go with the model.", result=False
+    )
     views: int = option(50, "Views averaged per slide, R (paper: 50).")
     aggregator: Literal["model", "mean", "random-init"] = option(
         "model", "model, or a baseline: mean (of all tiles) or random-init (the untrained slide encoder)."
@@ -242,7 +249,7 @@ class EmbedConfig(Config):
         self._positive("views")
         self._choice("aggregator", "model", "mean", "random-init")
         self._choice("weights", "last", "best")
-        self._name("name")
+        self._name("name", "features")
 
 
 @dataclass(frozen=True, kw_only=True)

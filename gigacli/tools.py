@@ -11,7 +11,7 @@ from gigacli.command import DONE, FAILED, Debug, Json, Quiet, StoreArgument, app
 
 def add_tools() -> None:
     """Register them, in the order in which ``giga --help`` lists them."""
-    for name, tool in (("info", info), ("validate", validate), ("demo", demo)):
+    for name, tool in (("info", info), ("validate", validate), ("export", export), ("demo", demo)):
         app.command(name, rich_help_panel="Tools")(tool)
 
 
@@ -62,6 +62,47 @@ def validate(
         else:
             console.show_problems(report)
         return FAILED if report.problems else DONE
+
+    guard(work, debug=debug)
+
+
+def export(
+    store: StoreArgument,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[WHAT]",
+            help="embeddings/NAME, features/NAME, tiles, models/NAME or encoders/NAME; the name may be left out where "
+            "there is one. Default: embeddings.",
+        ),
+    ] = None,
+    to: Annotated[
+        str, typer.Option("--to", help="File (.csv, .parquet, .h5ad, .safetensors), or folder (npy, h5, geojson).")
+    ] = ...,  # type: ignore[assignment]
+    format: Annotated[  # noqa: A002 - the name of the flag
+        str | None, typer.Option("--format", help="Of a folder; default: npy, for features h5, for tiles geojson.")
+    ] = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Replace what an earlier export wrote there.")] = False,  # noqa: FBT002
+    json: Json = False,  # noqa: FBT002
+    quiet: Quiet = False,  # noqa: FBT002
+    debug: Debug = False,  # noqa: FBT002
+) -> None:
+    """Write results as files that other tools read.
+
+    Vectors of slides as CSV, Parquet, AnnData, npy or TRIDENT's h5; features of tiles as h5 or npy; tiles as GeoJSON
+    for QuPath; models and encoders as safetensors, for other cohorts.
+
+    Example: giga export cohort.zarr embeddings/giga --to vectors.csv
+    """
+
+    def work() -> int:
+        from gigacli import console
+        from gigacli.exporting.export import export
+
+        with console.ConsoleProgress(quiet=quiet) as progress:
+            summary = export(store, what, to=to, format=format, redo=redo, progress=progress)
+        console.show_json(summary) if json else console.show_summary("export", summary)
+        return DONE
 
     guard(work, debug=debug)
 

@@ -1,7 +1,10 @@
 """Fixtures for the stages: a tiny cohort of drawn slides, and stores of it at every stage, made once."""
 
+import argparse
 import os
 import shutil
+import sys
+import types
 from pathlib import Path
 
 # One thread: repeatable to the byte, and test processes do not wait for each other's threads.
@@ -119,3 +122,34 @@ def timm(tmp_path_factory):
         import timm
 
         yield timm
+
+
+@pytest.fixture
+def authors_checkpoint(monkeypatch):
+    """Writes a file like the authors' released checkpoints, with random weights; gives its path and the encoder.
+
+    Weights under two wrappers, and settings in two classes named Namespace, one of a module that only they have.
+    """
+    import torch
+
+    from gigacli.nn.gigassl import GigasslEncoder, _names
+
+    def write(path, width_in=256, width=512, seed=0):
+        encoder = GigasslEncoder(width_in, width=width, generator=torch.Generator().manual_seed(seed))
+        state = {"projector.layer3.bias": torch.zeros(256)}
+        for theirs, ours in _names().items():
+            value = encoder.state_dict()[ours]
+            if value.ndim == 3:  # (taps, in, out), rows along y -> (taps, 1, in, out), rows along x
+                side = 3 if len(value) == 9 else 1
+                value = value.reshape(side, side, *value.shape[1:]).transpose(0, 1).flatten(0, 1)[:, None]
+            for wrapper in ("backbone.net.mil_model", "encoder.0.net.mil_model"):
+                state[f"{wrapper}.sparse_pooling.0.{theirs}"] = value
+        module = types.ModuleType("arguments")
+        module.Namespace = type("Namespace", (argparse.Namespace,), {"__module__": "arguments"})
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "arguments", module)
+            config = module.Namespace(model=argparse.Namespace(nb_tiles=5), lr=0.03)
+            torch.save({"epoch": 100, "state_dict": state, "config": config}, path)
+        return path, encoder
+
+    return write

@@ -22,7 +22,7 @@ VERBS = {
     "embed": configs.EmbedConfig,
     "probe": configs.ProbeConfig,
 }
-TOOLS = ("info", "validate", "demo")
+TOOLS = ("info", "validate", "export", "demo")
 
 
 def giga(*arguments, cwd=None, env=None):
@@ -107,6 +107,15 @@ def test_the_two_lines_of_the_readme(store_at, cohort):
     assert all(wanted | {"auc_low", "auc_high"} <= row.keys() for row in found["scores"])
 
 
+def test_export_says_what_it_wrote(chain, tmp_path):
+    result = giga("export", chain("embed"), "embeddings/giga", "--to", "out/v.csv", "--json", cwd=tmp_path)
+    summary = json.loads(result.stdout)
+    assert (result.returncode, summary["to"], summary["slides"]) == (0, "out/v.csv", 8)
+    assert (tmp_path / "out" / "v.csv").stat().st_size == summary["bytes"]
+    again = giga("export", chain("embed"), "embeddings/giga", "--to", "out/v.csv", cwd=tmp_path)
+    assert (again.returncode, "--redo" in again.stderr) == (2, True)
+
+
 def test_failed_slides_end_with_exit_code_1(tmp_path, cohort):
     (tmp_path / "broken.tif").write_bytes(b"not a slide")
     good = sorted(cohort.slides.glob("*.tif"))[0]
@@ -129,6 +138,8 @@ def test_failed_slides_end_with_exit_code_1(tmp_path, cohort):
         (("probe",), "labels"),
         (("info", "none.zarr"), "none.zarr"),
         (("validate", "none.zarr"), "none.zarr"),
+        (("export", "none.zarr", "tiles", "--to", "x"), "none.zarr"),
+        (("export", "none.zarr", "tiles"), "--to"),
     ],
 )
 def test_bad_input_is_exit_code_2_without_traceback(tmp_path, arguments, says):

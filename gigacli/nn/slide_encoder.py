@@ -143,12 +143,15 @@ class SlideEncoder(nn.Module):
         b, t, _ = batch.features.shape
         owner = torch.arange(b, device=batch.cells.device).repeat_interleave(t)  # (b * t,)
         sites = sparse_map(batch.features.flatten(0, 1), batch.cells.flatten(0, 1), owner, size=b)
-        opening = strided_map(sites) if self.stride == 2 else submanifold_map(sites)
+        opening = self._strided(sites) if self.stride == 2 else submanifold_map(sites)
         kept = submanifold_map(opening) if self.stride == 2 else opening
         features = sites.features  # (m, c)
         for i, block in enumerate(self.blocks):
             features = block(features, kept if i else opening, kept, backend=self.backend)  # (n, width)
         return mean_pool(SparseMap(features, kept.cells, kept.owner, b))
+
+    def _strided(self, sites: SparseMap) -> KernelMap:
+        return strided_map(sites)
 
     @torch.no_grad()
     def load_layer4(self, state_dict: Mapping[str, Tensor]) -> None:

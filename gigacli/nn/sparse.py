@@ -185,15 +185,21 @@ def submanifold_map(sites: SparseMap | KernelMap) -> KernelMap:
     return KernelMap(sites.cells, sites.owner, sites.size, len(keys), (*pairs[:4], None, *pairs[5:]))
 
 
-def strided_map(sites: SparseMap) -> KernelMap:
+def strided_map(sites: SparseMap, *, limits: Tensor | None = None) -> KernelMap:
     """Output sites and neighbours of a 3x3 convolution with stride 2.
 
     Output p takes input 2p + (dy, dx) with weight row dy*3 + dx, and exists wherever any of its nine inputs is active.
-    Nothing is clipped at any border: cell 0 feeds outputs -1 and 0.
+    Nothing is clipped at any border, and cell 0 feeds outputs -1 and 0, unless there are `limits`.
+
+    Args:
+        sites: The input sites.
+        limits: (b, 2) int64, outputs of each view along y and x: only those from 0 to the limit, exclusive, exist.
     """
     offsets = sites.cells.new_tensor(_OFFSETS)  # (9, 2)
     doubled = sites.cells[None] - offsets[:, None]  # (9, m, 2), = 2p where even
     feeds = (doubled % 2 == 0).all(-1)  # (9, m)
+    if limits is not None:
+        feeds &= ((doubled >= 0) & (doubled < 2 * limits[sites.owner])).all(-1)
     source = feeds.nonzero()[:, 1]
     targets = doubled[feeds].div(2, rounding_mode="floor")  # (pairs, 2)
     owner = sites.owner[source]

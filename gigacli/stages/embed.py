@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.torch import load as load_safetensors
+import torch
 
 from gigacli.config import EmbedConfig
-from gigacli.errors import Mismatch, NotFound
+from gigacli.model_choice import ModelChoice, choose_model, name_of_model
 from gigacli.nn.device import pick_device
-from gigacli.nn.giga import GigaSSL, embed_views
-from gigacli.nn.views import TilePositions, draw_rows, make_views
+from gigacli.nn.giga import embed_views
+from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
+from gigacli.nn.views import TilePositions, ViewBatch, draw_rows, make_views
 from gigacli.progress import SILENT
-from gigacli.randomness import keyed_rng, keyed_seed
+from gigacli.randomness import keyed_rng
 from gigacli.store.bank import FeatureReader, grids_of
 from gigacli.store.fast import read_column
 from gigacli.store.layout import NOT_DONE
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import torch
     from numpy.typing import NDArray
 
     from gigacli.progress import Progress
@@ -47,6 +47,7 @@ class EmbedSummary:
         without_tiles: Slides that have no tiles and so no vector.
         width: Values per vector.
         baseline: Name of the mean of tiles written beside it.
+        warning: What could not be checked, in words; "" where nothing is left open.
         seconds: Time it took.
     """
 
@@ -58,6 +59,7 @@ class EmbedSummary:
     without_tiles: int
     width: int
     baseline: str
+    warning: str
     seconds: float
 
 
@@ -70,23 +72,29 @@ def embed(store: str | Path | Store, *, progress: Progress = SILENT, **options: 
         options: Fields of :class:`~gigacli.config.EmbedConfig`.
 
     Raises:
-        NotFound: The store holds no model or no features.
-        Mismatch: The embedding was made otherwise, or the model was trained on a bank that has been replaced.
+        NotFound: There is no such model, or the store holds no features.
+        InvalidInput: There are several models or features to choose from.
+        Mismatch: The embedding was made otherwise, the model was trained on a bank that has been replaced, or it goes
+            with another tile encoder or other tiles.
     """
     started = time.monotonic()
     config = EmbedConfig.of(options)
     device = pick_device(config.device)
     opened = Store.open(store, write=True)
     if config.aggregator == "mean":
-        features = opened.pick("features", None)
-        plan = _mean_plan(opened, features, name=config.name)
+        features = opened.pick("features", config.features)
+        plan, warning = _mean_plan(opened, features, name=config.name), ""
         done, slides, empty = _write(opened, plan, progress, redo=config.redo)
         baseline = plan.name
     else:
-        model = opened.pick("models", config.model)
+        model = name_of_model(opened, config)
         name = config.name or (f"random-{model}" if config.aggregator == "random-init" else model)
         config = opened.following(f"embeddings/{name}", config, options)
-        plan = _view_plan(opened, config, device, model=model, name=name)
+        choice = choose_model(opened, config, device)
+        warning = choice.note
+        if warning:
+            progress.say(warning)
+        plan = _view_plan(opened, config, device, choice=choice, name=name)
         mean = _mean_plan(opened, plan.features, name=None)
         opened.check(f"embeddings/{plan.name}", plan.recipe, redo=config.redo)
         stale = opened.recipe(f"embeddings/{mean.name}") != mean.recipe
@@ -102,6 +110,7 @@ def embed(store: str | Path | Store, *, progress: Progress = SILENT, **options: 
         without_tiles=empty,
         width=plan.width,
         baseline=baseline,
+        warning=warning,
         seconds=time.monotonic() - started,
     )
 
@@ -154,47 +163,27 @@ def _mean_plan(store: Store, features: str, *, name: str | None) -> _Plan:
     return _Plan(name or f"mean-{features}", features, recipe, read.width, vectors)
 
 
-def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, model: str, name: str) -> _Plan:
-    """R views of T tiles through the model's slide encoder, trained or as it was born."""
-    trained = store.require(f"models/{model}")
-    if store.array(f"models/{model}/done")[()] != 1:
-        raise NotFound(f"model {model!r} in {store.url} is not finished", f"run: giga train {store.url} --name {model}")
-    features = trained.config["bank"]
-    if store.require(f"banks/{features}").fingerprint != trained.inputs["bank"]:
-        raise Mismatch(
-            f"model {model!r} was trained on another bank {features!r} than the one in {store.url}",
-            f"train on this one: giga train {store.url} --name {model} --redo",
-        )
-    read = FeatureReader(store, features)
-    weights = store.read_bytes(f"models/{model}/{'best' if config.weights == 'best' else 'weights'}")
-    method = _method(config, trained.config, load_safetensors(weights), read.width).to(device).eval()
+def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, choice: ModelChoice, name: str) -> _Plan:
+    """R views of T tiles through a slide encoder, trained or as it was born."""
+    read = FeatureReader(store, choice.features)
     recipe = Recipe(
         "embed",
-        {"model": model, "features_name": features, "tiles": trained.config["tiles"], **config.recipe()},
-        {"features": store.require(f"features/{features}").fingerprint, "model": trained.fingerprint},
+        {**choice.config, "tiles": choice.tiles, **config.recipe()},
+        {"features": store.require(f"features/{choice.features}").fingerprint, "model": choice.identity},
     )
-    views = _Views(store, read, config, trained.config["tiles"])
+    views, tile_px = _Views(store, read, config, choice.tiles), store.require("tiles").config["tile_px"]
 
     def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
         drawn, positions = views(rows)
-        batch = make_views(drawn, positions, augmentation=None, device=device)
-        return embed_views(method.vectors, batch, [config.views] * len(rows)).cpu().numpy()
+        if choice.variant == "gigassl":
+            cells = gigassl_cells(positions * (tile_px * LEVEL0_PER_PX))
+            features = torch.from_numpy(drawn).to(device, torch.float32)
+            batch = ViewBatch(features, torch.from_numpy(cells).to(device))
+        else:
+            batch = make_views(drawn, positions, augmentation=None, device=device)
+        return embed_views(choice.encode, batch, [config.views] * len(rows)).cpu().numpy()
 
-    return _Plan(name, features, recipe, method.encoder.width, vectors)
-
-
-def _method(config: EmbedConfig, trained: dict[str, Any], learnt: dict[str, torch.Tensor], width: int) -> GigaSSL:
-    """The model, with the slide encoder it learnt or with the one it was born with."""
-    method = GigaSSL(
-        width,
-        temperature=1.0,
-        seed=keyed_seed(config.seed, "random-init"),
-        whiten="whitening" in learnt,
-        aggregator=trained.get("aggregator", "sparse-resnet"),
-    )
-    born = method.encoder.state_dict(prefix="encoder.") if config.aggregator == "random-init" else {}
-    method.load_state_dict({**learnt, **born})
-    return method
+    return _Plan(name, choice.features, recipe, choice.width, vectors)
 
 
 class _Views:

@@ -175,7 +175,8 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
     model = next((g for g in of["models"] if g.pending), None)
     if model is not None:
         return f"giga train {url} --bank {model.config['bank']}" + _named(model, "giga")
-    if of["banks"] and not of["models"]:
+    borrowed = any("variant" in g.config for g in results)  # by a model of another store
+    if of["banks"] and not of["models"] and not borrowed:
         return f"giga train {url}" + (f" --bank {_name(of['banks'][0])}" if len(of["banks"]) > 1 else "")
     ours = [g for g in results if g.config["aggregator"] != "mean"]
     late = next((g for g in ours if g.pending), None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gigacli.errors import Mismatch
+from gigacli.errors import Mismatch, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,3 +96,28 @@ class Trained:
     def history(self, name: str) -> NDArray[np.float32]:
         """One value per epoch."""
         return self.store.array(f"{self.path}/history/{name}")[:]
+
+
+def source_of(trained: Recipe) -> str:
+    """The group that a model was trained on: a bank, or features that stand in for one."""
+    return f"{'banks' if 'bank' in trained.inputs else 'features'}/{trained.config['bank']}"
+
+
+def finished_model(store: Store, name: str) -> Recipe:
+    """The recipe of a model that is done and belongs to what its store holds.
+
+    Raises:
+        NotFound: There is no such model, or it is not finished.
+        Mismatch: What it was trained on has been replaced.
+    """
+    trained = store.require(f"models/{name}")
+    if not Trained(store, f"models/{name}").done:
+        raise NotFound(f"model {name!r} in {store.url} is not finished", f"run: giga train {store.url} --name {name}")
+    source, bank = source_of(trained), trained.config["bank"]
+    if store.require(source).fingerprint not in trained.inputs.values():
+        what = f"another bank {bank!r} than the one" if source.startswith("banks/") else f"other {source} than those"
+        raise Mismatch(
+            f"model {name!r} was trained on {what} in {store.url}",
+            f"train on this one: giga train {store.url} --name {name} --redo",
+        )
+    return trained

@@ -176,7 +176,9 @@ def _inputs(description: Description) -> Iterator[Problem]:
 
 
 def input_group(description: Description, config: dict[str, Any], key: str) -> str | None:
-    """The group that an input of a recipe names; None for an encoder, which is identified by its weights."""
+    """The group that an input of a recipe names; None for an encoder or a model file, which are known by a hash."""
+    if key == "model" and "variant" in config:
+        return None
     if key == "tiles":
         return "tiles"
     if key in ("bank", "model"):

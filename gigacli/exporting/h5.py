@@ -1,0 +1,57 @@
+"""HDF5 files as TRIDENT lays them out: ``features`` and ``coords``, what they mean in attributes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gigacli.exporting.extras import need
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from gigacli.exporting.chosen import Grid
+    from gigacli.store.table import SlideRow
+
+
+def write_h5(path: Path, features: NDArray[Any], grid: Grid | None, *, slide: SlideRow, encoder: str) -> None:
+    """Write one slide.
+
+    Args:
+        path: The file.
+        features: (width,) of the slide, or (tiles, width); written as float32, which is what others feed to networks.
+        grid: Its tiles; without them there are no ``coords``.
+        slide: Its row of the slide table.
+        encoder: What made the features.
+    """
+    h5py = need("h5py", extra="h5", what="--format h5")
+    with h5py.File(path, "w") as file:
+        vectors = file.create_dataset("features", data=features.astype(np.float32))
+        vectors.attrs.update({"name": slide.id, "encoder": encoder})
+        if grid is not None:
+            coords = file.create_dataset("coords", data=grid.coords.astype(np.int64))
+            coords.attrs.update({"name": slide.id, **_attributes(grid, slide)})
+
+
+def _attributes(grid: Grid, slide: SlideRow) -> dict[str, Any]:
+    """TRIDENT's, which know whole pixels and nominal magnifications, then the exact values under names of ours."""
+    width, height = slide.size_px
+    size = {"level0_width": width, "level0_height": height} if width > 0 else {}
+    return {
+        "patch_size": grid.tile_px,
+        "patch_size_level0": round(grid.edge_px),
+        "level0_magnification": round(10 / slide.mpp) or 10 / slide.mpp,
+        "target_magnification": _plain(10 / grid.mpp),
+        "overlap": grid.overlap_px,
+        **size,
+        "mpp": grid.mpp,
+        "level0_mpp": slide.mpp,
+        "edge_level0_px": grid.edge_px,
+    }
+
+
+def _plain(value: float) -> float:
+    return int(value) if value.is_integer() else value

@@ -1,0 +1,124 @@
+"""Tile features and tiles as files: one or two per slide."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gigacli.errors import SlideError
+from gigacli.exporting.aside import new_folder
+from gigacli.exporting.chosen import Grid
+from gigacli.exporting.extras import need
+from gigacli.exporting.h5 import write_h5
+from gigacli.store.bank import FeatureReader
+from gigacli.wsi.slide import Slide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from gigacli.exporting.chosen import Chosen
+    from gigacli.progress import Progress
+    from gigacli.store.table import SlideRow
+
+CROPPED = ("mirax", "leica", "ventana", "zeiss")
+"""OpenSlide's names of the formats whose slides may state bounds; only these need to be opened,
+and slides of which the store does not know what they are."""
+
+
+def to_h5(chosen: Chosen, to: Path, progress: Progress) -> None:
+    """A file per slide in the layout of TRIDENT's tile features: ``features`` (tiles, width), ``coords`` (tiles, 2)."""
+    need("h5py", extra="h5", what="--format h5")
+    encoder = str(chosen.recipe.config.get("encoder", chosen.path.partition("/")[2]))
+    with new_folder(to, chosen.note) as folder:
+        for slide, grid, features in _features(chosen, progress):
+            write_h5(folder / f"{slide.id}.h5", features, grid, slide=slide, encoder=encoder)
+
+
+def to_npy(chosen: Chosen, to: Path, progress: Progress) -> None:
+    """Two files per slide: features/ID.npy (tiles, width) float16, coords/ID.npy (tiles, 2) int32, level-0 px."""
+    with new_folder(to, chosen.note) as folder:
+        (folder / "features").mkdir()
+        (folder / "coords").mkdir()
+        for slide, grid, features in _features(chosen, progress):
+            np.save(folder / "features" / f"{slide.id}.npy", features, allow_pickle=False)
+            np.save(folder / "coords" / f"{slide.id}.npy", grid.coords, allow_pickle=False)
+
+
+def _features(chosen: Chosen, progress: Progress) -> Iterator[tuple[SlideRow, Grid, NDArray[np.float16]]]:
+    """Slide after slide, so that no more than one is in memory."""
+    chosen.store.require("tiles")
+    read = FeatureReader(chosen.store, chosen.path.partition("/")[2])
+    slides = list(chosen.named())
+    progress.start(f"exporting {chosen.path}", len(slides))
+    for row, slide in slides:
+        grid = Grid.of(chosen.store, row)
+        assert grid is not None
+        yield slide, grid, read(row, len(grid.coords))
+        progress.advance()
+
+
+def to_geojson(chosen: Chosen, to: Path, progress: Progress) -> str:
+    """A file per slide for QuPath: a FeatureCollection with one tile object per tile, its tissue share as measurement.
+
+    QuPath shows the slides of some scanners cropped to the bounds they state and counts pixels from there, so the
+    corner of these bounds is subtracted; the file says which it was, in ``origin_px``.
+
+    Returns:
+        Which slides could not be opened to look for bounds, in words; "" where all were.
+    """
+    slides, unknown = list(chosen.named()), []
+    shares = chosen.store.array("tiles/tissue")
+    progress.start("exporting tiles", len(slides))
+    with new_folder(to, chosen.note) as folder:
+        for row, slide in slides:
+            grid = Grid.of(chosen.store, row)
+            assert grid is not None
+            origin = _origin(slide)
+            if origin is None:
+                unknown.append(slide.id)
+            collection = _collection(grid, shares[row, : len(grid.coords)], origin or (0, 0))
+            text = json.dumps(collection, separators=(",", ":"))
+            (folder / f"{slide.id}.geojson").write_text(text + "\n", encoding="utf-8")
+            progress.advance()
+    if not unknown:
+        return ""
+    return (
+        f"{len(unknown)} slides could not be opened to see whether QuPath crops them, so their tiles are where they "
+        f"are in the whole image: {', '.join(unknown[:3])}"
+    )
+
+
+def _origin(slide: SlideRow) -> tuple[int, int] | None:
+    """Level-0 pixel that QuPath counts from; None where that cannot be known."""
+    if slide.vendor and slide.vendor not in CROPPED:
+        return 0, 0
+    try:
+        with Slide(slide.path) as opened:
+            return opened.bounds_px[:2]
+    except SlideError:
+        return None
+
+
+def _collection(grid: Grid, tissue: NDArray[np.float32], origin: tuple[int, int]) -> dict[str, Any]:
+    """GeoJSON as QuPath (0.4 and later) reads it; members that QuPath does not know are left out by it."""
+    features = []
+    for i, ((x, y), share) in enumerate(zip((grid.coords - np.array(origin)).tolist(), tissue.tolist(), strict=True)):
+        right, bottom = round(x + grid.edge_px, 2), round(y + grid.edge_px, 2)
+        ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
+        features.append(
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [ring]},
+                "properties": {
+                    "objectType": "tile",
+                    "name": f"tile {i}",
+                    "measurements": {"tile": i} | ({"tissue": round(share, 4)} if np.isfinite(share) else {}),
+                },
+            }
+        )
+    return {"type": "FeatureCollection", "origin_px": list(origin), "features": features}

@@ -1,0 +1,173 @@
+"""Models and encoders as safetensors files that say what they go with, and a card in Markdown beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from gigacli.errors import Mismatch, NotFound
+from gigacli.exporting.aside import new_file
+from gigacli.store.store import CREATED_BY
+from gigacli.store.trained import Trained, finished_model, source_of
+from gigacli.weights_card import WeightsCard
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gigacli.store.store import Recipe, Store
+
+RESNET18_FEATURES = 256
+SLIDE_WIDTH = "projector.0.weight"
+"""The layer of a model whose inputs are the values of a slide vector, whatever its aggregator."""
+
+
+def write_weights(store: Store, path: str, to: Path) -> int:
+    """Write a model or an encoder, its card in its metadata, and the same card for people beside it.
+
+    Args:
+        store: The cohort store.
+        path: Of the model or encoder, for example ``models/giga``.
+        to: The safetensors file; the card beside it is :func:`card_of` of it.
+
+    Returns:
+        Slides it was trained on, 0 where it was not trained in this store.
+
+    Raises:
+        NotFound: It is not there or not finished, or the store does not keep its weights.
+        Mismatch: What it was made from has been replaced.
+    """
+    kind, _, name = path.partition("/")
+    make = _model_card if kind == "models" else _encoder_card
+    card, weights = make(store, name)
+    data = save(load(weights), metadata=card.to_metadata())
+    with new_file(card_of(to)) as file:
+        file.write_text(_markdown(card, to.name, hashlib.sha256(data).hexdigest()), encoding="utf-8")
+    with new_file(to) as file:
+        file.write_bytes(data)
+    return card.slides
+
+
+def card_of(to: Path) -> Path:
+    """Where the card of a weights file stands."""
+    return to.with_suffix(".md")
+
+
+def _model_card(store: Store, name: str) -> tuple[WeightsCard, bytes]:
+    trained = finished_model(store, name)
+    source = source_of(trained)
+    bank, tiles = store.require(source), store.require("tiles")
+    if bank.inputs.get("tiles") != tiles.fingerprint:
+        raise Mismatch(
+            f"model {name!r} was trained on other tiles than {store.url} holds now", f"run: giga validate {store.url}"
+        )
+    encoder = str(bank.config["encoder"])
+    made = store.recipe(f"encoders/{encoder}")
+    role = "bank" if source.startswith("banks/") else "features"
+    recipes = {"tiles": tiles, "encoder": made, role: bank, "model": trained}
+    weights = store.read_bytes(f"models/{name}/weights")
+    card = WeightsCard(
+        kind="model",
+        name=name,
+        created_by=CREATED_BY,
+        variant="giga",
+        encoder=encoder,
+        encoder_sha256=bank.inputs.get("encoder", ""),
+        timm=str(made.config.get("timm", "")) if made is not None else "",
+        mpp=tiles.config["mpp"],
+        tile_px=tiles.config["tile_px"],
+        features=store.array(f"{source}/vectors").shape[-1],
+        width=int(load(weights)[SLIDE_WIDTH].shape[1]),
+        slides=_trained_on(store, f"models/{name}"),
+        recipes=_plain(recipes),
+    )
+    return card, weights
+
+
+def _encoder_card(store: Store, name: str) -> tuple[WeightsCard, bytes]:
+    made = store.require(f"encoders/{name}")
+    if not Trained(store, f"encoders/{name}").done:
+        raise NotFound(f"encoder {name!r} is not finished", f"run: giga pretrain-tiles {store.url} --name {name}")
+    if timm := made.config.get("timm"):
+        raise NotFound(
+            f"{store.url} does not keep the weights of encoder {name!r}, which are timm's",
+            f"they are to be had there: giga bank STORE --encoder timm:{timm}",
+        )
+    weights = store.read_bytes(f"encoders/{name}/weights")
+    tiles = store.recipe("tiles") if made.stage == "pretrain-tiles" else None
+    if tiles is not None and tiles.fingerprint != made.inputs.get("tiles"):
+        tiles = None
+    card = WeightsCard(
+        kind="encoder",
+        name=name,
+        created_by=CREATED_BY,
+        variant="",
+        encoder=name,
+        encoder_sha256=hashlib.sha256(weights).hexdigest(),
+        timm="",
+        mpp=tiles.config["mpp"] if tiles is not None else None,
+        tile_px=tiles.config["tile_px"] if tiles is not None else None,
+        features=RESNET18_FEATURES,
+        width=0,
+        slides=_trained_on(store, f"encoders/{name}"),
+        recipes=_plain({"tiles": tiles, "encoder": made}),
+    )
+    return card, weights
+
+
+def _trained_on(store: Store, path: str) -> int:
+    array = f"{path}/trained_on"
+    return int(np.count_nonzero(store.array(array)[:])) if array in store.root else 0
+
+
+def _plain(recipes: dict[str, Recipe | None]) -> dict[str, dict[str, Any]]:
+    return {role: dict(vars(recipe)) for role, recipe in recipes.items() if recipe is not None}
+
+
+def _markdown(card: WeightsCard, file: str, sha256: str) -> str:
+    """The card for people."""
+    lines = [f"# {card.name}", ""]
+    if card.kind == "model":
+        lines += [
+            f"A Giga-SSL slide encoder (Lazard et al., CVPRW 2023): {card.features} values per tile and the places of "
+            f"the tiles -> {card.width} values per slide. Trained without labels on {card.slides} slides.",
+            "",
+            "It goes with features of one tile encoder, made from one kind of tiles; `giga embed` checks both:",
+            "",
+            f"- tile encoder: {card.tile_encoder}" + (f", timm's `{card.timm}`" if card.timm else ""),
+            f"- {card.tiles}",
+            "",
+            f"    giga embed cohort.zarr --model {file}",
+        ]
+    else:
+        trained = f"Trained without labels on tiles of {card.slides} slides." if card.slides else ""
+        lines += [
+            f"A tile encoder: ResNet18 with torchvision's names, of which `layer3` gives {card.features} values per "
+            f"tile. {trained}".rstrip(),
+            "",
+            *([f"- {card.tiles}", ""] if card.mpp is not None else []),
+            f"    giga bank cohort.zarr --encoder {file}",
+        ]
+    lines += ["", f"- file: {file}, SHA-256 {sha256}", f"- weights: SHA-256 {card.encoder_sha256}"]
+    if card.kind == "model":
+        lines.pop()
+    lines += [f"- written by {card.created_by}; this card is also in the metadata of the file, under `giga`", ""]
+    for role, recipe in card.recipes.items():
+        lines += [f"## Recipe: {role}", "", f"`giga {recipe['stage']}`", ""]
+        lines += ["| option | value |", "|---|---|"]
+        lines += [f"| {key} | {_cell(value)} |" for key, value in sorted(recipe["config"].items())]
+        lines += [f"| made from {key} | {value} |" for key, value in sorted(recipe["inputs"].items())] + [""]
+    lines += [
+        "## Limits",
+        "",
+        "Vectors of slides that were seen in training are not independent of them. Nothing here says for which "
+        "tissues, stains or scanners the weights are of use: `giga probe` on labels of your own does.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("|", "\\|")

@@ -1,0 +1,286 @@
+"""Which slide encoder an embedding is made with: a model of a store, in it or as a file, or one of the authors'.
+
+Whatever it is, it must go with the tile features of the store that it is used on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_safetensors
+
+from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.nn.giga import GigaSSL
+from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX, WIDTH_IN, read_gigassl
+from gigacli.options import NAME_PATTERN
+from gigacli.randomness import keyed_seed
+from gigacli.store.trained import finished_model, source_of
+from gigacli.weights_card import WeightsCard, encoder_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from gigacli.config import EmbedConfig
+    from gigacli.nn.views import ViewBatch
+    from gigacli.store.store import Recipe, Store
+
+PAPER_TILES = 5
+"""T of the paper; a checkpoint of the authors' does not say in a form that could be relied on."""
+
+MPP_TOLERANCE = 0.01
+"""Relative difference of resolutions that count as the same: tools round what scanners state."""
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A slide encoder that goes with features of a store.
+
+    Attributes:
+        features: Name of the tile features it is to see.
+        variant: ``giga``, or ``gigassl`` for the authors' checkpoints.
+        width: Values per slide.
+        config: What the recipe of the embedding says about it.
+        identity: What identifies it in the inputs of that recipe.
+        tiles: T, tiles per view.
+        encode: Views to vectors (b, width), in eval mode.
+        note: What a person should know; "" for nothing.
+    """
+
+    features: str
+    variant: str
+    width: int
+    config: dict[str, Any]
+    identity: str
+    tiles: int
+    encode: Callable[[ViewBatch], torch.Tensor]
+    note: str = field(default="")
+
+
+def name_of_model(store: Store, config: EmbedConfig) -> str:
+    """What the store or its file calls the model asked for; without a name the only one of the store.
+
+    Raises:
+        NotFound: There is no such model and no such file.
+        InvalidInput: There are several models and none was named, or a file's name is none for the store.
+    """
+    there = store.names("models")
+    if config.model is None or config.model in there:
+        return store.pick("models", config.model)
+    path = Path(config.model)
+    if not path.is_file():
+        raise NotFound(
+            f"there is no model {config.model!r}: neither in {store.url} nor a file",
+            f"there is {', '.join(there)}" if there else f"run: giga train {store.url}, or give a model file",
+        )
+    if config.name is None and not NAME_PATTERN.fullmatch(path.stem):
+        raise InvalidInput(f"{path.name} does not make a name for the store", "give one with --name")
+    return path.stem
+
+
+def choose_model(store: Store, config: EmbedConfig, device: torch.device) -> ModelChoice:
+    """The model asked for, and the features it is to see.
+
+    Raises:
+        NotFound: There is no such model and no such file, or no features it could go with.
+        InvalidInput: There are several models or features and none was named.
+        Mismatch: The model was trained on features of another tile encoder or on other tiles; or it is damaged.
+    """
+    name = name_of_model(store, config)
+    if config.model is None or config.model in store.names("models"):
+        return _of_store(store, name, config, device)
+    path = Path(config.model)
+    if config.weights == "best":
+        raise InvalidInput(f"{path} holds one set of weights, those of the last epoch", "leave out --weights")
+    of_file = _of_file if path.suffix == ".safetensors" else _of_authors
+    return of_file(store, path, config, device)
+
+
+def _of_store(store: Store, name: str, config: EmbedConfig, device: torch.device) -> ModelChoice:
+    """A model of the store, which must have been trained on the bank that is there."""
+    trained = finished_model(store, name)
+    bank = trained.config["bank"]
+    features = config.features or bank
+    if config.features is not None:
+        _check_encoder(store, config.features, _encoder(store.require(source_of(trained))), origin=f"model {name!r}")
+    weights = store.read_bytes(f"models/{name}/{'best' if config.weights == 'best' else 'weights'}")
+    width = store.array(f"features/{features}/vectors").shape[2]
+    method = _method(config, trained.config, load_safetensors(weights), width).to(device).eval()
+    return ModelChoice(
+        features=features,
+        variant="giga",
+        width=method.encoder.width,
+        config={"model": name, "features_name": features},
+        identity=trained.fingerprint,
+        tiles=trained.config["tiles"],
+        encode=method.vectors,
+    )
+
+
+def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device) -> ModelChoice:
+    """A model of another store, by its file."""
+    card, weights, sha256 = read_weights_file(path, kind="model")
+    if card.variant != "giga":
+        raise Mismatch(f"{path} is a model of variant {card.variant!r}; this giga knows 'giga'", "update giga")
+    tiles = store.require("tiles").config
+    if tiles["tile_px"] != card.tile_px or abs(tiles["mpp"] / card.mpp - 1) > MPP_TOLERANCE:
+        raise Mismatch(
+            f"{path} was trained on {card.tiles}; {store.url} holds tiles of {tiles['tile_px']} px at "
+            f"{tiles['mpp']:g} µm per px",
+            f"tile as the model expects: giga tile {Path(store.url).stem}-2.zarr SLIDES --mpp {card.mpp:g} "
+            f"--tile-px {card.tile_px}",
+        )
+    features = _features_for(store, card, config.features, path)
+    trained = card.recipes["model"]["config"]
+    try:
+        method = _method(config, trained, weights, card.features).to(device).eval()
+    except RuntimeError as error:  # torch's, of names and shapes
+        raise Mismatch(f"{path}: its weights are not those its card is about: {error}", "export it again") from error
+    return ModelChoice(
+        features=features,
+        variant=card.variant,
+        width=method.encoder.width,
+        config={"model": path.name, "variant": card.variant, "features_name": features},
+        identity=sha256,
+        tiles=trained["tiles"],
+        encode=method.vectors,
+    )
+
+
+def read_weights_file(path: Path, *, kind: str) -> tuple[WeightsCard, dict[str, torch.Tensor], str]:
+    """The card, the tensors and the SHA-256 of a file of ``giga export``.
+
+    Raises:
+        Mismatch: It is no such file, or not of this kind.
+    """
+    data = path.read_bytes()
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata()
+        weights = load_safetensors(data)
+    except SafetensorError as error:
+        raise Mismatch(f"{path} is not a safetensors file: {error}", "it is damaged, or of another kind") from error
+    card = WeightsCard.from_metadata(metadata, origin=str(path))
+    if card.kind != kind:
+        raise Mismatch(
+            f"{path} is the file of a tile {card.kind}, not of a {kind}",
+            f"give it to: giga bank STORE --encoder {path}" if card.kind == "encoder" else "",
+        )
+    if kind == "model" and not (card.mpp and card.tile_px and "model" in card.recipes):
+        raise Mismatch(f"{path}: its card does not say what tiles or which training it is of", "export it again")
+    return card, weights, hashlib.sha256(data).hexdigest()
+
+
+def _encoder(recipe: Recipe) -> tuple[str, str]:
+    """Name and hash of the tile encoder behind features or a bank; no hash where they came from elsewhere."""
+    return str(recipe.config.get("encoder", "")), recipe.inputs.get("encoder", "")
+
+
+def _same_encoder(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """By the hashes; by the names where neither hash is known. Where one is, nothing vouches for the other."""
+    return one[1] == other[1] if one[1] and other[1] else one == other
+
+
+def _check_encoder(store: Store, features: str, wanted: tuple[str, str], *, origin: str) -> None:
+    """Refuse features of another tile encoder."""
+    found = _encoder(store.require(f"features/{features}"))
+    if not _same_encoder(found, wanted):
+        raise Mismatch(
+            f"{origin} goes with tile encoder {encoder_text(*wanted)}; features {features!r} of {store.url} were made "
+            f"with {encoder_text(*found)}",
+            "name others with --features, or make them with that encoder: giga bank --encoder",
+        )
+
+
+def _features_for(store: Store, card: WeightsCard, named: str | None, path: Path) -> str:
+    """The features of the store that the model of a file goes with."""
+    wanted = (card.encoder, card.encoder_sha256)
+    if named is not None:
+        store.pick("features", named)
+        _check_encoder(store, named, wanted, origin=str(path))
+        return named
+    there = {name: _encoder(store.require(f"features/{name}")) for name in store.names("features")}
+    fit = [name for name, encoder in there.items() if _same_encoder(encoder, wanted)]
+    if len(fit) > 1:
+        raise InvalidInput(
+            f"{store.url} holds several features that {path} goes with: {', '.join(fit)}", "name one: --features NAME"
+        )
+    if not fit:
+        found = "; ".join(f"{name!r} were made with {encoder_text(*encoder)}" for name, encoder in there.items())
+        raise Mismatch(
+            f"{path} goes with features of tile encoder {card.tile_encoder}; "
+            + (f"of the features in {store.url}, {found}" if found else f"{store.url} holds no features"),
+            _how_to_make(store, card),
+        )
+    return fit[0]
+
+
+def _how_to_make(store: Store, card: WeightsCard) -> str:
+    """The commands that make the features a model goes with."""
+    if card.timm:
+        return f"run: giga bank {store.url} --encoder timm:{card.timm}"
+    if not card.encoder_sha256:
+        return f"it was trained on features of another tool: features of {card.encoder!r} are needed here, too"
+    file = f"{card.encoder}.safetensors"
+    return (
+        f"where the model was trained: giga export STORE encoders/{card.encoder} --to {file}; "
+        f"then here: giga bank {store.url} --encoder {file}"
+    )
+
+
+def _of_authors(store: Store, path: Path, config: EmbedConfig, device: torch.device) -> ModelChoice:
+    """A checkpoint of the authors' released code, which does not say what tiles and features it goes with."""
+    if config.aggregator == "random-init":
+        raise InvalidInput(f"{path} does not say how its slide encoder was born", "use --aggregator model")
+    encoder = read_gigassl(path)
+    there = [store.pick("features", config.features)] if config.features else store.names("features")
+    widths = {
+        name: store.array(f"features/{name}/vectors").shape[2] for name in there or [store.pick("features", None)]
+    }
+    fit = [name for name, width in widths.items() if width == encoder.width_in]
+    if not fit:
+        found = ", ".join(f"{name!r} with {width}" for name, width in widths.items())
+        raise Mismatch(
+            f"{path} takes {encoder.width_in} values per tile; of the features in {store.url} there is {found}",
+            f"run: giga bank {store.url} --encoder resnet18.pth, with the tile encoder that belongs to the checkpoint",
+        )
+    if len(fit) > 1:
+        raise InvalidInput(f"{store.url} holds several features: {', '.join(fit)}", "name one: --features NAME")
+    features = fit[0]
+    tiles, made = store.require("tiles").config, _encoder(store.require(f"features/{features}"))
+    note = (
+        f"{path} is a checkpoint of the authors' code and does not say what it goes with: expected are {WIDTH_IN} "
+        "values per tile of the ResNet18 (up to layer3) it was trained with, from tiles of 224 px at 10x, about 1 µm "
+        f"per px. Not checked: features {features!r} are of encoder {encoder_text(*made)}, tiles of "
+        f"{tiles['tile_px']} px at {tiles['mpp']:g} µm per px"
+    )
+    cell_px = DOWNMAP / LEVEL0_PER_PX
+    return ModelChoice(
+        features=features,
+        variant="gigassl",
+        width=encoder.width,
+        config={"model": path.name, "variant": "gigassl", "features_name": features, "cell_px": cell_px},
+        identity=hashlib.sha256(path.read_bytes()).hexdigest(),
+        tiles=PAPER_TILES,
+        encode=encoder.to(device),
+        note=note,
+    )
+
+
+def _method(config: EmbedConfig, trained: dict[str, Any], learnt: dict[str, torch.Tensor], width: int) -> GigaSSL:
+    """The model, with the slide encoder it learnt or with the one it was born with."""
+    method = GigaSSL(
+        width,
+        temperature=1.0,
+        seed=keyed_seed(config.seed, "random-init"),
+        whiten="whitening" in learnt,
+        aggregator=trained.get("aggregator", "sparse-resnet"),
+    )
+    born = method.encoder.state_dict(prefix="encoder.") if config.aggregator == "random-init" else {}
+    method.load_state_dict({**learnt, **born})
+    return method

@@ -1,0 +1,96 @@
+"""What a weights file of ``giga export`` says about itself, so that it can be used on another cohort.
+
+It is a safetensors file. Its metadata has one entry, ``giga``: the card below as a JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from gigacli.errors import Mismatch
+
+KEY = "giga"
+CARD_VERSION = "0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsCard:
+    """The card of a model or an encoder.
+
+    Attributes:
+        kind: ``model`` or ``encoder``.
+        name: What the store it came from called it.
+        created_by: The program that wrote the file.
+        variant: How a model's views become cells and maps; ``giga``. Empty for an encoder.
+        encoder: Of the tile features: what the store called it.
+        encoder_sha256: SHA-256 of its weights; empty where the features came from elsewhere and it is not known.
+        timm: Its name in timm; empty for a ResNet18.
+        mpp: Resolution of its tiles, microns per pixel; None where the encoder was not trained on tiles of the store.
+        tile_px: Edge of its tiles, pixels at that resolution; likewise.
+        features: Values per tile.
+        width: Values per slide; 0 for an encoder.
+        slides: Slides it was trained on; 0 where it was not trained in the store.
+        recipes: Recipes of everything it was made from and of itself, by ``tiles``, ``encoder``, ``bank`` (or
+            ``features``, where these stood in for one), ``model``.
+        version: Of this card.
+    """
+
+    kind: str
+    name: str
+    created_by: str
+    variant: str
+    encoder: str
+    encoder_sha256: str
+    timm: str
+    mpp: float | None
+    tile_px: int | None
+    features: int
+    width: int
+    slides: int
+    recipes: dict[str, dict[str, Any]]
+    version: str = CARD_VERSION
+
+    def to_metadata(self) -> dict[str, str]:
+        """The metadata of the safetensors file."""
+        return {KEY: json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str] | None, *, origin: str) -> Self:
+        """The card in the metadata of a safetensors file.
+
+        Raises:
+            Mismatch: There is none, or of a version this giga does not read.
+        """
+        hint = "use a file of: giga export STORE models/NAME --to model.safetensors"
+        text = (metadata or {}).get(KEY)
+        try:
+            card = json.loads(text) if text is not None else None
+        except ValueError:
+            card = None
+        if not isinstance(card, dict):
+            raise Mismatch(f"{origin} does not say what it was made from: its metadata has no card {KEY!r}", hint)
+        if card.get("version") != CARD_VERSION:
+            raise Mismatch(
+                f"{origin} has a card of version {card.get('version')}; this giga reads {CARD_VERSION}",
+                "install the giga that wrote it",
+            )
+        if lacking := sorted({f.name for f in fields(cls)} - card.keys()):
+            raise Mismatch(f"{origin}: its card lacks {', '.join(lacking)}", hint)
+        return cls(**{f.name: card[f.name] for f in fields(cls)})
+
+    @property
+    def tiles(self) -> str:
+        """Its tiles, for a person."""
+        return "tiles it does not name" if self.mpp is None else f"tiles of {self.tile_px} px at {self.mpp:g} µm per px"
+
+    @property
+    def tile_encoder(self) -> str:
+        """Its tile encoder, for a person."""
+        return encoder_text(self.encoder, self.encoder_sha256)
+
+
+def encoder_text(name: str, sha256: str) -> str:
+    """A tile encoder, for a person: its name and what identifies its weights."""
+    return f"{name!r} (weights {sha256[:12]})" if sha256 else f"{name!r} (weights not known)"
