@@ -26,6 +26,7 @@ _HOMES = {
     "train": "gigacli.stages.train",
     "embed": "gigacli.stages.embed",
     "probe": "gigacli.stages.probe",
+    "import_features": "gigacli.importing.features",
     "open": "gigacli.store.store",
     "Store": "gigacli.store.store",
     "validate": "gigacli.store.validate",
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "bank",
     "embed",
+    "import_features",
     "open",
     "pretrain_tiles",
     "probe",
@@ -48,6 +50,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from gigacli.errors import GigaError
+    from gigacli.importing.features import import_features
     from gigacli.stages.bank import bank
     from gigacli.stages.embed import embed
     from gigacli.stages.pretrain_tiles import pretrain_tiles

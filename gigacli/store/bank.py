@@ -32,6 +32,7 @@ class BankReader:
         rows: (s,) their rows in the slide table.
         augmentations: Augmentations per slide.
         draws: Tiles per augmentation.
+        counts: (s,) the same per slide, for those who ask banks of any kind.
         width: Features of a tile.
         vectors: (s, a / ca, d / cd, ca, cd, width) float16: chunks of ca augmentations by cd draws.
             One a slide where the bank was made in one go. Read-only, mapped; a bank that is not made of files is read
@@ -57,6 +58,7 @@ class BankReader:
         done = read_column(store.array(f"{path}/done"))
         wanted = done > 0 if leave_out is None else (done > 0) & ~leave_out[: len(done)]
         self.rows: NDArray[np.int64] = np.flatnonzero(wanted)
+        self.counts = np.full(len(self.rows), self.draws)
         self.vectors: NDArray[np.float16] = self._map(vectors) if chunk_folder(vectors) else self._load(vectors)
         tile = store.array(f"{path}/tile")[:]
         self.tile: NDArray[np.int32] = tile if len(self.rows) == len(tile) else tile[self.rows]
@@ -85,6 +87,17 @@ class BankReader:
         for i, row in enumerate(self.rows):
             loaded[i, 0, 0] = vectors[int(row)]
         return loaded
+
+    def at(self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]) -> tuple[Any, ...]:
+        """Where in `vectors` rows of slides (by their number in the order of :attr:`rows`) are, as an index."""
+        _, _, _, ca, cd, _ = self.vectors.shape
+        return slide, augmentation // ca, draw // cd, augmentation % ca, draw % cd
+
+    def tiles(
+        self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Which tile of its slide such a row is of."""
+        return self.tile[slide, augmentation, draw]
 
     def slide(self, i: int) -> NDArray[np.float16]:
         """All features of one slide (augmentation, draw, width), by its number in the order of :attr:`rows`."""
