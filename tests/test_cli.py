@@ -22,7 +22,7 @@ VERBS = {
     "embed": configs.EmbedConfig,
     "probe": configs.ProbeConfig,
 }
-TOOLS = ("info", "validate", "demo")
+TOOLS = ("info", "validate", "import", "demo")
 
 
 def giga(*arguments, cwd=None, env=None):
@@ -129,6 +129,9 @@ def test_failed_slides_end_with_exit_code_1(tmp_path, cohort):
         (("probe",), "labels"),
         (("info", "none.zarr"), "none.zarr"),
         (("validate", "none.zarr"), "none.zarr"),
+        (("import", "a.zarr", "nowhere"), "nowhere does not exist"),
+        (("import", "a.zarr", "."), "no feature file"),
+        (("import", "a.zarr", ".", "--mpp", "0"), "--mpp is 0"),
     ],
 )
 def test_bad_input_is_exit_code_2_without_traceback(tmp_path, arguments, says):

@@ -145,7 +145,7 @@ def place(one: Found, grid: Grid, config: ImportConfig, table_mpp: float | None)
         raise InvalidInput(
             f"{one.path} does not say the resolution of its slide, in which "
             + ("its coordinates, in microns, could become pixels" if one.microns else "its tiles could be placed"),
-            "give it with --slide-mpp, or slide by slide in a column mpp of --csv; the vectors of slides do not depend "
+            "give it with --slide-mpp, or slide by slide in a column mpp of --csv; the vectors of slides hardly depend "
             "on it, but the places of tiles do",
         )
     if edge is None or one.microns:

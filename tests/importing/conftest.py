@@ -1,4 +1,4 @@
-"""Files in the layouts of other tools: small cohorts in those that no package index offers, and what the others wrote."""
+"""Files in the layouts of other tools: drawn here for those that no package index offers, else what they wrote."""
 
 import shutil
 import zipfile
