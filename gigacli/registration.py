@@ -115,9 +115,7 @@ def changed(row: SlideRow) -> str:
     Another modification time alone is what copying does to a file; it is not held against it.
     """
     if not row.path:
-        return (
-            "its slide file is not known: it was imported; name it in a table: giga import STORE FILES --csv slides.csv"
-        )
+        return "its slide file is not known; name it in a table: giga import STORE FILES --csv slides.csv"
     try:
         size = Path(row.path).stat().st_size
     except OSError:

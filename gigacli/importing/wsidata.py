@@ -1,8 +1,8 @@
 """Features in the stores of LazySlide and wsidata: SpatialData in zarr v3, one store per slide.
 
 ``tables/<model>_<tiles>`` is AnnData: X (tiles, values), obs/tile_id, and the name of its tiles in the attribute
-`region`. ``shapes/<tiles>`` is GeoParquet with the columns tile_id, x and y in level-0 pixels. Attributes of the root say
-the rest: ``tile_spec`` per name of tiles, and ``slide_properties``. Only these are read; spatialdata is not needed.
+`region`. ``shapes/<tiles>`` is GeoParquet with the columns tile_id, x and y in level-0 pixels. The root's attributes
+say the rest: ``tile_spec`` per name of tiles, and ``slide_properties``. Only these are read; spatialdata is not needed.
 """
 
 from __future__ import annotations
