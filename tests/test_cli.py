@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gigacli import config as configs
+from gigacli.importing.config import ImportConfig
 
 GIGA = Path(sys.executable).with_name("giga")
 VERBS = {
@@ -50,10 +51,10 @@ def test_every_command_has_help_with_an_example(name):
     assert f"Example: giga {name}" in result.stdout
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_every_field_of_a_configuration_is_a_flag(name):
+@pytest.mark.parametrize(("name", "config"), [*VERBS.items(), ("import", ImportConfig)])
+def test_every_field_of_a_configuration_is_a_flag(name, config):
     text = giga(name, "--help").stdout
-    for field in fields(VERBS[name]):
+    for field in fields(config):
         flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
         assert f"{flag} " in text or f"{flag}," in text, flag
     for flag in ("--json", "--quiet", "--debug"):

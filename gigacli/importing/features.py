@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from gigacli.errors import InvalidInput, Mismatch, SlideError, reason_of
 from gigacli.importing.config import ImportConfig
 from gigacli.importing.discover import choose, files_of, look, name_of, plain_name
-from gigacli.importing.geometry import Grid, Placement, grid_of, place
+from gigacli.importing.geometry import TOLERANCE, Grid, Placement, grid_of, place
 from gigacli.importing.request import ImportSummary, Request, existing
 from gigacli.importing.slides import Said, merged, patient_of, read_said, refuse_new
 from gigacli.importing.vectors import import_arrays, import_vectors
-from gigacli.importing.writing import Target, recipe_for, write_tiles
+from gigacli.importing.writing import Arrays, Target, recipe_for, write_tiles
 from gigacli.progress import SILENT
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store
@@ -89,6 +89,8 @@ class _Job:
         tiles = known.recipe("tiles") if known is not None else None
         self.tiles = tiles or Recipe("import", {**_plain(self.grid), "tool": self.first.tool}, {})
         stored = Grid(self.tiles.config["tile_px"], self.tiles.config["mpp"], self.tiles.config["overlap"])
+        if known is not None:
+            self._check_tiles(known, stored)
         self.placed: dict[str, tuple[Found, Placement]] = {}
         for one in chosen:
             try:
@@ -114,12 +116,10 @@ class _Job:
         self.target = Target(known, path, recipe_for(known, path, features, redo=config.redo))
         self.target.check(redo=config.redo)
         if known is not None:
-            self._check_slides(known, stored)
+            refuse_new(known, self.placed)
 
-    def _check_slides(self, known: Store, stored: Grid) -> None:
-        """A store that was tiled keeps its slides and tiles; one that was imported may get more of both."""
-        refuse_new(known, self.placed)
-        if abs(self.grid.edge_um / stored.edge_um - 1) > 0.1:
+    def _check_tiles(self, known: Store, stored: Grid) -> None:
+        if abs(self.grid.edge_um / stored.edge_um - 1) > TOLERANCE:
             raise Mismatch(
                 f"{known.url} has tiles of {stored.edge_um:g} microns ({stored.tile_px:g} px at {stored.mpp:g}); those "
                 f"of {self.first.path} measure {self.grid.edge_um:g} ({self.grid.tile_px:g} px at {self.grid.mpp:g})",
@@ -135,7 +135,8 @@ class _Job:
         mine = {index[slide]: pair for slide, pair in self.placed.items()}
         todo = [row for row in sorted(mine) if done[row] == NOT_DONE]
         progress.start(f"importing {self.name}", len(mine), done=len(mine) - len(todo))
-        for row, error in self._write(store, table, todo, mine, count.tolist()):
+        arrays = Arrays(store, self.target.path)
+        for row, error in self._write(arrays, table, todo, mine, count.tolist()):
             if error is None:
                 tiles += mine[row][0].tiles
                 if earlier[row]:
@@ -144,7 +145,8 @@ class _Job:
                 self.failures[table[row].id] = reason_of(error)
                 progress.say(f"{table[row].id} failed: {self.failures[table[row].id]}")
             progress.advance(note=table[row].id)
-        store.fail("import", {index[slide]: why for slide, why in self.failures.items() if slide in index})
+        rows = {index[slide]: why for slide, why in self.failures.items() if slide in index}
+        store.fail("import", {row: why for row, why in rows.items() if done[row] == NOT_DONE})
         failed = sum(row.id in self.failures for row in (table[i] for i in mine))
         new = len(todo) - failed
         return ImportSummary(
@@ -208,7 +210,7 @@ class _Job:
 
     def _write(
         self,
-        store: Store,
+        arrays: Arrays,
         table: SlideTable,
         todo: Sequence[int],
         mine: dict[int, tuple[Found, Placement]],
@@ -222,9 +224,7 @@ class _Job:
                 while True:
                     for row in islice(rows, workers * 2 - len(running)):
                         one, placement = mine[row]
-                        future = pool.submit(
-                            write_tiles, store, self.target, row, one, placement, table[row], count[row]
-                        )
+                        future = pool.submit(write_tiles, arrays, row, one, placement, table[row], count[row])
                         running[future] = row
                     if not running:
                         return

@@ -80,14 +80,21 @@ def recipe_for(known: Store | None, path: str, recipe: Recipe, *, redo: bool) ->
     return replace(recipe, config={**recipe.config, **kept, "generation": generation})
 
 
-def write_tiles(
-    store: Store, target: Target, row: int, one: Found, placement: Placement, slide: SlideRow, count: int
-) -> None:
+class Arrays:
+    """The arrays that tiles and features are written to, opened once: opening one costs more than writing into it."""
+
+    def __init__(self, store: Store, path: str) -> None:
+        self.coords, self.tissue, self.count = (store.array(f"tiles/{name}") for name in ("coords", "tissue", "count"))
+        self.vectors, self.done = store.array(f"{path}/vectors"), store.array(f"{path}/done")
+        config = store.require("tiles").config
+        self.edge_um: float = config["tile_px"] * config["mpp"]
+
+
+def write_tiles(arrays: Arrays, row: int, one: Found, placement: Placement, slide: SlideRow, count: int) -> None:
     """Write the tiles of a slide, if the store has not got them, and their features; what says "done" comes last.
 
     Args:
-        store: The store.
-        target: The features.
+        arrays: Of the store.
         row: Of the slide.
         one: Its file.
         placement: How large its tiles are.
@@ -100,39 +107,30 @@ def write_tiles(
     with one.read() as content:
         corners = level0(np.asarray(content.coords), one, placement)  # (n, 2)
         order = None
-        if count == NOT_DONE:
-            _begin_tiles(store, row, corners, content.tissue)
-        else:
-            _same_edge(store, slide, placement)
-            order = _order_of(store.array("tiles/coords")[row, : max(0, count)], corners)
-        vectors = store.array(f"{target.path}/vectors")
-        capacity = vectors.shape[1]
+        if count != NOT_DONE:
+            _same_edge(arrays.edge_um / slide.mpp, placement.edge_px)
+            order = _order_of(arrays.coords[row, : max(0, count)], corners)
+        elif len(corners):
+            arrays.coords[row, : len(corners)] = corners
+            if content.tissue is not None:
+                arrays.tissue[row, : len(corners)] = np.clip(content.tissue, 0, 1)
+        capacity = arrays.vectors.shape[1]
         for start in range(0, one.tiles, TILES_AT_ONCE):
             stop = min(start + TILES_AT_ONCE, one.tiles)
             block = content.vectors(start, stop) if order is None else _picked(content.vectors, order[start:stop])
             whole = min(capacity, start + -(-(stop - start) // FEATURE_TILES_PER_CHUNK) * FEATURE_TILES_PER_CHUNK)
             padded = np.full((whole - start, one.width), np.nan, dtype=np.float16)
             padded[: stop - start] = as_float16(block, one.width)
-            vectors[row, start:whole] = padded
+            arrays.vectors[row, start:whole] = padded
     if count == NOT_DONE:
-        store.array("tiles/count")[row] = one.tiles
-    store.array(f"{target.path}/done")[row] = one.tiles
+        arrays.count[row] = one.tiles
+    arrays.done[row] = one.tiles
 
 
-def _begin_tiles(store: Store, row: int, corners: NDArray[np.int32], tissue: NDArray[np.float32] | None) -> None:
-    if not len(corners):
-        return
-    store.array("tiles/coords")[row, : len(corners)] = corners
-    if tissue is not None:
-        store.array("tiles/tissue")[row, : len(corners)] = np.clip(tissue, 0, 1)
-
-
-def _same_edge(store: Store, slide: SlideRow, placement: Placement) -> None:
-    config = store.require("tiles").config
-    edge_px = config["tile_px"] * config["mpp"] / slide.mpp
-    if abs(edge_px - placement.edge_px) > max(SLACK_PX, 0.01 * edge_px):
+def _same_edge(stored_px: float, edge_px: float) -> None:
+    if abs(stored_px - edge_px) > max(SLACK_PX, 0.01 * stored_px):
         raise SlideError(
-            f"its tiles measure {placement.edge_px:g} level-0 pixels; those in the store {edge_px:g}",
+            f"its tiles measure {edge_px:g} level-0 pixels; those in the store {stored_px:g}",
             "import them into a store of their own",
         )
 

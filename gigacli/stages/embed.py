@@ -18,7 +18,7 @@ from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng, keyed_seed
 from gigacli.store.bank import FeatureReader, grids_of
 from gigacli.store.fast import read_column
-from gigacli.store.feature_bank import GROUP_OF
+from gigacli.store.feature_bank import INPUT_OF
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store
 
@@ -161,10 +161,10 @@ def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, model
     if store.array(f"models/{model}/done")[()] != 1:
         raise NotFound(f"model {model!r} in {store.url} is not finished", f"run: giga train {store.url} --name {model}")
     features = trained.config["bank"]
-    [(kind, used)] = trained.inputs.items()  # a bank, or features that were imported
-    if store.require(f"{GROUP_OF[kind]}/{features}").fingerprint != used:
+    group = f"{'banks' if 'bank' in trained.inputs else 'features'}/{features}"  # the latter where they were imported
+    if store.require(group).fingerprint != trained.inputs[INPUT_OF[group.partition("/")[0]]]:
         raise Mismatch(
-            f"model {model!r} was trained on other {GROUP_OF[kind]}/{features} than those in {store.url}",
+            f"model {model!r} was trained on another {group} than the one in {store.url}",
             f"train on this one: giga train {store.url} --name {model} --redo",
         )
     read = FeatureReader(store, features)

@@ -32,8 +32,6 @@ ROWS_OF_A_SLIDE = 400
 INPUT_OF = {"banks": "bank", "features": "features"}
 """Group a slide encoder is trained on -> its name among the inputs of the recipe."""
 
-GROUP_OF = {name: group for group, name in INPUT_OF.items()}
-
 
 class FeatureBank:
     """The slides of features that are done and have tiles, mapped into memory or read row by row.
