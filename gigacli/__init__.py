@@ -27,6 +27,7 @@ _HOMES = {
     "embed": "gigacli.stages.embed",
     "probe": "gigacli.stages.probe",
     "export": "gigacli.exporting.export",
+    "import_features": "gigacli.importing.features",
     "open": "gigacli.store.store",
     "Store": "gigacli.store.store",
     "validate": "gigacli.store.validate",
@@ -40,6 +41,7 @@ __all__ = [
     "bank",
     "embed",
     "export",
+    "import_features",
     "open",
     "pretrain_tiles",
     "probe",
@@ -51,6 +53,7 @@ __all__ = [
 if TYPE_CHECKING:
     from gigacli.errors import GigaError
     from gigacli.exporting.export import export
+    from gigacli.importing.features import import_features
     from gigacli.stages.bank import bank
     from gigacli.stages.embed import embed
     from gigacli.stages.pretrain_tiles import pretrain_tiles

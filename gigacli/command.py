@@ -115,8 +115,12 @@ def verb(
     call: Callable[..., Any],
     show: Callable[[Any], None],
     environment: Mapping[str, str] = types.MappingProxyType({}),
+    home: str = "",
+    panel: str = "Verbs",
 ) -> None:
     """Register a verb: its arguments, the flags of its configuration, and the flags all verbs share.
+
+    A tool with a configuration of its own is registered alike.
 
     Args:
         name: The verb.
@@ -127,7 +131,11 @@ def verb(
         call: Receives the stage's function, the arguments, the options and the progress; returns the summary.
         show: Shows the summary to a person.
         environment: Variables that libraries read when they are loaded, set where the user has not.
+        home: Module and name of the function, as ``module:name``; default: the stage of the verb's name.
+        panel: Where ``giga --help`` lists it.
     """
+    stage = name.replace("-", "_")
+    module_name, _, function = (home or f"gigacli.stages.{stage}:{stage}").partition(":")
 
     def run(context: typer.Context, **values: Any) -> None:
         def work() -> int:
@@ -139,8 +147,7 @@ def verb(
             given = {p.name: values[p.name] for p in arguments}
             os.environ.update({k: v for k, v in environment.items() if k not in os.environ})
             with console.ConsoleProgress(quiet=values["quiet"] or not speaks) as progress:
-                module = import_module(f"gigacli.stages.{name.replace('-', '_')}")
-                summary = call(getattr(module, name.replace("-", "_")), given, {**options, "progress": progress})
+                summary = call(getattr(import_module(module_name), function), given, {**options, "progress": progress})
             if speaks:
                 console.show_json(summary) if values["json"] else show(summary)
             return FAILED if getattr(summary, "failed", 0) else DONE
@@ -155,7 +162,7 @@ def verb(
     parameters = [first, *arguments, *_parameters(config), *shared]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
-    app.command(name, help=f"{help_text}\n\nExample: {example}", rich_help_panel="Verbs")(run)
+    app.command(name, help=f"{help_text}\n\nExample: {example}", rich_help_panel=panel)(run)
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

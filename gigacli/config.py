@@ -153,7 +153,9 @@ PAPER: dict[str, Any] = {
 class TrainConfig(Config):
     """Options of ``giga train``."""
 
-    bank: str | None = option(None, "The bank to train on; may be left out when there is one.", result=False)
+    bank: str | None = option(
+        None, "The bank, or the imported features, to train on; may be left out when there is one.", result=False
+    )
     name: str = option("giga", "Name of the model in the store.", result=False)
     tiles: int = option(5, "Tiles per view, T (paper: 5).")
     epochs: int | None = option(

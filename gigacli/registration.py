@@ -101,7 +101,7 @@ def register(known: SlideTable | None, paths: list[Path], config: TileConfig, pr
     table = known.with_rows(rows)
     here = [row for row in known.rows if row.id not in reasons and Path(row.path).exists()]
     reasons |= {row.id: changed(row) for row in here}
-    lost = sum(not Path(row.path).exists() for row in known.rows)
+    lost = sum(bool(row.path) and not Path(row.path).exists() for row in known.rows)
     if lost:
         progress.say(f"{lost} registered slides are not where they were; --slide-root FOLDER finds them again")
     if moved:
@@ -115,6 +115,8 @@ def changed(row: SlideRow) -> str:
 
     Another modification time alone is what copying does to a file; it is not held against it.
     """
+    if not row.path:
+        return "its slide file is not known; name it in a table: giga import STORE FILES --csv slides.csv"
     try:
         size = Path(row.path).stat().st_size
     except OSError:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from gigacli.command import DONE, FAILED, Debug, Json, Quiet, StoreArgument, app, guard, run_command
+from gigacli.command import (
+    DONE,
+    FAILED,
+    Debug,
+    Json,
+    Quiet,
+    StoreArgument,
+    app,
+    argument,
+    guard,
+    run_command,
+    verb,
+)
+from gigacli.importing.config import ImportConfig
 
 
 def add_tools() -> None:
     """Register them, in the order in which ``giga --help`` lists them."""
-    for name, tool in (("info", info), ("validate", validate), ("export", export), ("demo", demo)):
+    for name, tool in (("info", info), ("validate", validate), ("export", export)):
         app.command(name, rich_help_panel="Tools")(tool)
+    add_import()
+    app.command("demo", rich_help_panel="Tools")(demo)
 
 
 def info(store: StoreArgument, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:  # noqa: FBT002
@@ -105,6 +120,32 @@ def export(
         return DONE
 
     guard(work, debug=debug)
+
+
+def add_import() -> None:
+    """Its flags are made from its configuration, as those of the verbs."""
+    files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Feature files, or folders that hold them.")]
+    verb(
+        "import",
+        ImportConfig,
+        help_text="Take in tile features or slide vectors that another tool made.\n\nReads files of TRIDENT, CLAM, "
+        "AtlasPatch, STAMP, slide2vec and LazySlide, or embeddings.npy and ids.npy, told apart by what is in them; "
+        "writes slides/, tiles/ and features/NAME, or embeddings/NAME. giga train, embed and probe then need no slide.",
+        example="giga import cohort.zarr features/",
+        arguments=[argument("store", StoreArgument), argument("files", files)],
+        call=lambda run, given, options: run(given["store"], given["files"], **options),
+        show=_show_import,
+        home="gigacli.importing.features:import_features",
+        panel="Tools",
+    )
+
+
+def _show_import(summary: Any) -> None:
+    from gigacli import console
+
+    console.show_summary("import", summary)
+    if summary.failures:
+        console.show_table("failures", ("slide", "reason"), list(summary.failures.items()))
 
 
 def demo(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gigacli import config as configs
+from gigacli.importing.config import ImportConfig
 
 GIGA = Path(sys.executable).with_name("giga")
 VERBS = {
@@ -22,7 +23,7 @@ VERBS = {
     "embed": configs.EmbedConfig,
     "probe": configs.ProbeConfig,
 }
-TOOLS = ("info", "validate", "export", "demo")
+TOOLS = ("info", "validate", "export", "import", "demo")
 
 
 def giga(*arguments, cwd=None, env=None):
@@ -50,10 +51,10 @@ def test_every_command_has_help_with_an_example(name):
     assert f"Example: giga {name}" in result.stdout
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_every_field_of_a_configuration_is_a_flag(name):
+@pytest.mark.parametrize(("name", "config"), [*VERBS.items(), ("import", ImportConfig)])
+def test_every_field_of_a_configuration_is_a_flag(name, config):
     text = giga(name, "--help").stdout
-    for field in fields(VERBS[name]):
+    for field in fields(config):
         flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
         assert f"{flag} " in text or f"{flag}," in text, flag
     for flag in ("--json", "--quiet", "--debug"):
@@ -140,6 +141,9 @@ def test_failed_slides_end_with_exit_code_1(tmp_path, cohort):
         (("validate", "none.zarr"), "none.zarr"),
         (("export", "none.zarr", "tiles", "--to", "x"), "none.zarr"),
         (("export", "none.zarr", "tiles"), "--to"),
+        (("import", "a.zarr", "nowhere"), "nowhere does not exist"),
+        (("import", "a.zarr", "."), "no feature file"),
+        (("import", "a.zarr", ".", "--mpp", "0"), "--mpp is 0"),
     ],
 )
 def test_bad_input_is_exit_code_2_without_traceback(tmp_path, arguments, says):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +36,23 @@ def test_the_notebook_script_runs(tmp_path, cohort):
     text = run([*script, str(cohort.slides), str(cohort.labels_csv), str(tmp_path / "c.zarr")], env=ENVIRONMENT)
     assert "AUC" in text
     assert "<giga store" in text
+
+
+def test_the_script_for_features_runs_and_can_be_repeated(tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / "features_uni_v1"
+    folder.mkdir()
+    for i in range(12):
+        with h5py.File(folder / f"slide-{i}.h5", "w") as file:
+            features = file.create_dataset("features", data=rng.standard_normal((9, 16)) + i % 2)
+            features.attrs["encoder"] = "uni_v1"
+            coords = file.create_dataset("coords", data=512 * np.array([(x, y) for x in range(3) for y in range(3)]))
+            coords.attrs.update({"patch_size": 256, "patch_size_level0": 512, "target_magnification": 20})
+    (tmp_path / "labels.csv").write_text("slide_id,label\n" + "".join(f"slide-{i},{'ab'[i % 2]}\n" for i in range(12)))
+    environment = {**ENVIRONMENT, "FEATURES": "features_uni_v1", "LABELS": "labels.csv", "EPOCHS": "2"}
+    for _ in range(2):
+        table = run(["bash", str(ROOT / "examples" / "features.sh")], cwd=tmp_path, env=environment)
+        assert "mean-uni_v1" in table
+    run([str(GIGA), "validate", "cohort.zarr"], cwd=tmp_path)
 
 
 def command_lines():

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.exporting.extras import need
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -27,7 +25,8 @@ def write_h5(path: Path, features: NDArray[Any], grid: Grid | None, *, slide: Sl
         slide: Its row of the slide table.
         encoder: What made the features.
     """
-    h5py = need("h5py", extra="h5", what="--format h5")
+    import h5py
+
     with h5py.File(path, "w") as file:
         vectors = file.create_dataset("features", data=features.astype(np.float32))
         vectors.attrs.update({"name": slide.id, "encoder": encoder})

@@ -10,7 +10,6 @@ import numpy as np
 from gigacli.errors import SlideError
 from gigacli.exporting.aside import new_folder
 from gigacli.exporting.chosen import Grid
-from gigacli.exporting.extras import need
 from gigacli.exporting.h5 import write_h5
 from gigacli.store.bank import FeatureReader
 from gigacli.wsi.slide import Slide
@@ -32,7 +31,6 @@ and slides of which the store does not know what they are."""
 
 def to_h5(chosen: Chosen, to: Path, progress: Progress) -> None:
     """A file per slide in the layout of TRIDENT's tile features: ``features`` (tiles, width), ``coords`` (tiles, 2)."""
-    need("h5py", extra="h5", what="--format h5")
     encoder = str(chosen.recipe.config.get("encoder", chosen.path.partition("/")[2]))
     with new_folder(to, chosen.note) as folder:
         for slide, grid, features in _features(chosen, progress):

@@ -82,7 +82,6 @@ def to_h5ad(chosen: Chosen, to: Path, progress: Progress) -> None:
 
 def to_h5(chosen: Chosen, to: Path, progress: Progress) -> None:
     """A file per slide in the layout of TRIDENT's slide features: ``features`` (width,), ``coords`` of its tiles."""
-    need("h5py", extra="h5", what="--format h5")
     slides = list(chosen.named())
     progress.start(f"exporting {chosen.path}", len(slides))
     with new_folder(to, chosen.note) as folder:

@@ -6,7 +6,7 @@ any number of processes see the same views; each process gathers its part.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -35,21 +35,28 @@ UPLOAD_BYTES = 2**28
 
 
 class Bank(Protocol):
-    """What views are drawn from; :class:`gigacli.store.bank.BankReader` is one.
+    """What views are drawn from: a bank, or features that were imported, in :mod:`gigacli.store`.
 
     Attributes:
         augmentations: Augmentations per slide.
-        draws: Tiles per augmentation.
-        tile: (s, augmentations, draws), the tile of its slide that each row is of.
+        counts: (s,) rows of each slide per augmentation.
+        vectors: (..., c) float16, in the order in which they lie; slide after slide along the first dimension.
     """
 
     augmentations: int
-    draws: int
-    tile: NDArray[np.int32]
+    counts: NDArray[np.int64]
+
+    def at(self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]) -> tuple[Any, ...]:
+        """The index in `vectors` of such rows; the arguments broadcast."""
+
+    def tiles(
+        self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """The tiles of their slides that they are of."""
 
     @property
-    def vectors(self) -> NDArray[np.float16]:
-        """(s, a / ca, d / cd, ca, cd, c), chunks of ca augmentations by cd draws."""
+    def vectors(self) -> Any:
+        """Read from the disk, or copied from a remote store, when first asked for."""
 
 
 class Sampler:
@@ -81,7 +88,7 @@ class Sampler:
         self.bank, self.positions = bank, positions
         self.tiles, self.slide_aug, self.seed = tiles, slide_aug, seed
         self.device, self.part = device, part
-        self.slides = len(bank.vectors)
+        self.slides = len(bank.counts)
         self.steps = steps_per_epoch(self.slides, batch_size)
         self._on_device = _upload(bank.vectors, device) if _fits(bank.vectors, device) else None
 
@@ -95,7 +102,7 @@ class Sampler:
         """The first views of this process's part of the slides (n,), then their second views: (2n, t, ...)."""
         twice = np.concatenate([slides, slides])  # (2n,)
         augmentation = rng.integers(0, self.bank.augmentations, len(twice))
-        draws = draw_rows(rng, np.full(len(twice), self.bank.draws), self.tiles)  # (2n, t)
+        draws = draw_rows(rng, self.bank.counts[twice], self.tiles)  # (2n, t)
         moved = draw_slide_augmentation(len(twice), rng) if self.slide_aug else None
         mine = np.array_split(np.arange(len(slides)), self.part[1])[self.part[0]]
         mine = np.concatenate([mine, len(slides) + mine])
@@ -110,10 +117,9 @@ class Sampler:
         draws: NDArray[np.int64],
         moved: SlideAugmentation | None,
     ) -> ViewBatch:
-        _, _, _, ca, cd, _ = self.bank.vectors.shape
         s, a = slides[:, None], augmentation[:, None]  # (b, 1), beside draws (b, t)
-        at = (s, a // ca, draws // cd, a % ca, draws % cd)
-        positions = self.positions(slides, self.bank.tile[s, a, draws])  # (b, t, 2)
+        at = self.bank.at(s, a, draws)
+        positions = self.positions(slides, self.bank.tiles(s, a, draws))  # (b, t, 2)
         if self._on_device is None:
             return make_views(self.bank.vectors[at], positions, augmentation=moved, device=self.device)
         rows = np.ravel_multi_index(np.broadcast_arrays(*at), self.bank.vectors.shape[:-1])  # (b, t)
@@ -126,12 +132,12 @@ def steps_per_epoch(slides: int, batch_size: int) -> int:
     return -(-slides // batch_size)
 
 
-def _fits(vectors: NDArray[np.float16], device: torch.device) -> bool:
+def _fits(vectors: Any, device: torch.device) -> bool:
     """Whether a bank can live on the device: each batch then costs no transfer."""
     return device.type == "cuda" and vectors.nbytes < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
-def _upload(vectors: NDArray[np.float16], device: torch.device) -> Tensor:
+def _upload(vectors: Any, device: torch.device) -> Tensor:
     """(rows, c) on the device, slide after slide as they lie."""
     per_slide = vectors[:1].nbytes
     step = max(1, UPLOAD_BYTES // max(1, per_slide))

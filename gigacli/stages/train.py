@@ -26,7 +26,8 @@ from gigacli.nn.views import TilePositions, ViewBatch
 from gigacli.options import fingerprint
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_seed
-from gigacli.store.bank import BankReader
+from gigacli.store.bank import BankReader  # noqa: TC001
+from gigacli.store.feature_bank import INPUT_OF, FeatureBank, open_bank, pick_bank
 from gigacli.store.store import Recipe, Store
 from gigacli.store.trained import Trained
 from gigacli.tables import bare_id, find_column, read_table, require_column
@@ -116,9 +117,9 @@ class _Job:
     """What has been found and checked before anything is computed."""
 
     config: TrainConfig
-    bank: str
+    source: str
     recipe: Recipe
-    reader: BankReader
+    reader: BankReader | FeatureBank
     model: Trained
     processes: Processes
     device: torch.device
@@ -164,14 +165,15 @@ class _Job:
 
 def _prepare(store: Store, config: TrainConfig, processes: Processes, device: torch.device) -> _Job:
     """Look at everything, refuse what cannot be done; nothing is written."""
-    bank = store.pick("banks", config.bank)
+    source = pick_bank(store, config.bank)
+    kind, _, bank = source.partition("/")
     left_out = _left_out(store.slides, config.exclude)
-    reader = BankReader(store, bank, leave_out=left_out)
+    reader = open_bank(store, source, leave_out=left_out)
     n, steps = len(reader.rows), steps_per_epoch(len(reader.rows), config.batch_size)
     if n < 2:
         raise InvalidInput(
-            f"bank {bank!r} holds {n} slides with tiles to train on; telling slides apart needs at least 2",
-            f"run: giga bank {store.url}",
+            f"{source} holds {n} slides with tiles to train on; telling slides apart needs at least 2",
+            f"run: giga {'bank' if kind == 'banks' else 'import'} {store.url}",
         )
     if n // steps < processes.count:
         raise InvalidInput(
@@ -187,11 +189,11 @@ def _prepare(store: Store, config: TrainConfig, processes: Processes, device: to
         "precision": precision,
         "excluded": fingerprint(sorted(ids)) if ids else None,
     }
-    recipe = Recipe("train", settings, {"bank": store.require(f"banks/{bank}").fingerprint})
+    recipe = Recipe("train", settings, {INPUT_OF[kind]: store.require(source).fingerprint})
     store.check(f"models/{config.name}", recipe, redo=config.redo)
     return _Job(
         config=config,
-        bank=bank,
+        source=source,
         recipe=recipe,
         reader=reader,
         model=Trained(store, f"models/{config.name}"),
@@ -240,8 +242,10 @@ def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> Tr
     )
     if config.whiten:
         method.whitening = whitening_matrix(reader.slides())
-    origin = _initial_weights(model.store, job.bank, method)
+    origin = _initial_weights(model.store, job.source, method)
     progress.say(f"slide encoder starts from {origin}")
+    if isinstance(reader, FeatureBank):
+        progress.say(f"{job.source} were imported: all tiles of a slide are its one augmentation")
     method.to(job.device)
     distributed.synchronise(method, processes)
     method.processes = processes
@@ -253,9 +257,9 @@ def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> Tr
     return job.summary(history, done=True, resumed_at=resumed, origin=origin, started=started)
 
 
-def _initial_weights(store: Store, bank: str, method: GigaSSL) -> str:
+def _initial_weights(store: Store, source: str, method: GigaSSL) -> str:
     """Start from the tile encoder's layer4 where there is one that fits (paper: the second part of one ResNet18)."""
-    encoder = store.require(f"banks/{bank}").config["encoder"]
+    encoder = store.require(source).config["encoder"]
     if f"encoders/{encoder}/weights" not in store.root:
         return "random weights (the store holds no tile encoder)"
     if not isinstance(method.encoder, SlideEncoder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class BankReader:
         rows: (s,) their rows in the slide table.
         augmentations: Augmentations per slide.
         draws: Tiles per augmentation.
+        counts: (s,) the same per slide, for those who ask banks of any kind.
         width: Features of a tile.
         vectors: (s, a / ca, d / cd, ca, cd, width) float16: chunks of ca augmentations by cd draws.
             One a slide where the bank was made in one go. Read-only. Those of a remote store are copied to a local disk
@@ -59,6 +60,7 @@ class BankReader:
         done = read_column(store.array(f"{path}/done"))
         wanted = done > 0 if leave_out is None else (done > 0) & ~leave_out[: len(done)]
         self.rows: NDArray[np.int64] = np.flatnonzero(wanted)
+        self.counts = np.full(len(self.rows), self.draws)
         if chunk_folder(self._array):
             self.load()
         tile = store.array(f"{path}/tile")[:]
@@ -97,6 +99,17 @@ class BankReader:
             keys = [f"c/{name}" for name in names]
             mapped = stage(array, keys, size=size, folder=cache_folder(cache), progress=progress)
         return mapped.view(array.dtype).reshape(len(self.rows), *across, ca, cd, c)
+
+    def at(self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]) -> tuple[Any, ...]:
+        """Where in `vectors` rows of slides (by their number in the order of :attr:`rows`) are, as an index."""
+        _, _, _, ca, cd, _ = self.vectors.shape
+        return slide, augmentation // ca, draw // cd, augmentation % ca, draw % cd
+
+    def tiles(
+        self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Which tile of its slide such a row is of."""
+        return self.tile[slide, augmentation, draw]
 
     def slide(self, i: int) -> NDArray[np.float16]:
         """All features of one slide (augmentation, draw, width), by its number in the order of :attr:`rows`."""

@@ -136,6 +136,46 @@ def map_files(files: Sequence[Path], *, size: int) -> NDArray[np.uint8]:
     return np.asarray(_Pages(files, size))
 
 
+class FileRows:
+    """Rows of files, read one by one: for more files than a process may map.
+
+    Attributes:
+        shape: (files, rows of a file, values of a row).
+        nbytes: Of all of them.
+    """
+
+    def __init__(self, files: Sequence[Path], shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        self.shape, self.dtype = (len(files), *shape), dtype
+        self.nbytes = len(files) * shape[0] * shape[1] * dtype.itemsize
+        self._files, self._row = files, shape[1] * dtype.itemsize
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """``rows[file, row]`` with arrays of numbers, as an array's; or a slice of files, whole."""
+        if isinstance(index, slice):
+            files = range(len(self._files))[index]
+            index = np.array(files)[:, None], np.arange(self.shape[1])
+        file, row = np.broadcast_arrays(*index)
+        rows = np.empty((file.size, self.shape[2]), dtype=self.dtype)
+        order = np.argsort(file, axis=None, kind="stable")
+        descriptor, opened = -1, -1
+        try:
+            for i in order.tolist():
+                if file.flat[i] != opened:
+                    if descriptor >= 0:
+                        os.close(descriptor)
+                    opened, descriptor = int(file.flat[i]), -1
+                    descriptor = _open(self._files[opened], self.shape[1] * self._row)
+                data = os.pread(descriptor, self._row, int(row.flat[i]) * self._row)
+                rows[i] = np.frombuffer(data, dtype=self.dtype)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return rows.reshape(*file.shape, self.shape[2])
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
 def _open(file: Path, size: int) -> int:
     """A descriptor of a file whose size is right: reading a mapping beyond the end of its file kills the process."""
     try:

@@ -128,14 +128,16 @@ def _group(store: Store, path: str, reasons: dict[str, list[str]]) -> GroupInfo:
         total = store.registered
     else:
         source = "tiles" if kind != "embeddings" else _features_of(store, recipe.config)
-        total = int(_done(store, source).sum()) if store.recipe(source) else int(done.sum())
+        total = int(_done(store, source).sum()) if source and store.recipe(source) else int(done.sum())
     if kind in ("tiles", "banks", "features"):
         failed = sum(bool(why) and not d for why, d in zip(reasons[recipe.stage], done, strict=True))
     return GroupInfo(path, recipe.stage, int(done.sum()), total, failed, _bytes(store.url, path), recipe.config)
 
 
 def _features_of(store: Store, config: dict[str, Any]) -> str:
-    """The features an embedding was made from."""
+    """The features an embedding was made from, "" for one that was imported."""
+    if config["aggregator"] == "import":
+        return ""
     if "features_name" in config:
         return f"features/{config['features_name']}"
     model = store.recipe(f"models/{config['model']}")
@@ -162,23 +164,27 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
         return f"giga tile {url} SLIDES"
     of = {kind: [g for g in groups if g.path.partition("/")[0] == kind] for kind in ("tiles", *NAMED_GROUPS)}
     results = of["embeddings"]
+    imported = [g for g in of["features"] if g.stage == "import"]
+    if any(g.pending for g in [*of["tiles"], *imported] if g.stage == "import"):
+        return f"giga import {url} FILES"
     if any(g.pending for g in of["tiles"]) or not (of["tiles"] or results):
         return f"giga tile {url}"
-    if not (of["banks"] or results) and not any(g.done for g in of["encoders"]):
+    trainable = [*of["banks"], *imported]
+    if not (trainable or results) and not any(g.done for g in of["encoders"]):
         return f"giga pretrain-tiles {url}" + (_named(of["encoders"][0], "moco") if of["encoders"] else "")
     bank = next((g for g in of["banks"] if g.pending), None)
     if bank is not None:
         encoder = bank.config["encoder"]
         return f"giga bank {url} --encoder {encoder}" + _named(bank, encoder)
-    if not (of["banks"] or results):
+    if not (trainable or results):
         return f"giga bank {url} --encoder {next(_name(g) for g in of['encoders'] if g.done)}"
     model = next((g for g in of["models"] if g.pending), None)
     if model is not None:
         return f"giga train {url} --bank {model.config['bank']}" + _named(model, "giga")
     borrowed = any("variant" in g.config for g in results)  # by a model of another store
-    if of["banks"] and not of["models"] and not borrowed:
-        return f"giga train {url}" + (f" --bank {_name(of['banks'][0])}" if len(of["banks"]) > 1 else "")
-    ours = [g for g in results if g.config["aggregator"] != "mean"]
+    if trainable and not of["models"] and not borrowed:
+        return f"giga train {url}" + (f" --bank {_name(trainable[0])}" if len(trainable) > 1 else "")
+    ours = [g for g in results if g.config["aggregator"] in ("model", "random-init")]
     late = next((g for g in ours if g.pending), None)
     if late is not None:
         name, kind = late.config["model"], late.config["aggregator"]

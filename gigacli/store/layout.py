@@ -109,7 +109,7 @@ NAMED_GROUPS = ("encoders", "features", "banks", "models", "embeddings")
 SLIDE_GROUPS = ("features", "banks", "embeddings")
 """Those of them whose array ``done`` has an entry per slide."""
 
-STAGES = ("tile", "pretrain-tiles", "bank", "train", "embed", "probe")
+STAGES = ("tile", "pretrain-tiles", "bank", "train", "embed", "probe", "import")
 
 WRITTEN_BY = {
     "slides": "tile",

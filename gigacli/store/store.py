@@ -56,7 +56,7 @@ class Recipe:
 
     def differences(self, other: Recipe) -> list[str]:
         """What differs from `other`, one line each: "mpp: 1.0 here, 0.5 asked for"."""
-        lines = []
+        lines = [] if self.stage == other.stage else [f"made by: giga {self.stage} here, giga {other.stage} asked for"]
         for mine, theirs in ((self.config, other.config), (self.inputs, other.inputs)):
             for key in sorted(mine.keys() | theirs.keys()):
                 if mine.get(key) != theirs.get(key):

@@ -17,12 +17,12 @@ class SlideRow:
 
     Attributes:
         id: Unique in the store; text.
-        path: Where the slide file is.
+        path: Where the slide file is, "" where an import does not say.
         patient: Patient identifier, "" where unknown.
         vendor: OpenSlide's name of the format, "" for a file that could not be opened.
         size_px: Width and height at level 0, -1 for a file that could not be opened.
         mpp: Microns per level-0 pixel, NaN where unresolved.
-        mpp_source: csv, openslide, tiff, objective or option; "" where unresolved.
+        mpp_source: csv, openslide, tiff, objective, option, import or nominal; "" where unresolved.
         file_bytes: Size of the file when it was registered, -1 for a file that could not be opened.
         modified_ns: When it was last changed then, nanoseconds since 1970, -1 likewise.
         mask: Path of a tissue mask that was given for the slide, "" for none.

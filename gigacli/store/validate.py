@@ -185,6 +185,8 @@ def input_group(description: Description, config: dict[str, Any], key: str) -> s
         return f"{key}s/{config.get(key)}"
     if key == "features" and "features_name" in config:
         return f"features/{config['features_name']}"
+    if key == "features" and "bank" in config:  # a slide encoder trained on features that were imported
+        return f"features/{config['bank']}"
     if key == "features":
         model = attributes_of(description, f"models/{config.get('model')}").get("recipe")
         return f"features/{model['config'].get('bank')}" if model else None

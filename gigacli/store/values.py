@@ -24,7 +24,7 @@ SLACK_PX = 1.0
 """How far a tile may reach over the border of its slide: corners are rounded to whole pixels."""
 
 UNIT_TOLERANCE = 1e-3
-SOURCES = ("", "csv", "openslide", "tiff", "objective", "option")
+SOURCES = ("", "csv", "openslide", "tiff", "objective", "option", "import", "nominal")
 COLUMN = "column"
 """An index: the entry of every registered slide."""
 
@@ -150,6 +150,7 @@ class _Check:
         size, mpp = self.column("slides/size_px"), self.column("slides/mpp")
         if config is None or not len(size) or not len(mpp):
             return
+        imported = attributes_of(self.description, "tiles")["recipe"]["stage"] == "import"
         for row in map(int, np.flatnonzero(self.count != NOT_DONE)):
             n = int(self.count[row])
             coords, tissue = (self.read(f"tiles/{name}", row, row=row) for name in ("coords", "tissue"))
@@ -159,22 +160,27 @@ class _Check:
                 self.add("TILES-2", "tiles/count", row, f"count is {n}; there is room for {len(tissue)} tiles")
                 self.count[row] = NOT_DONE  # so that features and banks are not measured against it
                 continue
-            if n and not (size[row, 0] > 0 and mpp[row] > 0):
+            if n and not (mpp[row] > 0 and (size[row, 0] > 0 or imported)):
                 self.add("TILES-2", "tiles/count", row, f"has {n} tiles, but its size or resolution is unknown")
                 continue
-            if n:
-                self._corners(row, coords[:n].astype(np.int64), size[row], config["tile_px"] * config["mpp"] / mpp[row])
-            self._shares_and_rest(row, coords, tissue, n)
+            if n:  # other tools let tiles reach over the border
+                edge_px = 0.0 if imported else config["tile_px"] * config["mpp"] / mpp[row]
+                self._corners(row, coords[:n].astype(np.int64), size[row], edge_px)
+            self._shares_and_rest(row, coords, tissue, n, silent=imported)
 
     def _corners(self, row: int, corners: NDArray[np.int64], size: NDArray[np.int64], edge_px: float) -> None:
-        outside = (corners < 0).any(axis=1) | (corners + edge_px > size + SLACK_PX).any(axis=1)
+        far = np.where(size > 0, size, np.inf)  # of an imported slide, the size may be unknown
+        outside = (corners < 0).any(axis=1) | (corners + edge_px > far + SLACK_PX).any(axis=1)
         if outside.any():
             first, (width, height) = corners[outside][0].tolist(), size
             text = f"{outside.sum()} tiles of {edge_px:g} px lie outside {width} x {height} px, first {first}"
             self.add("TILES-3", "tiles/coords", row, text)
 
-    def _shares_and_rest(self, row: int, coords: NDArray[Any], tissue: NDArray[Any], n: int) -> None:
+    def _shares_and_rest(self, row: int, coords: NDArray[Any], tissue: NDArray[Any], n: int, *, silent: bool) -> None:
+        """`silent`: whether tissue may be unknown, as tools do not all keep it."""
         share = tissue[:n]
+        if silent and np.isnan(share).all():
+            share = share[:0]
         if not ((share >= 0) & (share <= 1)).all():
             first = share[~((share >= 0) & (share <= 1))][0]
             self.add("TILES-4", "tiles/tissue", row, f"a tissue share is {first}; expected 0 to 1")
@@ -255,7 +261,7 @@ class _Check:
         """Banks and features made with an encoder were made with these very weights."""
         for group in (*self.groups("features"), *self.groups("banks")):
             recipe = attributes_of(self.description, group)["recipe"]
-            if recipe["config"]["encoder"] == path.removeprefix("encoders/"):
+            if recipe["config"]["encoder"] == path.removeprefix("encoders/") and "encoder" in recipe["inputs"]:
                 used = recipe["inputs"]["encoder"]
                 if used != weights_sha256:
                     text = f"is stale: made with weights {used}; {path} now has {weights_sha256}"
@@ -274,7 +280,7 @@ class _Check:
                 self.add("EMBEDDINGS-3", f"{path}/vectors", start + int(row), "is done, but its vector is not finite")
             for row in np.flatnonzero((state == 0) & ~np.isnan(vectors).all(axis=1)):
                 self.add("EMBEDDINGS-3", f"{path}/vectors", start + int(row), "has no tiles, but a vector")
-            if config["aggregator"] != "mean":
+            if config["aggregator"] in ("model", "random-init"):
                 for row in np.flatnonzero((state == 1) & far):
                     text = f"its vector has length {length[row]:g}; expected 1"
                     self.add("EMBEDDINGS-4", f"{path}/vectors", start + int(row), text)

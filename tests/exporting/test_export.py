@@ -287,9 +287,9 @@ def test_a_library_that_is_not_installed_is_named(store, tmp_path, monkeypatch):
         raise ModuleNotFoundError(name=name.partition(".")[0])
 
     monkeypatch.setattr(extras, "import_module", missing)
-    for to, extra in (("v.parquet", "parquet"), ("v.h5ad", "anndata"), ("h", "h5")):
+    for to, extra in (("v.parquet", "parquet"), ("v.h5ad", "anndata")):
         with pytest.raises(NotFound) as raised:
-            giga.export(store, "embeddings/giga", to=tmp_path / to, format="h5" if to == "h" else None)
+            giga.export(store, "embeddings/giga", to=tmp_path / to)
         assert f"pip install 'gigacli[{extra}]'" in raised.value.hint
     assert not list(tmp_path.iterdir())
 

@@ -28,7 +28,15 @@ def bank(seed=0):
     counts = rng.integers(1, 9, S)
     grids = [(rng.integers(-5000, 90_000, (n, 2)).astype(np.int32), float(rng.integers(200, 900))) for n in counts]
     tile = np.stack([rng.integers(0, n, (A, D)) for n in counts]).astype(np.int32)
-    return SimpleNamespace(augmentations=A, draws=D, vectors=chunked, tile=tile), plain, grids
+    held = SimpleNamespace(
+        augmentations=A,
+        counts=np.full(S, D),
+        vectors=chunked,
+        tile=tile,
+        at=lambda s, a, d: (s, a // CA, d // CD, a % CA, d % CD),
+        tiles=lambda s, a, d: tile[s, a, d],
+    )
+    return held, plain, grids
 
 
 def sampler(made, *, tiles=3, slide_aug=True, part=(0, 1), batch_size=4):

@@ -1,0 +1,204 @@
+"""Which files hold features, and of which slides and encoders: told by what is in them, not by their names."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gigacli.errors import InvalidInput, NotFound, reason_of
+from gigacli.importing import h5, tensors, wsidata
+from gigacli.importing.found import Found, NoFeatures
+from gigacli.tables import bare_id
+from gigacli.workers import worker_count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from gigacli.importing.config import ImportConfig
+    from gigacli.progress import Progress
+
+H5 = (".h5", ".hdf5")
+TENSORS = (".pt", ".npz")
+_SHOWN = 5
+
+
+@dataclass
+class Discovery:
+    """What was found.
+
+    Attributes:
+        found: Feature sets, by slide.
+        broken: Slide -> why its file cannot be used.
+        ignored: Why files that were met in a folder are no features.
+    """
+
+    found: list[Found] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """Every file that may hold features: those named, and those below the folders named, sorted; zarr stores are one.
+
+    Raises:
+        NotFound: There is no such path, or nothing in it.
+    """
+    files: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise NotFound(f"{path} does not exist", "name feature files, or the folder that holds them")
+        files |= dict.fromkeys(_below(path) if path.is_dir() and path.suffix != ".zarr" else [path])
+    if not files:
+        raise NotFound(
+            f"no feature file in {', '.join(map(str, paths))}; looked for .h5, .pt, .npz, .npy and .zarr",
+            "name the folder that holds the features",
+        )
+    return list(files)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir() and entry.suffix != ".zarr":
+            yield from _below(entry)
+        elif entry.suffix.lower() in (*H5, *TENSORS, ".npy", ".zarr"):
+            yield entry
+
+
+def look(files: Sequence[Path], named: Iterable[Path], config: ImportConfig, progress: Progress) -> Discovery:
+    """Read the headers of all files.
+
+    Args:
+        files: From :func:`files_of`.
+        named: Those of them that the user named: a file named by itself must hold features.
+        config: Says how many are read at once.
+        progress: Who listens.
+
+    Raises:
+        InvalidInput: A file that was named holds no features.
+    """
+    discovery, insisted = Discovery(), {path for path in named if path.suffix != ".npz"}
+    companions = _Companions(files)
+    progress.start("reading headers", len(companions.features))
+    with ThreadPoolExecutor(worker_count(config.workers)) as pool:
+        results = pool.map(companions.look_into, companions.features)
+        for path, (found, error) in zip(companions.features, results, strict=True):
+            progress.advance()
+            discovery.found += found
+            if isinstance(error, NoFeatures) and path in insisted:
+                raise InvalidInput(f"{path} holds no features: {error}", "see: giga import --help")
+            if isinstance(error, NoFeatures):
+                discovery.ignored.append(f"{path}: {error}")
+            elif error is not None:
+                discovery.broken[_slide_of(path)] = f"{path}: {reason_of(error)}"
+    return discovery
+
+
+class _Companions:
+    """Files of coordinates, by slide, and the files that may hold features."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.tiles = {f.name.removesuffix(tensors.TILES): f for f in files if f.name.endswith(tensors.TILES)}
+        self.coordinates: dict[str, h5.Coordinates] = {}
+        self.features: list[Path] = []
+        for file in files:
+            if file.suffix.lower() in H5 and self._keep_coordinates(file):
+                continue
+            if file.suffix == ".npy" or file.name.endswith(tensors.TILES):
+                continue
+            self.features.append(file)
+        # CLAM writes every slide twice: h5_files with coordinates, and pt_files without
+        held = {f.stem for f in self.features if f.suffix.lower() in H5}
+        self.features = [f for f in self.features if f.suffix != ".pt" or f.stem not in held]
+
+    def _keep_coordinates(self, file: Path) -> bool:
+        try:
+            coordinates = h5.look_for_coordinates(file)
+        except OSError:
+            return False  # the reason is found again, and told, when its features are looked for
+        if coordinates is not None:
+            self.coordinates[file.stem.removesuffix(h5.PATCHES)] = coordinates
+        return coordinates is not None
+
+    def look_into(self, path: Path) -> tuple[list[Found], Exception | None]:
+        """Feature sets of a file, or why there are none."""
+        slide = _slide_of(path)
+        try:
+            if path.suffix == ".zarr":
+                return wsidata.look_into(path), None
+            if path.suffix.lower() in H5:
+                return h5.look_into(path, self.coordinates.get(slide)), None
+            if path.suffix in TENSORS:
+                beside = path.parent.parent / "tiles" / f"{path.stem}{tensors.TILES}"
+                tiles = self.tiles.get(slide) or (beside if beside.is_file() else None)
+                return tensors.look_into(path, tiles, self.coordinates.get(slide)), None
+        except Exception as error:  # a damaged file raises anything, and must not take the other slides with it
+            return [], error
+        return [], NoFeatures(f"{path.suffix or 'a file without extension'} is no format of features")
+
+
+def _slide_of(path: Path) -> str:
+    return path.stem.removesuffix(h5.PATCHES)
+
+
+def choose(discovery: Discovery, config: ImportConfig) -> list[Found]:
+    """The one feature set that is meant, sorted by slide.
+
+    Raises:
+        NotFound: Nothing was found, or nothing of that encoder.
+        InvalidInput: Features of several encoders, or of one slide twice.
+    """
+    found = discovery.found
+    if not found and discovery.broken:
+        slide, reason = next(iter(discovery.broken.items()))
+        raise InvalidInput(f"none of {len(discovery.broken)} files can be used; {slide}: {reason}")
+    if not found:
+        said = f": {discovery.ignored[0]}" if discovery.ignored else ""
+        raise NotFound(f"no features were found{said}", "name the folder that holds the features")
+    kinds = Counter((one.encoder, one.vector, one.tool) for one in found)
+    if config.encoder is not None:
+        kinds = Counter({kind: n for kind, n in kinds.items() if kind[0] == config.encoder})
+        if not kinds:
+            names = sorted({one.encoder or "(not named)" for one in found})
+            raise NotFound(f"no features of encoder {config.encoder!r}; there are those of {', '.join(names)}")
+    if len(kinds) > 1:
+        listed = "; ".join(
+            f"{encoder or 'an encoder that is not named'}, {'slide vectors' if vector else 'tiles'}, {tool}: {n}"
+            for (encoder, vector, tool), n in sorted(kinds.items())
+        )
+        raise InvalidInput(
+            f"the files hold {len(kinds)} sets of features: {listed}", "name one folder, or choose: --encoder NAME"
+        )
+    [kind] = kinds
+    chosen = sorted((f for f in found if (f.encoder, f.vector, f.tool) == kind), key=lambda one: one.id)
+    twice = [(a, b) for a, b in itertools.pairwise(chosen) if a.id == b.id]
+    if twice:
+        listed = ", ".join(f"{a.path} and {b.path}" for a, b in twice[:_SHOWN])
+        raise InvalidInput(f"{len(twice)} slides have two files of features: {listed}", "leave out one of them")
+    return chosen
+
+
+def name_of(chosen: Sequence[Found], paths: Sequence[Path], config: ImportConfig) -> str:
+    """What the features are called in the store: as asked for, as the encoder, or as the folder of the files."""
+    if config.name is not None:
+        return config.name
+    first = paths[0]
+    folder = first if first.is_dir() and first.suffix != ".zarr" else first.parent
+    return plain_name(chosen[0].encoder or bare_id(folder.resolve().name))
+
+
+def plain_name(text: str) -> str:
+    """A text as a name of the format: other characters become '-'.
+
+    Raises:
+        InvalidInput: Nothing is left of it.
+    """
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text).lstrip("._-")[:80]
+    if not name:
+        raise InvalidInput(f"{text!r} cannot be a name in the store", "give one with --name")
+    return name

@@ -1,0 +1,196 @@
+"""How large tiles are, in three units that must agree: tile_px * mpp = edge_px * slide_mpp, all in microns.
+
+`tile_px` and `mpp` are one pair for all slides of a store; `edge_px` and `slide_mpp` are those of a slide. Tools state
+some of them; a fourth follows from three.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gigacli.errors import InvalidInput, SlideError
+from gigacli.importing.found import UNKNOWN_SIZE, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from gigacli.importing.config import ImportConfig
+    from gigacli.importing.found import Found
+
+TOLERANCE = 0.1
+"""How far resolutions may lie apart that are meant to be one: scanners of one nominal magnification differ by a few
+percent, magnifications by a factor of 2."""
+
+SLACK_PX = 1.0
+"""Tools round the edge of a tile to whole level-0 pixels."""
+
+LARGEST = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of a store.
+
+    Attributes:
+        tile_px: Edge, pixels at `mpp`.
+        mpp: Microns per pixel.
+        overlap: Pixels at `mpp`.
+    """
+
+    tile_px: float
+    mpp: float
+    overlap: float
+
+    @property
+    def edge_um(self) -> float:
+        """Edge of a tile, microns."""
+        return self.tile_px * self.mpp
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The tiles of one slide.
+
+    Attributes:
+        slide_mpp: Microns per level-0 pixel at which its tiles have the size that the store says.
+        source: Who says so, as in the column ``mpp_source``.
+        edge_px: Edge of a tile in level-0 pixels.
+    """
+
+    slide_mpp: float
+    source: str
+    edge_px: float
+
+
+def grid_of(chosen: Sequence[Found], config: ImportConfig, table: Mapping[str, float]) -> Grid:
+    """The tile size and resolution that all files share.
+
+    Args:
+        chosen: Files of tile features.
+        config: What the user says of those that do not say it.
+        table: Slide -> microns per level-0 pixel, from the user's table.
+
+    Raises:
+        InvalidInput: They do not share one, or do not state it.
+    """
+    full = [one for one in chosen if one.tiles]  # of a slide without tiles, some tools say nothing
+    if not full:
+        raise InvalidInput(
+            f"none of {len(chosen)} files holds a tile, such as {chosen[0].path}", "import others with them"
+        )
+    reference, first = full[0], _grid_of(full[0], config, table.get(full[0].id))
+    for one in full:
+        grid = _grid_of(one, config, table.get(one.id))
+        if (grid.tile_px, round(grid.overlap)) != (first.tile_px, round(first.overlap)) or not _alike(
+            grid.mpp, first.mpp
+        ):
+            raise InvalidInput(
+                f"the files do not belong together: tiles of {_named(reference)} are {_said(first)}, "
+                f"of {_named(one)} {_said(grid)}",
+                "import those of one kind into one store",
+            )
+        if one.width != reference.width:
+            raise InvalidInput(
+                f"the files do not belong together: {_named(reference)} has {reference.width} values per tile, "
+                f"{_named(one)} has {one.width}",
+                "import the features of one encoder at a time",
+            )
+    return first
+
+
+def _grid_of(one: Found, config: ImportConfig, table_mpp: float | None) -> Grid:
+    tile_px = one.tile_px or config.tile_px
+    if tile_px is None:
+        raise InvalidInput(
+            f"{one.path} does not say how large its tiles are",
+            "name the folder with the coordinates, too (CLAM: patches/), or give --tile-px, --mpp and --slide-mpp",
+        )
+    if config.tile_px is not None and config.tile_px != tile_px:
+        raise InvalidInput(f"--tile-px is {config.tile_px}, but {one.path} says {tile_px:g}", "leave out --tile-px")
+    mpp, slide_mpp = one.mpp, table_mpp or one.slide_mpp or config.slide_mpp
+    if mpp is not None and config.mpp is not None and not _alike(mpp, config.mpp):
+        raise InvalidInput(f"--mpp is {config.mpp:g}, but {one.path} says {mpp:g}", "leave out --mpp")
+    mpp = config.mpp or mpp
+    if mpp is None and one.edge_px is not None and slide_mpp is not None:
+        mpp = slide_mpp * one.edge_px / tile_px
+    if mpp is None:
+        raise InvalidInput(
+            f"{one.path} does not say the resolution of its tiles of {tile_px:g} px",
+            "give it with --mpp or --mag, or that of the slides: --slide-mpp, or a column mpp in --csv",
+        )
+    return Grid(whole(tile_px), float(mpp), whole(one.overlap_px))
+
+
+def place(one: Found, grid: Grid, config: ImportConfig, table_mpp: float | None) -> Placement:
+    """How large the tiles are on their slide.
+
+    Raises:
+        InvalidInput: Nothing says so: it is the same for all files of this tool.
+        SlideError: What is said of this slide contradicts itself.
+    """
+    stated, source = one.slide_mpp, "import"
+    if table_mpp is not None:
+        stated, source = table_mpp, "csv"
+    elif stated is None and config.slide_mpp is not None:
+        stated, source = config.slide_mpp, "option"
+    edge = one.edge_px
+    if not one.tiles and (edge is None or stated is None):
+        return Placement(float("nan"), "", float("nan"))
+    if edge is None and stated is None:
+        raise InvalidInput(
+            f"{one.path} does not say the resolution of its slide, in which "
+            + ("its coordinates, in microns, could become pixels" if one.microns else "its tiles could be placed"),
+            "give it with --slide-mpp, or slide by slide in a column mpp of --csv; the vectors of slides hardly depend "
+            "on it, but the places of tiles do",
+        )
+    if edge is None or one.microns:
+        return Placement(float(stated or 0), source, grid.edge_um / float(stated or 1))
+    if stated is not None and abs(grid.edge_um / stated - edge) <= SLACK_PX:
+        return Placement(stated, source, edge)
+    implied = grid.edge_um / edge
+    if stated is not None and not _alike(stated, implied):
+        raise SlideError(
+            f"its tiles of {edge:g} level-0 pixels measure {edge * stated:g} microns at {stated:g} microns per pixel; "
+            f"expected {grid.edge_um:g}"
+        )
+    nominal = one.nominal and config.mpp is None
+    return Placement(implied, "nominal" if nominal else "option" if config.mpp is not None else source, edge)
+
+
+def level0(coords: NDArray[Any], one: Found, placement: Placement) -> NDArray[np.int32]:
+    """Corners (n, 2) in whole level-0 pixels.
+
+    Raises:
+        SlideError: They are not numbers, or lie outside the slide.
+    """
+    if coords.shape != (one.tiles, 2):
+        raise SlideError(f"its coordinates have the shape {coords.shape}; expected {(one.tiles, 2)}")
+    values = coords / placement.slide_mpp if one.microns else coords
+    if not np.isfinite(values).all():
+        raise SlideError("its coordinates hold values that are not numbers")
+    corners = np.rint(values) if values.dtype.kind == "f" else values
+    limit = np.array(one.size_px if one.size_px != UNKNOWN_SIZE else (LARGEST, LARGEST), dtype=np.int64)
+    outside = ((corners < 0) | (corners >= limit)).any(axis=1)
+    if outside.any():
+        first = corners[outside][0].tolist()
+        size = "" if one.size_px == UNKNOWN_SIZE else f" of {one.size_px[0]} x {one.size_px[1]} px"
+        raise SlideError(f"{outside.sum()} tiles lie outside the slide{size}, the first at {first}")
+    return corners.astype(np.int32)
+
+
+def _alike(a: float, b: float) -> bool:
+    return abs(a / b - 1) <= TOLERANCE
+
+
+def _said(grid: Grid) -> str:
+    overlap = f", overlapping by {grid.overlap:g}" if grid.overlap else ""
+    return f"{grid.tile_px:g} px at {grid.mpp:g} microns per pixel{overlap}"
+
+
+def _named(one: Found) -> str:
+    return f"{one.id} ({one.path.name})"

@@ -1,0 +1,271 @@
+"""Features in HDF5: TRIDENT, CLAM, AtlasPatch and STAMP, told apart by what is in the file.
+
+- TRIDENT: dataset `features` (n, c), or (c) for a slide; `coords` (n, 2) in level-0 pixels, whose attributes give the
+  tiles by magnifications, which are nominal.
+- CLAM: dataset `features` (n, c), in old files (n, 1, c); `coords` (n, 2) in level-0 pixels. What tiles they are is
+  said in the file of patches, and no resolution anywhere.
+- AtlasPatch: a group `features` with a dataset per encoder; `coords` (n, 5): x and y in level-0 pixels, then what was
+  read; attributes of the file as TRIDENT's.
+- STAMP, from 2.1: dataset `feats` (n, c), or (c) for a slide; `coords` (n, 2) in microns; attributes of the file.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gigacli.errors import SlideError
+from gigacli.importing.found import Content, Found, NoFeatures, number, size_of, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PATCHES = "_patches"
+"""What TRIDENT adds to the slide's id in the files of coordinates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordinates:
+    """A file of coordinates alone, for features that have none or do not say how large their tiles are.
+
+    Attributes:
+        path: The file.
+        tiles: How many there are.
+        said: What it says of the tiles: fields of :class:`Found`.
+    """
+
+    path: Path
+    tiles: int
+    said: dict[str, Any]
+
+    def corners(self) -> np.ndarray:
+        """(n, 2), level-0 pixels."""
+        import h5py
+
+        with h5py.File(self.path) as file:
+            return _corners(file["coords"])
+
+
+def look_into(path: Path, coordinates: Coordinates | None) -> list[Found]:
+    """All feature sets of a file.
+
+    Args:
+        path: The file.
+        coordinates: The tiles of the same slide from a file of their own, if there is one.
+
+    Raises:
+        NoFeatures: It holds none.
+        OSError: It cannot be read.
+        SlideError: It holds some that cannot be used.
+    """
+    import h5py
+
+    with h5py.File(path) as file:
+        if "feats" in file:
+            return [_stamp(path, file)]
+        features = file.get("features")
+        if isinstance(features, h5py.Group):
+            return list(_atlaspatch(path, file))
+        if not isinstance(features, h5py.Dataset):
+            raise NoFeatures("it has no dataset `features` or `feats`")
+        return [_trident_or_clam(path, file, coordinates)]
+
+
+def look_for_coordinates(path: Path) -> Coordinates | None:
+    """The coordinates in a file that holds nothing else; None where it is no such file."""
+    import h5py
+
+    with h5py.File(path) as file:
+        coords = file.get("coords")
+        if not isinstance(coords, h5py.Dataset) or "features" in file or "feats" in file:
+            return None
+        said = _of_tiles({**file.attrs, **coords.attrs})
+        return Coordinates(path=path, tiles=len(coords), said=said)
+
+
+def _of_tiles(attributes: dict[str, Any]) -> dict[str, Any]:
+    """What attributes in the manner of TRIDENT, AtlasPatch or CLAM say of tiles and slide."""
+    size = number(attributes, "patch_size")
+    target = number(attributes, "target_magnification")
+    if number(attributes, "patch_size_level0") is not None or target is not None:
+        power = number(attributes, "level0_magnification")
+        edge = number(attributes, "patch_size_level0")
+        if edge is None and size and target and power:
+            edge = size * power / target
+        return {
+            "tool": "TRIDENT",
+            "tile_px": size,
+            "mpp": 10 / target if target else None,
+            "nominal": target is not None,
+            "edge_px": edge,
+            "overlap_px": number(attributes, "overlap") or 0.0,
+            "size_px": size_of(attributes, "level0_width", "level0_height"),
+        }
+    said: dict[str, Any] = {"tool": "CLAM"}
+    if size is not None and "downsample" in attributes:
+        down = np.ravel(np.asarray(attributes["downsample"], dtype=float))
+        # with a custom downsample, `patch_size` pixels are read as so many times more, and shrunk
+        said |= {"tile_px": size, "edge_px": size * float(down[0]) * (number(attributes, "custom_downsample") or 1)}
+        if "level_dim" in attributes:
+            width, height = (
+                round(float(v) * d) for v, d in zip(attributes["level_dim"], (down[0], down[-1]), strict=True)
+            )
+            said["size_px"] = (width, height)
+    return said
+
+
+def _trident_or_clam(path: Path, file: Any, coordinates: Coordinates | None) -> Found:
+    features, coords = file["features"], file.get("coords")
+    said = _of_tiles({**file.attrs, **(coords.attrs if coords is not None else {})})
+    if said.get("edge_px") is None and coordinates is not None:
+        said = coordinates.said
+    encoder = text(features.attrs, "encoder") or text(file.attrs, "encoder")
+    if features.ndim == 1 and len(features):
+        tool = "TRIDENT" if encoder or said["tool"] == "TRIDENT" else "HDF5"
+        return _vector(path, "features", features, encoder=encoder, tool=tool)
+    shape = _shape(features)
+    if coords is None and coordinates is None:
+        raise SlideError("it has features but no coordinates", "name the folder with the coordinates, too")
+    where = coordinates if coords is None else None
+    tiles = where.tiles if where is not None else len(coords)
+    _same_length(shape[0], tiles)
+
+    @contextmanager
+    def read() -> Iterator[Content]:
+        import h5py
+
+        with h5py.File(path) as opened:
+            data = opened["features"]
+            corners = _corners(opened["coords"]) if where is None else where.corners()
+            yield Content(coords=corners, vectors=lambda a, b: _rows(data, a, b))
+
+    slide = path.stem.removesuffix(PATCHES)
+    return Found(id=slide, path=path, encoder=encoder, tiles=shape[0], width=shape[1], read=read, **said)
+
+
+def _atlaspatch(path: Path, file: Any) -> Iterator[Found]:
+    said = _of_tiles(dict(file.attrs)) | {"tool": "AtlasPatch"}
+    tiles = len(file["coords"])
+    for name, features in file["features"].items():
+        shape = _shape(features)
+        _same_length(shape[0], tiles)
+        yield Found(
+            id=path.stem,
+            path=path,
+            encoder=name,
+            tiles=tiles,
+            width=shape[1],
+            read=_atlas_reader(path, name),
+            slide_mpp=number(file.attrs, "mpp"),
+            slide_path=text(file.attrs, "wsi_path"),
+            **said,
+        )
+
+
+def _atlas_reader(path: Path, name: str) -> Any:
+    @contextmanager
+    def read() -> Iterator[Content]:
+        import h5py
+
+        with h5py.File(path) as opened:
+            data = opened[f"features/{name}"]
+            yield Content(coords=_corners(opened["coords"]), vectors=lambda a, b: _rows(data, a, b))
+
+    return read
+
+
+def _stamp(path: Path, file: Any) -> Found:
+    attributes, feats = file.attrs, file["feats"]
+    encoder, version = text(attributes, "extractor") or text(attributes, "encoder"), text(attributes, "stamp_version")
+    if (feats.ndim == 1 and len(feats)) or text(attributes, "feat_type") in ("slide", "patient"):
+        return _vector(path, "feats", feats, encoder=encoder, tool="STAMP", version=version)
+    shape = _shape(feats)
+    if "coords" not in file:
+        raise SlideError("it has features but no coordinates")
+    _same_length(shape[0], len(file["coords"]))
+    edge_um, tile_px = number(attributes, "tile_size_um"), number(attributes, "tile_size_px")
+    if text(attributes, "unit") != "um" or edge_um is None or tile_px is None:
+        raise SlideError(
+            f"it was written by STAMP {version or 'of an unknown version'}, which does not state the unit and the "
+            "size of tiles; expected the attributes unit, tile_size_um and tile_size_px",
+            "extract the features with STAMP 2.1 or newer",
+        )
+
+    @contextmanager
+    def read() -> Iterator[Content]:
+        import h5py
+
+        with h5py.File(path) as opened:
+            data = opened["feats"]
+            yield Content(coords=_corners(opened["coords"]), vectors=lambda a, b: _rows(data, a, b))
+
+    return Found(
+        id=path.stem,
+        path=path,
+        tool="STAMP",
+        tool_version=version,
+        encoder=encoder,
+        tiles=shape[0],
+        width=shape[1],
+        read=read,
+        tile_px=tile_px,
+        mpp=edge_um / tile_px,
+        microns=True,
+    )
+
+
+def _vector(path: Path, key: str, data: Any, *, encoder: str, tool: str, version: str = "") -> Found:
+    if data.ndim > 1 and int(np.prod(data.shape[:-1])) != 1:
+        raise SlideError(f"a slide vector has the shape {data.shape}; expected one row")
+
+    @contextmanager
+    def read() -> Iterator[Content]:
+        import h5py
+
+        with h5py.File(path) as opened:
+            row = np.asarray(opened[key][...]).reshape(1, -1)
+            yield Content(coords=np.empty((0, 2), dtype=np.int64), vectors=lambda a, b: row[a:b])
+
+    return Found(
+        id=path.stem,
+        path=path,
+        tool=tool,
+        tool_version=version,
+        encoder=encoder,
+        tiles=0,
+        width=int(data.shape[-1]),
+        read=read,
+        vector=True,
+    )
+
+
+def _shape(data: Any) -> tuple[int, int]:
+    """(n, c) of features, also where they are stored as (n, 1, c) or (1, n, c)."""
+    if data.ndim == 2:
+        return int(data.shape[0]), int(data.shape[1])
+    if data.shape == (0,):  # a slide without tissue, of which some tools keep no width
+        return 0, 0
+    if data.ndim == 3 and 1 in data.shape[:2]:
+        return int(data.shape[0] * data.shape[1]), int(data.shape[2])
+    raise SlideError(f"its features have the shape {data.shape}; expected (tiles, values)")
+
+
+def _corners(coords: Any) -> np.ndarray:
+    """(n, 2) of coordinates whose further columns say how tiles were read."""
+    return np.asarray(coords[:, :2]) if coords.ndim == 2 else np.empty((0, 2), dtype=np.int64)
+
+
+def _rows(data: Any, start: int, stop: int) -> np.ndarray:
+    """Rows of features whatever their shape, (stop - start, c). One request: chunks of one row are slow one by one."""
+    if data.ndim == 3 and data.shape[0] == 1:
+        return np.asarray(data[0, start:stop])
+    return np.asarray(data[start:stop]).reshape(stop - start, -1)
+
+
+def _same_length(features: int, coords: int) -> None:
+    if features != coords:
+        raise SlideError(f"it has {features} feature vectors but {coords} coordinates")

@@ -1,0 +1,143 @@
+"""Features in files of tensors, their tiles elsewhere: slide2vec on tiles of hs2p, and CLAM's ``pt_files``."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gigacli.errors import SlideError
+from gigacli.importing.found import UNKNOWN_SIZE, Content, Found, NoFeatures, number, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gigacli.importing.h5 import Coordinates
+
+TILES = ".coordinates.npz"
+TILES_META = ".coordinates.meta.json"
+META = ".meta.json"
+
+
+def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -> list[Found]:
+    """The feature set of a ``.pt`` or ``.npz`` file.
+
+    Args:
+        path: The file.
+        tiles: The ``.coordinates.npz`` of its slide, if there is one.
+        coordinates: The slide's patches in HDF5, if there are some.
+
+    Raises:
+        NoFeatures: It holds something else.
+        OSError: It cannot be read.
+        SlideError: It cannot be used.
+    """
+    shape = _shape(path)
+    about = _json(path.with_name(path.name.removesuffix(path.suffix) + META))
+    encoder, slide = text(about, "encoder_name"), text(about, "sample_id") or path.stem
+    if len(shape) == 1:
+        return [_vector(path, slide, encoder, shape[0])]
+    if tiles is None and coordinates is None:
+        raise SlideError(
+            "it has features but no coordinates, and there are none beside it",
+            "name the folder with the coordinates, too: hs2p's tiles/, or CLAM's patches/",
+        )
+    n = shape[0]
+    said = _of_hs2p(tiles) if tiles is not None else coordinates.said if coordinates is not None else {}
+    found = said.pop("tiles", None) if tiles is not None else coordinates.tiles if coordinates is not None else None
+    if found != n:
+        raise SlideError(
+            f"it has {n} feature vectors, but {tiles or (coordinates and coordinates.path)} has {found} tiles"
+        )
+
+    @contextmanager
+    def read() -> Iterator[Content]:
+        features = _open(path)
+        if tiles is not None:
+            with np.load(tiles, allow_pickle=False) as archive:
+                corners = np.stack([archive["x"], archive["y"]], axis=1)  # (n, 2)
+                tissue = archive.get("tissue_fractions", None)
+        else:
+            assert coordinates is not None
+            corners, tissue = coordinates.corners(), None
+        yield Content(coords=corners, vectors=lambda a, b: _rows(features, a, b), tissue=tissue)
+
+    return [Found(id=slide, path=path, encoder=encoder, tiles=n, width=shape[-1], read=read, **said)]
+
+
+def _of_hs2p(path: Path) -> dict[str, Any]:
+    """What hs2p says of the tiles of a slide."""
+    about = _json(path.with_name(path.name.removesuffix(TILES) + TILES_META))
+    tiling, slide = about.get("tiling", {}), about.get("slide", {})
+    if not tiling:
+        raise SlideError(f"{path.name} has no {TILES_META} beside it, which says how large its tiles are")
+    tile_px = number(tiling, "requested_tile_size_px")
+    size = slide.get("dimensions")
+    return {
+        "tool": "slide2vec",
+        "tiles": int(tiling.get("n_tiles", -1)),
+        "tile_px": tile_px,
+        "mpp": number(tiling, "requested_spacing_um"),
+        "edge_px": number(tiling, "tile_size_lv0"),
+        "overlap_px": float(tiling.get("overlap") or 0) * (tile_px or 0),
+        "slide_mpp": number(slide, "base_spacing_um"),
+        "size_px": (int(size[0]), int(size[1])) if size else UNKNOWN_SIZE,
+        "slide_path": text(about.get("provenance", {}), "image_path"),
+    }
+
+
+def _vector(path: Path, slide: str, encoder: str, width: int) -> Found:
+    @contextmanager
+    def read() -> Iterator[Content]:
+        row = np.asarray(_rows(_open(path), 0, width)).reshape(1, -1)
+        yield Content(coords=np.empty((0, 2), dtype=np.int64), vectors=lambda a, b: row[a:b])
+
+    return Found(id=slide, path=path, tool="slide2vec", encoder=encoder, tiles=0, width=width, read=read, vector=True)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SlideError(f"{path.name} is not JSON: {error}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _open(path: Path) -> Any:
+    """A tensor mapped into memory, or an array."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            if "features" not in archive:
+                raise NoFeatures("it has no array `features`")
+            return archive["features"]
+    import torch
+
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises half a dozen types for files that are damaged or hold code
+        raise SlideError(
+            f"it cannot be read as a tensor: {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(held, torch.Tensor):
+        raise NoFeatures(f"it holds a {type(held).__name__}; expected a tensor")
+    return held
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    shape = tuple(_open(path).shape)
+    if len(shape) == 3 and 1 in shape[:2]:
+        return shape[0] * shape[1], shape[2]
+    if len(shape) not in (1, 2):
+        raise SlideError(f"its features have the shape {shape}; expected (tiles, values)")
+    return shape
+
+
+def _rows(held: Any, start: int, stop: int) -> np.ndarray:
+    flat = held.reshape(-1, held.shape[-1]) if held.ndim == 3 else held
+    part = flat[start:stop]
+    return part if isinstance(part, np.ndarray) else part.float().numpy()

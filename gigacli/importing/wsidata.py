@@ -1,0 +1,95 @@
+"""Features in the stores of LazySlide and wsidata: SpatialData in zarr v3, one store per slide.
+
+``tables/<model>_<tiles>`` is AnnData: X (tiles, values), obs/tile_id, and the name of its tiles in the attribute
+`region`. ``shapes/<tiles>`` is GeoParquet with the columns tile_id, x and y in level-0 pixels. The root's attributes
+say the rest: ``tile_spec`` per name of tiles, and ``slide_properties``. Only these are read; spatialdata is not needed.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gigacli.errors import SlideError
+from gigacli.importing.found import UNKNOWN_SIZE, Content, Found, NoFeatures, number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def look_into(path: Path) -> list[Found]:
+    """All tables of tile features in a store.
+
+    Raises:
+        NoFeatures: It holds none.
+        OSError: It cannot be read.
+    """
+    import zarr
+
+    try:
+        root: Any = zarr.open_group(path, mode="r", zarr_format=3)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise NoFeatures(f"it is no zarr v3 group: {error}") from error
+    specs = root.attrs.get("tile_spec")
+    if not isinstance(specs, dict) or "tables" not in root:
+        raise NoFeatures("it has no attribute tile_spec and no tables")
+    found = []
+    for name, table in root["tables"].groups():
+        tiles = table.attrs.get("region")
+        if isinstance(tiles, str) and tiles in specs and "X" in table and f"shapes/{tiles}" in root:
+            encoder = name.removesuffix(f"_{tiles}")
+            found.append(_found(path, table, tiles, encoder, specs[tiles], root.attrs.get("slide_properties", {})))
+    if not found:
+        raise NoFeatures("none of its tables belongs to tiles")
+    return found
+
+
+def _found(path: Path, table: Any, tiles: str, encoder: str, spec: dict[str, Any], slide: dict[str, Any]) -> Found:
+    values = table["X"]
+    if not hasattr(values, "shape") or len(values.shape) != 2:
+        raise SlideError(f"the features of {encoder} are not a dense matrix")
+    if spec["height"] != spec["width"]:
+        raise SlideError(f"its tiles are {spec['width']} x {spec['height']} px; expected squares")
+    tile_px, down = float(spec["width"]), number(spec, "base_downsample") or 1.0
+    size = slide.get("shape")  # height, width
+
+    @contextmanager
+    def read() -> Iterator[Content]:
+        corners = _corners(path / "shapes" / tiles / "shapes.parquet", table["obs/tile_id"][:])
+        yield Content(coords=corners, vectors=lambda a, b: np.asarray(values[a:b]))
+
+    return Found(
+        id=path.stem,
+        path=path,
+        tool="wsidata",
+        encoder=encoder,
+        tiles=int(values.shape[0]),
+        width=int(values.shape[1]),
+        read=read,
+        tile_px=tile_px,
+        mpp=number(spec, "mpp"),
+        edge_px=float(int(tile_px * down)),
+        overlap_px=max(0.0, tile_px - float(spec["stride_width"])),
+        slide_mpp=number(slide, "mpp"),
+        size_px=(int(size[1]), int(size[0])) if size else UNKNOWN_SIZE,
+    )
+
+
+def _corners(file: Path, wanted: np.ndarray) -> np.ndarray:
+    """(n, 2): corners of the tiles with these ids, in their order."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise SlideError(
+            "its tiles are GeoParquet, which needs pyarrow", "install it: pip install 'gigacli[parquet]'"
+        ) from error
+    columns = parquet.read_table(file, columns=["tile_id", "x", "y"]).to_pydict()
+    row = {tile: i for i, tile in enumerate(columns["tile_id"])}
+    missing = [tile for tile in wanted.tolist() if tile not in row]
+    if missing:
+        raise SlideError(f"{len(missing)} of its tiles, such as {missing[0]}, are not among its shapes")
+    order = [row[tile] for tile in wanted.tolist()]
+    return np.stack([np.asarray(columns["x"])[order], np.asarray(columns["y"])[order]], axis=1)
