@@ -35,6 +35,7 @@ ANOTHER = {
     "embedding": ("giga",),
     "encoder": "random-resnet18",
     "epochs": 2,
+    "features": "f",
     "folds": 3,
     "fraction": (0.25,),
     "group": "none",
