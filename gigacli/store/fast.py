@@ -58,9 +58,11 @@ def read_column(array: Any, n: int | None = None) -> NDArray[Any]:
         return values
     for row in rows:
         try:
-            data = Path(folder, str(row)).read_bytes()
+            descriptor = os.open(f"{folder}/{row}", os.O_RDONLY)  # pathlib takes three times as long
         except FileNotFoundError:  # set back to its fill value in this moment
             continue
+        data = os.read(descriptor, array.dtype.itemsize + 1)
+        os.close(descriptor)
         if len(data) != array.dtype.itemsize:
             return np.asarray(array[:n])  # damaged: zarr says what is wrong
         values[row] = np.frombuffer(data, dtype=array.dtype)[0]

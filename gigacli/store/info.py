@@ -96,7 +96,8 @@ def info(path: str | Path | Store) -> Info:
     reasons = {stage: store.failures(stage)[: len(table)] for stage in STAGES}
     paths = ["tiles"] if store.recipe("tiles") else []
     paths += [f"{kind}/{name}" for kind in NAMED_GROUPS for name in store.names(kind)]
-    groups = [_group(store, path, reasons) for path in paths]
+    done = {path: _done(store, path) for path in paths}
+    groups = [_group(store, path, reasons, done) for path in paths]
     failures = [
         Failure(row.id, stage, listed[i]) for stage, listed in reasons.items() for i, row in enumerate(table.rows)
         if listed[i]
@@ -119,8 +120,8 @@ def _done(store: Store, path: str) -> np.ndarray:
     return np.atleast_1d(done)[: store.registered or 1] != NOT_DONE
 
 
-def _group(store: Store, path: str, reasons: dict[str, list[str]]) -> GroupInfo:
-    recipe, done, kind = store.require(path), _done(store, path), path.partition("/")[0]
+def _group(store: Store, path: str, reasons: dict[str, list[str]], known: dict[str, np.ndarray]) -> GroupInfo:
+    recipe, done, kind = store.require(path), known[path], path.partition("/")[0]
     failed = 0
     if kind in ("encoders", "models"):
         total = 1
@@ -128,7 +129,7 @@ def _group(store: Store, path: str, reasons: dict[str, list[str]]) -> GroupInfo:
         total = store.registered
     else:
         source = "tiles" if kind != "embeddings" else _features_of(store, recipe.config)
-        total = int(_done(store, source).sum()) if source and store.recipe(source) else int(done.sum())
+        total = int(known.get(source, done).sum())
     if kind in ("tiles", "banks", "features"):
         failed = sum(bool(why) and not d for why, d in zip(reasons[recipe.stage], done, strict=True))
     return GroupInfo(path, recipe.stage, int(done.sum()), total, failed, _bytes(store.url, path), recipe.config)
