@@ -18,18 +18,43 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Strengths of the authors' released code (Democratizing/gigassl): RandomResizedCrop(scale .5-1),
-# ColorJitter(.4, .4, .4, .2, p .8), grayscale p .2, 5x5 blur of sigma .1-1 with p .5; flips and right-angle
-# rotations as the paper lists them (section 3.1). The crop's ratio is the usual 3/4-4/3.
-CROP_SCALE = (0.5, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
-JITTER = 0.4
-HUE = 0.2
-JITTER_P = 0.8
-GRAY_P = 0.2
-BLUR_P = 0.5
-BLUR_SIGMA_PX = (0.1, 1.0)
+"""Of a crop's width to its height: the usual one."""
+
 BLUR_TAPS = 5
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """How strongly tiles are changed. Flips and quarter turns have no strength: a tile has no upright position.
+
+    Attributes:
+        crop_scale: Least and greatest share of the tile's area that is kept.
+        jitter: Brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter.
+        hue: Greatest turn of the hue, either way; 1 is once round.
+        jitter_p: How often the colours are jittered.
+        gray_p: How often they are dropped.
+        blur_p: How often the tile is blurred.
+        blur_px: Least and greatest sigma, in pixels of the augmented tile.
+    """
+
+    crop_scale: tuple[float, float]
+    jitter: float
+    hue: float
+    jitter_p: float
+    gray_p: float
+    blur_p: float
+    blur_px: tuple[float, float]
+
+
+SHARED = Strengths(crop_scale=(0.5, 1.0), jitter=0.4, hue=0.2, jitter_p=0.8, gray_p=0.2, blur_p=0.5, blur_px=(0.1, 1.0))
+"""Of the bank: those of the authors' released code (Democratizing/gigassl), for flips and right-angle rotations as the
+paper lists them (section 3.1): RandomResizedCrop(scale .5-1), ColorJitter(.4, .4, .4, .2, p .8), grayscale p .2, 5x5
+blur of sigma .1-1 with p .5."""
+
+MOCO = Strengths(crop_scale=(0.2, 1.0), jitter=0.4, hue=0.1, jitter_p=0.8, gray_p=0.2, blur_p=0.5, blur_px=(0.1, 1.0))
+"""Of ``giga pretrain-tiles``: MoCo v2 (Chen et al. 2020: crop .2-1, ColorJitter(.4, .4, .4, .1, p .8), grayscale p .2,
+blur p .5), but the blur no stronger than the bank's, for a sigma of 2 px wipes out the chromatin of nuclei at 10x."""
 
 CHUNK = 16
 """Tiles worked on at once on a CPU, so that they stay in its cache."""
@@ -79,26 +104,30 @@ class TileAugmentation:
         return TileAugmentation(**{name: values[index] for name, values in vars(self).items()})
 
 
-def draw_augmentation(rng: np.random.Generator, n: int, *, tile_px: int) -> TileAugmentation:
+def draw_augmentation(
+    rng: np.random.Generator, n: int, *, tile_px: int, strengths: Strengths = SHARED
+) -> TileAugmentation:
     """Draw n parameter sets; the first m of them are those that drawing m would have given."""
-    u = rng.random((n, 15)).T  # a row of random numbers per set
-    jitter = u[0] < JITTER_P
+    s, u = strengths, rng.random((n, 15)).T  # a row of random numbers per set
+    jitter = u[0] < s.jitter_p
     return TileAugmentation(
-        crop=_crop(u[1], u[2], u[3:5], tile_px),
+        crop=_crop(u[1], u[2], u[3:5], tile_px, s.crop_scale),
         flip=u[5:7].T < 0.5,
         quarter_turns=(4 * u[7]).astype(np.int64),
-        brightness=1 + JITTER * (2 * u[8] - 1) * jitter,
-        contrast=1 + JITTER * (2 * u[9] - 1) * jitter,
-        saturation=1 + JITTER * (2 * u[10] - 1) * jitter,
-        hue=HUE * (2 * u[11] - 1) * jitter,
-        gray=u[12] < GRAY_P,
-        blur_px=(u[13] < BLUR_P) * (BLUR_SIGMA_PX[0] + (BLUR_SIGMA_PX[1] - BLUR_SIGMA_PX[0]) * u[14]),
+        brightness=1 + s.jitter * (2 * u[8] - 1) * jitter,
+        contrast=1 + s.jitter * (2 * u[9] - 1) * jitter,
+        saturation=1 + s.jitter * (2 * u[10] - 1) * jitter,
+        hue=s.hue * (2 * u[11] - 1) * jitter,
+        gray=u[12] < s.gray_p,
+        blur_px=(u[13] < s.blur_p) * (s.blur_px[0] + (s.blur_px[1] - s.blur_px[0]) * u[14]),
     )
 
 
-def _crop(area: np.ndarray, ratio: np.ndarray, corner: np.ndarray, tile_px: int) -> np.ndarray:
+def _crop(
+    area: np.ndarray, ratio: np.ndarray, corner: np.ndarray, tile_px: int, scale: tuple[float, float]
+) -> np.ndarray:
     """(n, 4) crops of uniform area share and log-uniform ratio, clipped to the tile, from numbers between 0 and 1."""
-    area = (CROP_SCALE[0] + (CROP_SCALE[1] - CROP_SCALE[0]) * area) * tile_px**2
+    area = (scale[0] + (scale[1] - scale[0]) * area) * tile_px**2
     low, high = np.log(CROP_RATIO)
     ratio = np.exp(low + (high - low) * ratio)
     size = np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)])  # height, width

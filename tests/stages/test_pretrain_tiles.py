@@ -1,5 +1,7 @@
 """giga pretrain-tiles: MoCo on the cohort's own tiles."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -10,10 +12,15 @@ from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_bytes, weight
 from gigacli.store.store import Store
 
 OPTIONS = {"epochs": 2, "max_tiles": 32, "batch_size": 8, "queue": 64}
+"""Eight steps; of the queue only 32 keys are used, one per tile."""
 
 
 def weights(path, name="moco"):
     return giga.open(path).read_bytes(f"encoders/{name}/weights")
+
+
+def history(path, name):
+    return giga.open(path).array(f"encoders/moco/history/{name}")[:]
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +52,28 @@ def test_a_bank_uses_it_by_name_and_a_model_starts_from_it(trained, tmp_path):
     assert giga.train(path, epochs=1).initial_weights == "layer4 of encoder 'moco'"
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(trained, store_at, monkeypatch):
+@pytest.mark.parametrize("saves", [1, 2, 5])
+def test_interrupted_and_resumed_equals_uninterrupted(trained, store_at, monkeypatch, saves):
+    """Inside the first epoch of four steps, and inside the second: a checkpoint after every step."""
     path = store_at("tile")
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    save = Store.write_bytes
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
+    save, left = Store.write_bytes, [saves]
 
     def save_and_stop(self, where, data):
         save(self, where, data)
-        raise KeyboardInterrupt
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(Store, "write_bytes", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         giga.pretrain_tiles(path, **OPTIONS)
     monkeypatch.undo()
-    assert giga.pretrain_tiles(path, **OPTIONS).resumed_at == 1
+    assert giga.pretrain_tiles(path, **OPTIONS).resumed_at == saves // 4
     assert weights(path) == weights(trained[0])
+    for name in ("loss", "queue_accuracy", "rank"):
+        np.testing.assert_array_equal(history(path, name), history(trained[0], name))
 
 
 def test_tiles_are_spread_over_slides(store_at):
@@ -84,8 +98,8 @@ def test_initial_weights_from_a_file(store_at, tmp_path):
 def test_again_skips_and_other_parameters_are_refused(trained):
     path, _ = trained
     assert giga.pretrain_tiles(path, **OPTIONS).skipped == 1
-    with pytest.raises(Mismatch, match="queue: 64 here, 32 asked for"):
-        giga.pretrain_tiles(path, **{**OPTIONS, "queue": 32})
+    with pytest.raises(Mismatch, match="queue: 32 here, 16 asked for"):
+        giga.pretrain_tiles(path, **{**OPTIONS, "queue": 16})
 
 
 def test_a_store_without_tiles_names_the_command(tmp_path):
