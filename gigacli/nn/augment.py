@@ -176,12 +176,17 @@ def fold(parameters: TileAugmentation, *, tile_px: int, out_px: int, device: tor
     flip = parameters.flip ^ np.stack([(turns == 2) | (turns == 3), (turns == 1) | (turns == 2)], axis=1)
     transposed = turns % 2 == 1
     rows_from = transposed.astype(np.int64)  # the axis of the tile that becomes the result's rows
-    left = _axis_matrices(parameters, flip, rows_from, tile_px, out_px) / np.float32(255)
-    right = _axis_matrices(parameters, flip, 1 - rows_from, tile_px, out_px)
+    axes = [_Axis.of(parameters, flip, axis, out_px) for axis in (rows_from, 1 - rows_from)]
     pull = ((1 - parameters.contrast) * parameters.brightness).astype(np.float32)
     # copied into torch's own memory: products may differ in the last bit with the alignment of what numpy gives
-    left_, right_, colour, pull_ = (torch.tensor(v, device=device) for v in (left, right, _colour(parameters), pull))
-    return Folded(left_, right_, _used(left), _used(right), torch.from_numpy(transposed), colour, pull_)
+    colour, pull_ = (torch.tensor(v, device=device) for v in (_colour(parameters), pull))
+    if device.type == "cpu":
+        left, right = axes[0].matrices(tile_px) / np.float32(255), axes[1].matrices(tile_px)
+        matrices, used = (torch.tensor(left), torch.tensor(right)), (_used(left), _used(right))
+    else:
+        matrices = axes[0].matrices_on(device, tile_px) / 255, axes[1].matrices_on(device, tile_px)
+        used = (np.zeros((len(turns), 0, 2), dtype=np.int64),) * 2  # products there are not cut into blocks
+    return Folded(*matrices, *used, torch.from_numpy(transposed), colour, pull_)
 
 
 def augment(tiles: Tensor, sets: Folded, *, out: Tensor | None = None) -> Tensor:
@@ -243,28 +248,62 @@ def _used(matrix: np.ndarray) -> NDArray[np.int64]:
     return np.stack([columns.argmax(axis=2), size - columns[:, :, ::-1].argmax(axis=2)], axis=2)
 
 
-def _axis_matrices(parameters: TileAugmentation, flip: np.ndarray, axis: np.ndarray, size: int, out: int) -> np.ndarray:
-    """(n, out, size) float32: crop and resize (bilinear, pixel centres), then flip, then blur, along an axis of each.
+@dataclass(frozen=True)
+class _Axis:
+    """What happens along one axis of n tiles: crop and resize (bilinear, pixel centres), then flip, then blur.
 
     The blur is a Gaussian of five taps, mirrored about the first and the last pixel; a sigma of 0 leaves one tap.
+
+    Attributes:
+        start: (n, 1) first pixel of the crop.
+        length: (n, 1) pixels of the crop.
+        position: (n, out) where in the crop a pixel of the result looks, before the blur.
+        source: (taps, out) which of these the taps of a pixel take.
+        weights: (n, taps) of the taps.
     """
-    n, i = np.arange(len(parameters)), np.arange(out)
-    start, length = parameters.crop[n, axis, None], parameters.crop[n, axis + 2, None]  # (n, 1)
-    position = np.clip((i + 0.5) * length / out - 0.5, 0, length - 1)  # (n, out), in pixels of the crop
-    position = np.where(flip[n, axis, None], position[:, ::-1], position)
-    lower = np.floor(position).astype(np.int64)
-    upper = np.minimum(lower + 1, length - 1)
-    share = position - lower
-    taps = np.arange(-(BLUR_TAPS // 2), BLUR_TAPS // 2 + 1)
-    weights = np.exp(-0.5 * (taps / np.maximum(parameters.blur_px, 1e-3)[:, None]) ** 2)
-    weights /= weights.sum(axis=1, keepdims=True)  # (n, taps)
-    matrix = np.zeros((len(parameters), out, size), dtype=np.float32)
-    for tap, weight in zip(taps, weights.T[:, :, None], strict=True):
-        source = np.abs(i + tap)
-        source = np.minimum(source, 2 * (out - 1) - source)
-        matrix[n[:, None], i, start + lower[:, source]] += weight * (1 - share[:, source])
-        matrix[n[:, None], i, start + upper[:, source]] += weight * share[:, source]
-    return matrix
+
+    start: NDArray[np.int64]
+    length: NDArray[np.int64]
+    position: NDArray[np.float64]
+    source: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, parameters: TileAugmentation, flip: np.ndarray, axis: np.ndarray, out: int) -> _Axis:
+        """Along axis ``axis[i]`` of tile i."""
+        n, i = np.arange(len(parameters)), np.arange(out)
+        start, length = parameters.crop[n, axis, None], parameters.crop[n, axis + 2, None]  # (n, 1)
+        position = np.clip((i + 0.5) * length / out - 0.5, 0, length - 1)
+        position = np.where(flip[n, axis, None], position[:, ::-1], position)
+        taps = np.arange(-(BLUR_TAPS // 2), BLUR_TAPS // 2 + 1)
+        weights = np.exp(-0.5 * (taps / np.maximum(parameters.blur_px, 1e-3)[:, None]) ** 2)
+        weights /= weights.sum(axis=1, keepdims=True)
+        source = np.abs(i + taps[:, None])
+        return cls(start, length, position, np.minimum(source, 2 * (out - 1) - source), weights)
+
+    def matrices(self, size: int) -> NDArray[np.float32]:
+        """(n, out, size) float32: what is not zero is put in its place."""
+        (n, out), i = self.position.shape, np.arange(self.position.shape[1])
+        rows = np.arange(n)[:, None]
+        lower = np.floor(self.position).astype(np.int64)
+        upper = np.minimum(lower + 1, self.length - 1)
+        share = self.position - lower
+        matrix = np.zeros((n, out, size), dtype=np.float32)
+        for source, weight in zip(self.source, self.weights.T[:, :, None], strict=True):
+            matrix[rows, i, self.start + lower[:, source]] += weight * (1 - share[:, source])
+            matrix[rows, i, self.start + upper[:, source]] += weight * share[:, source]
+        return matrix
+
+    def matrices_on(self, device: torch.device, size: int) -> Tensor:
+        """The same on a device that would rather compute all of it than be sent it, or wait for a processor."""
+        position = torch.tensor(self.start + self.position, dtype=torch.float32, device=device)  # (n, out)
+        weights = torch.tensor(self.weights, dtype=torch.float32, device=device)
+        columns = torch.arange(size, dtype=torch.float32, device=device)
+        near = (1 - (position[:, :, None] - columns).abs_()).clamp_(min=0)  # (n, out, size): bilinear, no blur
+        matrix = torch.zeros_like(near)
+        for source, weight in zip(self.source, weights.T, strict=True):
+            matrix += weight[:, None, None] * near[:, torch.from_numpy(source).to(device)]
+        return matrix
 
 
 def _colour(parameters: TileAugmentation) -> np.ndarray:

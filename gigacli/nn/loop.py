@@ -204,7 +204,7 @@ def _epoch(
         if training.batches_from and sums.steps < steps and save.due:
             _check(float(sums.figures["loss"]), epoch)
             for name in _names(training, step):
-                state.history.setdefault(name, [])  # a checkpoint has one size
+                state.history.setdefault(name, [math.nan] * epoch)  # a checkpoint has one size
             save(state, best)
     figures = {name: float(value) / sums.steps for name, value in sums.figures.items()}
     _check(figures["loss"], epoch)
