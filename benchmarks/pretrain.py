@@ -35,8 +35,8 @@ EIGHT_GPUS = 0.85
 """Assumed share of eight times one GPU."""
 
 
-def cohort(folder: Path, tile_px: int) -> Path:
-    drawn = write_cohort(folder, slides=8, patients=8, labs=2, seed=1, size_px=(8192, 6144))
+def cohort(folder: Path, tile_px: int, size_px: tuple[int, int]) -> Path:
+    drawn = write_cohort(folder, slides=8, patients=8, labs=2, seed=1, size_px=size_px)
     store = folder / f"cohort-{tile_px}.zarr"
     giga.tile(store, sorted(drawn.slides.glob("*.tif")), mpp=1.0, tile_px=tile_px)
     return store
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=12, help="of an epoch")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--size-px", type=int, nargs=2, default=(8192, 6144), help="of the slides that are drawn")
     parser.add_argument("--gpu-images-per-second", type=float)
     options = parser.parse_args()
     if options.epochs < 2:
@@ -158,7 +159,7 @@ def main() -> None:
     device = pick_device(options.device)
     precision = pick_precision("auto", device)
     print(f"{device}, {torch.get_num_threads()} threads, {precision}, batches of {options.batch_size}")
-    store, px = cohort(options.folder, options.tile_px), output_px(options.tile_px)
+    store, px = cohort(options.folder, options.tile_px, tuple(options.size_px)), output_px(options.tile_px)
     parts(device, options.tile_px, options.batch_size)
     steps = max(2, options.steps // 2)
     before = bare(device, precision, options.batch_size, px, steps)

@@ -173,7 +173,7 @@ def _epochs(training: Training[Any], data: _Ahead[Any], state: State, progress: 
     complained, save = "", _Saver(training)
     history = state.history
     for epoch in range(state.epoch, training.epochs):
-        figures = _epoch(training, data, state, save, best)
+        figures = _epoch(training, data, state, save, best, progress)
         lowest = figures["loss"] < min(history.get("loss", []), default=math.inf)
         if lowest and training.save_best and training.processes.first:
             best = {k: v.detach().clone() for k, v in training.module.state_dict().items()}
@@ -189,7 +189,12 @@ def _epochs(training: Training[Any], data: _Ahead[Any], state: State, progress: 
 
 
 def _epoch(
-    training: Training[Any], data: _Ahead[Any], state: State, save: _Saver, best: Mapping[str, Tensor] | None
+    training: Training[Any],
+    data: _Ahead[Any],
+    state: State,
+    save: _Saver,
+    best: Mapping[str, Tensor] | None,
+    progress: Progress,
 ) -> dict[str, float]:
     """One pass, or what is left of it; its figures."""
     steps, epoch, sums = training.schedule.total // training.epochs, state.epoch, state.sums
@@ -201,6 +206,8 @@ def _epoch(
         sums.add(step.examples, step.chance, {"loss": step.loss, **step.figures})
         vectors = step.vectors
         sums.seconds, sums.waited = time.monotonic() - began, data.waited
+        if training.batches_from:
+            progress.advance(0, note=f"step {sums.steps} of {steps}")
         if training.batches_from and sums.steps < steps and save.due:
             _check(float(sums.figures["loss"]), epoch)
             for name in _names(training, step):
@@ -208,6 +215,7 @@ def _epoch(
             save(state, best)
     figures = {name: float(value) / sums.steps for name, value in sums.figures.items()}
     _check(figures["loss"], epoch)
+    sums.seconds = time.monotonic() - began  # a GPU has finished only now
     figures |= {"chance": sums.chance / sums.steps, "lr": rate, "gradient_norm": _gradient_norm(training)}
     if vectors is not None:
         figures |= asdict(health_of(training.processes.gather_views(vectors.detach())))

@@ -159,10 +159,6 @@ class _Job:
     precision: str
 
     @property
-    def tiles(self) -> int:
-        return sum(len(slide.coords) for slide in self.slides)
-
-    @property
     def queue(self) -> int:
         return int(self.recipe.config["queue"])
 
@@ -237,7 +233,8 @@ def _prepare(store: Store, config: PretrainTilesConfig, processes: Processes, de
     encoder = Trained(store, f"encoders/{config.name}")
     store.check(encoder.path, recipe, redo=config.redo)
     known = encoder.seen() if not config.redo else None
-    rows = [row for row in drawn if known is None or known[row]]
+    failed = store.failures("pretrain-tiles")  # slides that an earlier run of this training left out stay out
+    rows = [row for row in drawn if known is None or known[row] or not (encoder.done or failed[row])]
     table, coords = store.slides, store.array("tiles/coords")
     job = _Job(
         store=store,

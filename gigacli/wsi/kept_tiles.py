@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -77,27 +78,32 @@ def keep_tiles(
     writer: PackWriter | None = None
     try:
         for block in reader.blocks(missing()):
-            name = names[id(block.slide)]
-            if block.error is None and cache is not None and not (cache.full and block.start == 0):
-                writer = writer or cache.write(name)
-                writer.add(block.tiles.transpose(0, 2, 3, 1), pool)
-            if block.last and block.error is None and writer is not None:
-                packs[id(block.slide)] = writer.finish()
-                writer = None
-            if block.error is not None and writer is not None:
-                writer.discard()
-                writer = None
+            if block.error is None and cache is not None and (writer is not None or not cache.full):
+                with _writing(cache):
+                    writer = writer or cache.write(names[id(block.slide)])
+                    writer.add(block.tiles.transpose(0, 2, 3, 1), pool)
+                    if block.last:
+                        packs[id(block.slide)] = writer.finish()
             if block.last:
+                if block.error is not None and writer is not None:
+                    writer.discard()
+                writer = None
                 done(block.slide, "" if block.error is None else reason_of(block.error))
-    except OSError as error:  # what a slide's file does wrong is in the block
-        raise GigaError(
-            f"the tile cache {cache.folder if cache else ''} cannot be written: {error}",
-            "give it less room with --cache-gb, or another folder with --cache",
-        ) from error
     finally:
         if writer is not None:
             writer.discard()
     return [packs.get(id(slide)) for slide in slides]
+
+
+@contextmanager
+def _writing(cache: TileCache) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise GigaError(
+            f"the tile cache {cache.folder} cannot be written: {error}",
+            "give it less room with --cache-gb, or another folder with --cache",
+        ) from error
 
 
 def key_of(slide: SlideTiles, grid: Grid) -> str:

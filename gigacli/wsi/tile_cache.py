@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
-from gigacli.errors import Mismatch
+from gigacli.errors import InvalidInput, Mismatch
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -90,12 +90,20 @@ class TileCache:
     Args:
         folder: Made if missing.
         limit_bytes: What all files in it may take together.
+
+    Raises:
+        InvalidInput: The folder cannot be made.
     """
 
     def __init__(self, folder: Path, *, limit_bytes: float) -> None:
         self.folder, self.limit_bytes = folder, limit_bytes
         self.full = False
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(
+                f"the tile cache {folder} cannot be made: {error}", "name another with --cache"
+            ) from error
         for left in folder.glob(f"*{UNFINISHED}"):
             if time.time() - _stat(left)[1] > ABANDONED_SECONDS:
                 left.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from gigacli.errors import GigaError, Mismatch
+from gigacli.errors import GigaError, InvalidInput, Mismatch
 from gigacli.wsi.kept_tiles import Grid, KeptTiles, keep_tiles, key_of
 from gigacli.wsi.reader import SlideTiles, TileReader
 from gigacli.wsi.slide import Slide
@@ -185,3 +185,10 @@ def test_a_folder_that_cannot_be_written_says_what_to_do(slides, tmp_path, pool,
         keep(slides, cache, pool)
     assert "--cache" in caught.value.hint
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InvalidInput, match="cannot be made") as caught:
+        TileCache(tmp_path / "file", limit_bytes=1)
+    assert "--cache" in caught.value.hint
