@@ -104,6 +104,14 @@ class PretrainTilesConfig(Config):
     seed: int = option(0, "Seed of everything random.")
     redo: bool = option(False, "Replace the encoder that is there.", result=False)
 
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Self:
+        """As for every configuration; a column needs a table."""
+        config = super().of(options)
+        if config.target is not None and config.labels is None:
+            raise InvalidInput(f"--target is {config.target!r} without --labels", "give the table of labels")
+        return config
+
     def __post_init__(self) -> None:
         for name in ("labels", "cache", "log_dir"):
             self._path(name)
@@ -113,8 +121,6 @@ class PretrainTilesConfig(Config):
         self._choice("precision", "auto", "bf16", "fp32")
         self._between("batch_size", 3, 65536)  # in batches of two, an odd number leaves one by itself
         self._name("name")
-        if self.target is not None and self.labels is None:
-            raise InvalidInput(f"--target is {self.target!r} without --labels", "give the table of labels")
 
 
 @dataclass(frozen=True, kw_only=True)
