@@ -199,6 +199,7 @@ def _epoch(
     """One pass, or what is left of it; its figures."""
     steps, epoch, sums = training.schedule.total // training.epochs, state.epoch, state.sums
     rate, vectors = math.nan, None
+    before = f", loss {state.history['loss'][-1]:.4f} before" if epoch else ""  # this epoch's would make a GPU wait
     began, data.waited = time.monotonic() - sums.seconds, sums.waited
     for number, batch in zip(range(epoch * steps + sums.steps, (epoch + 1) * steps), data, strict=False):
         rate = training.schedule(number)
@@ -207,7 +208,7 @@ def _epoch(
         vectors = step.vectors
         sums.seconds, sums.waited = time.monotonic() - began, data.waited
         if training.batches_from:
-            progress.advance(0, note=f"step {sums.steps} of {steps}")
+            progress.advance(0, note=f"step {sums.steps} of {steps}{before}")
         if training.batches_from and sums.steps < steps and save.due:
             _check(float(sums.figures["loss"]), epoch)
             for name in _names(training, step):

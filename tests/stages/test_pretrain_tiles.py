@@ -237,5 +237,5 @@ def test_two_processes_train_the_encoder_of_one(store_at, launch):
         torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4, msg=name)
     np.testing.assert_allclose(history(two, "loss"), history(one, "loss"), rtol=1e-3)
     assert giga.pretrain_tiles(two, **options).skipped == 1
-    with pytest.raises(AssertionError, match="cannot be split over 7 processes"):
-        launch(7, ["-m", "gigacli", "pretrain-tiles", str(two), "--name", "seven", *given])
+    with pytest.raises(AssertionError, match="batches of 4 tiles cannot be split over 3 processes"):
+        launch(3, ["-m", "gigacli", "pretrain-tiles", str(two), "--name", "three", *given, "--batch-size", "4"])
