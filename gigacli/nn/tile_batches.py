@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from gigacli.randomness import keyed_rng
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor, Future
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -98,8 +100,9 @@ class TileBatches:
         share = share_of(n, *self._processes.part)
         queries, keys = np.arange(share.start, share.stop), order[share.start : share.stop]
         places, inverse = np.unique(np.concatenate([queries, keys]), return_inverse=True)
-        pinned = self._device.type == "cuda"
-        pixels = torch.empty((len(places), self._tile_px, self._tile_px, 3), dtype=torch.uint8, pin_memory=pinned)
+        shape, pinned = (len(places), self._tile_px, self._tile_px, 3), self._device.type == "cuda"
+        with self._here():
+            pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         tasks = [
             self._pool.submit(self._fill, pixels.numpy()[i : i + TILES_PER_TASK], tiles[places[i : i + TILES_PER_TASK]])
             for i in range(0, len(places), TILES_PER_TASK)
@@ -114,6 +117,14 @@ class TileBatches:
     def _finish(self, coming: _Coming) -> MoCoBatch:
         for task in coming.tasks:
             task.result()
+        with self._here():
+            return self._views(coming)
+
+    def _here(self) -> AbstractContextManager[object]:
+        """Which GPU is meant is said anew in every thread: another would be filled with nothing."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+
+    def _views(self, coming: _Coming) -> MoCoBatch:
         images = coming.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
         queries, keys = (self._augment(images, *view) for view in coming.views)
         order, tiles = (torch.from_numpy(v).to(self._device) for v in (coming.order, coming.tiles))

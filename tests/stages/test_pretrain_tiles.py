@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -190,14 +192,20 @@ def test_not_one_slide_to_read_changes_nothing(store_at):
     assert "encoders" not in giga.open(path).root
 
 
-def test_neighbours_are_scored_where_there_are_labels(store_at, cohort, tmp_path):
-    path, listener = store_at("tile"), Listener()
+def test_neighbours_are_scored_where_there_are_labels(store_at, cohort, tmp_path, monkeypatch):
+    path, listener, recorded = store_at("tile"), Listener(), {}
+    writer = SimpleNamespace(
+        add_scalar=lambda name, value, epoch: recorded.update({name: (value, epoch)}), close=lambda: None
+    )
+    board = SimpleNamespace(SummaryWriter=lambda folder: writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
     options = {**OPTIONS, "epochs": 1, "log_dir": tmp_path / "board"}
     giga.pretrain_tiles(path, **options, labels=cohort.labels_csv, target="lab", progress=listener)
     (score,) = history(path, "knn")
     assert 0 <= score <= 1
     assert any("scored by lab: chance is 0.50" in line for line in listener.said)
-    assert list((tmp_path / "board").glob("events*"))
+    assert recorded["knn"] == (pytest.approx(score), 1)
+    assert recorded.keys() >= {"loss", "queue_accuracy", "rank", "per_second"}
     with pytest.raises(InvalidInput, match="nothing"):
         giga.pretrain_tiles(path, **OPTIONS, name="b", labels=cohort.labels_csv, target="nothing")
     assert "encoders/b" not in giga.open(path).root
