@@ -1,6 +1,6 @@
 """Is MoCo on a cohort's own tiles worth it? A linear probe of what the generator of the demo knows about every tile.
 
-    python benchmarks/pretrain_evidence.py FOLDER [--seeds 0 1 2] [--epochs 40] [--slides 48] [--only-train]
+    python benchmarks/pretrain_evidence.py FOLDER [--seeds 0 1 2] [--epochs 12] [--slides 48] [--only-train]
 
 Draws a cohort under FOLDER, tiles it, trains one encoder per seed, and compares its features (what `giga bank` keeps)
 with those of the same network as it was born. Every part is kept and continued, so it can be run in pieces. The probe
@@ -125,9 +125,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--slides", type=int, default=48)
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=0.06)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=0.12)
     parser.add_argument("--queue", type=int, default=1024)
     parser.add_argument("--momentum", type=float, default=0.99)
     parser.add_argument("--temperature", type=float, default=0.2)

@@ -15,6 +15,7 @@ import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn import loop
 from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_bytes, weights_to_bytes
+from gigacli.stages import pretrain_tiles as pretrain
 from gigacli.store.store import Store
 
 OPTIONS = {"epochs": 2, "max_tiles": 32, "batch_size": 8, "queue": 64}
@@ -245,5 +246,12 @@ def test_two_processes_train_the_encoder_of_one(store_at, launch):
         torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4, msg=name)
     np.testing.assert_allclose(history(two, "loss"), history(one, "loss"), rtol=1e-3)
     assert giga.pretrain_tiles(two, **options).skipped == 1
-    with pytest.raises(AssertionError, match="batches of 4 tiles cannot be split over 3 processes"):
-        launch(3, ["-m", "gigacli", "pretrain-tiles", str(two), "--name", "three", *given, "--batch-size", "4"])
+
+
+def test_batches_too_small_for_so_many_processes_are_refused():
+    pretrain._check_batches(24, 12, 6, "c.zarr")
+    with pytest.raises(InvalidInput, match="batches of 12 tiles cannot be split over 7 processes") as caught:
+        pretrain._check_batches(24, 12, 7, "c.zarr")
+    assert "--nproc-per-node 6" in caught.value.hint
+    with pytest.raises(InvalidInput, match="holds 1 tiles"):
+        pretrain._check_batches(1, 12, 1, "c.zarr")
