@@ -91,7 +91,9 @@ class PretrainTilesConfig(Config):
     )
     target: str | None = option(None, "Column of that table; default: label.", result=False)
     cache: Path | None = option(
-        None, "Folder to keep tiles in while training; default: beside the store, named STORE-tiles.", result=False
+        None,
+        "Folder to keep tiles in while training; default: STORE-tiles, beside a local store, else in $GIGA_CACHE.",
+        result=False,
     )
     cache_gb: float = option(
         100.0, "Gigabytes it may take; tiles beyond that are read from their slides in every epoch.", result=False

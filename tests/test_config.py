@@ -23,7 +23,6 @@ ANOTHER = {
     "aggregator": "mean",
     "augmentations": 3,
     "bank": "b",
-    "cache": Path("kept"),
     "cache_gb": 5.0,
     "labels": Path("labels.csv"),
     "batch_size": 17,

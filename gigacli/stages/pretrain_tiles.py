@@ -31,6 +31,8 @@ from gigacli.nn.tile_encoder import random_resnet18, read_resnet18, weights_hash
 from gigacli.probing.labels import read_labels
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_seed
+from gigacli.store.address import is_remote
+from gigacli.store.staging import cache_folder
 from gigacli.store.store import Recipe, Store
 from gigacli.store.trained import Trained
 from gigacli.workers import worker_count
@@ -164,11 +166,11 @@ class _Job:
 
     @property
     def cache(self) -> Path | None:
-        """The folder of kept tiles: beside a store on this machine, in the working folder for any other."""
-        if not self.config.cache_gb:
-            return None
-        name = self.store.url.rstrip("/") + "-tiles"
-        return self.config.cache or Path(name.rpartition("/")[2] if "://" in name else name)
+        """The folder of kept tiles: beside a store on this machine, among other copies for any other store."""
+        if not self.config.cache_gb or self.config.cache:
+            return self.config.cache if self.config.cache_gb else None
+        beside = Path(self.store.url.rstrip("/") + "-tiles")
+        return cache_folder(None) / beside.name if is_remote(self.store.url) else beside
 
     def scorable(self, slides: Sequence[SlideTiles]) -> list[tuple[SlideRow, int]]:
         """Slides with their numbers of tiles."""
