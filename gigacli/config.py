@@ -75,23 +75,51 @@ class PretrainTilesConfig(Config):
 
     name: str = option("moco", "Name of the encoder in the store.", result=False)
     epochs: int = option(200, "Passes over the drawn tiles (paper: 200).")
-    batch_size: int = option(256, "Tiles per step.")
+    batch_size: int = option(256, "Tiles per step over all processes.")
     max_slides: int = option(3000, "Slides to draw tiles from (paper: 3000).")
     max_tiles: int = option(6_000_000, "Tiles to draw in all, spread over those slides (paper: 6 million).")
-    init: str = option("random", "Initial weights: 'random' or a file with torchvision's names.")
-    lr: float = option(0.03, "Peak learning rate of SGD, for 256 tiles per step (MoCo: 0.03).")
-    queue: int = option(65536, "Negatives kept in the queue (MoCo: 65536).")
+    init: str = option("random", "Initial weights: 'random' or a file (torchvision's names, MoCo's, Lightning's).")
+    lr: float = option(0.03, "Peak learning rate of SGD for 256 tiles per step (MoCo: 0.03); in proportion for others.")
+    queue: int = option(65536, "Negatives kept in the queue (MoCo: 65536), at most as many as there are tiles.")
     momentum: float = option(0.999, "Momentum of the key encoder (MoCo: 0.999).")
     temperature: float = option(0.07, "Temperature of InfoNCE (MoCo: 0.07).")
     precision: Precision = option("auto", "auto, bf16 or fp32; auto is bf16 where the device computes in it.")
+    labels: Path | None = option(
+        None,
+        "Table of slide_id and label, to see how well tiles know their slide's label; never trained on.",
+        result=False,
+    )
+    target: str | None = option(None, "Column of that table; default: label.", result=False)
+    cache: Path | None = option(
+        None,
+        "Folder to keep tiles in while training; default: STORE-tiles, beside a local store, else in $GIGA_CACHE.",
+        result=False,
+    )
+    cache_gb: float = option(
+        100.0, "Gigabytes it may take; tiles beyond that are read from their slides in every epoch.", result=False
+    )
+    log_dir: Path | None = option(
+        None, "Folder for TensorBoard, which must be installed (gigacli[tensorboard]).", result=False
+    )
     workers: int | None = option(None, "Readers; default: the number of processors.", result=False)
     device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
     seed: int = option(0, "Seed of everything random.")
     redo: bool = option(False, "Replace the encoder that is there.", result=False)
 
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Self:
+        """As for every configuration; a column needs a table."""
+        config = super().of(options)
+        if config.target is not None and config.labels is None:
+            raise InvalidInput(f"--target is {config.target!r} without --labels", "give the table of labels")
+        return config
+
     def __post_init__(self) -> None:
+        for name in ("labels", "cache", "log_dir"):
+            self._path(name)
         self._positive("epochs", "max_slides", "max_tiles", "lr", "queue", "temperature", "workers")
         self._between("momentum", 0, 1)
+        self._between("cache_gb", 0, 1e9)
         self._choice("precision", "auto", "bf16", "fp32")
         self._between("batch_size", 3, 65536)  # in batches of two, an odd number leaves one by itself
         self._name("name")

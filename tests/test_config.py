@@ -23,6 +23,8 @@ ANOTHER = {
     "aggregator": "mean",
     "augmentations": 3,
     "bank": "b",
+    "cache_gb": 5.0,
+    "labels": Path("labels.csv"),
     "batch_size": 17,
     "c": "auto",
     "cache": Path("scratch"),
@@ -156,6 +158,7 @@ REFUSED = [
     (PretrainTilesConfig, {"momentum": 1.5}, ["--momentum is 1.5", "0 and 1"]),
     (PretrainTilesConfig, {"precision": "fp8"}, ["--precision is 'fp8'"]),
     (PretrainTilesConfig, {"batch_size": 2}, ["--batch-size is 2", "3 and 65536"]),
+    (PretrainTilesConfig, {"cache_gb": -1}, ["--cache-gb is -1"]),
     (PretrainTilesConfig, {"name": "my encoder"}, ["--name is 'my encoder'", "letters"]),
     (BankConfig, {"augmentations": 0}, ["--augmentations is 0"]),
     (BankConfig, {"draws": 0}, ["--draws is 0"]),
@@ -366,3 +369,9 @@ def test_other_values_have_other_fingerprints():
         {"a": 1, "b": 1},
     ]
     assert len({fingerprint(value) for value in values}) == len(values)
+
+
+def test_a_column_of_labels_needs_a_table_of_labels():
+    with pytest.raises(InvalidInput, match="--target is 'lab' without --labels"):
+        PretrainTilesConfig.of({"target": "lab"})
+    assert PretrainTilesConfig.of({"target": "lab", "labels": "labels.csv"}).labels == Path("labels.csv")

@@ -18,18 +18,43 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Strengths of the authors' released code (Democratizing/gigassl): RandomResizedCrop(scale .5-1),
-# ColorJitter(.4, .4, .4, .2, p .8), grayscale p .2, 5x5 blur of sigma .1-1 with p .5; flips and right-angle
-# rotations as the paper lists them (section 3.1). The crop's ratio is the usual 3/4-4/3.
-CROP_SCALE = (0.5, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
-JITTER = 0.4
-HUE = 0.2
-JITTER_P = 0.8
-GRAY_P = 0.2
-BLUR_P = 0.5
-BLUR_SIGMA_PX = (0.1, 1.0)
+"""Of a crop's width to its height: the usual one."""
+
 BLUR_TAPS = 5
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """How strongly tiles are changed. Flips and quarter turns have no strength: a tile has no upright position.
+
+    Attributes:
+        crop_scale: Least and greatest share of the tile's area that is kept.
+        jitter: Brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter.
+        hue: Greatest turn of the hue, either way; 1 is once round.
+        jitter_p: How often the colours are jittered.
+        gray_p: How often they are dropped.
+        blur_p: How often the tile is blurred.
+        blur_px: Least and greatest sigma, in pixels of the augmented tile.
+    """
+
+    crop_scale: tuple[float, float]
+    jitter: float
+    hue: float
+    jitter_p: float
+    gray_p: float
+    blur_p: float
+    blur_px: tuple[float, float]
+
+
+SHARED = Strengths(crop_scale=(0.5, 1.0), jitter=0.4, hue=0.2, jitter_p=0.8, gray_p=0.2, blur_p=0.5, blur_px=(0.1, 1.0))
+"""Of the bank: those of the authors' released code (Democratizing/gigassl), for flips and right-angle rotations as the
+paper lists them (section 3.1): RandomResizedCrop(scale .5-1), ColorJitter(.4, .4, .4, .2, p .8), grayscale p .2, 5x5
+blur of sigma .1-1 with p .5."""
+
+MOCO = Strengths(crop_scale=(0.2, 1.0), jitter=0.4, hue=0.1, jitter_p=0.8, gray_p=0.2, blur_p=0.5, blur_px=(0.1, 1.0))
+"""Of ``giga pretrain-tiles``: MoCo v2 (Chen et al. 2020: crop .2-1, ColorJitter(.4, .4, .4, .1, p .8), grayscale p .2,
+blur p .5), but the blur no stronger than the bank's, for a sigma of 2 px wipes out the chromatin of nuclei at 10x."""
 
 CHUNK = 16
 """Tiles worked on at once on a CPU, so that they stay in its cache."""
@@ -79,26 +104,30 @@ class TileAugmentation:
         return TileAugmentation(**{name: values[index] for name, values in vars(self).items()})
 
 
-def draw_augmentation(rng: np.random.Generator, n: int, *, tile_px: int) -> TileAugmentation:
+def draw_augmentation(
+    rng: np.random.Generator, n: int, *, tile_px: int, strengths: Strengths = SHARED
+) -> TileAugmentation:
     """Draw n parameter sets; the first m of them are those that drawing m would have given."""
-    u = rng.random((n, 15)).T  # a row of random numbers per set
-    jitter = u[0] < JITTER_P
+    s, u = strengths, rng.random((n, 15)).T  # a row of random numbers per set
+    jitter = u[0] < s.jitter_p
     return TileAugmentation(
-        crop=_crop(u[1], u[2], u[3:5], tile_px),
+        crop=_crop(u[1], u[2], u[3:5], tile_px, s.crop_scale),
         flip=u[5:7].T < 0.5,
         quarter_turns=(4 * u[7]).astype(np.int64),
-        brightness=1 + JITTER * (2 * u[8] - 1) * jitter,
-        contrast=1 + JITTER * (2 * u[9] - 1) * jitter,
-        saturation=1 + JITTER * (2 * u[10] - 1) * jitter,
-        hue=HUE * (2 * u[11] - 1) * jitter,
-        gray=u[12] < GRAY_P,
-        blur_px=(u[13] < BLUR_P) * (BLUR_SIGMA_PX[0] + (BLUR_SIGMA_PX[1] - BLUR_SIGMA_PX[0]) * u[14]),
+        brightness=1 + s.jitter * (2 * u[8] - 1) * jitter,
+        contrast=1 + s.jitter * (2 * u[9] - 1) * jitter,
+        saturation=1 + s.jitter * (2 * u[10] - 1) * jitter,
+        hue=s.hue * (2 * u[11] - 1) * jitter,
+        gray=u[12] < s.gray_p,
+        blur_px=(u[13] < s.blur_p) * (s.blur_px[0] + (s.blur_px[1] - s.blur_px[0]) * u[14]),
     )
 
 
-def _crop(area: np.ndarray, ratio: np.ndarray, corner: np.ndarray, tile_px: int) -> np.ndarray:
+def _crop(
+    area: np.ndarray, ratio: np.ndarray, corner: np.ndarray, tile_px: int, scale: tuple[float, float]
+) -> np.ndarray:
     """(n, 4) crops of uniform area share and log-uniform ratio, clipped to the tile, from numbers between 0 and 1."""
-    area = (CROP_SCALE[0] + (CROP_SCALE[1] - CROP_SCALE[0]) * area) * tile_px**2
+    area = (scale[0] + (scale[1] - scale[0]) * area) * tile_px**2
     low, high = np.log(CROP_RATIO)
     ratio = np.exp(low + (high - low) * ratio)
     size = np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)])  # height, width
@@ -147,12 +176,17 @@ def fold(parameters: TileAugmentation, *, tile_px: int, out_px: int, device: tor
     flip = parameters.flip ^ np.stack([(turns == 2) | (turns == 3), (turns == 1) | (turns == 2)], axis=1)
     transposed = turns % 2 == 1
     rows_from = transposed.astype(np.int64)  # the axis of the tile that becomes the result's rows
-    left = _axis_matrices(parameters, flip, rows_from, tile_px, out_px) / np.float32(255)
-    right = _axis_matrices(parameters, flip, 1 - rows_from, tile_px, out_px)
+    axes = [_Axis.of(parameters, flip, axis, out_px) for axis in (rows_from, 1 - rows_from)]
     pull = ((1 - parameters.contrast) * parameters.brightness).astype(np.float32)
     # copied into torch's own memory: products may differ in the last bit with the alignment of what numpy gives
-    left_, right_, colour, pull_ = (torch.tensor(v, device=device) for v in (left, right, _colour(parameters), pull))
-    return Folded(left_, right_, _used(left), _used(right), torch.from_numpy(transposed), colour, pull_)
+    colour, pull_ = (torch.tensor(v, device=device) for v in (_colour(parameters), pull))
+    if device.type == "cpu":
+        left, right = axes[0].matrices(tile_px) / np.float32(255), axes[1].matrices(tile_px)
+        matrices, used = (torch.tensor(left), torch.tensor(right)), (_used(left), _used(right))
+    else:
+        matrices = axes[0].matrices_on(device, tile_px) / 255, axes[1].matrices_on(device, tile_px)
+        used = (np.zeros((len(turns), 0, 2), dtype=np.int64),) * 2  # products there are not cut into blocks
+    return Folded(*matrices, *used, torch.from_numpy(transposed), colour, pull_)
 
 
 def augment(tiles: Tensor, sets: Folded, *, out: Tensor | None = None) -> Tensor:
@@ -214,28 +248,62 @@ def _used(matrix: np.ndarray) -> NDArray[np.int64]:
     return np.stack([columns.argmax(axis=2), size - columns[:, :, ::-1].argmax(axis=2)], axis=2)
 
 
-def _axis_matrices(parameters: TileAugmentation, flip: np.ndarray, axis: np.ndarray, size: int, out: int) -> np.ndarray:
-    """(n, out, size) float32: crop and resize (bilinear, pixel centres), then flip, then blur, along an axis of each.
+@dataclass(frozen=True)
+class _Axis:
+    """What happens along one axis of n tiles: crop and resize (bilinear, pixel centres), then flip, then blur.
 
     The blur is a Gaussian of five taps, mirrored about the first and the last pixel; a sigma of 0 leaves one tap.
+
+    Attributes:
+        start: (n, 1) first pixel of the crop.
+        length: (n, 1) pixels of the crop.
+        position: (n, out) where in the crop a pixel of the result looks, before the blur.
+        source: (taps, out) which of these the taps of a pixel take.
+        weights: (n, taps) of the taps.
     """
-    n, i = np.arange(len(parameters)), np.arange(out)
-    start, length = parameters.crop[n, axis, None], parameters.crop[n, axis + 2, None]  # (n, 1)
-    position = np.clip((i + 0.5) * length / out - 0.5, 0, length - 1)  # (n, out), in pixels of the crop
-    position = np.where(flip[n, axis, None], position[:, ::-1], position)
-    lower = np.floor(position).astype(np.int64)
-    upper = np.minimum(lower + 1, length - 1)
-    share = position - lower
-    taps = np.arange(-(BLUR_TAPS // 2), BLUR_TAPS // 2 + 1)
-    weights = np.exp(-0.5 * (taps / np.maximum(parameters.blur_px, 1e-3)[:, None]) ** 2)
-    weights /= weights.sum(axis=1, keepdims=True)  # (n, taps)
-    matrix = np.zeros((len(parameters), out, size), dtype=np.float32)
-    for tap, weight in zip(taps, weights.T[:, :, None], strict=True):
-        source = np.abs(i + tap)
-        source = np.minimum(source, 2 * (out - 1) - source)
-        matrix[n[:, None], i, start + lower[:, source]] += weight * (1 - share[:, source])
-        matrix[n[:, None], i, start + upper[:, source]] += weight * share[:, source]
-    return matrix
+
+    start: NDArray[np.int64]
+    length: NDArray[np.int64]
+    position: NDArray[np.float64]
+    source: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, parameters: TileAugmentation, flip: np.ndarray, axis: np.ndarray, out: int) -> _Axis:
+        """Along axis ``axis[i]`` of tile i."""
+        n, i = np.arange(len(parameters)), np.arange(out)
+        start, length = parameters.crop[n, axis, None], parameters.crop[n, axis + 2, None]  # (n, 1)
+        position = np.clip((i + 0.5) * length / out - 0.5, 0, length - 1)
+        position = np.where(flip[n, axis, None], position[:, ::-1], position)
+        taps = np.arange(-(BLUR_TAPS // 2), BLUR_TAPS // 2 + 1)
+        weights = np.exp(-0.5 * (taps / np.maximum(parameters.blur_px, 1e-3)[:, None]) ** 2)
+        weights /= weights.sum(axis=1, keepdims=True)
+        source = np.abs(i + taps[:, None])
+        return cls(start, length, position, np.minimum(source, 2 * (out - 1) - source), weights)
+
+    def matrices(self, size: int) -> NDArray[np.float32]:
+        """(n, out, size) float32: what is not zero is put in its place."""
+        (n, out), i = self.position.shape, np.arange(self.position.shape[1])
+        rows = np.arange(n)[:, None]
+        lower = np.floor(self.position).astype(np.int64)
+        upper = np.minimum(lower + 1, self.length - 1)
+        share = self.position - lower
+        matrix = np.zeros((n, out, size), dtype=np.float32)
+        for source, weight in zip(self.source, self.weights.T[:, :, None], strict=True):
+            matrix[rows, i, self.start + lower[:, source]] += weight * (1 - share[:, source])
+            matrix[rows, i, self.start + upper[:, source]] += weight * share[:, source]
+        return matrix
+
+    def matrices_on(self, device: torch.device, size: int) -> Tensor:
+        """The same on a device that would rather compute all of it than be sent it, or wait for a processor."""
+        position = torch.tensor(self.start + self.position, dtype=torch.float32, device=device)  # (n, out)
+        weights = torch.tensor(self.weights, dtype=torch.float32, device=device)
+        columns = torch.arange(size, dtype=torch.float32, device=device)
+        near = (1 - (position[:, :, None] - columns).abs_()).clamp_(min=0)  # (n, out, size): bilinear, no blur
+        matrix = torch.zeros_like(near)
+        for source, weight in zip(self.source, weights.T, strict=True):
+            matrix += weight[:, None, None] * near[:, torch.from_numpy(source).to(device)]
+        return matrix
 
 
 def _colour(parameters: TileAugmentation) -> np.ndarray:

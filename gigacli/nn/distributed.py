@@ -131,7 +131,15 @@ def synchronise(module: nn.Module, processes: Processes) -> nn.Module:
             for name, child in list(parent.named_children()):
                 if type(child) is nn.BatchNorm1d:
                     setattr(parent, name, SyncBatchNorm1d(child))
+                elif type(child) is nn.BatchNorm2d:
+                    on_gpu = child.weight.device.type == "cuda"
+                    setattr(parent, name, _torchs_own(child) if on_gpu else SyncBatchNorm2d(child))
     return module
+
+
+def _torchs_own(norm: nn.BatchNorm2d) -> nn.Module:
+    convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+    return cast("nn.Module", convert(norm))
 
 
 class SyncBatchNorm1d(nn.BatchNorm1d):
@@ -143,7 +151,7 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
         norm: What it replaces, and shares parameters and buffers with.
     """
 
-    def __init__(self, norm: nn.BatchNorm1d) -> None:
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, device="meta")
         self.weight, self.bias = norm.weight, norm.bias
         self.running_mean, self.running_var = norm.running_mean, norm.running_var
@@ -166,6 +174,15 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
             self.running_var.lerp_(unbiased, self.momentum)  # type: ignore[union-attr,arg-type]
         scaled = (x - mean) * torch.rsqrt(variance + self.eps)
         return (scaled * self.weight + self.bias).to(rows.dtype)
+
+
+class SyncBatchNorm2d(SyncBatchNorm1d):
+    """The same of images (n, c, h, w) over the pixels of all processes: on a CPU, where torch has none."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, c, h, w)."""
+        pixels = images.movedim(1, -1)  # (n, h, w, c), a view of the memory where channels are last
+        return super().forward(pixels.flatten(0, 2)).view(pixels.shape).movedim(-1, 1)
 
 
 def _sum_over_processes(x: Tensor) -> Tensor:

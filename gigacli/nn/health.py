@@ -78,6 +78,6 @@ def complaint(history: Mapping[str, Sequence[float]], *, epochs: int) -> str:
     if loss > AT_CHANCE * chance:
         return (
             f"nothing has been learnt: the loss is {loss:.3f}, and {chance:.3f} where views tell nothing. "
-            "Try another --lr, or more tiles per view"
+            "Try another --lr, or more tiles"
         )
     return ""

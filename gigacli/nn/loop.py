@@ -1,27 +1,24 @@
 """The one training loop: learning rate, checkpoints, exact resume, history.
 
-Both methods (MoCo, Giga-SSL) run through it. All randomness of an epoch is keyed by (seed, epoch) by the
+Both methods (MoCo, Giga-SSL) run through it. All randomness of a step is keyed by (seed, epoch, step) by the
 caller, so a run continued from a checkpoint takes the same steps as one that was never interrupted.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from gigacli.errors import Diverged, Mismatch
+from gigacli.errors import Diverged
+from gigacli.nn.checkpoint import History, State, Sums, epoch_of, restore, to_bytes
 from gigacli.nn.distributed import ALONE, Processes
-from gigacli.nn.health import complaint, health_of
+from gigacli.nn.health import Health, complaint, health_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,10 +26,14 @@ if TYPE_CHECKING:
     from gigacli.progress import Progress
 
 B = TypeVar("B")
-History = dict[str, list[float]]
+__all__ = ["History", "Schedule", "Step", "Training", "epoch_of", "run"]
 
 CHECKPOINT_SECONDS = 20.0
-"""A checkpoint is written at the end of the first epoch that ends this long after the last one."""
+"""A checkpoint is written this long after the last one: at the end of an epoch or, where batches can be made from any
+step on, after a step."""
+
+CHECKPOINT_SHARE = 0.05
+"""Of the time, at most, that checkpoints may take: where writing is slow they are farther apart."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,15 @@ class Step:
         chance: Loss where nothing has been learnt.
         examples: Slides or tiles in the whole batch.
         vectors: This process's first views (n, c) followed by their second views: what the health is read from.
+        figures: What else there is to say of the whole batch, by name, scalars: an epoch keeps their means. The same
+            names in every step.
     """
 
     loss: Tensor
     chance: float
     examples: int
     vectors: Tensor | None = None
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +88,12 @@ class Training(Generic[B]):
         schedule: Learning rate of every step.
         epochs: Passes.
         batches: ``batches(epoch)`` yields the batches of an epoch. It runs in a thread of its own, one batch ahead.
+        batches_from: ``batches_from(epoch, step)`` yields those from a step on: for epochs so long that there must be
+            checkpoints inside them.
         step: The loss of a batch, and what is said of it.
         save: Receives a checkpoint (a safetensors file of constant size) and the history so far.
         save_best: Receives the state of ``module`` after the epoch with the lowest loss; before the checkpoint.
+        scores: What is measured after every epoch, by name; every process measures.
         record: Receives every epoch's figures by name, for whoever watches.
         processes: Those that train together; only the first one saves and records.
     """
@@ -98,6 +105,8 @@ class Training(Generic[B]):
     batches: Callable[[int], Iterable[B]]
     step: Callable[[B], Step]
     save: Callable[[bytes, History], None]
+    batches_from: Callable[[int, int], Iterable[B]] | None = None
+    scores: Mapping[str, Callable[[], float]] = field(default_factory=dict)
     save_best: Callable[[Mapping[str, Tensor]], None] | None = None
     record: Callable[[int, Mapping[str, float]], None] | None = None
     processes: Processes = ALONE
@@ -109,71 +118,138 @@ def run(training: Training[Any], progress: Progress, *, checkpoint: bytes | None
     Returns:
         History: one value per epoch under "loss" and "chance" (means over the steps), "lr" and "gradient_norm" (of the
         last step), "per_second" (examples) and "waiting" (share of the time spent waiting for data); where the steps
-        give vectors also "alignment", "uniformity" and "rank" (of the last batch, :class:`~gigacli.nn.health.Health`).
+        give vectors also "alignment", "uniformity" and "rank" (of the last batch, :class:`~gigacli.nn.health.Health`);
+        the figures of the steps and the scores under their names.
 
     Raises:
         Diverged: The loss is no longer a number.
     """
-    history: History = {}
-    start = _restore(training, history, checkpoint) if checkpoint else 0
-    progress.start("training", training.epochs, done=start)
+    state = restore(training.module, training.optimizer, checkpoint) if checkpoint else State({}, Sums())
+    progress.start("training", training.epochs, done=state.epoch)
     training.module.train()
-    batches = itertools.chain.from_iterable(training.batches(epoch) for epoch in range(start, training.epochs))
     with ThreadPoolExecutor(1) as thread:
-        _epochs(training, _Ahead(batches, thread), history, progress)
-    return history
+        _epochs(training, _Ahead(_batches(training, state), thread), state, progress)
+    return state.history
 
 
-def _epochs(training: Training[Any], data: _Ahead[Any], history: History, progress: Progress) -> None:
-    """Train from the epoch after those in the history to the end."""
+def _batches(training: Training[B], state: State) -> Iterator[B]:
+    """All that are to come."""
+    start, epoch = state.sums.steps, state.epoch
+    if start and training.batches_from:
+        yield from training.batches_from(epoch, start)
+        epoch += 1
+    for later in range(epoch, training.epochs):
+        yield from training.batches(later)
+
+
+class _Saver:
+    """Writes a checkpoint when there is enough to lose."""
+
+    def __init__(self, training: Training[Any]) -> None:
+        self._training, self._saved, self._took = training, time.monotonic(), 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for one."""
+        return time.monotonic() - self._saved > CHECKPOINT_SECONDS + self._took / CHECKPOINT_SHARE
+
+    def __call__(self, state: State, best: Mapping[str, Tensor] | None) -> None:
+        """Write one, if this is the process that writes."""
+        began = time.monotonic()
+        if self._training.processes.first:
+            if self._training.save_best and best is not None:
+                self._training.save_best(best)
+            self._training.save(
+                to_bytes(self._training.module, self._training.optimizer, state, epochs=self._training.epochs),
+                state.history,
+            )
+        self._saved = time.monotonic()
+        self._took = self._saved - began
+
+
+def _epochs(training: Training[Any], data: _Ahead[Any], state: State, progress: Progress) -> None:
+    """Train from where the state is to the end."""
     best: dict[str, Tensor] | None = None
-    complained, saved = "", time.monotonic()
-    for epoch in range(len(history.get("loss", [])), training.epochs):
-        figures = _epoch(training, data, epoch)
+    complained, save = "", _Saver(training)
+    history = state.history
+    for epoch in range(state.epoch, training.epochs):
+        figures = _epoch(training, data, state, save, best, progress)
         lowest = figures["loss"] < min(history.get("loss", []), default=math.inf)
         if lowest and training.save_best and training.processes.first:
             best = {k: v.detach().clone() for k, v in training.module.state_dict().items()}
-        for name, value in figures.items():
-            history.setdefault(name, []).append(value)
+        for name in dict.fromkeys([*history, *figures]):  # a score may have been asked for by another run only
+            history.setdefault(name, [math.nan] * epoch).append(figures.get(name, math.nan))
         if training.record and training.processes.first:
             training.record(epoch, figures)
         complained = _say(progress, complaint(history, epochs=training.epochs), complained)
         progress.advance(note=_note(figures))
-        if epoch + 1 == training.epochs or time.monotonic() - saved > CHECKPOINT_SECONDS:
-            if training.processes.first:
-                if training.save_best and best is not None:
-                    training.save_best(best)
-                training.save(_checkpoint(training, history), history)
-            best, saved = None, time.monotonic()
+        if epoch + 1 == training.epochs or save.due:
+            save(state, best)
+            best = None
 
 
-def _epoch(training: Training[Any], data: _Ahead[Any], epoch: int) -> dict[str, float]:
-    """One pass; its figures."""
-    steps = training.schedule.total // training.epochs
-    losses, chance, examples, rate, vectors = [], 0.0, 0, math.nan, None
-    began, data.waited = time.monotonic(), 0.0
-    for number, batch in zip(range(epoch * steps, (epoch + 1) * steps), data, strict=False):
+def _epoch(
+    training: Training[Any],
+    data: _Ahead[Any],
+    state: State,
+    save: _Saver,
+    best: Mapping[str, Tensor] | None,
+    progress: Progress,
+) -> dict[str, float]:
+    """One pass, or what is left of it; its figures."""
+    steps, epoch, sums = training.schedule.total // training.epochs, state.epoch, state.sums
+    rate, vectors = math.nan, None
+    before = f", loss {state.history['loss'][-1]:.4f} before" if epoch else ""  # this epoch's would make a GPU wait
+    began, data.waited = time.monotonic() - sums.seconds, sums.waited
+    for number, batch in zip(range(epoch * steps + sums.steps, (epoch + 1) * steps), data, strict=False):
         rate = training.schedule(number)
-        for group in training.optimizer.param_groups:
-            group["lr"] = rate
-        step = training.step(batch)
-        training.optimizer.zero_grad(set_to_none=True)
-        step.loss.backward()  # type: ignore[no-untyped-call]
-        training.processes.average_gradients(training.module.parameters())
-        training.optimizer.step()
-        losses.append(step.loss.detach())
-        chance, examples, vectors = chance + step.chance / steps, examples + step.examples, step.vectors
-    mean = float(torch.stack(losses).mean())
-    if not math.isfinite(mean):
-        raise Diverged(
-            f"the loss is {mean} in epoch {epoch + 1}",
-            "train again with --redo and a smaller --lr, for example a third of it",
-        )
-    seconds = max(time.monotonic() - began, 1e-9)
-    figures = {"loss": mean, "chance": chance, "lr": rate, "gradient_norm": _gradient_norm(training)}
+        step = _step(training, batch, rate)
+        sums.add(step.examples, step.chance, {"loss": step.loss, **step.figures})
+        vectors = step.vectors
+        sums.seconds, sums.waited = time.monotonic() - began, data.waited
+        if training.batches_from:
+            progress.advance(0, note=f"step {sums.steps} of {steps}{before}")
+        if training.batches_from and sums.steps < steps and save.due:
+            _check(float(sums.figures["loss"]), epoch)
+            for name in _names(training, step):
+                state.history.setdefault(name, [math.nan] * epoch)  # a checkpoint has one size
+            save(state, best)
+    figures = {name: float(value) / sums.steps for name, value in sums.figures.items()}
+    _check(figures["loss"], epoch)
+    sums.seconds = time.monotonic() - began  # a GPU has finished only now
+    figures |= {"chance": sums.chance / sums.steps, "lr": rate, "gradient_norm": _gradient_norm(training)}
     if vectors is not None:
         figures |= asdict(health_of(training.processes.gather_views(vectors.detach())))
-    return figures | {"per_second": examples / seconds, "waiting": data.waited / seconds}
+    seconds = max(sums.seconds, 1e-9)
+    figures |= {"per_second": sums.examples / seconds, "waiting": sums.waited / seconds}
+    state.sums = Sums(figures={name: torch.zeros_like(value) for name, value in sums.figures.items()})
+    return figures | {name: score() for name, score in training.scores.items()}
+
+
+def _step(training: Training[B], batch: B, rate: float) -> Step:
+    for group in training.optimizer.param_groups:
+        group["lr"] = rate
+    step = training.step(batch)
+    training.optimizer.zero_grad(set_to_none=True)
+    step.loss.backward()  # type: ignore[no-untyped-call]
+    training.processes.average_gradients(training.module.parameters())
+    training.optimizer.step()
+    return step
+
+
+def _names(training: Training[Any], step: Step) -> list[str]:
+    """What the figures of an epoch of such steps are called."""
+    health = [f.name for f in fields(Health)] if step.vectors is not None else []
+    always = ("loss", "chance", "lr", "gradient_norm", "per_second", "waiting")
+    return [*always, *health, *step.figures, *training.scores]
+
+
+def _check(loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"the loss is {loss} in epoch {epoch + 1}",
+            "train again with --redo and a smaller --lr, for example a third of it",
+        )
 
 
 class _Ahead(Generic[B]):
@@ -209,7 +285,8 @@ def _gradient_norm(training: Training[Any]) -> float:
 
 def _note(figures: Mapping[str, float]) -> str:
     note = f"loss {figures['loss']:.4f} (chance {figures['chance']:.2f})"
-    return note + (f", rank {figures['rank']:.0f}" if "rank" in figures else "")
+    note += f", rank {figures['rank']:.0f}" if "rank" in figures else ""
+    return note + (f", kNN {figures['knn']:.2f}" if "knn" in figures else "")
 
 
 def _say(progress: Progress, words: str, before: str) -> str:
@@ -218,48 +295,3 @@ def _say(progress: Progress, words: str, before: str) -> str:
     if kind and kind != before:
         progress.say(f"warning: {words}")
     return kind
-
-
-def _checkpoint(training: Training[Any], history: History) -> bytes:
-    """The whole state as a safetensors file, of one size for all epochs so that it replaces its predecessor."""
-    tensors = {f"module.{k}": v for k, v in training.module.state_dict().items()}
-    for i, state in training.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    for name, values in history.items():
-        padded = torch.full((training.epochs,), math.nan, dtype=torch.float64)
-        padded[: len(values)] = torch.tensor(values, dtype=torch.float64)
-        tensors[f"history.{name}"] = padded
-    tensors["epoch"] = torch.tensor(len(history["loss"]))
-    return save_safetensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-
-
-def _restore(training: Training[Any], history: History, checkpoint: bytes) -> int:
-    """Put a checkpoint's state in place; the number of epochs it had finished."""
-    tensors, epoch = _load(checkpoint)
-    module = {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
-    try:
-        training.module.load_state_dict(module)
-    except RuntimeError as error:
-        raise Mismatch(f"the checkpoint does not fit: {error}", "start again with --redo") from error
-    states: dict[int, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            states.setdefault(int(index), {})[key] = value
-        if name.startswith("history."):
-            history[name.removeprefix("history.")] = value[:epoch].tolist()
-    training.optimizer.load_state_dict({**training.optimizer.state_dict(), "state": states})
-    return epoch
-
-
-def epoch_of(checkpoint: bytes | None) -> int:
-    """Epochs a checkpoint had finished; 0 without one."""
-    return _load(checkpoint)[1] if checkpoint else 0
-
-
-def _load(checkpoint: bytes) -> tuple[dict[str, Tensor], int]:
-    try:
-        tensors = load_safetensors(checkpoint)
-        return tensors, int(tensors["epoch"])
-    except (SafetensorError, KeyError) as error:
-        raise Mismatch(f"the checkpoint cannot be read: {error!r}", "start again with --redo") from error

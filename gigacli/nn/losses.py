@@ -48,7 +48,9 @@ def chance_level(n: int) -> float:
     return math.log(2 * _at_least_two(n) - 1)
 
 
-def info_nce(query: Tensor, key: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
+def info_nce(
+    query: Tensor, key: Tensor, queue: Tensor, *, temperature: float, hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """InfoNCE of MoCo (He et al. 2020, equation 1), averaged over the queries.
 
     -log(exp(sim(q, k+)/t) / (exp(sim(q, k+)/t) + sum over the queue of exp(sim(q, k)/t))), sim being the cosine, in
@@ -59,6 +61,10 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, *, temperature: float) -
         key: (n, c), the positive of each query.
         queue: (k, c), the negatives of all queries.
         temperature: t, positive.
+        hidden: (n, k) bool, which negatives are none for a query; all are where it is left out.
+
+    Returns:
+        The loss, and the share of the queries whose positive is nearer than every negative: two scalars.
 
     Raises:
         InvalidInput: Fewer than two queries, an empty queue, shapes that do not agree, or a temperature that is not
@@ -73,8 +79,12 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, *, temperature: float) -
     with torch.autocast(query.device.type, enabled=False):
         query, key, queue = _unit(query), _unit(key), _unit(queue)
         positive = (query * key).sum(1, keepdim=True)  # (n, 1)
-        logits = torch.cat([positive, query @ queue.T], dim=1) / _positive(temperature)  # (n, 1 + k)
-        return F.cross_entropy(logits, torch.zeros(n, dtype=torch.int64, device=logits.device))
+        negative = query @ queue.T  # (n, k)
+        if hidden is not None:
+            negative = negative.masked_fill(hidden, -math.inf)
+        logits = torch.cat([positive, negative], dim=1) / _positive(temperature)  # (n, 1 + k)
+        found = (positive.detach() > negative.detach().amax(dim=1, keepdim=True)).float().mean()
+        return F.cross_entropy(logits, torch.zeros(n, dtype=torch.int64, device=logits.device)), found
 
 
 def info_nce_chance_level(k: int) -> float:

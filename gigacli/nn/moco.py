@@ -1,25 +1,93 @@
 """MoCo (He et al. 2020) with the MLP head of its second version (Chen et al. 2020), in one file.
 
-Batch norm on one device: He et al. shuffle the batch between devices so that the statistics of a batch norm
-do not tell the key of a query. On one device there is nothing to shuffle between; the key encoder instead
-sees its batch in another order and in groups, each normalised by itself, so that a query and its key are
-normalised with different companions.
+Batch norm would tell the key of a query by the statistics they share, so He et al. shuffle the batch between devices.
+Here the query encoder sees the whole batch, and the key encoder sees it in another order and in groups, each normalised
+by itself: a query and its key are normalised with different companions, on one device and on many. With several
+processes every one computes its part of the queries, their statistics taken over all processes, and its own groups of
+keys. Where the number of processes divides ``KEY_GROUPS`` the steps are those of one process, to rounding; with more
+processes every process is a group.
+
+The queue holds the tiles' numbers beside their keys. A key of the query's own tile, of the epoch before, is no
+negative: with a queue of half an epoch an eighth of all queries would have one.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gigacli.nn.distributed import ALONE
 from gigacli.nn.losses import info_nce
 from gigacli.nn.tile_encoder import ResNet18
 
 WIDTH = 512
 HEAD = 128
 KEY_GROUPS = 4
+NO_TILE = -1
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process does of a batch of n tiles: queries ``start:stop``, and the same places of the keys' order.
+
+    Attributes:
+        start: First place.
+        stop: Last place + 1.
+        sizes: Of this process's groups of keys; they add up to ``stop - start``.
+    """
+
+    start: int
+    stop: int
+    sizes: tuple[int, ...]
+
+
+def share_of(n: int, rank: int, count: int) -> Share:
+    """The share of process `rank` among `count`, which must have at least two tiles each: batch norm needs them."""
+    groups = KEY_GROUPS if KEY_GROUPS % count == 0 else count
+    groups = max(count, min(groups, n // 2 // count * count))
+    sizes = [n // groups + (i < n % groups) for i in range(groups)]  # as torch.tensor_split cuts
+    bounds = [0, *accumulate(sizes)]
+    first, last = rank * groups // count, (rank + 1) * groups // count
+    return Share(bounds[first], bounds[last], tuple(sizes[first:last]))
+
+
+@dataclass(frozen=True)
+class MoCoBatch:
+    """Two views of the tiles of a batch: of n tiles in all, m of which are this process's.
+
+    Attributes:
+        queries: (m, 3, h, w) images in [0, 1] of this process's queries.
+        keys: (m, 3, h, w) images of the keys that this process computes: in the keys' order, not the queries'.
+        order: (n,) int64, the keys' order: key i of the order is of tile ``order[i]`` of the batch.
+        tiles: (n,) int64, a number for every tile, the same in every epoch.
+        share: What is this process's.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    order: Tensor
+    tiles: Tensor
+    share: Share
+
+
+@dataclass(frozen=True)
+class MoCoStep:
+    """What a batch gives.
+
+    Attributes:
+        loss: Scalar, of the whole batch.
+        found: Scalar, share of the queries of the whole batch whose key is nearer than all negatives.
+        vectors: (2m, head) this process's queries followed by their keys.
+    """
+
+    loss: Tensor
+    found: Tensor
+    vectors: Tensor
 
 
 class MoCo(nn.Module):
@@ -34,11 +102,13 @@ class MoCo(nn.Module):
     """
 
     negatives: Tensor
+    owners: Tensor
     pointer: Tensor
 
     def __init__(self, network: ResNet18, *, queue: int, momentum: float, temperature: float, seed: int) -> None:
         super().__init__()
         self.momentum, self.temperature = momentum, temperature
+        self.processes = ALONE
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, HEAD))
@@ -46,6 +116,7 @@ class MoCo(nn.Module):
         self.query = nn.Sequential(network, head)
         self.key = deepcopy(self.query).requires_grad_(False)  # noqa: FBT003 - torch's signature
         self.register_buffer("negatives", negatives)  # (queue, head)
+        self.register_buffer("owners", torch.full((queue,), NO_TILE, dtype=torch.int64))  # tiles of the negatives
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -55,38 +126,36 @@ class MoCo(nn.Module):
         assert isinstance(network, ResNet18)
         return network
 
-    def forward(self, first: Tensor, second: Tensor, order: Tensor) -> Tensor:
-        """InfoNCE of two views; the key encoder and the queue move on.
-
-        Args:
-            first: (n, 3, h, w) queries' images in [0, 1].
-            second: (n, 3, h, w) keys' images.
-            order: (n,) permutation in which the key encoder sees its batch.
-
-        Returns:
-            Scalar loss.
-        """
-        query = F.normalize(self.query(first).float(), dim=1)  # (n, head)
+    def forward(self, batch: MoCoBatch) -> MoCoStep:
+        """InfoNCE of two views; the key encoder and the queue move on."""
+        query = self.query(batch.queries)  # (m, head)
+        query = F.normalize(query.to(torch.promote_types(query.dtype, torch.float32)), dim=1)
         with torch.no_grad():
             self._move_key_encoder()
-            key = self._keys(second, order)  # (n, head)
-        loss = info_nce(query, key, self.negatives, temperature=self.temperature)
-        self._enqueue(key)
-        return loss
+            key = self._keys(batch)  # (n, head)
+        hidden = self.owners == batch.tiles[:, None]  # (n, queue)
+        loss, found = info_nce(
+            self.processes.gather(query), key, self.negatives, temperature=self.temperature, hidden=hidden
+        )
+        self._enqueue(key, batch.tiles)
+        mine = key[batch.share.start : batch.share.stop]
+        return MoCoStep(loss, found, torch.cat([query.detach(), mine]))
 
-    def _keys(self, images: Tensor, order: Tensor) -> Tensor:
-        groups = max(1, min(KEY_GROUPS, len(order) // 2))  # batch norm needs two images
-        keys = torch.cat([self.key(group) for group in images[order].tensor_split(groups)])
-        return F.normalize(keys.float(), dim=1)[torch.argsort(order)]
+    def _keys(self, batch: MoCoBatch) -> Tensor:
+        """Keys of the whole batch, in the order of its tiles."""
+        keys = torch.cat([self.key(group) for group in torch.split(batch.keys, list(batch.share.sizes))])
+        keys = F.normalize(keys.to(torch.promote_types(keys.dtype, torch.float32)), dim=1)
+        return self.processes.gather(keys)[torch.argsort(batch.order)]
 
     def _move_key_encoder(self) -> None:
         for mine, theirs in zip(self.key.parameters(), self.query.parameters(), strict=True):
             mine.lerp_(theirs, 1 - self.momentum)
 
     @torch.no_grad()
-    def _enqueue(self, keys: Tensor) -> None:
+    def _enqueue(self, keys: Tensor, tiles: Tensor) -> None:
         size = len(self.negatives)
-        keys = keys[-size:]
+        keys, tiles = keys[-size:], tiles[-size:]
         rows = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
-        self.negatives[rows] = keys
+        self.negatives[rows] = keys.to(self.negatives.dtype)
+        self.owners[rows] = tiles
         self.pointer.copy_((self.pointer + len(keys)) % size)

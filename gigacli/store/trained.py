@@ -35,6 +35,12 @@ class Trained:
         path = f"{self.path}/done"
         return path in self.store.root and bool(self.store.array(path)[()] == 1)
 
+    def seen(self) -> NDArray[np.bool_] | None:
+        """(slide) which slides it is trained on, ``None`` where it has not been begun."""
+        path = f"{self.path}/trained_on"
+        seen = self.store.array(path)[:] if self.store.recipe(self.path) and path in self.store.root else None
+        return seen if seen is not None and seen.any() else None
+
     def begin(self, recipe: Recipe, rows: NDArray[np.int64], *, redo: bool) -> bytes | None:
         """Create the group and write down which slides it is trained on, or find what an earlier run left.
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gigacli.nn.augment import MOCO, SHARED, _Axis, draw_augmentation, fold, output_px, unchanged
 from gigacli.nn.augment import augment as augment_folded
-from gigacli.nn.augment import draw_augmentation, fold, output_px, unchanged
 
 SEEDS = st.integers(0, 2**32 - 1)
 TILE_PX = 64
@@ -327,3 +327,37 @@ def test_a_slice_of_sets_is_sets():
     assert len(part) == 2
     for f in fields(p):
         np.testing.assert_array_equal(getattr(part, f.name), getattr(p, f.name)[[4, 1]])
+
+
+# What a GPU computes, and how strongly tiles are changed.
+
+
+@given(SEEDS, st.integers(16, 40), st.integers(12, 40))
+@settings(max_examples=30)
+def test_matrices_made_on_a_device_are_those_that_are_sent_there(seed, tile_px, out_px):
+    sets = draw_augmentation(np.random.default_rng(seed), 7, tile_px=tile_px, strengths=MOCO)
+    axis = _Axis.of(sets, sets.flip, np.arange(7) % 2, out_px)
+    made = axis.matrices_on(torch.device("cpu"), tile_px)
+    np.testing.assert_allclose(made.numpy(), axis.matrices(tile_px), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("strengths", [SHARED, MOCO])
+def test_parameters_fill_the_ranges_of_their_strengths(strengths):
+    n, tile_px = 20_000, 256
+    sets = draw_augmentation(np.random.default_rng(0), n, tile_px=tile_px, strengths=strengths)
+    area = sets.crop[:, 2] * sets.crop[:, 3] / tile_px**2
+    low, high = strengths.crop_scale
+    assert low * 0.98 < area.min() < low * 1.05
+    assert area.max() <= high
+    jittered = sets.brightness != 1
+    assert jittered.mean() == pytest.approx(strengths.jitter_p, abs=0.02)
+    for values in (sets.brightness, sets.contrast, sets.saturation):
+        assert np.abs(values - 1).max() == pytest.approx(strengths.jitter, rel=0.01)
+    assert np.abs(sets.hue).max() == pytest.approx(strengths.hue, rel=0.01)
+    assert sets.gray.mean() == pytest.approx(strengths.gray_p, abs=0.02)
+    blurred = sets.blur_px[sets.blur_px > 0]
+    assert len(blurred) / n == pytest.approx(strengths.blur_p, abs=0.02)
+    assert (blurred.min(), blurred.max()) == (
+        pytest.approx(strengths.blur_px[0], rel=0.05),
+        pytest.approx(strengths.blur_px[1], rel=0.01),
+    )

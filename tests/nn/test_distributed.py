@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from gigacli.errors import InvalidInput
-from gigacli.nn.distributed import ALONE, Processes, SyncBatchNorm1d, joined, synchronise
+from gigacli.nn.distributed import ALONE, Processes, SyncBatchNorm1d, SyncBatchNorm2d, joined, synchronise
 
 STEPS = """
     import sys
@@ -58,6 +58,49 @@ STEPS = """
 """
 
 
+MOCO_STEPS = """
+    import sys
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+
+    from gigacli.nn import distributed, loop
+    from gigacli.nn.moco import MoCo
+    from gigacli.nn.tile_batches import TileBatches
+    from gigacli.nn.tile_encoder import random_resnet18
+    from gigacli.progress import SILENT
+
+    torch.set_num_threads(1)
+    TILES, PX, EPOCHS = 26, 32, 2  # 3 steps an epoch, of 9, 9 and 8 tiles in groups of 2 and 3
+
+    def read(tile):
+        return np.random.default_rng(tile).integers(0, 256, (PX, PX, 3), dtype=np.uint8)
+
+    with distributed.joined(torch.device("cpu")) as (processes, device), ThreadPoolExecutor(1) as pool:
+        batches = TileBatches(read, TILES, tile_px=PX, batch_size=9, seed=0, device=device, dtype=torch.float64,
+                              pool=pool, processes=processes)
+        method = MoCo(random_resnet18(0), queue=20, momentum=0.9, temperature=0.2, seed=0).double()
+        distributed.synchronise(method.query, processes)
+        method.processes = processes
+
+        def step(batch):
+            said = method(batch)
+            return loop.Step(said.loss, 1e6, len(batch.tiles), said.vectors, {"found": said.found})
+
+        history = loop.run(loop.Training(
+            module=method, optimizer=torch.optim.SGD(method.query.parameters(), lr=0.01, momentum=0.9),
+            schedule=loop.Schedule(0.01, 1, batches.per_epoch * EPOCHS), epochs=EPOCHS, batches=batches, step=step,
+            save=lambda *_: None, processes=processes), SILENT, checkpoint=None)
+        history = {k: torch.tensor(v, dtype=torch.float64) for k, v in history.items()}
+        # what a key encoder's batch norm has seen is never used
+        state = {k: v for k, v in method.state_dict().items() if not (k.startswith("key.") and ".running_" in k)
+                 and "num_batches" not in k}
+        save_file({**state, **history}, f"{sys.argv[1]}/{processes.count}.{processes.rank}")
+"""
+
+
 def launch(count, arguments):
     """Run a command line of python in `count` processes, as torchrun does."""
     with socket.socket() as probe:
@@ -79,15 +122,37 @@ def launch(count, arguments):
     return [out for out, _ in ended]
 
 
+def steps_of(script, folder):
+    """State and history after the steps of a script: of one process, and of each of two."""
+    file = folder / "steps.py"
+    file.write_text(textwrap.dedent(script))
+    for count in (1, 2):
+        launch(count, [str(file), str(folder)])
+    return load_file(folder / "1.0"), [load_file(folder / f"2.{rank}") for rank in (0, 1)]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """State and history after 20 steps of one process, and of each of two."""
-    folder = tmp_path_factory.mktemp("steps")
-    script = folder / "steps.py"
-    script.write_text(textwrap.dedent(STEPS))
-    for count in (1, 2):
-        launch(count, [str(script), str(folder)])
-    return load_file(folder / "1.0"), [load_file(folder / f"2.{rank}") for rank in (0, 1)]
+    """20 steps of Giga-SSL."""
+    return steps_of(STEPS, tmp_path_factory.mktemp("steps"))
+
+
+@pytest.fixture(scope="module")
+def trained_moco(tmp_path_factory):
+    """6 steps of MoCo."""
+    return steps_of(MOCO_STEPS, tmp_path_factory.mktemp("moco"))
+
+
+def test_two_processes_of_moco_equal_one_with_the_same_batches(trained_moco):
+    """Queries' batch norm over both processes, keys shuffled between them, one queue."""
+    one, both = trained_moco
+    assert one["query.0.layer4.1.conv2.weight"].dtype == torch.float64
+    for two in both:
+        assert two.keys() == one.keys()
+        for name, value in one.items():
+            if name not in ("per_second", "waiting"):
+                torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5, msg=name)
+    assert (one["owners"] >= 0).all()
 
 
 def test_two_processes_equal_one_with_the_same_batches(trained):
@@ -133,6 +198,29 @@ def test_the_batch_norm_is_torchs_own(monkeypatch, mode):
         torch.testing.assert_close(a, b, msg=name)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_batch_norm_of_images_is_torchs_own(monkeypatch, layout):
+    monkeypatch.setattr("gigacli.nn.distributed.dist.all_reduce", lambda tensor: None)
+    theirs = nn.BatchNorm2d(3).double()
+    module = nn.Sequential(nn.BatchNorm2d(3).double())
+    ours = synchronise(module, Processes(0, 2))[0]
+    assert isinstance(ours, SyncBatchNorm2d)
+    x = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).contiguous(
+        memory_format=layout
+    )
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [norm(i) for norm, i in zip((ours, theirs), inputs, strict=True)]
+    torch.testing.assert_close(*outputs)
+    assert outputs[0].stride() == outputs[1].stride() or layout == torch.contiguous_format
+    for output in outputs:
+        output.pow(3).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+    ours.eval()
+    theirs.eval()
+    torch.testing.assert_close(ours(x), theirs(x))
 
 
 def test_half_precision_stays_half_precision(monkeypatch):

@@ -172,6 +172,89 @@ def test_killed_in_the_middle_of_an_epoch(kind):
     assert len(progress.notes) == 3
 
 
+def with_figures(training):
+    """Checkpoints after every step, a figure of every step, a score of every epoch."""
+
+    def step(batch):
+        value = training.module.step(batch)
+        return replace(value, figures={"mean": batch.mean(), "seen": training.module.seen.double()})
+
+    return replace(
+        training,
+        step=step,
+        batches_from=lambda epoch, start: itertools.islice(batches(epoch), start, None),
+        scores={"weight": lambda: training.module.layer.weight.sum().item()},
+    )
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_resumed_after_any_step_equals_uninterrupted_to_the_byte(kind):
+    saved = []
+    whole = with_figures(training_of(kind, saved=saved))
+    history = run(whole, SILENT, checkpoint=None)
+    assert len(saved) == EPOCHS * STEPS
+    assert [epoch_of(checkpoint) for checkpoint in saved] == [(i + 1) // STEPS for i in range(EPOCHS * STEPS)]
+    assert len({len(checkpoint) for checkpoint in saved}) == 1
+    for k in (0, 1, 2, 3, 7, EPOCHS * STEPS - 2):
+        again = []
+        resumed = with_figures(training_of(kind, seed=99, saved=again))
+        assert run(resumed, SILENT, checkpoint=saved[k]) == history
+        assert weights_to_bytes(resumed.module) == weights_to_bytes(whole.module)
+        assert again == saved[k + 1 :]
+
+
+def test_a_resumed_epoch_asks_only_for_the_batches_that_are_left():
+    saved, asked = [], []
+    run(with_figures(training_of("sgd", saved=saved)), SILENT, checkpoint=None)
+
+    def data(epoch, start=0):
+        asked.append((epoch, start))
+        return itertools.islice(batches(epoch), start, None)
+
+    resumed = replace(with_figures(training_of("sgd")), batches=data, batches_from=data)
+    run(resumed, SILENT, checkpoint=saved[STEPS + 1])
+    assert asked == [(1, 2), (2, 0), (3, 0), (4, 0), (5, 0)]
+
+
+def test_figures_of_steps_are_averaged_and_scores_taken_after_the_epoch():
+    training = with_figures(training_of("sgd", epochs=2))
+    history = run(training, SILENT, checkpoint=None)
+    assert history["seen"] == [2.0, 5.0]  # steps 1 to 3, then 4 to 6
+    means = [torch.stack([b.mean() for b in batches(epoch)]).double().mean().item() for epoch in (0, 1)]
+    assert history["mean"] == pytest.approx(means)
+    assert history["weight"][-1] == pytest.approx(training.module.layer.weight.sum().item())
+
+
+def test_a_score_that_another_run_took_is_not_a_number_where_this_one_did_not():
+    saved = []
+    run(training_of("sgd", saved=saved), SILENT, checkpoint=None)
+    history = run(with_figures(training_of("sgd")), SILENT, checkpoint=saved[2])
+    assert np.isnan(history["weight"][:3]).all()
+    assert np.isfinite(history["weight"][3:]).all()
+
+
+def test_slow_checkpoints_are_farther_apart(monkeypatch):
+    """A step takes a second and a checkpoint four: with a share of a twentieth there are 80 seconds between them."""
+    now, saved = [0.0], []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 10.0)
+
+    def save(checkpoint, history):
+        saved.append(now[0])
+        now[0] += 4
+
+    training = replace(with_figures(training_of("sgd", epochs=60)), save=save)
+    inner = training.step
+
+    def step(batch):
+        now[0] += 1
+        return inner(batch)
+
+    run(replace(training, step=step, schedule=Schedule(1e-9, 1, 60 * STEPS)), SILENT, checkpoint=None)
+    assert saved[0] == 11
+    assert saved[1] - saved[0] == pytest.approx(4 + 10 + 4 / loop.CHECKPOINT_SHARE, abs=1.1)
+
+
 def test_killed_after_the_last_checkpoint_has_nothing_left_to_do():
     saved = []
     whole = training_of("adam", saved=saved)

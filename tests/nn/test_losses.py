@@ -58,8 +58,21 @@ def test_nt_xent_is_equation_1(seed, n, temperature):
 def test_info_nce_is_mocos_equation_1(seed, n, k, temperature):
     query, key = rows(seed, 2, n, 5)
     queue = rows(seed + 1, k, 5)
-    loss = info_nce(query, key, queue, temperature=temperature)
+    loss, _ = info_nce(query, key, queue, temperature=temperature)
     assert loss.item() == pytest.approx(moco_equation_1(query, key, queue, temperature), rel=1e-10)
+
+
+def test_hidden_negatives_are_as_if_they_were_not_there():
+    query, key, queue = rows(0, 3, 5), rows(1, 3, 5), rows(2, 6, 5)
+    hidden = torch.tensor([[1, 0, 0, 0, 0, 1], [0, 1, 0, 0, 0, 1], [0, 0, 1, 0, 0, 1]], dtype=torch.bool)
+    loss, found = info_nce(query, key, queue, temperature=0.3, hidden=hidden)
+    expected, nearer = [], []
+    for i in range(3):
+        left = queue[~hidden[i]]
+        expected.append(moco_equation_1(query[i : i + 1], key[i : i + 1], left, 0.3))
+        nearer.append(cosine(query[i], key[i]) > max(cosine(query[i], other) for other in left))
+    assert loss.item() == pytest.approx(sum(expected) / 3)
+    assert found.item() == pytest.approx(sum(nearer) / 3)
 
 
 @pytest.mark.parametrize("n", [2, 3, 17])
@@ -72,7 +85,8 @@ def test_views_that_all_look_alike_give_the_chance_level(n):
 @pytest.mark.parametrize("k", [1, 64])
 def test_keys_that_all_look_alike_give_the_chance_level(k):
     same = rows(0, 1, 8)
-    loss = info_nce(same.expand(3, 8), same.expand(3, 8), same.expand(k, 8), temperature=0.1)
+    loss, found = info_nce(same.expand(3, 8), same.expand(3, 8), same.expand(k, 8), temperature=0.1)
+    assert found == 0  # no positive is nearer than all negatives
     assert loss.item() == pytest.approx(math.log(1 + k))
     assert info_nce_chance_level(k) == pytest.approx(math.log(1 + k))
 
@@ -105,7 +119,7 @@ def test_gradients():
     first, second = (r.clone().requires_grad_() for r in rows(2, 2, 3, 4))
     queue = rows(3, 5, 4).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, temperature=0.3), (first, second))
-    assert torch.autograd.gradcheck(lambda a, b, c: info_nce(a, b, c, temperature=0.3), (first, second, queue))
+    assert torch.autograd.gradcheck(lambda a, b, c: info_nce(a, b, c, temperature=0.3)[0], (first, second, queue))
 
 
 def test_extreme_temperatures_and_zero_rows_stay_finite():
@@ -114,7 +128,7 @@ def test_extreme_temperatures_and_zero_rows_stay_finite():
     first.requires_grad_()
     for loss in (
         nt_xent(first, second, temperature=1e-4),
-        info_nce(first, second, second, temperature=1e-4),
+        info_nce(first, second, second, temperature=1e-4)[0],
     ):
         (gradient,) = torch.autograd.grad(loss, first)
         assert torch.isfinite(loss)
@@ -126,7 +140,7 @@ def test_half_precision_and_autocast_still_compute_in_float32():
     queue = rows(6, 9, 16).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         loss = nt_xent(first, second, temperature=0.05)
-        nce = info_nce(first, second, queue, temperature=0.05)
+        nce, _ = info_nce(first, second, queue, temperature=0.05)
     assert loss.dtype == nce.dtype == torch.float32
     assert loss.item() == pytest.approx(paper_equation_1(first, second, 0.05), rel=1e-5)
     assert nce.item() == pytest.approx(moco_equation_1(first, second, queue, 0.05), rel=1e-5)

@@ -1,0 +1,186 @@
+"""Tiles of many slides for many epochs: decoded from the slides once, then read one by one from small files.
+
+A tile is kept as a JPEG of quality 95 without chroma subsampling: 33 KB for 256 px at 0.5 micron, a sixth of its
+pixels and less than half of the smallest lossless form that was measured (WebP), decoded in half a millisecond; it
+differs from the pixels by two grey levels in the root mean square, little beside what augmentation does. A tile is
+passed through this form whether it is kept or not, so what is trained never depends on the cache.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from gigacli.errors import InvalidInput, Mismatch
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from numpy.typing import NDArray
+
+QUALITY = 95
+
+MAGIC = b"GIGATILE"
+"""The last bytes of a pack, before them the number of tiles: a file cut short does not end so."""
+
+SUFFIX, UNFINISHED = ".tiles", ".part"
+
+ABANDONED_SECONDS = 3600.0
+"""An unfinished file that nobody has written to for so long was left by a process that was killed, and is removed."""
+
+
+def encode(tile: NDArray[np.uint8]) -> bytes:
+    """(tile_px, tile_px, 3) pixels -> JPEG."""
+    file = io.BytesIO()
+    Image.fromarray(tile).save(file, "JPEG", quality=QUALITY, subsampling=0)
+    return file.getvalue()
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """JPEG -> (tile_px, tile_px, 3) pixels."""
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """The kept tiles of one slide: a file of JPEGs, one after the other, and where they begin.
+
+    Attributes:
+        path: The file.
+        offsets: (n + 1,) int64, where tile i begins and the last one ends.
+        checksums: (n,) uint32, CRC-32 of every JPEG.
+    """
+
+    path: Path
+    offsets: NDArray[np.int64]
+    checksums: NDArray[np.uint32]
+
+    def read(self, tile: int) -> bytes:
+        """The JPEG of a tile.
+
+        Raises:
+            Mismatch: The file is not what was written.
+        """
+        start, stop = int(self.offsets[tile]), int(self.offsets[tile + 1])
+        try:
+            with self.path.open("rb", buffering=0) as file:  # not kept open: there may be thousands
+                data = os.pread(file.fileno(), stop - start, start)
+        except OSError as error:
+            raise Mismatch(f"the tile cache lost {self.path}: {error}", "run the same command again") from error
+        if zlib.crc32(data) != self.checksums[tile]:
+            raise Mismatch(f"{self.path} of the tile cache is damaged", "delete it and run the same command again")
+        return data
+
+
+class TileCache:
+    """A folder of packs that never grows beyond a limit. Any number of processes may use it at a time.
+
+    A pack appears as a whole or not at all, under a name that says what is in it; two processes that make the same one
+    make the same bytes. Nothing but what a killed process left unfinished is ever deleted.
+
+    Args:
+        folder: Made if missing.
+        limit_bytes: What all files in it may take together.
+
+    Raises:
+        InvalidInput: The folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, *, limit_bytes: float) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
+        self.full = False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(
+                f"the tile cache {folder} cannot be made: {error}", "name another with --cache"
+            ) from error
+        for left in folder.glob(f"*{UNFINISHED}"):
+            if time.time() - _stat(left)[1] > ABANDONED_SECONDS:
+                left.unlink(missing_ok=True)
+
+    @property
+    def bytes(self) -> int:
+        """What is in the folder."""
+        return sum(_stat(path)[0] for path in self.folder.iterdir())
+
+    def path(self, key: str) -> Path:
+        """Where the pack of this key lies or would lie."""
+        return self.folder / f"{key}{SUFFIX}"
+
+    def open(self, key: str, *, tiles: int) -> Pack | None:
+        """The pack of this key and so many tiles, if there is a whole one."""
+        footer = 4 + 8 + len(MAGIC)
+        index = 8 * (tiles + 1) + 4 * tiles
+        try:
+            with self.path(key).open("rb") as file:
+                file.seek(-(index + footer), os.SEEK_END)
+                data = file.read()
+        except OSError:  # not there, or too short
+            return None
+        checksum, count = int.from_bytes(data[index : index + 4], "little"), int.from_bytes(data[-16:-8], "little")
+        if data[-8:] != MAGIC or count != tiles or zlib.crc32(data[:index]) != checksum:
+            return None
+        offsets = np.frombuffer(data, "<i8", tiles + 1)
+        return Pack(self.path(key), offsets, np.frombuffer(data, "<u4", tiles, offset=offsets.nbytes))
+
+    def write(self, key: str) -> PackWriter:
+        """Begin a pack."""
+        handle, path = tempfile.mkstemp(dir=self.folder, prefix=f"{key}.", suffix=UNFINISHED)
+        return PackWriter(self, key, Path(path), os.fdopen(handle, "wb"))
+
+
+@dataclass(eq=False)
+class PackWriter:
+    """A pack being written; not there before :meth:`finish`."""
+
+    cache: TileCache
+    key: str
+    unfinished: Path
+    file: BinaryIO
+    offsets: list[int] = field(default_factory=lambda: [0])
+    checksums: list[int] = field(default_factory=list)
+
+    def add(self, tiles: NDArray[np.uint8], pool: Executor) -> None:
+        """More tiles (n, tile_px, tile_px, 3)."""
+        for data in pool.map(encode, tiles):
+            self.file.write(data)
+            self.offsets.append(self.offsets[-1] + len(data))
+            self.checksums.append(zlib.crc32(data))
+
+    def finish(self) -> Pack | None:
+        """Put the pack in its place; ``None``, and the cache is full from now on, where it would pass the limit."""
+        offsets, checksums = np.array(self.offsets, "<i8"), np.array(self.checksums, "<u4")
+        index = offsets.tobytes() + checksums.tobytes()
+        self.file.write(index + zlib.crc32(index).to_bytes(4, "little"))
+        self.file.write(len(checksums).to_bytes(8, "little") + MAGIC)
+        self.file.close()
+        if self.cache.bytes > self.cache.limit_bytes:
+            self.cache.full = True
+            self.discard()
+            return None
+        self.unfinished.replace(self.cache.path(self.key))
+        return Pack(self.cache.path(self.key), offsets, checksums)
+
+    def discard(self) -> None:
+        """Leave nothing."""
+        self.file.close()
+        self.unfinished.unlink(missing_ok=True)
+
+
+def _stat(path: Path) -> tuple[int, float]:
+    """Size and time of the last change; of nothing where another process has just removed it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0.0
+    return found.st_size, found.st_mtime
