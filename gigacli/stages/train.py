@@ -229,13 +229,8 @@ def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> Tr
     config, reader, model, processes = job.config, job.reader, job.model, job.processes
     begun = model.begin(job.recipe, reader.rows, redo=config.redo) if processes.first else None
     checkpoint = processes.share(begun)
-    method = GigaSSL(
-        reader.width,
-        temperature=config.temperature,
-        seed=keyed_seed(config.seed, "train"),
-        whiten=config.whiten,
-        aggregator=config.aggregator,
-        sparse_backend=config.sparse_backend,
+    method = GigaSSL.of_recipe(
+        reader.width, config.recipe(), seed=keyed_seed(config.seed, "train"), sparse_backend=config.sparse_backend
     )
     if config.whiten:
         method.whitening = whitening_matrix(reader.slides())
@@ -244,7 +239,10 @@ def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> Tr
     method.to(job.device)
     distributed.synchronise(method, processes)
     method.processes = processes
-    history = loop.run(_training(job, method, board), progress, checkpoint=checkpoint)
+    sampler = _sampler(job)
+    if sampler.note:
+        progress.say(sampler.note)
+    history = loop.run(_training(job, method, sampler, board), progress, checkpoint=checkpoint)
     if processes.first:
         model.finish(weights_to_bytes(method), history)
     processes.wait()
@@ -262,22 +260,30 @@ def _initial_weights(store: Store, bank: str, method: GigaSSL) -> str:
     network = resnet18_from_bytes(store.read_bytes(f"encoders/{encoder}/weights"), trunk=True)
     if network.layer4 is None:
         return f"random weights (encoder {encoder!r} stops at layer3)"
+    if len(network.layer4) != len(method.encoder.blocks):
+        return (
+            f"random weights (layer4 of encoder {encoder!r} has {len(network.layer4)} blocks, "
+            f"the slide encoder {len(method.encoder.blocks)})"
+        )
     method.encoder.load_layer4(network.state_dict())
     return f"layer4 of encoder {encoder!r}"
 
 
-def _training(job: _Job, method: GigaSSL, board: Board) -> loop.Training[tuple[ViewBatch, int]]:
-    config, total = job.config, job.steps * job.epochs
-    sampler = Sampler(
+def _sampler(job: _Job) -> Sampler:
+    return Sampler(
         job.reader,
         TilePositions(job.reader.grids()),
-        tiles=config.tiles,
-        slide_aug=config.slide_aug,
-        seed=config.seed,
-        batch_size=config.batch_size,
+        tiles=job.config.tiles,
+        slide_aug=job.config.slide_aug,
+        seed=job.config.seed,
+        batch_size=job.config.batch_size,
         device=job.device,
         part=job.processes.part,
     )
+
+
+def _training(job: _Job, method: GigaSSL, sampler: Sampler, board: Board) -> loop.Training[tuple[ViewBatch, int]]:
+    config, total = job.config, job.steps * job.epochs
 
     def step(batch: tuple[ViewBatch, int]) -> loop.Step:
         views, slides = batch
