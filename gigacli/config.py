@@ -214,11 +214,12 @@ class TrainConfig(Config):
         self._choice("aggregator", "sparse-resnet", "attention", "mlp")
         self._between("blocks", 1, 16)
         self._between("stride", 1, 2)
-        if self.aggregator != "sparse-resnet" and (self.blocks, self.stride) != (2, 2):
+        sparse = {"blocks": 2, "stride": 2, "sparse_backend": "auto"}
+        given = [f"--{k.replace('_', '-')} {getattr(self, k)}" for k, v in sparse.items() if getattr(self, k) != v]
+        if self.aggregator != "sparse-resnet" and given:
             raise InvalidInput(
-                f"--aggregator {self.aggregator} has neither blocks nor a stride, but --blocks is {self.blocks} and "
-                f"--stride {self.stride}",
-                "leave them out, or use --aggregator sparse-resnet",
+                f"--aggregator {self.aggregator} has no sparse convolutions for {' '.join(given)}",
+                "leave that out, or use --aggregator sparse-resnet",
             )
         self._choice("preset", "default", "paper")
         self._choice("precision", "auto", "bf16", "fp32")

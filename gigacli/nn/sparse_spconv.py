@@ -34,6 +34,13 @@ def check_spconv() -> None:
         ) from None
 
 
+def check_spconv_trains(device: torch.device) -> None:
+    """Refuse a training that spconv cannot do, before anything is computed."""
+    check_spconv()
+    if device.type == "cpu":
+        raise InvalidInput("spconv trains on CUDA only, and --device is cpu", "Use --sparse-backend torch.")
+
+
 def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """What :func:`gigacli.nn.sparse.convolve` computes: (m, c_in), (9, c_in, c_out) -> (n, c_out), in one dtype.
 

@@ -21,6 +21,7 @@ from gigacli.nn.health import complaint
 from gigacli.nn.losses import chance_level
 from gigacli.nn.sampler import Sampler, steps_per_epoch
 from gigacli.nn.slide_encoder import SlideEncoder
+from gigacli.nn.sparse_spconv import check_spconv_trains
 from gigacli.nn.tile_encoder import resnet18_from_bytes, weights_to_bytes
 from gigacli.nn.views import TilePositions, ViewBatch
 from gigacli.options import fingerprint
@@ -92,7 +93,7 @@ def train(store: str | Path | Store, *, progress: Progress = SILENT, **options: 
     Raises:
         NotFound: The store holds no bank, or there is no table of slides to leave out.
         InvalidInput: The bank holds fewer than two slides, or too few for so many processes; TensorBoard is asked for
-            and not installed.
+            and not installed; spconv is, and cannot train here.
         Mismatch: There is a model of this name trained otherwise.
         Diverged: The loss is no longer a number.
     """
@@ -164,6 +165,8 @@ class _Job:
 
 def _prepare(store: Store, config: TrainConfig, processes: Processes, device: torch.device) -> _Job:
     """Look at everything, refuse what cannot be done; nothing is written."""
+    if config.sparse_backend == "spconv":
+        check_spconv_trains(device)
     bank = store.pick("banks", config.bank)
     left_out = _left_out(store.slides, config.exclude)
     reader = BankReader(store, bank, leave_out=left_out)

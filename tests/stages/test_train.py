@@ -236,6 +236,15 @@ def test_other_aggregators(store_at, aggregator):
     assert giga.embed(path, views=2).done == 8
 
 
+def test_what_spconv_cannot_train_is_refused_before_anything_is_written(store_at):
+    path = store_at("bank")
+    with pytest.raises(InvalidInput, match="spconv trains on CUDA only"):
+        giga.train(path, sparse_backend="spconv", device="cpu")
+    with pytest.raises(InvalidInput, match="no sparse convolutions for --sparse-backend torch"):
+        giga.train(path, sparse_backend="torch", aggregator="mlp")
+    assert not (path / "models").exists()
+
+
 def test_depth_and_stride_are_in_the_recipe_and_embed_follows_it(store_at):
     """The recipe alone says which encoder the weights belong to: another stride in it gives other vectors."""
     path = store_at("bank")
