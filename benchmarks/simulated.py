@@ -38,8 +38,10 @@ SHIFT = 0.35
 """Of the logits of types 0 and 1, up or down, by the label `mixture`."""
 PATIENT, SLIDE = 0.4, 0.2
 """Spread of the logits of all types between patients, and between the slides of one."""
-OWN, STAIN_OF_LAB, STAIN_OF_PATIENT, STAIN_OF_VIEW, SCANNER, NOISE = 1.2, 1.0, 1.0, 1.5, 0.3, 0.5
-"""Spread, per feature or stain, of what a tile, a lab, a patient, an augmentation, a scanner and a draw add."""
+OWN, STAIN_OF_LAB, STAIN_OF_PATIENT, SCANNER, NOISE = 1.2, 1.0, 1.0, 0.3, 0.5
+"""Spread, per feature or stain, of what a tile, a lab, a patient, a scanner and a draw add."""
+STRONG, WEAK = 4.0, 1.5
+"""The same of an augmentation: well above what labs and patients differ by, as colour jitter is, or hardly."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,12 @@ def draw_slide(world: World, patient: dict[str, int], seed: int, number: int) ->
     return Slide(cells, kind, features.astype(np.float32)), stain
 
 
-def draw_bank(world: World, slide: Slide, rng: np.random.Generator) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+def draw_bank(
+    world: World, slide: Slide, rng: np.random.Generator, *, strength: float
+) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
     """A bank's rows of a slide (AUGMENTATIONS, DRAWS, WIDTH), and which tile each is of."""
     tile = rng.integers(0, len(slide.kind), (AUGMENTATIONS, DRAWS))
-    shift = STAIN_OF_VIEW * rng.standard_normal((AUGMENTATIONS, STAIN)) @ world.stains  # shared by a view
+    shift = strength * rng.standard_normal((AUGMENTATIONS, STAIN)) @ world.stains  # shared by a view
     noise = NOISE * rng.standard_normal((AUGMENTATIONS, DRAWS, WIDTH))
     return (slide.features[tile] + shift[:, None] + noise).astype(np.float16), tile
 
@@ -144,7 +148,7 @@ def plan(patients: int) -> list[dict[str, int]]:
     return [{"number": i, "mixture": i % 2, "arrangement": i // 2 % 2, "lab": i // 4 % LABS} for i in range(patients)]
 
 
-def write(folder: Path, *, seed: int, patients: int = 64) -> tuple[Path, Path, list[Slide]]:
+def write(folder: Path, *, seed: int, strength: float, patients: int = 64) -> tuple[Path, Path, list[Slide]]:
     """A store with tiles, features and bank `simulated`, a table of its labels, and the truth; kept where complete."""
     world = World.of(seed)
     people = [p for p in plan(patients) for _ in range(SLIDES_OF_A_PATIENT)]
@@ -160,7 +164,12 @@ def write(folder: Path, *, seed: int, patients: int = 64) -> tuple[Path, Path, l
             table.writerow((slide, f"p{p['number']:03}", many, apart, f"lab{p['lab']}"))
     store = Store.create(path)
     if store.progress().get("banks/simulated") != len(ids):
-        _fill(store, ids, drawn, [draw_bank(world, s, keyed_rng(seed, "bank", i)) for i, s in enumerate(drawn)])
+        _fill(
+            store,
+            ids,
+            drawn,
+            [draw_bank(world, s, keyed_rng(seed, "bank", i), strength=strength) for i, s in enumerate(drawn)],
+        )
     return path, labels, drawn
 
 

@@ -6,7 +6,8 @@ python benchmarks/study.py --tables [--csv benchmarks/study.csv]
 The first form makes the cohorts under DIR, then trains, embeds and probes every variant and appends one row a run to
 the table; a run that is there is skipped, so an interrupted study goes on. Variants come in the order of their
 importance, every seed of one tier before the next. A seed is a simulated cohort of its own; of the drawn cohort there
-is one. The second form prints the tables of `benchmarks/study.md` from the rows. An hour on one core does most of it.
+is one. The second form puts the tables into `benchmarks/study.md`. About 70 minutes on one quiet core; set
+OMP_NUM_THREADS=1, and run a second one with another --only and --csv beside it where there are two.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from gigacli.nn.giga import whitening_matrix
 from gigacli.probing.linear import PAPER_C, score
 from gigacli.probing.splits import make_splits, subsample
 from gigacli.randomness import keyed_rng
-from gigacli.store.bank import BankReader
+from gigacli.store.bank import BankReader, FeatureReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 
 
 HERE = Path(__file__).parent
-COHORTS, TIERS = ("simulated", "drawn"), (1, 2, 3, 4)
-FEW, VIEWS, FOLDS = 32, 25, 10
+BEGIN, END = "<!-- tables: python benchmarks/study.py --tables -->", "<!-- end of tables -->"
+STRENGTHS = {"simulated": simulated.STRONG, "weak": simulated.WEAK}
+COHORTS, TIERS = (*STRENGTHS, "drawn"), (1, 2, 3, 4)
+FEW, VIEWS, FOLDS = 32, 50, 10
 DEFAULT: dict[str, Any] = {"lr": 1e-3, "temperature": 0.2, "tiles": 5, "batch_size": 32, "precision": "bf16"}
 SHORT, LONG, LONGER = 200, 1200, 2400
 """Steps."""
@@ -65,14 +68,14 @@ class Variant:
     steps: int
     options: dict[str, Any]
     tier: int
-    cohorts: tuple[str, ...] = COHORTS
+    cohorts: tuple[str, ...] = ("simulated", "drawn")
 
 
 def variants() -> list[Variant]:
     """All that is compared: the sparse CNN in short trainings, attention and MLP, which cost a tenth, in long."""
     sparse, attention, mlp = {}, {"aggregator": "attention"}, {"aggregator": "mlp"}
     long = [
-        Variant(f"{name}, {LONG}{text}", LONG, {**options, **change}, 1)
+        Variant(f"{name}, {LONG}{text}", LONG, {**options, **change}, 1, COHORTS)
         for name, options in (("attention", attention), ("mlp", mlp))
         for text, change in (("", {}), (", whiten", {"whiten": True}))
     ]
@@ -97,17 +100,17 @@ def variants() -> list[Variant]:
         "paper's lr, temperature, warm-up": {"lr": 0.03, "temperature": 0.05, "warmup": 0.01},
     }
     swept = [Variant(f"attention, {LONG}, {name}", LONG, {**attention, **c}, 2) for name, c in changes.items()]
-    spatial = {"no slide augmentation": {"slide_aug": False}, **changes}
-    spatial |= {"stride 1, T 25": {"stride": 1, "tiles": 25}, "blocks 1": {"blocks": 1}, "blocks 3": {"blocks": 3}}
+    costly = ("T 25", "batch 64", "batch 16")
+    spatial = {"no slide augmentation": {"slide_aug": False}, **{k: v for k, v in changes.items() if k not in costly}}
+    spatial |= {"stride 1, T 25": {"stride": 1, "tiles": 25}, "blocks 3": {"blocks": 3}}
     only = ("simulated",)
     return [
         *long,
         *short,
         *swept,
         Variant(f"attention, {LONGER}", LONGER, attention, 2),
-        Variant(f"mlp, {LONGER}", LONGER, mlp, 2),
         *(Variant(f"sparse-resnet, {SHORT}, {name}", SHORT, {**sparse, **c}, 3, only) for name, c in spatial.items()),
-        Variant(f"sparse-resnet, {LONG}", LONG, sparse, 4),
+        Variant(f"sparse-resnet, {LONG}", LONG, sparse, 4, only),
         Variant(f"sparse-resnet, {LONG}, whiten", LONG, {**sparse, "whiten": True}, 4, only),
         Variant(f"sparse-resnet, {LONG}, stride 1", LONG, {**sparse, "stride": 1}, 4, only),
     ]
@@ -203,8 +206,8 @@ class Cohort:
 
 def cohort_of(name: str, folder: Path, seed: int) -> Cohort:
     """Made where it is missing: a simulated one per seed, one drawn one for all."""
-    if name == "simulated":
-        path, labels, drawn = simulated.write(folder / f"simulated{seed}", seed=seed)
+    if name in STRENGTHS:
+        path, labels, drawn = simulated.write(folder / f"{name}{seed}", seed=seed, strength=STRENGTHS[name])
         return Cohort(name, seed, path, labels, "mixture", drawn)
     made = write_cohort(folder / "drawn", slides=96, patients=48, labs=3, seed=0, size_px=(1536, 1152), workers=1)
     store = made.folder / "cohort.zarr"
@@ -221,6 +224,7 @@ def controls(cohort: Cohort) -> Iterator[Run]:
     mean = giga.open(cohort.store).array("embeddings/mean/vectors")[:]
     yield cohort.row("mean of tiles", mean)
     yield cohort.row("mean of tiles, whitened", mean @ whitening_matrix(BankReader(opened, bank).slides()).numpy())
+    yield cohort.row(f"mean of the tiles of {VIEWS} views of 5", drawn_means(cohort))
     yield cohort.row("number of tiles", opened.array("tiles/count")[:].astype(np.float64)[:, None])
     if not cohort.truth:
         return
@@ -228,8 +232,19 @@ def controls(cohort: Cohort) -> Iterator[Run]:
     pairs = [simulated.near_alike(s, r, tiles=5, views=VIEWS) for s, r in zip(cohort.truth, rngs, strict=True)]
     yield cohort.row("truth: composition", np.stack([simulated.composition(s) for s in cohort.truth]))
     yield cohort.row("truth: neighbours alike", np.array([[simulated.neighbours_alike(s)] for s in cohort.truth]))
-    yield cohort.row("truth: near pairs alike in 25 views of 5", np.stack(pairs))
+    yield cohort.row(f"truth: near pairs alike in {VIEWS} views of 5", np.stack(pairs))
     yield cohort.row("Moran's I of features", np.stack([simulated.moran(s) for s in cohort.truth]))
+
+
+def drawn_means(cohort: Cohort) -> NDArray[np.float64]:
+    """What drawing tiles costs: the mean of as many as an embedding sees, (slides, features)."""
+    store = giga.open(cohort.store)
+    read, counts = FeatureReader(store, store.names("features")[0]), store.array("tiles/count")[:]
+    means = []
+    for i, count in enumerate(counts):
+        tiles = keyed_rng(cohort.seed, "drawn", i).integers(0, count, 5 * VIEWS)
+        means.append(read(i, int(count))[tiles].mean(axis=0, dtype=np.float64))
+    return np.stack(means)
 
 
 def trained(cohort: Cohort, variant: Variant, *, aggregator: str = "model") -> Run:
@@ -294,22 +309,28 @@ def study(options: argparse.Namespace) -> None:
             append(options.csv, trained(cohort, variant))
 
 
-def tables(runs: list[Run]) -> None:
-    """Print the tables of `benchmarks/study.md`: means over seeds, and what a change does seed by seed."""
+def tables(runs: list[Run]) -> str:
+    """The tables of `benchmarks/study.md`: means over seeds, and what a change does, seed by seed."""
+    lines = []
     for cohort in COHORTS:
         by_variant: dict[str, dict[int, Run]] = defaultdict(dict)
         for run in (r for r in runs if r.cohort == cohort):
             by_variant[run.variant][run.seed] = run
-        spatial = " arrangement |" if cohort == "simulated" else ""
-        print(f"\n### {cohort}\n")
-        print(f"| | seeds | all labels | {FEW} labels | all, C = 10 |{spatial} lab | change, all | change, {FEW} | s |")
-        print("|---|---|---|---|---|" + ("---|" if spatial else "") + "---|---|---|---|")
+        columns = ["", "seeds", "all labels", f"{FEW} labels", "all, C = 10", "arrangement", "lab"]
+        columns += ["change, all", f"change, {FEW}", "rank", "s"]
+        if cohort not in STRENGTHS:
+            columns.remove("arrangement")
+        lines += [f"### {cohort}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for variant, found in by_variant.items():
             base = by_variant.get(", ".join(variant.split(", ")[:2]), {})
             cells = [variant, str(len(found)), *(_cell(found, name) for name in ("auc", "few", "auc_c10"))]
-            cells += [_cell(found, "arrangement")] if spatial else []
+            cells += [_cell(found, "arrangement")] if cohort in STRENGTHS else []
             cells += [_cell(found, "lab"), _change(found, base, "auc"), _change(found, base, "few")]
-            print("| " + " | ".join([*cells, f"{statistics.mean(r.seconds for r in found.values()):.0f}"]) + " |")
+            rank, spent = (statistics.mean(getattr(r, k) for r in found.values()) for k in ("rank", "seconds"))
+            cells += [f"{rank:.0f}", f"{spent:.0f}"] if math.isfinite(spent) else ["", ""]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _cell(found: dict[int, Run], name: str) -> str:
@@ -338,7 +359,9 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true")
     options = parser.parse_args()
     if options.tables:
-        tables(known(options.csv))
+        page = HERE / "study.md"
+        before, _, rest = page.read_text().partition(BEGIN)
+        page.write_text(f"{before}{BEGIN}\n\n{tables(known(options.csv))}{END}{rest.partition(END)[2]}")
     elif options.folder is None:
         parser.error("--folder is missing")
     else:
