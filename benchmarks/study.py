@@ -316,6 +316,8 @@ def tables(runs: list[Run]) -> str:
         by_variant: dict[str, dict[int, Run]] = defaultdict(dict)
         for run in (r for r in runs if r.cohort == cohort):
             by_variant[run.variant][run.seed] = run
+        if not by_variant:
+            continue
         columns = ["", "seeds", "all labels", f"{FEW} labels", "all, C = 10", "arrangement", "lab"]
         columns += ["change, all", f"change, {FEW}", "rank", "s"]
         if cohort not in STRENGTHS:
