@@ -1,12 +1,17 @@
 """What a step of ``giga train`` and a slide of ``giga embed`` cost, on a simulated bank.
 
-python benchmarks/train.py [--folder DIR] [--slides 2000] [--steps 10] [--tiles 5 100] [--threads N]
+python benchmarks/train.py [--folder DIR] [--slides 2000] [--steps 10] [--tiles 5 100] [--epochs 3] [--threads N]
+python benchmarks/train.py --slides 12000 --epochs 1000 --tiles 5      # the whole of the paper, outright: on a GPU
 
 Writes a bank of random numbers under DIR (default: a temporary folder), 0.3 MB a slide, and times the parts of a step,
-milliseconds, medians; fp32 and bf16 by turns, so that a busy machine slows both. Then one embedding of 50 views of 5
-tiles. "epochs" is what 1000 passes over 12,000 slides would take at this speed. A row of the bank costs more the first
-time it is touched, when its page is mapped or read from the disk; a training does that in a thread of its own. Drop
-the page cache between two runs on one --folder to see a cold bank.
+milliseconds, medians; fp32 and bf16 by turns, so that a busy machine slows both. For each number of tiles also: what
+the convolutions reach of the peak of the device, and the encoder beside spconv and beside dense convolutions. Then
+epochs through the stage itself, and one embedding of 50 views of 5 tiles. "epochs" of a step is what 1000 passes over
+12,000 slides would take at its speed, "measured" what they take at the speed of the stage's last epoch. The bank holds
+10 augmentations of 64 draws, the paper's 50 of 256 (--augmentations, --draws): 12,000 slides are 4 GB then, not 79 GB;
+on a GPU the stage says whether a bank lies in the device's memory. A row of the bank costs more the first time it is
+touched, when its page is mapped or read from the disk; a training does that in a thread of its own. Drop the page cache
+between two runs on one --folder to see a cold bank.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from convolutions import report_achieved, report_others
 
 import gigacli as giga
 from gigacli.nn.giga import GigaSSL
@@ -39,11 +45,25 @@ from gigacli.store.trained import Trained
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-AUGMENTATIONS, DRAWS, WIDTH, TILES_OF_A_SLIDE = 10, 64, 256, 900
+WIDTH, TILES_OF_A_SLIDE = 256, 900
 BATCH, PAPER_SLIDES, PAPER_EPOCHS = 256, 12_000, 1000
 
 
-def simulate(path: Path, slides: int) -> Store:
+class Say:
+    """Passes on what a stage says, without its progress."""
+
+    def start(self, what: str, total: int, *, done: int = 0) -> None:
+        """Ignore."""
+
+    def advance(self, steps: int = 1, *, note: str = "") -> None:
+        """Ignore."""
+
+    def say(self, message: str) -> None:
+        """Print."""
+        print(f"  {message}")
+
+
+def simulate(path: Path, slides: int, *, augmentations: int, draws: int) -> Store:
     """A store with tiles, features and a bank of random numbers; kept where there is one of that size."""
     store = Store.create(path)
     if len(store.slides) == slides and store.progress().get("features/none") == slides:
@@ -57,8 +77,8 @@ def simulate(path: Path, slides: int) -> Store:
     base = {"encoder": "none", "precision": "fp32"}
     inputs = {"tiles": tiles.fingerprint, "encoder": "0" * 64}
     store.begin("features/none", Recipe("bank", base, inputs), {"vectors": (*shape, WIDTH), "done": (slides,)})
-    drawn = (slides, AUGMENTATIONS, DRAWS)
-    recipe = Recipe("bank", {**base, "augmentations": AUGMENTATIONS, "draws": DRAWS, "seed": 0}, inputs)
+    drawn = (slides, augmentations, draws)
+    recipe = Recipe("bank", {**base, "augmentations": augmentations, "draws": draws, "seed": 0}, inputs)
     store.begin("banks/none", recipe, {"vectors": (*drawn, WIDTH), "tile": drawn, "done": (slides,)})
     grid = np.stack(np.meshgrid(np.arange(30), np.arange(30)), axis=-1).reshape(-1, 2).astype(np.int32) * 512
     arrays = {name: store.array(name) for name in ("tiles/coords", "tiles/count", "features/none/vectors")}
@@ -70,7 +90,7 @@ def simulate(path: Path, slides: int) -> Store:
         arrays["features/none/vectors"][part] = np.broadcast_to(features, (n, *features.shape))
         arrays["vectors"][part] = rng.standard_normal((n, *drawn[1:], WIDTH), dtype=np.float32).astype(np.float16)
         arrays["tile"][part] = rng.integers(0, TILES_OF_A_SLIDE, (n, *drawn[1:]), dtype=np.int32)
-    arrays["done"][:] = AUGMENTATIONS
+    arrays["done"][:] = augmentations
     arrays["tiles/count"][:] = store.array("features/none/done")[:] = TILES_OF_A_SLIDE
     return store
 
@@ -128,7 +148,8 @@ def table(name: str, clock: Clock) -> None:
     print(f"{name:12s} {parts} | step {whole:.1f} ms, sampling {share:.1f} %, epochs {hours:.1f} h")
 
 
-def train_steps(store: Store, tiles: int, steps: int, device: torch.device) -> None:
+def train_steps(store: Store, tiles: int, options: argparse.Namespace, device: torch.device) -> None:
+    """The parts of a step, then its convolutions."""
     began = time.perf_counter()
     reader = BankReader(store, "none")
     opened = time.perf_counter()
@@ -139,13 +160,39 @@ def train_steps(store: Store, tiles: int, steps: int, device: torch.device) -> N
     method = GigaSSL(WIDTH, temperature=0.2, seed=0).to(device)
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-3, fused=True)
     clocks = {"fp32": Clock(), "bf16": Clock()}
-    for number in range(steps + 1):
+    for number in range(options.steps + 1):
         for name, clock in clocks.items():
             step(method, optimizer, sampler, number, clock, half=name == "bf16")
     for name, clock in clocks.items():
         table(f"  {name}", clock)
+    views = sampler.views(np.arange(min(BATCH, sampler.slides)), keyed_rng("convolutions"))
+    report_achieved(method.encoder, views, repeats=options.repeats, largest=options.largest)
+    report_others(WIDTH, views, repeats=options.repeats)
+    memory()
+
+
+def memory() -> None:
+    """The most that was taken so far."""
     gibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"  most memory so far {gibibytes:.2f} GiB (mapped pages of the bank included)")
+    text = f"  most memory so far {gibibytes:.2f} GiB (mapped pages of the bank included)"
+    if torch.cuda.is_available():
+        text += f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the device"
+    print(text)
+
+
+def epochs(path: Path, options: argparse.Namespace) -> None:
+    """Epochs through the stage, as a user runs it: checkpoints, history and all."""
+    for precision in ("bf16", "fp32")[: 1 if options.epochs > 100 else 2]:
+        made = giga.train(path, name="measured", epochs=options.epochs, precision=precision, redo=True, progress=Say())
+        store = giga.open(path)
+        rate, waiting = (store.array(f"models/measured/history/{k}")[-1] for k in ("per_second", "waiting"))
+        hours = PAPER_SLIDES * PAPER_EPOCHS / rate / 3600
+        print(
+            f"giga train, {precision}: {made.slides} slides x {made.epochs} epochs in {made.seconds:.1f} s; last epoch "
+            f"{rate:,.0f} slides/s, {100 * waiting:.1f} % of it waiting for data; measured: {PAPER_SLIDES:,} slides x "
+            f"{PAPER_EPOCHS} epochs in {hours:.2f} h = {60 * hours:.1f} min"
+        )
+    memory()
 
 
 def embedding(store: Store, path: Path, slides: int) -> None:
@@ -183,6 +230,11 @@ def main() -> None:
     parser.add_argument("--slides", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--tiles", type=int, nargs="+", default=[5, 100])
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--augmentations", type=int, default=10)
+    parser.add_argument("--draws", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5, help="of a convolution, after one that warms up")
+    parser.add_argument("--largest", type=int, default=16384, help="matrix edge among those that say what the peak is")
     parser.add_argument("--embed-slides", type=int, default=256)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
@@ -191,11 +243,15 @@ def main() -> None:
     print(f"{device}, {torch.get_num_threads()} threads, batches of {BATCH} slides x 2 views x T tiles")
     for folder in folder_of(options):
         began = time.perf_counter()
-        store = simulate(folder / "train.zarr", options.slides)
-        print(f"{options.slides} slides x {AUGMENTATIONS} x {DRAWS} in {time.perf_counter() - began:.1f} s")
+        shape = {"augmentations": options.augmentations, "draws": options.draws}
+        store = simulate(folder / "train.zarr", options.slides, **shape)
+        print(
+            f"{options.slides} slides x {' x '.join(map(str, shape.values()))} in {time.perf_counter() - began:.1f} s"
+        )
         for tiles in options.tiles:
-            train_steps(store, tiles, options.steps, device)
-        few = simulate(folder / "embed.zarr", options.embed_slides)
+            train_steps(store, tiles, options, device)
+        epochs(folder / "train.zarr", options)
+        few = simulate(folder / "embed.zarr", options.embed_slides, **shape)
         embedding(few, folder / "embed.zarr", options.embed_slides)
 
 

@@ -171,6 +171,8 @@ PAPER: dict[str, Any] = {
     "warmup": 0.01,
     "temperature": 0.05,
     "aggregator": "sparse-resnet",
+    "blocks": 2,
+    "stride": 2,
     "whiten": False,
     "slide_aug": True,
 }
@@ -196,6 +198,8 @@ class TrainConfig(Config):
     aggregator: Literal["sparse-resnet", "attention", "mlp"] = option(
         "sparse-resnet", "What makes a vector of a view's tiles: sparse-resnet (paper), attention or mlp."
     )
+    blocks: int = option(2, "Residual blocks of sparse-resnet (paper: 2, as in ResNet18).")
+    stride: int = option(2, "Stride of its first block: 2 (paper), or 1, blind to the parity of a cell.")
     whiten: bool = option(False, "Even out how much features spread within slides before the slide encoder.")
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
     preset: Literal["default", "paper"] = option(
@@ -243,6 +247,15 @@ class TrainConfig(Config):
         self._between("warmup", 0, 1)
         self._between("batch_size", 3, 65536)  # in batches of two, an odd number leaves one by itself
         self._choice("aggregator", "sparse-resnet", "attention", "mlp")
+        self._between("blocks", 1, 16)
+        self._between("stride", 1, 2)
+        sparse = {"blocks": 2, "stride": 2, "sparse_backend": "auto"}
+        given = [f"--{k.replace('_', '-')} {getattr(self, k)}" for k, v in sparse.items() if getattr(self, k) != v]
+        if self.aggregator != "sparse-resnet" and given:
+            raise InvalidInput(
+                f"--aggregator {self.aggregator} has no sparse convolutions for {' '.join(given)}",
+                "leave that out, or use --aggregator sparse-resnet",
+            )
         self._choice("preset", "default", "paper")
         self._choice("precision", "auto", "bf16", "fp32")
         self._choice("sparse_backend", "auto", "torch", "spconv")

@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from dataclasses import asdict, is_dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -46,7 +47,7 @@ class ConsoleProgress:
         self._bar: RichProgress | None = None
         self._task: Any = None
         self._what, self._total, self._done, self._note = "", 0, 0, ""
-        self._printed = 0.0
+        self._printed, self._began, self._found = 0.0, 0.0, 0
 
     def __enter__(self) -> ConsoleProgress:
         return self
@@ -58,6 +59,7 @@ class ConsoleProgress:
         """A task begins; an earlier one is over."""
         self._stop()
         self._what, self._total, self._done, self._note = what, total, done, ""
+        self._began, self._found = time.monotonic(), done
         if self.quiet or not err.is_terminal:
             self._printed = time.monotonic()
             return
@@ -82,12 +84,21 @@ class ConsoleProgress:
             self._bar.update(self._task, advance=steps, note=escape(self._note))
         elif not self.quiet and time.monotonic() - self._printed > PLAIN_LINE_SECONDS:
             self._printed = time.monotonic()
-            err.print(f"{self._what}: {self._done}/{self._total} {self._note}", markup=False, highlight=False)
+            left = self._time_left()
+            line = f"{self._what}: {self._done}/{self._total} {self._note}".rstrip() + (left and f", {left} left")
+            err.print(line, markup=False, highlight=False)
 
     def say(self, message: str) -> None:
         """One line of text."""
         if not self.quiet:
             err.print(message, markup=False, highlight=False)
+
+    def _time_left(self) -> str:
+        """At the speed so far, h:mm:ss; "" before there is one."""
+        made, seconds = self._done - self._found, time.monotonic() - self._began
+        if made <= 0:
+            return ""
+        return str(timedelta(seconds=round(seconds / made * (self._total - self._done))))
 
     def _stop(self) -> None:
         if self._bar is not None:

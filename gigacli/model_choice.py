@@ -274,13 +274,7 @@ def _of_authors(store: Store, path: Path, config: EmbedConfig, device: torch.dev
 
 def _method(config: EmbedConfig, trained: dict[str, Any], learnt: dict[str, torch.Tensor], width: int) -> GigaSSL:
     """The model, with the slide encoder it learnt or with the one it was born with."""
-    method = GigaSSL(
-        width,
-        temperature=1.0,
-        seed=keyed_seed(config.seed, "random-init"),
-        whiten="whitening" in learnt,
-        aggregator=trained.get("aggregator", "sparse-resnet"),
-    )
+    method = GigaSSL.of_recipe(width, trained, seed=keyed_seed(config.seed, "random-init"))
     born = method.encoder.state_dict(prefix="encoder.") if config.aggregator == "random-init" else {}
     method.load_state_dict({**learnt, **born})
     return method

@@ -19,20 +19,29 @@ AGGREGATORS = ("sparse-resnet", "attention", "mlp")
 
 
 def make_aggregator(
-    name: str, width_in: int, *, generator: Generator, sparse_backend: str = "auto"
+    name: str,
+    width_in: int,
+    *,
+    generator: Generator,
+    blocks: int = 2,
+    stride: int = 2,
+    sparse_backend: str = "auto",
 ) -> SlideEncoder | GatedAttention | MeanMLP:
     """The aggregator `name` of :data:`AGGREGATORS`, with weights from `generator`.
 
     Raises:
-        InvalidInput: There is no such aggregator, or it has no sparse convolutions for the backend asked for.
+        InvalidInput: There is no such aggregator, or it has no sparse convolutions for the depth, stride or backend
+            asked for.
     """
     if name == "sparse-resnet":
-        return SlideEncoder(width_in, backend=sparse_backend, generator=generator)
+        return SlideEncoder(width_in, blocks=blocks, stride=stride, backend=sparse_backend, generator=generator)
     if name not in AGGREGATORS:
         raise InvalidInput(f"there is no aggregator {name!r}; it must be one of {', '.join(AGGREGATORS)}")
-    if sparse_backend != "auto":
+    if (blocks, stride, sparse_backend) != (2, 2, "auto"):
         raise InvalidInput(
-            f"aggregator {name!r} has no sparse convolutions for --sparse-backend {sparse_backend}", "Leave it out."
+            f"aggregator {name!r} has no sparse convolutions for --blocks {blocks} --stride {stride} "
+            f"--sparse-backend {sparse_backend}",
+            "Leave them out.",
         )
     return (GatedAttention if name == "attention" else MeanMLP)(width_in, generator=generator)
 

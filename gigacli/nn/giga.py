@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from gigacli.nn.slide_encoder import Projector
 from gigacli.nn.views import ViewBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,6 +35,8 @@ class GigaSSL(nn.Module):
         whiten: Whether features are multiplied by a matrix first, from :func:`whitening_matrix`; it is kept with the
             weights, so that whoever uses the encoder uses it too.
         aggregator: What makes a vector of a view.
+        blocks: Residual blocks of its sparse convolutions, where it has some.
+        stride: Of the first of them.
         sparse_backend: Of its sparse convolutions, where it has some.
 
     Attributes:
@@ -51,15 +53,40 @@ class GigaSSL(nn.Module):
         seed: int,
         whiten: bool = False,
         aggregator: str = "sparse-resnet",
+        blocks: int = 2,
+        stride: int = 2,
         sparse_backend: str = "auto",
     ) -> None:
         super().__init__()
         self.register_buffer("whitening", torch.eye(width_in) if whiten else None)  # (c, c)
         generator = torch.Generator().manual_seed(seed)
-        self.encoder = make_aggregator(aggregator, width_in, generator=generator, sparse_backend=sparse_backend)
+        self.encoder = make_aggregator(
+            aggregator, width_in, generator=generator, blocks=blocks, stride=stride, sparse_backend=sparse_backend
+        )
         self.projector = Projector(self.encoder.width, generator=generator)
         self.temperature = temperature
         self.processes = ALONE
+
+    @classmethod
+    def of_recipe(cls, width_in: int, recipe: Mapping[str, Any], *, seed: int, sparse_backend: str = "auto") -> Self:
+        """The method that a model's recipe describes, before it has learnt anything: the one place that reads it so.
+
+        Args:
+            width_in: Features of a tile.
+            recipe: Configuration of ``giga train``; what an older one does not name had its first value.
+            seed: Of the initial weights.
+            sparse_backend: Of its sparse convolutions, where it has some.
+        """
+        return cls(
+            width_in,
+            temperature=recipe.get("temperature", 1.0),
+            seed=seed,
+            whiten=recipe.get("whiten", False),
+            aggregator=recipe.get("aggregator", "sparse-resnet"),
+            blocks=recipe.get("blocks", 2),
+            stride=recipe.get("stride", 2),
+            sparse_backend=sparse_backend,
+        )
 
     def forward(self, views: ViewBatch) -> Tensor:
         """Loss of 2n views, the first views of n slides followed by their second: one sparse batch for both."""

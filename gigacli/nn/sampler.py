@@ -71,6 +71,9 @@ class Sampler:
         batch_size: Most slides per step; batches differ by one slide at most.
         device: Where the views go.
         part: (r, k): this process is the r-th of k, and gathers its part of each batch.
+
+    Attributes:
+        note: Where the bank lies, in words; "" on a CPU, where there is no choice.
     """
 
     def __init__(
@@ -90,7 +93,9 @@ class Sampler:
         self.device, self.part = device, part
         self.slides = len(bank.counts)
         self.steps = steps_per_epoch(self.slides, batch_size)
-        self._on_device = _upload(bank.vectors, device) if _fits(bank.vectors, device) else None
+        room, size = _room(device), bank.vectors.nbytes
+        self._on_device = _upload(bank.vectors, device) if size < room else None
+        self.note = _whereabouts(device, size, room)
 
     def __call__(self, epoch: int) -> Iterator[tuple[ViewBatch, int]]:
         """The batches of an epoch, each with the number of its slides over all processes."""
@@ -132,9 +137,20 @@ def steps_per_epoch(slides: int, batch_size: int) -> int:
     return -(-slides // batch_size)
 
 
-def _fits(vectors: Any, device: torch.device) -> bool:
-    """Whether a bank can live on the device: each batch then costs no transfer."""
-    return device.type == "cuda" and vectors.nbytes < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+def _room(device: torch.device) -> float:
+    """Bytes of the device's own memory that a bank may take: batches of one that lives there cost no transfer."""
+    return DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0.0
+
+
+def _whereabouts(device: torch.device, size: int, room: float) -> str:
+    if device.type == "cpu":
+        return ""
+    if size < room:
+        return f"the bank ({size / 2**30:.1f} GiB) lies in the memory of {device}"
+    return (
+        f"the bank ({size / 2**30:.1f} GiB) stays on the host: it may take {room / 2**30:.1f} GiB of the memory of "
+        f"{device}. A bank of fewer --augmentations would fit"
+    )
 
 
 def _upload(vectors: Any, device: torch.device) -> Tensor:

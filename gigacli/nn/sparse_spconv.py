@@ -1,11 +1,13 @@
 """The sparse convolution by spconv (extra `spconv`), on the kernel maps of `gigacli.nn.sparse`.
 
-On a CPU spconv only infers, in float32 or better: its backward raises there, and it has no bfloat16.
+On a CPU spconv only infers, in float32 or better: its backward raises there, and it has no bfloat16. With more than one
+thread some of its results are wrong there (rows that several threads add to), in float64 most often; so it gets one.
 """
 
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -13,6 +15,8 @@ import torch
 from gigacli.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from gigacli.nn.sparse import KernelMap
@@ -28,6 +32,13 @@ def check_spconv() -> None:
         raise InvalidInput(
             "spconv is not installed", "Install gigacli[spconv] (CUDA: its own wheel), or use --sparse-backend torch."
         ) from None
+
+
+def check_spconv_trains(device: torch.device) -> None:
+    """Refuse a training that spconv cannot do, before anything is computed."""
+    check_spconv()
+    if device.type == "cpu":
+        raise InvalidInput("spconv trains on CUDA only, and --device is cpu", "Use --sparse-backend torch.")
 
 
 def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -50,7 +61,20 @@ def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> 
     pairs, counts = _padded_pairs(kernel_map)
     kernel = weight.permute(2, 0, 1).reshape(weight.shape[2], 3, 3, weight.shape[1])  # (c_out, 3, 3, c_in)
     n = len(kernel_map.cells)
-    return cast("Tensor", indice_conv(features, kernel.contiguous(), pairs, counts, n, ConvAlgo.Native))
+    with _one_thread(features.device):
+        return cast("Tensor", indice_conv(features, kernel.contiguous(), pairs, counts, n, ConvAlgo.Native))
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """One thread for what runs on a CPU."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _padded_pairs(kernel_map: KernelMap) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from gigacli.nn.health import complaint
 from gigacli.nn.losses import chance_level
 from gigacli.nn.sampler import Sampler, steps_per_epoch
 from gigacli.nn.slide_encoder import SlideEncoder
+from gigacli.nn.sparse_spconv import check_spconv_trains
 from gigacli.nn.tile_encoder import resnet18_from_bytes, weights_to_bytes
 from gigacli.nn.views import TilePositions, ViewBatch
 from gigacli.options import fingerprint
@@ -93,7 +94,7 @@ def train(store: str | Path | Store, *, progress: Progress = SILENT, **options: 
     Raises:
         NotFound: The store holds no bank, or there is no table of slides to leave out.
         InvalidInput: The bank holds fewer than two slides, or too few for so many processes; TensorBoard is asked for
-            and not installed.
+            and not installed; spconv is, and cannot train here.
         Mismatch: There is a model of this name trained otherwise.
         Diverged: The loss is no longer a number.
     """
@@ -165,6 +166,8 @@ class _Job:
 
 def _prepare(store: Store, config: TrainConfig, processes: Processes, device: torch.device) -> _Job:
     """Look at everything, refuse what cannot be done; nothing is written."""
+    if config.sparse_backend == "spconv":
+        check_spconv_trains(device)
     source = pick_bank(store, config.bank)
     kind, _, bank = source.partition("/")
     left_out = _left_out(store.slides, config.exclude)
@@ -232,13 +235,8 @@ def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> Tr
     reader.load(cache=config.cache, progress=progress)
     begun = model.begin(job.recipe, reader.rows, redo=config.redo) if processes.first else None
     checkpoint = processes.share(begun)
-    method = GigaSSL(
-        reader.width,
-        temperature=config.temperature,
-        seed=keyed_seed(config.seed, "train"),
-        whiten=config.whiten,
-        aggregator=config.aggregator,
-        sparse_backend=config.sparse_backend,
+    method = GigaSSL.of_recipe(
+        reader.width, config.recipe(), seed=keyed_seed(config.seed, "train"), sparse_backend=config.sparse_backend
     )
     if config.whiten:
         method.whitening = whitening_matrix(reader.slides())
@@ -249,7 +247,10 @@ def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> Tr
     method.to(job.device)
     distributed.synchronise(method, processes)
     method.processes = processes
-    history = loop.run(_training(job, method, board), progress, checkpoint=checkpoint)
+    sampler = _sampler(job)
+    if sampler.note:
+        progress.say(sampler.note)
+    history = loop.run(_training(job, method, sampler, board), progress, checkpoint=checkpoint)
     if processes.first:
         model.finish(weights_to_bytes(method), history)
     processes.wait()
@@ -267,22 +268,30 @@ def _initial_weights(store: Store, source: str, method: GigaSSL) -> str:
     network = resnet18_from_bytes(store.read_bytes(f"encoders/{encoder}/weights"), trunk=True)
     if network.layer4 is None:
         return f"random weights (encoder {encoder!r} stops at layer3)"
+    if len(network.layer4) != len(method.encoder.blocks):
+        return (
+            f"random weights (layer4 of encoder {encoder!r} has {len(network.layer4)} blocks, "
+            f"the slide encoder {len(method.encoder.blocks)})"
+        )
     method.encoder.load_layer4(network.state_dict())
     return f"layer4 of encoder {encoder!r}"
 
 
-def _training(job: _Job, method: GigaSSL, board: Board) -> loop.Training[tuple[ViewBatch, int]]:
-    config, total = job.config, job.steps * job.epochs
-    sampler = Sampler(
+def _sampler(job: _Job) -> Sampler:
+    return Sampler(
         job.reader,
         TilePositions(job.reader.grids()),
-        tiles=config.tiles,
-        slide_aug=config.slide_aug,
-        seed=config.seed,
-        batch_size=config.batch_size,
+        tiles=job.config.tiles,
+        slide_aug=job.config.slide_aug,
+        seed=job.config.seed,
+        batch_size=job.config.batch_size,
         device=job.device,
         part=job.processes.part,
     )
+
+
+def _training(job: _Job, method: GigaSSL, sampler: Sampler, board: Board) -> loop.Training[tuple[ViewBatch, int]]:
+    config, total = job.config, job.steps * job.epochs
 
     def step(batch: tuple[ViewBatch, int]) -> loop.Step:
         views, slides = batch

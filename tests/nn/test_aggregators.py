@@ -75,6 +75,14 @@ def test_what_does_not_exist_is_refused():
         make("median")
     with pytest.raises(InvalidInput, match="no sparse convolutions"):
         make_aggregator("mlp", 4, generator=seeded(), sparse_backend="torch")
+    for options in ({"blocks": 1}, {"stride": 1}):
+        with pytest.raises(InvalidInput, match=f"--{next(iter(options))} 1"):
+            make_aggregator("attention", 4, generator=seeded(), **options)
+
+
+def test_depth_and_stride_reach_the_sparse_encoder():
+    made = make_aggregator("sparse-resnet", 4, generator=seeded(), blocks=3, stride=1)
+    assert (len(made.blocks), made.stride) == (3, 1)
     for name in AGGREGATORS:
         with pytest.raises(InvalidInput, match=r"expected \(views, tiles, 7\)"):
             make(name, width_in=7)(batch())

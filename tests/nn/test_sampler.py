@@ -112,10 +112,28 @@ def test_a_bank_on_the_device_gives_the_same_views(monkeypatch, upload_bytes):
     made = bank()
     monkeypatch.setattr(module, "UPLOAD_BYTES", upload_bytes)
     expected = list(sampler(made)(0))
-    monkeypatch.setattr(module, "_fits", lambda vectors, device: True)
+    monkeypatch.setattr(module, "_room", lambda device: 2**40)
     for (ours, _), (theirs, _) in zip(sampler(made)(0), expected, strict=True):
         assert torch.equal(ours.features, theirs.features)
         assert torch.equal(ours.cells, theirs.cells)
+
+
+def test_where_the_bank_lies_is_said(monkeypatch):
+    assert sampler(bank()).note == ""
+    held, _, grids = bank()
+    monkeypatch.setattr(module, "_upload", lambda vectors, device: vectors)
+    for room, words in ((2**40, "lies in the memory of cuda"), (2**10, "fewer --augmentations would fit")):
+        monkeypatch.setattr(module, "_room", lambda device, room=room: room)
+        made = Sampler(
+            held,
+            TilePositions(grids),
+            tiles=3,
+            slide_aug=True,
+            seed=9,
+            batch_size=4,
+            device=torch.device("cuda"),
+        )
+        assert words in made.note
 
 
 def test_steps_hold_all_slides():

@@ -205,6 +205,25 @@ def test_spconv_equals_torch_and_refuses_what_it_cannot(build):
         sparse.convolve(sites.features.bfloat16(), weight, kernel_map, backend="spconv")
 
 
+def test_spconv_is_right_whatever_the_number_of_threads():
+    """By itself it is not: with two threads on two cores two of three of these convolutions come out wrong."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for seed in range(5):
+            cells = torch.randint(0, 9, (300, 2), generator=torch.Generator().manual_seed(seed))
+            features, owner = torch.randn(300, 64, dtype=torch.float64), torch.arange(60).repeat_interleave(5)
+            sites = sparse.sparse_map(features, cells, owner, size=60)
+            weight, kernel_map = torch.randn(9, 64, 256, dtype=torch.float64), sparse.strided_map(sites)
+            with torch.no_grad():
+                ours = sparse.convolve(sites.features, weight, kernel_map)
+                theirs = sparse.convolve(sites.features, weight, kernel_map, backend="spconv")
+            torch.testing.assert_close(theirs, ours, rtol=1e-9, atol=1e-9)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_mean_pool_averages_sites_and_leaves_an_empty_view_at_zero():
     features, cells, owner = points(4)
     sites = sparse.sparse_map(features, cells, owner, size=5)

@@ -236,6 +236,40 @@ def test_other_aggregators(store_at, aggregator):
     assert giga.embed(path, views=2).done == 8
 
 
+def test_what_spconv_cannot_train_is_refused_before_anything_is_written(store_at):
+    path = store_at("bank")
+    with pytest.raises(InvalidInput, match="spconv trains on CUDA only"):
+        giga.train(path, sparse_backend="spconv", device="cpu")
+    with pytest.raises(InvalidInput, match="no sparse convolutions for --sparse-backend torch"):
+        giga.train(path, sparse_backend="torch", aggregator="mlp")
+    assert not (path / "models").exists()
+
+
+def test_depth_and_stride_are_in_the_recipe_and_embed_follows_it(store_at):
+    """The recipe alone says which encoder the weights belong to: another stride in it gives other vectors."""
+    path = store_at("bank")
+    deep = giga.train(path, epochs=2, blocks=3, stride=1)
+    assert "has 2 blocks, the slide encoder 3" in deep.initial_weights
+    recipe = giga.open(path).require("models/giga").config
+    assert (recipe["blocks"], recipe["stride"]) == (3, 1)
+    assert any(name.startswith("encoder.blocks.2.") for name in load_safetensors(weights(path)))
+    assert giga.embed(path, views=2).done == 8
+    assert giga.embed(path, views=2, aggregator="random-init").done == 8
+    with pytest.raises(Mismatch, match=r"stride: 1 here, 2 asked for"):
+        giga.train(path, epochs=2, stride=2)
+    flat = giga.train(path, epochs=2, stride=1, name="flat")
+    assert flat.initial_weights == "layer4 of encoder 'random-resnet18'"
+    giga.embed(path, model="flat", views=2)
+    store = giga.Store.open(path, write=True)
+    before = store.array("embeddings/flat/vectors")[:]
+    attributes = store.root["models/flat"].attrs
+    wrong = attributes["giga"]
+    wrong["recipe"]["config"]["stride"] = 2
+    attributes["giga"] = wrong
+    giga.embed(path, model="flat", views=2, redo=True)
+    assert np.abs(giga.open(path).array("embeddings/flat/vectors")[:] - before).max() > 1e-3
+
+
 def test_half_precision_is_another_model(store_at):
     path = store_at("bank")
     for precision in ("bf16", "fp32"):

@@ -1,0 +1,59 @@
+"""Progress as a person sees it: a bar on a terminal, plain lines elsewhere."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from gigacli import console
+from gigacli.console import ConsoleProgress
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """``screen(terminal)``: what is written to standard error, and a clock that is moved by hand."""
+
+    def make(*, terminal):
+        written, clock = io.StringIO(), [0.0]
+        made = Console(file=written, force_terminal=terminal, width=120, soft_wrap=True)
+        monkeypatch.setattr(console, "err", made)
+        monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+        return written, clock
+
+    return make
+
+
+def test_plain_lines_hold_the_note_and_the_time_left(screen):
+    written, clock = screen(terminal=False)
+    with ConsoleProgress() as progress:
+        progress.start("training", 1000, done=400)
+        for _ in range(100):  # a tenth of a second each: 500 more take 50 seconds
+            clock[0] += 0.1
+            progress.advance(note="loss 1.5 (chance 3.0), rank 40")
+        clock[0] += 0.5
+        progress.advance(note="loss 1.4 (chance 3.0), rank 41")
+    lines = written.getvalue().splitlines()
+    assert len(lines) == 1
+    assert lines[0] == "training: 501/1000 loss 1.4 (chance 3.0), rank 41, 0:00:52 left"
+
+
+def test_a_line_before_anything_is_done_promises_nothing(screen):
+    written, clock = screen(terminal=False)
+    with ConsoleProgress() as progress:
+        progress.start("reading", 3)
+        clock[0] += 11
+        progress.advance(0)
+    assert written.getvalue() == "reading: 0/3\n"
+
+
+def test_the_bar_shows_note_and_time_left(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=written, force_terminal=True, width=140))
+    with ConsoleProgress() as progress:
+        progress.start("training", 10)
+        progress.advance(4, note="loss 1.4 (chance 3.0), rank 41")
+        progress._bar.refresh()
+    shown = written.getvalue()
+    assert "loss 1.4 (chance 3.0), rank 41" in shown
+    assert "4/10" in shown
+    assert "0:00:00" in shown  # what is left
