@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gigacli.command import DONE, FAILED, Debug, Json, Quiet, StoreArgument, app, guard, run_command
+from gigacli.report_tools import report, tile_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def add_tools() -> None:
     """Register them, in the order in which ``giga --help`` lists them."""
-    for name, tool in (("info", info), ("validate", validate), ("demo", demo)):
+    tools: dict[str, Callable[..., None]] = {
+        "info": info,
+        "validate": validate,
+        "report": report,
+        "tile-map": tile_map,
+        "demo": demo,
+    }
+    for name, tool in tools.items():
         app.command(name, rich_help_panel="Tools")(tool)
 
 

@@ -154,8 +154,30 @@ def _mean_plan(store: Store, features: str, *, name: str | None) -> _Plan:
     return _Plan(name or f"mean-{features}", features, recipe, read.width, vectors)
 
 
-def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, model: str, name: str) -> _Plan:
-    """R views of T tiles through the model's slide encoder, trained or as it was born."""
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """A slide encoder of the store, ready for views of the tiles it was made for.
+
+    Attributes:
+        method: In eval mode.
+        features: Name of the features that views are drawn from.
+        tiles: Tiles per view.
+        recipe: Of its model.
+    """
+
+    method: GigaSSL
+    features: str
+    tiles: int
+    recipe: Recipe
+
+
+def load_encoder(store: Store, config: EmbedConfig, device: torch.device, *, model: str) -> LoadedEncoder:
+    """The slide encoder of a model, trained or as it was born.
+
+    Raises:
+        NotFound: The store holds no such model, or not yet.
+        Mismatch: It was trained on a bank that has been replaced.
+    """
     trained = store.require(f"models/{model}")
     if store.array(f"models/{model}/done")[()] != 1:
         raise NotFound(f"model {model!r} in {store.url} is not finished", f"run: giga train {store.url} --name {model}")
@@ -165,15 +187,22 @@ def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, model
             f"model {model!r} was trained on another bank {features!r} than the one in {store.url}",
             f"train on this one: giga train {store.url} --name {model} --redo",
         )
-    read = FeatureReader(store, features)
     weights = store.read_bytes(f"models/{model}/{'best' if config.weights == 'best' else 'weights'}")
-    method = _method(config, trained.config, load_safetensors(weights), read.width).to(device).eval()
+    width = FeatureReader(store, features).width
+    method = _method(config, trained.config, load_safetensors(weights), width).to(device).eval()
+    return LoadedEncoder(method, features, trained.config["tiles"], trained)
+
+
+def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, model: str, name: str) -> _Plan:
+    """R views of T tiles through the model's slide encoder, trained or as it was born."""
+    loaded = load_encoder(store, config, device, model=model)
+    features, method = loaded.features, loaded.method
     recipe = Recipe(
         "embed",
-        {"model": model, "tiles": trained.config["tiles"], **config.recipe()},
-        {"features": store.require(f"features/{features}").fingerprint, "model": trained.fingerprint},
+        {"model": model, "tiles": loaded.tiles, **config.recipe()},
+        {"features": store.require(f"features/{features}").fingerprint, "model": loaded.recipe.fingerprint},
     )
-    views = _Views(store, read, config, trained.config["tiles"])
+    views = _Views(store, FeatureReader(store, features), config, loaded.tiles)
 
     def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
         drawn, positions = views(rows)
