@@ -26,6 +26,8 @@ _HOMES = {
     "train": "gigacli.stages.train",
     "embed": "gigacli.stages.embed",
     "probe": "gigacli.stages.probe",
+    "report": "gigacli.reporting.report",
+    "tile_map": "gigacli.reporting.tile_map",
     "open": "gigacli.store.store",
     "Store": "gigacli.store.store",
     "validate": "gigacli.store.validate",
@@ -41,13 +43,17 @@ __all__ = [
     "open",
     "pretrain_tiles",
     "probe",
+    "report",
     "tile",
+    "tile_map",
     "train",
     "validate",
 ]
 
 if TYPE_CHECKING:
     from gigacli.errors import GigaError
+    from gigacli.reporting.report import report
+    from gigacli.reporting.tile_map import tile_map
     from gigacli.stages.bank import bank
     from gigacli.stages.embed import embed
     from gigacli.stages.pretrain_tiles import pretrain_tiles

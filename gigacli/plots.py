@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.scores import roc
@@ -109,10 +110,10 @@ def tile_counts(store: Store, axes: Axes) -> Axes:
 
     counts = read_column(store.array("tiles/count"))
     counts = counts[counts >= 0]
-    axes.hist(counts, bins=min(40, max(5, round(2 * len(counts) ** 0.5))), linewidth=0)
+    axes.hist(counts, bins=min(40, max(5, round(2 * len(counts) ** 0.5))), rwidth=0.92)
     axes.set_xlabel("tiles of a slide")
     axes.set_ylabel("slides")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return axes
 
 
@@ -136,7 +137,7 @@ def training_curve(store: Store, path: str, axes: Axes) -> Axes:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=7)
     return axes
 
@@ -167,9 +168,11 @@ def vector_map(store: Store, embedding: str, axes: Axes, *, colour: Sequence[str
     names, times = np.unique(values.astype(str), return_counts=True)
     shown = [str(name) for name in names[np.argsort(-times, kind="stable")] if name][:MOST_COLOURS]
     rest = ~np.isin(values.astype(str), shown)
-    axes.scatter(*places[rest].T, s=12, color="grey", alpha=0.6, label="others" if shown and rest.any() else None)
+    x, y = places.T
+    axes.scatter(x[rest], y[rest], s=12, color="grey", alpha=0.6, label="others" if shown and rest.any() else None)
     for name in shown:
-        axes.scatter(*places[values.astype(str) == name].T, s=12, label=name)
+        mine = values.astype(str) == name
+        axes.scatter(x[mine], y[mine], s=12, label=name)
     if method == "pca":
         axes.set_xlabel(f"component 1 ({100 * share[0]:.0f} % of the variance)")
         axes.set_ylabel(f"component 2 ({100 * share[1]:.0f} %)")

@@ -18,7 +18,7 @@ FEWEST = 5
 """Slides below which a neighbour embedding means nothing."""
 
 COMPONENTS = 50
-"""Principal components that t-SNE starts from: neighbours hardly change, and the search for them is ten times faster."""
+"""Principal components that t-SNE starts from: neighbours hardly change, and are found ten times as fast."""
 
 ROWS_AT_ONCE = 1024
 

@@ -2,8 +2,8 @@
 
 The score of a slide is linear in its vector, and the vector is a mean over views of T tiles each (or of all tiles). So
 the score is a mean over views, and a tile's part in it can be told from the views that hold it. The **pull** of tile i
-of n is ``n * (score of the slide - score of the slide without tile i)``: to first order, how much higher the score would
-be if the whole slide were like this tile. It does not depend on the size of the slide.
+of n is ``n * (score of the slide - score of the slide without tile i)``: to first order, how much higher the score
+would be if the whole slide were like this tile. It does not depend on the size of the slide.
 
 With every T-subset of the tiles equally likely as a view, the slide without tile i is the mean over the views without
 it, and ``score - score without i = T/n * (mean of views with i - mean of views without i)``.
@@ -44,8 +44,8 @@ class Pull:
 def balanced_views(rng: np.random.Generator, n: int, *, tiles: int, per_tile: int) -> NDArray[np.int64]:
     """Views that hold every tile equally often: shuffle all tiles, cut them into views, `per_tile` times.
 
-    Every view by itself is a subset of `tiles` tiles drawn uniformly, as in ``giga embed``. Where `n` is no multiple, the
-    last view of a shuffle is filled up from its beginning.
+    Every view by itself is a subset of `tiles` tiles drawn uniformly, as in ``giga embed``. Where `n` is no multiple,
+    the last view of a shuffle is filled up from its beginning.
 
     Returns:
         (views, tiles) int64, numbers in [0, n).

@@ -247,8 +247,8 @@ class _Probe:
         notes = [f"patients: {source}", *([note] if note else [])]
         if judged is not None and (judged.auc_low or 0.0) <= 0.5:
             notes.append(
-                f"the probe does not tell {chosen!r} from the others for sure (AUC {judged.auc_mean:.3f}, 95 % interval "
-                f"{judged.auc_low:.3f} to {judged.auc_high:.3f}): its map need not mean anything"
+                f"the probe does not tell {chosen!r} from the others for sure (AUC {judged.auc_mean:.3f}, 95 % "
+                f"interval {judged.auc_low:.3f} to {judged.auc_high:.3f}): its map need not mean anything"
             )
         return cls(
             weights=weights,

@@ -29,9 +29,9 @@ TOWARDS, AWAY = (230, 97, 1), (94, 60, 153)
 """RGB of tiles that pull towards the class, and away from it: the ends of the map's colours."""
 
 LIMITS = (
-    "A map explains the probe, not the disease: it says which tiles move this score, and the probe may rest on stain or "
-    "scanner. Noise is that of drawing views; that of the probe's weights is not in it. Tiles that matter only together "
-    "share their pull."
+    "A map explains the probe, not the disease: it says which tiles move this score, and the probe may rest on stain "
+    "or scanner. Noise is that of drawing views; that of the probe's weights is not in it. Tiles that matter only "
+    "together share their pull."
 )
 
 
@@ -129,9 +129,9 @@ def tile_map(
         towards=int((stands_out > 0).sum()),
         away=int((stands_out < 0).sum()),
         logit=found.logit,
-        auc_mean=judged and judged.auc_mean,
-        auc_low=judged and judged.auc_low,
-        auc_high=judged and judged.auc_high,
+        auc_mean=judged.auc_mean if judged is not None else None,
+        auc_low=judged.auc_low if judged is not None else None,
+        auc_high=judged.auc_high if judged is not None else None,
         trained_on=found.trained_on,
         left_out=found.left_out,
         similarity=found.similarity,
@@ -193,8 +193,10 @@ def _draw(found: Explanation, small: Thumbnail | None, path: Path) -> None:
         bar.ax.tick_params(labelsize=7)
         own = f", labelled {found.label}" if found.label else ""
         axes.set_title(f"{found.slide}{own}", fontsize=10, loc="left")
-        how = f"{found.views} views" if found.views else "exact"
-        stands_out = f"{int(found.pull.significant.sum())} of {len(found.coords)} tiles beyond the noise are coloured"
+        how = f"{found.views:,} views" if found.views else "exact"
+        stands_out = (
+            f"coloured: {int(found.pull.significant.sum())} of {len(found.coords)} tiles, those beyond the noise"
+        )
         judged = f", AUC {found.judged.auc_mean:.3f}" if found.judged is not None else ""
         figure.supxlabel(
             f"{found.embedding}, {how}; {stands_out}. Probe without this patient{judged}: log odds {found.logit:+.2f}",
