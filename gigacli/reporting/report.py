@@ -167,9 +167,9 @@ def _training(store: Store) -> list[dict[str, Any]]:
                 continue
             last: dict[str, float] = {}
             for figure in ("loss", "chance", "rank"):
-                values = store.array(f"{path}/history/{figure}")[:] if f"{path}/history/{figure}" in store.root else []
-                for value in values:
-                    last[figure] = float(value) if np.isfinite(value) else last.get(figure, np.nan)
+                if f"{path}/history/{figure}" in store.root:
+                    values = store.array(f"{path}/history/{figure}")[:]
+                    last |= {figure: float(values[np.isfinite(values)][-1])} if np.isfinite(values).any() else {}
             seen = f"{path}/trained_on"
             found.append(
                 {

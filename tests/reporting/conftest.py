@@ -1,4 +1,8 @@
-"""A headless Chromium, driven over the WebDriver protocol (https://www.w3.org/TR/webdriver2/) with nothing but HTTP."""
+"""A report of the tiny cohort, made once; stores that are only vectors; and a browser to look at pages.
+
+The browser is a headless Chromium, driven over the WebDriver protocol (https://www.w3.org/TR/webdriver2/) with nothing
+but HTTP.
+"""
 
 import base64
 import json
@@ -10,7 +14,85 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import gigacli as giga
+from gigacli.store.store import Recipe, Store
+from gigacli.store.table import SlideRow, SlideTable
+
+EVIL = ("</script><script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>", "$\\frac{a}{$ & \"'`")
+
+
+@pytest.fixture(scope="session")
+def page(chain, cohort, tmp_path_factory):
+    """The report of the tiny cohort."""
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    summary = giga.report(chain("embed"), cohort.labels_csv, out=file)
+    assert summary.pictures == 8
+    return file
+
+
+@pytest.fixture
+def vectors_only(tmp_path):
+    """``vectors_only(ids, name=...)``: a store of slides that are gone, with one vector each, and its labels."""
+
+    def make(ids, *, labels=("a", "b"), name="cohort.zarr"):
+        n, rng = len(ids), np.random.default_rng(0)
+        store = Store.create(tmp_path / name)
+        rows = [
+            SlideRow(id=s, path=f"/gone/{i}.svs", patient=f"p{i // 2}", vendor="aperio", size_px=(9, 9), mpp=0.5)
+            for i, s in enumerate(ids)
+        ]
+        store.write_slides(SlideTable(tuple(rows)))
+        vectors = rng.normal(size=(n, 8)).astype(np.float32)
+        vectors[:, 0] += 3 * (np.arange(n) // 2 % 2)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        recipe = Recipe("embed", {"aggregator": "model", "model": "m"}, {"features": "f"})
+        store.begin("embeddings/giga", recipe, {"vectors": vectors.shape, "done": (n,)})
+        store.array("embeddings/giga/vectors")[:] = vectors
+        store.array("embeddings/giga/done")[:] = np.ones(n, np.int32)
+        table = tmp_path / f"{name}.csv"
+        lines = [f"{_cell(s)},{_cell(labels[i // 2 % 2])},site {i % 3}" for i, s in enumerate(ids)]
+        table.write_text("\n".join(["slide_id,label,centre", *lines]) + "\n", encoding="utf-8")
+        return store, table
+
+    return make
+
+
+def _cell(text):
+    return '"' + text.replace('"', '""') + '"'
+
+
+@pytest.fixture(scope="session")
+def evil():
+    """Names that are harmless only as text."""
+    return EVIL
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """``browser(size=..., dark=...)``: a window, closed in the end.
+
+    Skipped where there is no Chromium, except where GIGA_REQUIRE_BROWSER says that there must be one.
+    """
+    if not (CHROMIUM and DRIVER):
+        reason = "no chromium and chromedriver on the path (Debian: chromium, chromium-driver)"
+        if os.environ.get("GIGA_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    folder = tmp_path / "browser"
+    folder.mkdir()
+    windows = []
+
+    def open_window(**options):
+        windows.append(Browser(folder, **options))
+        return windows[-1]
+
+    yield open_window
+    for window in windows:
+        window.close()
+
 
 CHROMIUM = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
@@ -30,7 +112,7 @@ FLAGS = (
 
 
 class Browser:
-    """One window. ``with Browser(folder) as browser: browser.open(page)``."""
+    """One window."""
 
     def __init__(self, folder: Path, *, size=(1280, 900), dark=False):
         with socket.socket() as free:
@@ -66,10 +148,7 @@ class Browser:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.devtools("Emulation.setDeviceMetricsOverride", metrics)  # a window cannot be narrower than 500 px
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
+    def close(self):
         try:
             self.call("DELETE", "")
         finally:
@@ -114,13 +193,3 @@ class Browser:
             box = self.devtools("Page.getLayoutMetrics", {})["cssContentSize"]
             parameters["clip"] = {**box, "scale": 1}
         file.write_bytes(base64.b64decode(self.devtools("Page.captureScreenshot", parameters)["data"]))
-
-
-def need_browser():
-    """Skip where there is no Chromium, except where GIGA_REQUIRE_BROWSER says that there must be one."""
-    if CHROMIUM and DRIVER:
-        return
-    reason = "no chromium and chromedriver on the path (Debian: chromium, chromium-driver)"
-    if os.environ.get("GIGA_REQUIRE_BROWSER"):
-        pytest.fail(reason)
-    pytest.skip(reason)
