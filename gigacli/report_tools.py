@@ -74,7 +74,7 @@ def tile_map(
     embedding: Annotated[
         str | None, typer.Option("--embedding", help="The embedding; may be left out when there is one.")
     ] = None,
-    views: Annotated[int, typer.Option("--views", help="Views that every tile is in; more of them, less noise.")] = 50,
+    views: Annotated[int, typer.Option("--views", help="Views that every tile is in; more of them, less noise.")] = 100,
     out: Annotated[str, typer.Option("--out", help="Folder for the picture and the GeoJSON.")] = ".",
     device: Device = "auto",
     seed: Seed = 0,

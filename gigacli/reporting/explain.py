@@ -87,7 +87,7 @@ def explain(
     target: str | None = None,
     positive: str | None = None,
     embedding: str | None = None,
-    views: int = 50,
+    views: int = 100,
     seed: int = 0,
     device: str = "auto",
     progress: Progress = SILENT,

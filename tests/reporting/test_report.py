@@ -198,7 +198,7 @@ def test_bad_input_is_refused_before_anything_is_written(chain, cohort, vectors_
 def test_a_report_replaces_a_report(page, chain, tmp_path):
     file = tmp_path / "r.html"
     file.write_bytes(page.read_bytes())
-    giga.report(chain("embed"), out=file, thumbnails=0)
+    giga.report(chain("tile"), out=file, thumbnails=0)
     assert 0 < file.stat().st_size < page.stat().st_size
 
 
