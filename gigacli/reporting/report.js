@@ -6,7 +6,7 @@
 
   const $ = (id) => document.getElementById(id);
   const canvas = $("map"), tip = $("tip"), legend = $("legend"), chosen = $("chosen");
-  const PALETTE = 8, MARGIN = 24, REACH = 14;
+  const PALETTE = 8, LISTED = 60, MARGIN = 24, REACH = 14;
   const state = { map: 0, kind: "pca", colour: 0, hover: -1, selected: -1, only: null };
   let points = [];  // of the map that is shown: {row, x, y} in CSS pixels
 
@@ -44,6 +44,7 @@
       return (row) => `color-mix(in oklab, ${palette[1]} ${Math.round(100 * share(row))}%, ${palette[0]})`;
     }
     const place = new Map(ranked(group).slice(0, PALETTE).map(([code], i) => [code, palette[i]]));
+    if (state.only !== null && !place.has(state.only)) place.set(state.only, variable("--accent"));  // a grey one, alone
     return (row) => place.get(group.codes[row]) || other;
   };
   const shown = (row) => state.only === null || colours[state.colour].codes[row] === state.only;
@@ -63,18 +64,19 @@
       return;
     }
     const all = ranked(group);
-    all.slice(0, PALETTE).forEach(([code, times], i) => {
+    all.slice(0, LISTED).forEach(([code, times], i) => {
       const button = make("button", undefined, legend);
       button.type = "button";
       button.setAttribute("aria-pressed", String(state.only === null || state.only === code));
-      make("i", undefined, button).style.background = variable(`--c${i}`);
+      const colour = i < PALETTE ? `--c${i}` : state.only === code ? "--accent" : "--other";
+      make("i", undefined, button).style.background = variable(colour);
       button.append(`${group.names[code]} (${times.toLocaleString("en")})`);
       button.onclick = () => { state.only = state.only === code ? null : code; drawLegend(); draw(); };
     });
     const known = all.reduce((sum, one) => sum + one[1], 0);
-    const named = all.slice(0, PALETTE).reduce((sum, one) => sum + one[1], 0);
+    const listed = all.slice(0, LISTED).reduce((sum, one) => sum + one[1], 0);
     const rest = [];
-    if (all.length > PALETTE) rest.push(`${all.length - PALETTE} smaller groups (${(known - named).toLocaleString("en")})`);
+    if (all.length > LISTED) rest.push(`${all.length - LISTED} smaller groups (${(known - listed).toLocaleString("en")})`);
     if (known < map().rows.length) rest.push(`not known (${(map().rows.length - known).toLocaleString("en")})`);
     if (rest.length) {
       const item = make("span", undefined, legend);
