@@ -112,6 +112,7 @@ def tile_counts(store: Store, axes: Axes) -> Axes:
     counts = counts[counts >= 0]
     axes.hist(counts, bins=min(40, max(5, round(2 * len(counts) ** 0.5))), rwidth=0.92)
     axes.set_xlabel("tiles of a slide")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("slides")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return axes

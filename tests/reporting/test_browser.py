@@ -64,6 +64,12 @@ def test_everything_is_drawn_and_the_map_answers(page, browser):
         window.run(select, name, value)
         assert window.run(DRAWN) > 8 * 50
     assert "lab1 (4)" in window.run("return document.getElementById('legend').textContent")
+    drawn = window.run(DRAWN)
+    window.run("document.querySelector('#legend button').click()")  # one group alone: the others fade
+    assert window.run("return document.querySelectorAll('#legend [aria-pressed=true]').length") == 1
+    assert window.run("return document.querySelectorAll('#legend [aria-pressed=false]').length") == 1
+    assert 0 < window.run(DRAWN) <= drawn
+    window.run("document.querySelector('#legend button').click()")
     window.run("const f = document.getElementById('find'); f.value = arguments[0]; f.oninput();", near[0])
     assert window.run("return document.querySelector('#chosen b').textContent") == near[0]
     assert window.messages() == []

@@ -2,7 +2,10 @@
 
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,7 +147,7 @@ def test_slides_that_are_gone_are_said_and_pictures_have_a_limit(vectors_only, t
     assert "slide000: /gone/0.svs is not there" in summary.notes[0]
     text = " ".join(Outline((tmp_path / "r.html").read_text(encoding="utf-8")).text)
     assert "5 of 60 slides were chosen" in text
-    assert "5 of the chosen slides cannot be read any more" in text
+    assert "5 of the chosen slides have no picture" in text
     assert "No labels were given" in text
 
 
@@ -213,6 +216,20 @@ def test_a_damaged_slide_does_not_take_the_report_with_it(store_at, tmp_path):
     store.array("slides/file_bytes")[0] = broken.stat().st_size
     summary = giga.report(path, out=tmp_path / "r.html", thumbnails=2)
     assert (summary.pictures, summary.unreadable) == (1, 1)
+
+
+def test_the_command(chain, tmp_path):
+    line = [str(Path(sys.executable).with_name("giga")), "report", str(chain("tile")), "--thumbnails", "1", "--json"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["report"] == "cohort-report.html"
+    assert summary["bytes"] == (tmp_path / "cohort-report.html").stat().st_size
+    (tmp_path / "cohort-report.html").write_text("mine")
+    refused = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False)
+    assert refused.returncode == 2
+    assert "no giga report" in refused.stderr
+    assert (tmp_path / "cohort-report.html").read_text() == "mine"
 
 
 def test_an_unfinished_training_is_said(store_at, tmp_path):
