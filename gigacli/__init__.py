@@ -28,6 +28,8 @@ _HOMES = {
     "probe": "gigacli.stages.probe",
     "export": "gigacli.exporting.export",
     "import_features": "gigacli.importing.features",
+    "report": "gigacli.reporting.report",
+    "tile_map": "gigacli.reporting.tile_map",
     "open": "gigacli.store.store",
     "Store": "gigacli.store.store",
     "validate": "gigacli.store.validate",
@@ -45,7 +47,9 @@ __all__ = [
     "open",
     "pretrain_tiles",
     "probe",
+    "report",
     "tile",
+    "tile_map",
     "train",
     "validate",
 ]
@@ -54,6 +58,8 @@ if TYPE_CHECKING:
     from gigacli.errors import GigaError
     from gigacli.exporting.export import export
     from gigacli.importing.features import import_features
+    from gigacli.reporting.report import report
+    from gigacli.reporting.tile_map import tile_map
     from gigacli.stages.bank import bank
     from gigacli.stages.embed import embed
     from gigacli.stages.pretrain_tiles import pretrain_tiles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,14 +20,21 @@ from gigacli.command import (
     verb,
 )
 from gigacli.importing.config import ImportConfig
+from gigacli.report_tools import report, tile_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def add_tools() -> None:
     """Register them, in the order in which ``giga --help`` lists them."""
-    for name, tool in (("info", info), ("validate", validate), ("export", export)):
+    tools: dict[str, Callable[..., None]] = {"info": info, "validate": validate, "export": export}
+    for name, tool in tools.items():
         app.command(name, rich_help_panel="Tools")(tool)
     add_import()
-    app.command("demo", rich_help_panel="Tools")(demo)
+    tools = {"report": report, "tile-map": tile_map, "demo": demo}
+    for name, tool in tools.items():
+        app.command(name, rich_help_panel="Tools")(tool)
 
 
 def info(store: StoreArgument, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:  # noqa: FBT002

@@ -1,60 +1,67 @@
-"""Figures of a probe: what can be read from them."""
-
-import dataclasses
+"""Figures for a notebook: each draws what the store holds, and returns its axes."""
 
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 
-from gigacli.plots import learning_curve
-from gigacli.probing.report import ProbeRow
-
-ROW = ProbeRow(
-    embedding="giga",
-    target="label",
-    method="linear",
-    c="10",
-    scaled=False,
-    budget="all",
-    n_train=900,
-    n_test=100,
-    splits=10,
-    auc_mean=0.9,
-    auc_std=0.02,
-    auc_low=0.88,
-    auc_high=0.92,
-    accuracy=0.8,
-    balanced_accuracy=0.8,
-    baseline="",
-    difference=None,
-    difference_low=None,
-    difference_high=None,
-    classes={"a": 500, "b": 500},
-    patients=None,
-    aucs=(0.9,) * 10,
-)
-GAP = {"baseline": "mean", "difference": 0.05, "difference_low": 0.02, "difference_high": 0.08}
+import gigacli as giga
+from gigacli import plots
+from gigacli.errors import InvalidInput, NotFound
+from gigacli.probing.pull import Pull
 
 
-def curve(rows, **options):
-    axes = learning_curve(rows, Figure().add_subplot(), **options)
-    names = [text.get_text() for text in axes.get_legend().get_texts()]
-    return axes, dict(zip(names, axes.containers, strict=True))
+@pytest.fixture
+def axes():
+    return Figure().add_subplot()
 
 
-def test_a_line_keeps_its_colour_where_the_baseline_has_none():
-    ours = [dataclasses.replace(ROW, n_train=n, **GAP) for n in (900, 50)]
-    rows = [dataclasses.replace(ROW, embedding="mean", n_train=n) for n in (900, 50)] + ours
-    (_, both), (_, above) = curve(rows), curve(rows, difference=True)
-    assert list(both) == ["mean, C=10", "giga, C=10"]
-    assert list(above) == ["giga, C=10"]
-    assert both["giga, C=10"][0].get_color() == above["giga, C=10"][0].get_color()
-    [line, _, _] = above["giga, C=10"]
-    assert np.all(np.diff(line.get_xdata()) > 0)
-    np.testing.assert_allclose(line.get_ydata(), 0.05)
-    left, right = (np.array(both[name][0].get_xdata(), dtype=float) for name in both)
-    assert np.all(left < right)  # side by side, not one upon the other
+@pytest.fixture
+def store(chain):
+    return giga.open(chain("embed"))
 
 
-def test_numbers_under_the_axis_do_not_overlap():
-    axes, _ = curve([dataclasses.replace(ROW, n_train=n) for n in (50, 100, 236, 250, 900)])
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["50", "100", "236", "900"]
+def test_tile_counts_are_those_of_the_slides(store, axes):
+    assert plots.tile_counts(store, axes) is axes
+    assert sum(bar.get_height() for bar in axes.patches) == 8
+
+
+def test_a_training_curve_has_its_chance_level(store, axes):
+    plots.training_curve(store, "models/giga", axes)
+    loss, chance = axes.get_lines()
+    np.testing.assert_array_equal(loss.get_ydata(), store.array("models/giga/history/loss")[:])
+    np.testing.assert_array_equal(chance.get_ydata(), store.array("models/giga/history/chance")[:])
+    assert loss.get_xdata()[0] == 1
+    with pytest.raises(NotFound, match="history/loss"):
+        plots.training_curve(store, "encoders/random-resnet18", axes)
+
+
+@pytest.mark.parametrize("method", ["pca", "t-sne"])
+def test_a_map_of_vectors_gives_the_largest_groups_a_colour(store, axes, method):
+    colour = ["a", "a", "a", "b", "b", "", "", ""]
+    plots.vector_map(store, "giga", axes, colour=colour, method=method)
+    named = {c.get_label(): len(c.get_offsets()) for c in axes.collections}
+    assert named == {"others": 3, "a": 3, "b": 2}
+    with pytest.raises(InvalidInput, match="umap"):
+        plots.vector_map(store, "giga", axes, method="umap")
+
+
+def test_tiles_lie_on_the_slide_in_level_0_pixels(store, axes):
+    plots.tiles(store, store.slides.ids[0], axes)
+    coords, edge_px = store.array("tiles/coords")[0, : store.array("tiles/count")[0]], 64 * 1.0 / store.slides[0].mpp
+    corners = np.array([path.vertices[0] for path in axes.collections[0].get_paths()])
+    np.testing.assert_array_equal(corners, coords)
+    np.testing.assert_allclose(axes.collections[0].get_paths()[0].vertices[2], coords[0] + edge_px)
+    width, height = store.slides[0].size_px
+    np.testing.assert_allclose(axes.images[0].get_extent(), (0, width, height, 0), atol=4)
+    with pytest.raises(NotFound, match="no slide 'x'"):
+        plots.tiles(store, "x", axes)
+
+
+def test_only_tiles_beyond_the_noise_are_coloured(axes):
+    coords = np.array([[0, 0], [10, 0], [20, 0]], np.int32)
+    pull = Pull(np.array([2.0, -1.0, 0.1]), np.full(3, 0.2), np.array([True, True, False]))
+    plots.tile_squares(coords, 10.0, axes, small=None, pull=pull)
+    grid, coloured = axes.collections
+    assert (len(grid.get_paths()), len(coloured.get_paths())) == (3, 2)
+    np.testing.assert_array_equal(coloured.get_array(), [2.0, -1.0])
+    assert coloured.get_clim()[0] == -coloured.get_clim()[1]

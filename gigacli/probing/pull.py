@@ -1,0 +1,104 @@
+"""Which tiles pull the vector of a slide towards a class.
+
+The score of a slide is linear in its vector, and the vector is a mean over views of T tiles each (or of all tiles). So
+the score is a mean over views, and a tile's part in it can be told from the views that hold it. The **pull** of tile i
+of n is ``n * (score of the slide - score of the slide without tile i)``: to first order, how much higher the score
+would be if the whole slide were like this tile. It does not depend on the size of the slide.
+
+With every T-subset of the tiles equally likely as a view, the slide without tile i is the mean over the views without
+it, and ``score - score without i = T/n * (mean of views with i - mean of views without i)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gigacli.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FALSE_DISCOVERIES = 0.05
+"""Share of the tiles called significant that may be so by chance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pull:
+    """The pull of every tile of a slide.
+
+    Attributes:
+        value: In units of the score (log odds), (n,); positive: towards the class.
+        error: Standard error, from the sampling of views, (n,); 0 where the pull is exact.
+        significant: Whether it is more than the noise of sampling, at most :data:`FALSE_DISCOVERIES` of them by chance
+            (Benjamini and Hochberg 1995), (n,).
+    """
+
+    value: NDArray[np.float64]
+    error: NDArray[np.float64]
+    significant: NDArray[np.bool_]
+
+
+def balanced_views(rng: np.random.Generator, n: int, *, tiles: int, per_tile: int) -> NDArray[np.int64]:
+    """Views that hold every tile equally often: shuffle all tiles, cut them into views, `per_tile` times.
+
+    Every view by itself is a subset of `tiles` tiles drawn uniformly, as in ``giga embed``. Where `n` is no multiple,
+    the last view of a shuffle is filled up from its beginning.
+
+    Returns:
+        (views, tiles) int64, numbers in [0, n).
+
+    Raises:
+        InvalidInput: The slide has no more tiles than a view, so that every view holds all of them.
+    """
+    if n <= tiles:
+        raise InvalidInput(
+            f"the slide has {n} tiles, and a view holds {tiles}: no view is without a tile",
+            "Only slides with more tiles than a view can be explained.",
+        )
+    whole = -(-n // tiles) * tiles
+    shuffled = [np.resize(rng.permutation(n), whole) for _ in range(per_tile)]
+    return np.concatenate(shuffled).reshape(-1, tiles)
+
+
+def pull_of_views(scores: NDArray[np.float64], views: NDArray[np.int64], n: int) -> Pull:
+    """The pull of `n` tiles, estimated from the scores of views.
+
+    Args:
+        scores: Of each view, (views,).
+        views: Tiles of each view, (views, tiles), as :func:`balanced_views` makes them: each tile in at least two.
+        n: Tiles of the slide.
+    """
+    from scipy.stats import false_discovery_control, t
+
+    tiles = views.shape[1]
+    times = np.bincount(views.ravel(), minlength=n)  # (n,) views that hold a tile
+    centred = scores - scores.mean()
+    spread = np.repeat(centred, tiles)
+    inside = np.bincount(views.ravel(), spread, minlength=n)
+    squares = np.bincount(views.ravel(), spread**2, minlength=n)
+    others = len(scores) - times
+    mean_in, mean_out = inside / times, -inside / others
+    var_in = (squares / times - mean_in**2) * times / (times - 1)
+    var_out = ((centred**2).sum() - squares) / others - mean_out**2
+    error = np.sqrt(var_in.clip(min=0) / times + var_out.clip(min=0) / others)
+    gap = mean_in - mean_out
+    with np.errstate(divide="ignore", invalid="ignore"):
+        chance = 2 * t.sf(np.abs(gap / error), times - 1)  # (n,)
+    chance = np.where(error > 0, chance, np.where(gap == 0, 1.0, 0.0))
+    return Pull(tiles * gap, tiles * error, false_discovery_control(chance) <= FALSE_DISCOVERIES)
+
+
+def pull_of_mean(scores: NDArray[np.float64]) -> Pull:
+    """The pull of tiles on the score of their mean: exact, as the score is linear in the tiles.
+
+    Args:
+        scores: Of each tile by itself, (n,), n at least 2.
+    """
+    n = len(scores)
+    if n < 2:
+        raise InvalidInput(f"the slide has {n} tiles; without one nothing is left", "Choose a slide with more tiles.")
+    without = (scores.sum() - scores) / (n - 1)
+    return Pull(scores - without, np.zeros(n), np.ones(n, dtype=bool))

@@ -1,0 +1,138 @@
+"""Figures of :mod:`gigacli.plots` as SVG inside a page, in the page's own colours: light or dark."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from gigacli import plots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.axes import Axes
+
+    from gigacli.probing.report import ProbeRow
+    from gigacli.store.store import Store
+
+PALETTE = 8
+_INK, _MUTED, _LINE = "#010101", "#020202", "#030303"
+_SERIES = [f"#0404{i:02x}" for i in range(PALETTE)]
+_COLOURS = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", **{c: f"--c{i}" for i, c in enumerate(_SERIES)}}
+"""Colours that stand for variables of the page's style sheet: figures are drawn in them, and then renamed."""
+
+
+def _style() -> Any:
+    from cycler import cycler
+
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "giga",
+        "text.parse_math": False,  # names come from tables: a dollar is a dollar
+        "text.color": _INK,
+        "font.size": 8.5,
+        "axes.prop_cycle": cycler(color=_SERIES),
+        "axes.edgecolor": _LINE,
+        "axes.labelcolor": _MUTED,
+        "axes.titlecolor": _INK,
+        "axes.facecolor": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": _LINE,
+        "grid.linewidth": 0.5,
+        "xtick.color": _LINE,
+        "ytick.color": _LINE,
+        "xtick.labelcolor": _MUTED,
+        "ytick.labelcolor": _MUTED,
+        "figure.facecolor": "none",
+        "savefig.facecolor": "none",
+        "legend.frameon": False,
+    }
+
+
+def svg(draw: Callable[[Axes], object], *, name: str, label: str, size: tuple[float, float] = (4.2, 2.5)) -> str:
+    """Draw one figure.
+
+    Args:
+        draw: Draws into axes.
+        name: Unique on the page; ids inside the figure begin with it.
+        label: What is seen, for those who do not see it.
+        size: Width and height in inches.
+
+    Returns:
+        An ``<svg>`` element; what comes from the user is escaped by matplotlib, and here in `label`.
+    """
+    from markupsafe import escape
+
+    with rc_context(_style()):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        _legend_below(figure, axes)
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    picture = text.getvalue()
+    picture = picture[picture.index("<svg") :]
+    for colour, variable in _COLOURS.items():
+        picture = picture.replace(colour, f"var({variable})")
+    picture = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", picture)
+    return picture.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """Move the legend out of the way of the lines, in letters that a page can show."""
+    legend = axes.get_legend()
+    if legend is not None:
+        handles, labels = axes.get_legend_handles_labels()
+        legend.remove()
+        figure.legend(handles, labels, loc="outside lower left", ncols=2, fontsize=8)
+
+
+def _auc(rows: Sequence[ProbeRow], axes: Axes) -> None:
+    plots.learning_curve(rows, axes)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(0.0, min(low, 0.45)), min(1.02, high))
+    axes.axhline(0.5, color="grey", linestyle=":", linewidth=1)
+
+
+def tile_counts(store: Store) -> str:
+    """How many slides have how many tiles."""
+    return svg(lambda axes: plots.tile_counts(store, axes), name="tiles", label="Histogram of tiles per slide")
+
+
+def training(store: Store, path: str, *, number: int) -> str:
+    """The loss of an encoder or a model over epochs, and its chance level."""
+    return svg(
+        lambda axes: plots.training_curve(store, path, axes),
+        name=f"training{number}",
+        label=f"Loss of {path} over epochs, beside chance",
+    )
+
+
+def learning_curves(rows: Sequence[ProbeRow], *, number: int) -> list[str]:
+    """AUC over training labels, and how far above the baseline it is, of one target."""
+    target = rows[0].target
+    figures = [
+        svg(
+            lambda axes: _auc(rows, axes),
+            name=f"curve{number}",
+            label=f"AUC of {target} over the number of training labels",
+            size=(4.2, 3.2),
+        )
+    ]
+    if any(row.difference is not None for row in rows):
+        figures.append(
+            svg(
+                lambda axes: plots.learning_curve(rows, axes, difference=True),
+                name=f"gain{number}",
+                label=f"AUC of {target} above the baseline over the number of training labels",
+                size=(4.2, 3.2),
+            )
+        )
+    return figures

@@ -1,0 +1,214 @@
+"""``giga tile-map``: the tiles of one slide, coloured by how they pull its vector towards a class."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gigacli.errors import SlideError
+from gigacli.plots import THUMBNAIL_PX, save, tile_squares
+from gigacli.progress import SILENT
+from gigacli.registration import changed
+from gigacli.reporting.explain import explain
+from gigacli.store.store import Store
+from gigacli.wsi.overlay import thumbnail
+
+if TYPE_CHECKING:
+    from gigacli.progress import Progress
+    from gigacli.reporting.explain import Explanation
+    from gigacli.wsi.overlay import Thumbnail
+
+TOWARDS, AWAY = (230, 97, 1), (94, 60, 153)
+"""RGB of tiles that pull towards the class, and away from it: the ends of the map's colours."""
+
+LIMITS = (
+    "A map explains the probe, not the disease: it says which tiles move this score, and the probe may rest on stain "
+    "or scanner. Noise is that of drawing views; that of the probe's weights is not in it. Tiles that matter only "
+    "together share their pull."
+)
+
+
+@dataclass(frozen=True)
+class TileMapSummary:
+    """What ``giga tile-map`` found.
+
+    Attributes:
+        slide: Id of the slide.
+        target: The column of labels.
+        positive: The class that tiles pull to or away from.
+        label: The slide's own label, "" where it has none.
+        embedding: The embedding explained.
+        tiles: Tiles of the slide.
+        views: Views the pulls were estimated from, 0 where they are exact.
+        towards: Tiles that pull towards the class, beyond the noise.
+        away: Tiles that pull away from it, beyond the noise.
+        logit: Score of the slide: log odds of the class by a probe that has not seen its patient.
+        auc_mean: How well that probe tells the class from the others; None where that is not known.
+        auc_low: Lower end of the 95 % interval of the mean.
+        auc_high: Upper end.
+        trained_on: Slides the probe was fitted on.
+        left_out: Labelled slides of this slide's patient, which it was not.
+        similarity: Cosine of the stored vector and the one these views give.
+        seconds: Time it took.
+        files: What was written.
+        notes: What deserves a sentence.
+    """
+
+    slide: str
+    target: str
+    positive: str
+    label: str
+    embedding: str
+    tiles: int
+    views: int
+    towards: int
+    away: int
+    logit: float
+    auc_mean: float | None
+    auc_low: float | None
+    auc_high: float | None
+    trained_on: int
+    left_out: int
+    similarity: float
+    seconds: float
+    files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def tile_map(
+    store: str | Path | Store,
+    slide: str,
+    labels: str | Path,
+    *,
+    out: str | Path = ".",
+    progress: Progress = SILENT,
+    **options: Any,
+) -> TileMapSummary:
+    """Draw which tiles of a slide speak for a class, and write them down for QuPath.
+
+    Args:
+        store: The cohort store.
+        slide: Id of the slide.
+        labels: Table of labels, as for ``giga probe``.
+        out: Folder for SLIDE.CLASS.png and SLIDE.CLASS.geojson, which replace those of an earlier run.
+        progress: Who listens.
+        options: Further arguments of :func:`gigacli.reporting.explain.explain`.
+
+    Raises:
+        NotFound: As there.
+        InvalidInput: As there.
+        Mismatch: As there.
+    """
+    started = time.monotonic()
+    opened = Store.open(store)
+    found = explain(opened, slide, labels, progress=progress, **options)
+    small, notes = _picture(opened, found.row)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / re.sub(r"[^\w.-]", "_", f"{slide}.{found.positive}").lstrip(".")
+    files = [f"{stem}.geojson", f"{stem}.png"]
+    _replace(Path(files[0]), json.dumps(geojson(found), ensure_ascii=False, allow_nan=False).encode())
+    _draw(found, small, Path(files[1]))
+    stands_out = found.pull.value[found.pull.significant]
+    judged = found.judged
+    return TileMapSummary(
+        slide=slide,
+        target=found.target,
+        positive=found.positive,
+        label=found.label,
+        embedding=found.embedding,
+        tiles=len(found.coords),
+        views=found.views,
+        towards=int((stands_out > 0).sum()),
+        away=int((stands_out < 0).sum()),
+        logit=found.logit,
+        auc_mean=judged.auc_mean if judged is not None else None,
+        auc_low=judged.auc_low if judged is not None else None,
+        auc_high=judged.auc_high if judged is not None else None,
+        trained_on=found.trained_on,
+        left_out=found.left_out,
+        similarity=found.similarity,
+        seconds=time.monotonic() - started,
+        files=files,
+        notes=[*found.notes, *notes, LIMITS],
+    )
+
+
+def geojson(found: Explanation) -> dict[str, Any]:
+    """Tiles as a FeatureCollection that QuPath reads: squares in level-0 pixels with measurements.
+
+    Tiles within the noise carry their measurements, too, but no class.
+    """
+    features = []
+    for i, (x, y) in enumerate(found.coords.tolist()):
+        right, bottom = x + found.edge_px, y + found.edge_px
+        value = float(found.pull.value[i])
+        properties: dict[str, Any] = {
+            "objectType": "tile",
+            "name": f"tile {i}",
+            "isLocked": True,
+            "measurements": {"pull": value, "standard error": float(found.pull.error[i])},
+        }
+        if found.pull.significant[i]:
+            side = f"towards {found.positive}" if value > 0 else f"away from {found.positive}"
+            properties["classification"] = {"name": side, "color": list(TOWARDS if value > 0 else AWAY)}
+        ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    about = {"slide": found.slide, "target": found.target, "class": found.positive, "embedding": found.embedding}
+    return {"type": "FeatureCollection", "features": features, "giga": {**about, "limits": LIMITS}}
+
+
+def _picture(store: Store, row: int) -> tuple[Thumbnail | None, list[str]]:
+    """The slide in small, or why there is none."""
+    slide = store.slides[row]
+    why = changed(slide)
+    if not why:
+        try:
+            return thumbnail(slide.path, mpp=slide.mpp, long_px=THUMBNAIL_PX), []
+        except SlideError as error:
+            why = error.message
+    return None, [f"the tiles are drawn without the slide: {why}"]
+
+
+def _draw(found: Explanation, small: Thumbnail | None, path: Path) -> None:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    span = np.ptp(found.coords, axis=0) + found.edge_px if small is None else np.array(small.pixels.shape[1::-1])
+    ratio = float(np.clip(span[1] / span[0], 0.4, 2.5))
+    with rc_context({"text.parse_math": False}):  # names come from tables: a dollar is a dollar
+        figure = Figure(figsize=(7.2, 6 * ratio + 1.1), layout="constrained")
+        axes = figure.add_subplot()
+        tile_squares(found.coords, found.edge_px, axes, small=small, pull=found.pull)
+        bar = figure.colorbar(axes.collections[-1], ax=axes, shrink=0.7, extend="both")
+        bar.set_label(f"pull towards {found.positive} (log odds)", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+        own = f", labelled {found.label}" if found.label else ""
+        axes.set_title(f"{found.slide}{own}", fontsize=10, loc="left")
+        how = f"{found.views:,} views" if found.views else "exact"
+        stands_out = (
+            f"coloured: {int(found.pull.significant.sum())} of {len(found.coords)} tiles, those beyond the noise"
+        )
+        judged = f", AUC {found.judged.auc_mean:.3f}" if found.judged is not None else ""
+        figure.supxlabel(
+            f"{found.embedding}, {how}; {stands_out}. Probe without this patient{judged}: log odds {found.logit:+.2f}",
+            fontsize=7,
+        )
+        part = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
+        save(figure, part)
+        part.replace(path)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    part.write_bytes(data)
+    part.replace(path)

@@ -1,0 +1,203 @@
+"""giga tile-map: the tiles that pull a vector towards a class, where the answer is known."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gigacli as giga
+from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.reporting.explain import explain
+from gigacli.reporting.tile_map import geojson
+from gigacli.store.store import Store
+
+PLANTED = np.arange(6)
+"""Tiles of every slide of class `b` that are given other features than all tiles else."""
+
+
+@pytest.fixture(scope="module")
+def planted(chain, tmp_path_factory):
+    """A store whose tiles of one class hold planted features, embedded by a real slide encoder; and its labels."""
+    import shutil
+
+    path = Path(shutil.copytree(chain("train"), tmp_path_factory.mktemp("planted") / "cohort.zarr"))
+    store = Store.open(path, write=True)
+    vectors, counts = store.array("features/random-resnet18/vectors"), store.array("tiles/count")[:]
+    rng = np.random.default_rng(0)
+    usual, other = rng.random(vectors.shape[2]), rng.random(vectors.shape[2])
+    rows = []
+    for row, slide in enumerate(store.slides.rows):
+        tiles = np.abs(usual + 0.05 * rng.normal(size=(counts[row], len(usual))))
+        label = "ab"[row // 2 % 2]
+        if label == "b":
+            tiles[PLANTED] = np.abs(3 * other + 0.05 * rng.normal(size=(len(PLANTED), len(usual))))
+        vectors[row, : counts[row]] = tiles.astype(np.float16)
+        rows.append(f"{slide.id},{label}")
+    labels = path.parent / "labels.csv"
+    labels.write_text("\n".join(["slide_id,label", *rows]) + "\n")
+    giga.embed(path, views=50)
+    return store, labels
+
+
+def one_of(store, labels, label):
+    names = [line.split(",")[0] for line in labels.read_text().splitlines() if line.endswith(f",{label}")]
+    return sorted(names)[0]
+
+
+@pytest.mark.parametrize("embedding", ["giga", "mean-random-resnet18"])
+def test_planted_tiles_pull_towards_their_class(planted, embedding):
+    store, labels = planted
+    found = explain(store, one_of(store, labels, "b"), labels, embedding=embedding)
+    assert (found.positive, found.label, found.target) == ("b", "b", "label")
+    assert found.pull.significant[PLANTED].all()
+    others = np.delete(found.pull.value, PLANTED)
+    assert found.pull.value[PLANTED].min() > max(0, others.max())
+    assert found.similarity > 0.98
+    assert (found.trained_on, found.left_out) == (6, 2)
+    against = explain(store, found.slide, labels, embedding=embedding, positive="a", views=20)
+    assert (against.pull.value[PLANTED] < 0).all()
+    assert against.logit == pytest.approx(-found.logit, rel=1e-3)
+
+
+def test_a_slide_without_planted_tiles_speaks_against_the_class(planted):
+    store, labels = planted
+    without = explain(store, one_of(store, labels, "a"), labels, positive="b", views=20)
+    planted_one = explain(store, one_of(store, labels, "b"), labels, views=20)
+    assert without.logit < planted_one.logit
+    assert np.abs(without.pull.value).max() < planted_one.pull.value[0]
+
+
+def test_the_pull_on_a_mean_of_tiles_is_the_change_of_the_logit(planted):
+    store, labels = planted
+    found = explain(store, one_of(store, labels, "b"), labels, embedding="mean-random-resnet18")
+    n = len(found.coords)
+    tiles = store.array("features/random-resnet18/vectors")[found.row, :n].astype(np.float64)
+    # the logit is linear in the mean: leaving a tile out moves it along the weights, which the pulls must know
+    weights = np.linalg.lstsq(tiles - tiles.mean(axis=0), found.pull.value * (n - 1) / n, rcond=None)[0]
+    for i in (0, 3, n - 1):
+        without = np.delete(tiles, i, axis=0).mean(axis=0)
+        change = (tiles.mean(axis=0) - without) @ weights
+        assert n * change == pytest.approx(found.pull.value[i], rel=1e-6, abs=1e-6)
+
+
+def test_sampled_pulls_are_those_of_all_views_there_are(store_at, cohort):
+    """Two tiles a view: few enough to see all of them."""
+    import torch
+
+    from gigacli.config import EmbedConfig
+    from gigacli.model_choice import choose_model
+    from gigacli.nn.views import TilePositions, make_views
+    from gigacli.store.bank import FeatureReader, grids_of
+
+    path = store_at("bank")
+    giga.train(path, tiles=2, epochs=1, batch_size=4)
+    giga.embed(path, views=50)
+    store, cpu = Store.open(path), torch.device("cpu")
+    found = explain(store, store.slides.ids[0], cohort.labels_csv, views=60)
+    n = len(found.coords)
+    loaded = choose_model(store, EmbedConfig(model="giga"), cpu)
+    pairs = np.array(list(itertools.combinations(range(n), 2)))
+    positions = TilePositions(grids_of(store, np.array([0])))(np.zeros(len(pairs), dtype=np.int64), pairs)
+    features = FeatureReader(store, "random-resnet18")(0, n)
+    with torch.inference_mode():
+        batch = make_views(features[pairs], positions, augmentation=None, device=cpu)
+        vectors = loaded.encode(batch).double().numpy()
+    # the weights of the probe, from what it says of the stored vectors, are not needed: pulls are linear in the scores
+    held = (pairs[:, :, None] == np.arange(n)).any(axis=1)  # (pairs, tiles)
+    share = held / held.sum(axis=0) - ~held / (~held).sum(axis=0)
+    exact = 2 * share.T @ vectors / np.linalg.norm(vectors.mean(axis=0))  # (tiles, width), before the weights
+    weights = np.linalg.lstsq(exact, found.pull.value, rcond=None)[0]
+    z = (exact @ weights - found.pull.value) / found.pull.error
+    assert np.corrcoef(exact @ weights, found.pull.value)[0, 1] > 0.9
+    assert np.abs(z).max() < 5
+
+
+def test_files_for_people_and_for_qupath(planted, tmp_path):
+    store, labels = planted
+    slide = one_of(store, labels, "b")
+    summary = giga.tile_map(store, slide, labels, out=tmp_path / "maps", views=20)
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == [f"{slide}.b.geojson", f"{slide}.b.png"]
+    with Image.open(tmp_path / "maps" / f"{slide}.b.png") as picture:
+        assert min(picture.size) > 300
+    read = json.loads((tmp_path / "maps" / f"{slide}.b.geojson").read_text())
+    found = explain(store, slide, labels, views=20)
+    assert read == json.loads(json.dumps(geojson(found)))
+    assert read["type"] == "FeatureCollection"
+    assert len(read["features"]) == summary.tiles == len(found.coords)
+    first = read["features"][0]
+    x, y = found.coords[0].tolist()
+    edge = 64 * 1.0 / store.slides[found.row].mpp
+    ring = first["geometry"]["coordinates"][0]
+    assert ring == [[x, y], [x + edge, y], [x + edge, y + edge], [x, y + edge], [x, y]]
+    assert first["properties"]["objectType"] == "tile"
+    assert first["properties"]["classification"]["name"] == "towards b"
+    assert first["properties"]["measurements"]["pull"] > 0
+    named = [f for f in read["features"] if "classification" in f["properties"]]
+    assert len(named) == summary.towards + summary.away < summary.tiles
+    assert "the probe may rest on stain" in read["giga"]["limits"]
+    again = giga.tile_map(store, slide, labels, out=tmp_path / "again", views=20)
+    assert again.views == summary.views
+    for file in ("png", "geojson"):
+        name = f"{slide}.b.{file}"
+        assert (tmp_path / "maps" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_a_slide_that_is_gone_has_a_map_of_its_tiles(planted, tmp_path, monkeypatch):
+    store, labels = planted
+    monkeypatch.setattr("gigacli.reporting.tile_map.changed", lambda slide: f"{slide.path} is not there")
+    summary = giga.tile_map(store, one_of(store, labels, "b"), labels, out=tmp_path, embedding="mean-random-resnet18")
+    assert any("drawn without the slide" in note for note in summary.notes)
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+def test_a_weak_probe_is_said_to_be_one(planted, tmp_path):
+    store, labels = planted
+    lines = labels.read_text().splitlines()
+    shuffled = tmp_path / "shuffled.csv"
+    rows = [line.split(",")[0] + "," + "ab"[i // 4] for i, line in enumerate(lines[1:])]  # half of each real class
+    shuffled.write_text("\n".join([lines[0], *rows]) + "\n")
+    found = explain(store, one_of(store, labels, "b"), shuffled, embedding="mean-random-resnet18")
+    assert any("need not mean anything" in note or "is not known" in note for note in found.notes)
+
+
+def test_refusals(planted, store_at, tmp_path):
+    store, labels = planted
+    slide = one_of(store, labels, "b")
+    lonely = tmp_path / "lonely.csv"
+    lonely.write_text("\n".join(line for line in labels.read_text().splitlines() if not line.startswith(slide)) + "\n")
+    for arguments, options, error, says in (
+        (("nobody", labels), {}, NotFound, "no slide 'nobody'"),
+        ((slide, labels), {"positive": "c"}, InvalidInput, "no class 'c' in `label`"),
+        ((slide, lonely), {}, InvalidInput, "has no label in `label`"),
+        ((slide, labels), {"views": 3}, InvalidInput, "--views is 3"),
+        ((slide, labels), {"embedding": "x"}, NotFound, "no embeddings/x"),
+        ((slide, tmp_path / "gone.csv"), {}, NotFound, "no such file"),
+    ):
+        with pytest.raises(error, match=says):
+            explain(store, *arguments, **options)
+    path = store_at("embed")
+    giga.bank(path, encoder="random-resnet18", augmentations=2, draws=8, precision="fp32", redo=True)
+    with pytest.raises(Mismatch, match="another"):
+        explain(Store.open(path), Store.open(path).slides.ids[0], labels)
+
+
+def test_the_command(planted, tmp_path):
+    store, labels = planted
+    giga_command = Path(sys.executable).with_name("giga")
+    slide = one_of(store, labels, "b")
+    line = [str(giga_command), "tile-map", store.url, slide, "--labels", str(labels), "--views", "20", "--json"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["towards"] >= len(PLANTED)
+    assert all((tmp_path / file).exists() for file in summary["files"])
+    refused = subprocess.run(
+        [*line[:3], "nobody", *line[4:]], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,73 @@
+"""Where slides lie, and what lies next to them."""
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from gigacli.projection import agreement, nearest, neighbour_map, pca, standardised
+
+
+@pytest.fixture
+def vectors():
+    return np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32) * np.arange(1, 13)
+
+
+def test_principal_components_are_those_of_scikit_learn(vectors):
+    oracle = PCA(3).fit(vectors)
+    places, share = pca(vectors, components=3)
+    theirs = oracle.transform(vectors)
+    np.testing.assert_allclose(share, oracle.explained_variance_ratio_, rtol=1e-4)
+    np.testing.assert_allclose(np.abs(places), np.abs(theirs), rtol=1e-3, atol=1e-2)
+
+
+def test_principal_components_do_not_turn_round(vectors):
+    np.testing.assert_allclose(pca(vectors)[0], pca(vectors[::-1])[0][::-1], atol=1e-4)
+
+
+def test_components_that_are_not_there_are_zero():
+    places, share = pca(np.array([[0.0], [1.0], [5.0]]))
+    assert (places[:, 1] == 0).all()
+    np.testing.assert_allclose(share, [1, 0])
+
+
+def test_standardised_columns_and_a_constant_one(vectors):
+    vectors[:, 0] = 3
+    scaled = standardised(vectors)
+    assert (scaled[:, 0] == 0).all()
+    np.testing.assert_allclose(scaled[:, 1:].std(axis=0), 1)
+
+
+def test_neighbours_are_those_of_all_cosines(vectors, monkeypatch):
+    monkeypatch.setattr("gigacli.projection.ROWS_AT_ONCE", 7)
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine = units @ units.T
+    np.fill_diagonal(cosine, -2)
+    places, similar = nearest(vectors, 4)
+    assert (places == np.argsort(-cosine, axis=1)[:, :4]).all()
+    np.testing.assert_allclose(similar, -np.sort(-cosine, axis=1)[:, :4], atol=1e-5)
+
+
+def test_neighbours_of_another_patient(vectors):
+    groups = [f"p{i // 20}" for i in range(60)]
+    places, _ = nearest(vectors, 3, groups=groups)
+    assert not (places // 20 == np.arange(60)[:, None] // 20).any()
+    alone, _ = nearest(vectors[:4], 2, groups=["p"] * 4)
+    assert (alone == -1).all()
+
+
+def test_agreement_counts_known_pairs_and_says_what_chance_gives():
+    values, patients = ["a", "a", "b", "", "b"], ["p1", "p2", "p3", "p4", "p5"]
+    neighbour = np.array([1, 3, 4, 0, 0])  # a-a, a-unknown, b-b, unknown-a, b-a
+    share, chance = agreement(values, patients, neighbour)
+    assert share == pytest.approx(2 / 3)
+    assert chance == pytest.approx(1 / 3)  # of three known slides of others, one is alike
+    assert agreement(["a", "a", ""], ["1", "2", "3"], np.array([1, 0, 0])) is None
+
+
+def test_a_map_of_neighbours_keeps_groups_together_and_is_the_same_again():
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(40, 8)) + 12 * np.repeat(np.eye(8)[:2], 20, axis=0)
+    places = neighbour_map(vectors)
+    assert (nearest(places - places.mean(axis=0), 1)[0][:, 0] // 20 == np.arange(40) // 20).mean() > 0.9
+    np.testing.assert_array_equal(places, neighbour_map(vectors))
+    assert neighbour_map(vectors[:4]) is None
