@@ -178,17 +178,42 @@ def bytes_text(n: float) -> str:
 
 
 def show_info(found: Any) -> None:
-    """What a store holds: groups and their state, failures, what to run next."""
+    """What a store holds: groups and their state, slides on request, failures, what to run next."""
     patients = f", {found.patients} patients" if found.patients else ""
-    say(f"{found.url}: format {found.version}, {found.slides} slides{patients}", to_out=True)
+    tiles = f", {found.tiles:,} tiles" if found.tiles else ""
+    size = "" if found.bytes is None else f", {bytes_text(found.bytes)}"
+    say(f"{found.url}: format {found.version}, {found.slides} slides{patients}{tiles}{size}", to_out=True)
     rows = [
         (g.path, g.stage, f"{g.done}/{g.total}", g.failed, "" if g.bytes is None else bytes_text(g.bytes))
         for g in found.groups
     ]
     if rows:
         show_table("", ("group", "written by", "done", "failed", "size"), rows)
+    if found.per_slide:
+        show_table(
+            "slides", ("slide", "patient", "tiles", "done in", "failed in"), [_how_far(s) for s in found.per_slide]
+        )
     if found.failures:
         title = f"failures ({len(found.failures)} of {found.failed})"
         show_table(title, ("slide", "stage", "reason"), [(f.slide, f.stage, f.reason) for f in found.failures])
+    for command in found.retry:
+        say(f"to try the slides that failed again: {command}", to_out=True)
     if found.next:
         say(f"next: {found.next}", to_out=True)
+
+
+def _how_far(slide: Any) -> tuple[str, ...]:
+    tiles = "" if slide.tiles is None else str(slide.tiles)
+    return slide.slide, slide.patient, tiles, ", ".join(slide.done), ", ".join(slide.failures)
+
+
+def show_checks(report: Any) -> None:
+    """What the doctor found, and what to do about it."""
+    say(f"giga {report.version}, Python {report.python}, {report.system}", to_out=True)
+    there = [f"{name} {version}" for name, version in report.packages.items() if version is not None]
+    say(", ".join(there), to_out=True)
+    show_table("", ("check", "state", "found"), [(c.name, c.state, c.found) for c in report.checks])
+    for check in report.checks:
+        if check.advice:
+            say(f"{check.name}: {check.advice}", to_out=True)
+    say("giga works here" if not report.broken else f"{report.broken} of the checks failed", to_out=True)

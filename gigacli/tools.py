@@ -11,11 +11,17 @@ from gigacli.command import DONE, FAILED, Debug, Json, Quiet, StoreArgument, app
 
 def add_tools() -> None:
     """Register them, in the order in which ``giga --help`` lists them."""
-    for name, tool in (("info", info), ("validate", validate), ("demo", demo)):
+    for name, tool in (("info", info), ("validate", validate), ("doctor", doctor), ("demo", demo)):
         app.command(name, rich_help_panel="Tools")(tool)
 
 
-def info(store: StoreArgument, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:  # noqa: FBT002
+def info(
+    store: StoreArgument,
+    slides: Annotated[bool, typer.Option("--slides", help="How far every slide is, one a line.")] = False,  # noqa: FBT002
+    json: Json = False,  # noqa: FBT002
+    quiet: Quiet = False,  # noqa: FBT002
+    debug: Debug = False,  # noqa: FBT002
+) -> None:
     """Say what a store holds and what to run next.
 
     Example: giga info cohort.zarr
@@ -25,7 +31,7 @@ def info(store: StoreArgument, json: Json = False, quiet: Quiet = False, debug: 
         from gigacli import console
         from gigacli.store.info import info
 
-        found = info(store)
+        found = info(store, slides=slides)
         if json:
             console.show_json(found)
         else:
@@ -51,6 +57,39 @@ def validate(store: StoreArgument, json: Json = False, quiet: Quiet = False, deb
         else:
             console.show_problems(report)
         return FAILED if report.problems else DONE
+
+    guard(work, debug=debug)
+
+
+def doctor(
+    store: Annotated[
+        str | None, typer.Argument(metavar="[STORE]", help="A store, or where one shall be; default: this folder.")
+    ] = None,
+    self_test: Annotated[  # noqa: FBT002
+        bool, typer.Option("--self-test/--no-self-test", help="Take a few drawn slides through the verbs.")
+    ] = True,
+    json: Json = False,  # noqa: FBT002
+    quiet: Quiet = False,  # noqa: FBT002
+    debug: Debug = False,  # noqa: FBT002
+) -> None:
+    """Say whether giga works on this machine, and what to do where it does not; exit 1 then.
+
+    Looks at packages, OpenSlide, torch and its GPUs, processors, memory, and the disk of a store.
+
+    Example: giga doctor cohort.zarr
+    """
+
+    def work() -> int:
+        from gigacli import console
+        from gigacli.doctor.report import doctor
+
+        with console.ConsoleProgress(quiet=quiet) as progress:
+            report = doctor(store, self_test=self_test, progress=progress)
+        if json:
+            console.show_json(report)
+        else:
+            console.show_checks(report)
+        return FAILED if report.broken else DONE
 
     guard(work, debug=debug)
 

@@ -22,7 +22,7 @@ VERBS = {
     "embed": configs.EmbedConfig,
     "probe": configs.ProbeConfig,
 }
-TOOLS = ("info", "validate", "demo")
+TOOLS = ("info", "validate", "doctor", "demo")
 
 
 def giga(*arguments, cwd=None, env=None):
