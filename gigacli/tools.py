@@ -96,6 +96,9 @@ def doctor(
 
 def demo(
     folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Where to put slides and store.")] = "giga-demo",
+    quick: Annotated[  # noqa: FBT002
+        bool, typer.Option("--quick", help="Few small slides and short training: only to see that it runs.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
     quiet: Quiet = False,  # noqa: FBT002
     debug: Debug = False,  # noqa: FBT002
@@ -110,8 +113,8 @@ def demo(
         from gigacli.demo.run import NOTICE, prepare, steps
 
         with console.ConsoleProgress(quiet=quiet) as progress:
-            cohort = prepare(folder, seed=seed, progress=progress)
-        for line in steps(cohort, seed=seed):
+            cohort = prepare(folder, seed=seed, quick=quick, progress=progress)
+        for line in steps(cohort, seed=seed, quick=quick):
             console.say(f"$ giga {' '.join(line)}", to_out=True)
             code = run_command([*line, "--quiet"] if quiet else list(line))
             if code != DONE:
