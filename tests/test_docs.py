@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 import gigacli
+import gigacli.cli
 from gigacli.command import run_command
 
 ROOT = Path(__file__).parents[1]
@@ -46,9 +47,10 @@ def run(command, **kwargs):
 
 def command_lines(page):
     """``giga ...`` with arguments, in blocks and in the text, in their order."""
-    text = (ROOT / page).read_text()
-    found = re.findall(r"^(?:\$ )?(giga [a-z-]+ .*)$|`(giga [a-z-]+ [^`\n]+)`", text, re.MULTILINE)
-    lines = [shlex.split(block or inline, comments=True)[1:] for block, inline in found]
+    lines = []
+    for i, part in enumerate((ROOT / page).read_text().split("```")):
+        pattern = r"^(?:\$ )?(giga [a-z-]+ .*)$" if i % 2 else r"`(giga [a-z-]+ [^`\n]+)`"
+        lines += [shlex.split(line, comments=True)[1:] for line in re.findall(pattern, part, re.MULTILINE)]
     return [line for line in lines if line[0] not in ELSEWHERE]
 
 
@@ -101,7 +103,7 @@ def test_the_python_of_the_readme_runs(desk, monkeypatch):
     others = {name: getattr(gigacli, name) for name in ("embed", "probe", "open")}
     monkeypatch.setitem(sys.modules, "gigacli", SimpleNamespace(**{v: small(v) for v in options}, **others))
     found = {}
-    exec(code, found)  # noqa: S102
+    exec(code, found)
     assert found["vectors"].shape == (8, 512)
     assert {score.embedding for score in found["result"].scores} == {"giga", "mean-random-resnet18"}
 
