@@ -38,6 +38,11 @@ if not out.is_terminal:
 err = Console(stderr=True, soft_wrap=True)
 
 
+def _visible(text: str) -> str:
+    """Text without control characters: names come from files and tables, and a terminal obeys what it is shown."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 class ConsoleProgress:
     """Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing with ``quiet``."""
 
@@ -79,15 +84,16 @@ class ConsoleProgress:
         self._done += steps
         self._note = note or self._note
         if self._bar is not None:
-            self._bar.update(self._task, advance=steps, note=escape(self._note))
+            self._bar.update(self._task, advance=steps, note=escape(_visible(self._note)))
         elif not self.quiet and time.monotonic() - self._printed > PLAIN_LINE_SECONDS:
             self._printed = time.monotonic()
-            err.print(f"{self._what}: {self._done}/{self._total} {self._note}", markup=False, highlight=False)
+            note = _visible(self._note)
+            err.print(f"{self._what}: {self._done}/{self._total} {note}", markup=False, highlight=False)
 
     def say(self, message: str) -> None:
         """One line of text."""
         if not self.quiet:
-            err.print(message, markup=False, highlight=False)
+            err.print(_visible(message), markup=False, highlight=False)
 
     def _stop(self) -> None:
         if self._bar is not None:
@@ -97,7 +103,8 @@ class ConsoleProgress:
 
 def show_error(error: GigaError) -> None:
     """What was wrong, and what to do next."""
-    text = escape(error.message) + (f"\n[bold]{escape(error.hint)}[/bold]" if error.hint else "")
+    text, hint = escape(_visible(error.message)), escape(_visible(error.hint))
+    text += f"\n[bold]{hint}[/bold]" if hint else ""
     if err.is_terminal:
         err.print(Panel(text, title="error", border_style="red", title_align="left"))
     else:
@@ -106,7 +113,7 @@ def show_error(error: GigaError) -> None:
 
 def say(message: str, *, to_out: bool = False) -> None:
     """One line of text, on standard error unless it is a result."""
-    (out if to_out else err).print(message, markup=False, highlight=False)
+    (out if to_out else err).print(_visible(message), markup=False, highlight=False)
 
 
 def show_json(value: Any) -> None:
@@ -135,7 +142,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
         figures = all(isinstance(row[i], int | float) or _looks_like_figure(str(row[i])) for row in rows)
         table.add_column(column, justify="right" if figures and i else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(value)) for value in row))
+        table.add_row(*(escape(_visible(str(value))) for value in row))
     out.print(table)
 
 
@@ -150,7 +157,7 @@ def show_summary(title: str, summary: Any) -> None:
     grid.add_column(justify="right")
     for name, value in vars(summary).items():
         if not isinstance(value, dict | list | tuple) and value != "":
-            grid.add_row(name.replace("_", " "), escape(_figure(value)))
+            grid.add_row(name.replace("_", " "), escape(_visible(_figure(value))))
     out.print(f"[bold]{title}[/bold]")
     out.print(grid)
 

@@ -210,23 +210,23 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
     bank = next((g for g in of["banks"] if g.pending), None)
     if bank is not None:
         encoder = bank.config["encoder"]
-        return f"giga bank {url} --encoder {encoder}" + _named(bank, encoder)
+        return f"giga bank {url} --encoder {shlex.quote(encoder)}" + _named(bank, encoder)
     if not (of["banks"] or results):
-        return f"giga bank {url} --encoder {next(_name(g) for g in of['encoders'] if g.done)}"
+        return f"giga bank {url} --encoder {next(_quoted(g) for g in of['encoders'] if g.done)}"
     model = next((g for g in of["models"] if g.pending), None)
     if model is not None:
-        return f"giga train {url} --bank {model.config['bank']}" + _named(model, "giga")
+        return f"giga train {url} --bank {shlex.quote(model.config['bank'])}" + _named(model, "giga")
     if of["banks"] and not of["models"]:
-        return f"giga train {url}" + (f" --bank {_name(of['banks'][0])}" if len(of["banks"]) > 1 else "")
+        return f"giga train {url}" + (f" --bank {_quoted(of['banks'][0])}" if len(of["banks"]) > 1 else "")
     ours = [g for g in results if g.config["aggregator"] != "mean"]
     late = next((g for g in ours if g.pending), None)
     if late is not None:
         name, kind = late.config["model"], late.config["aggregator"]
         born = kind == "random-init"
         flag = f" --aggregator {kind}" if born else ""
-        return f"giga embed {url} --model {name}" + flag + _named(late, f"random-{name}" if born else name)
+        return f"giga embed {url} --model {shlex.quote(name)}" + flag + _named(late, f"random-{name}" if born else name)
     if of["models"] and not ours:
-        return f"giga embed {url} --model {_name(of['models'][0])}"
+        return f"giga embed {url} --model {_quoted(of['models'][0])}"
     return f"giga probe {url} --labels labels.csv"
 
 
@@ -239,7 +239,7 @@ def _retry(url: str, groups: list[GroupInfo]) -> list[str]:
             commands.append(f"giga tile {url}")
         elif kind == "banks":
             encoder = group.config["encoder"]
-            commands.append(f"giga bank {url} --encoder {encoder}" + _named(group, encoder))
+            commands.append(f"giga bank {url} --encoder {shlex.quote(encoder)}" + _named(group, encoder))
     return commands
 
 
@@ -247,6 +247,11 @@ def _name(group: GroupInfo) -> str:
     return group.path.partition("/")[2]
 
 
+def _quoted(group: GroupInfo) -> str:
+    """A name for a shell: these commands are copied, and a store may come from anyone."""
+    return shlex.quote(_name(group))
+
+
 def _named(group: GroupInfo, default: str) -> str:
     """The flag that names a group, where it has another name than the verb would give it."""
-    return "" if _name(group) == default else f" --name {_name(group)}"
+    return "" if _name(group) == default else f" --name {_quoted(group)}"
