@@ -14,7 +14,7 @@ import time
 
 import scipy.stats  # noqa: F401
 import sklearn.linear_model  # noqa: F401
-import torch  # noqa: F401
+import torch._dynamo  # noqa: F401 - which an optimizer imports, for seconds
 
 import gigacli.stages.bank
 import gigacli.stages.embed
