@@ -12,6 +12,8 @@ import pytest
 from gigacli.store.layout import STAGES
 from gigacli.store.validate import validate
 
+pytestmark = pytest.mark.timeout(3600)  # the long form takes what it takes
+
 MOST_IN_A_ROW = 3
 TRIES = 8
 

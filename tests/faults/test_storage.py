@@ -11,6 +11,8 @@ from gigacli.command import run_command
 from gigacli.store.layout import STAGES
 from gigacli.store.validate import validate
 
+pytestmark = pytest.mark.timeout(3600)  # the long form takes what it takes
+
 
 @pytest.fixture
 def disk(monkeypatch):
