@@ -1,4 +1,4 @@
-# make demo: a synthetic cohort through the six verbs.   make test: lint and the whole test suite.
+# make demo: a synthetic cohort through the six verbs.   make test: lint and the whole test suite.   make docs: references.
 # Both set up .venv themselves, on a machine that has Python 3.11 or newer.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/giga demo demo
@@ -23,6 +23,9 @@ lint: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/generate.py
 
 # torch comes first and pinned: a CPU build of that version is taken where the package index offers one.
 $(VENV)/.installed: pyproject.toml constraints.txt

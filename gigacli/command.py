@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs: ``giga --help`` must answer at 
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import types
@@ -66,6 +67,11 @@ def guard(work: Callable[[], int], *, debug: bool) -> None:
     except KeyboardInterrupt:
         console.say("interrupted; what was finished is kept, run the same command again to go on")
         code = INTERRUPTED
+    except OSError as error:
+        if debug:
+            raise
+        console.show_error(GigaError(_of_storage(error), "what was finished is kept: run the same command again"))
+        code = FAILED
     except Exception as error:
         if debug:
             raise
@@ -73,6 +79,17 @@ def guard(work: Callable[[], int], *, debug: bool) -> None:
         console.show_error(GigaError(text, "what was finished is kept; --debug shows where this came from"))
         code = FAILED
     raise typer.Exit(code)
+
+
+def _of_storage(error: OSError) -> str:
+    """What the system said, and what that means where it is about the disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return (
+            f"there is no room for what was to be written: {error}; make room (giga doctor STORE says how much is free)"
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"something may not be written or read: {error}; see who may (giga doctor STORE tries it)"
+    return f"{type(error).__name__}: {error}; --debug shows where this came from"
 
 
 def _option_type(annotation: Any) -> Any:

@@ -39,6 +39,11 @@ if not out.is_terminal:
 err = Console(stderr=True, soft_wrap=True)
 
 
+def _visible(text: str) -> str:
+    """Text without control characters: names come from files and tables, and a terminal obeys what it is shown."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 class ConsoleProgress:
     """Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing with ``quiet``."""
 
@@ -81,17 +86,19 @@ class ConsoleProgress:
         self._done += steps
         self._note = note or self._note
         if self._bar is not None:
-            self._bar.update(self._task, advance=steps, note=escape(self._note))
+            self._bar.update(self._task, advance=steps, note=escape(_visible(self._note)))
         elif not self.quiet and time.monotonic() - self._printed > PLAIN_LINE_SECONDS:
             self._printed = time.monotonic()
             left = self._time_left()
-            line = f"{self._what}: {self._done}/{self._total} {self._note}".rstrip() + (left and f", {left} left")
+            line = f"{self._what}: {self._done}/{self._total} {_visible(self._note)}".rstrip() + (
+                left and f", {left} left"
+            )
             err.print(line, markup=False, highlight=False)
 
     def say(self, message: str) -> None:
         """One line of text."""
         if not self.quiet:
-            err.print(message, markup=False, highlight=False)
+            err.print(_visible(message), markup=False, highlight=False)
 
     def _time_left(self) -> str:
         """At the speed so far, h:mm:ss; "" before there is one."""
@@ -108,7 +115,8 @@ class ConsoleProgress:
 
 def show_error(error: GigaError) -> None:
     """What was wrong, and what to do next."""
-    text = escape(error.message) + (f"\n[bold]{escape(error.hint)}[/bold]" if error.hint else "")
+    text, hint = escape(_visible(error.message)), escape(_visible(error.hint))
+    text += f"\n[bold]{hint}[/bold]" if hint else ""
     if err.is_terminal:
         err.print(Panel(text, title="error", border_style="red", title_align="left"))
     else:
@@ -117,7 +125,7 @@ def show_error(error: GigaError) -> None:
 
 def say(message: str, *, to_out: bool = False) -> None:
     """One line of text, on standard error unless it is a result."""
-    (out if to_out else err).print(message, markup=False, highlight=False)
+    (out if to_out else err).print(_visible(message), markup=False, highlight=False)
 
 
 def show_json(value: Any) -> None:
@@ -146,7 +154,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
         figures = all(isinstance(row[i], int | float) or _looks_like_figure(str(row[i])) for row in rows)
         table.add_column(column, justify="right" if figures and i else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(value)) for value in row))
+        table.add_row(*(escape(_visible(str(value))) for value in row))
     out.print(table)
 
 
@@ -161,7 +169,7 @@ def show_summary(title: str, summary: Any) -> None:
     grid.add_column(justify="right")
     for name, value in vars(summary).items():
         if not isinstance(value, dict | list | tuple) and value != "":
-            grid.add_row(name.replace("_", " "), escape(_figure(value)))
+            grid.add_row(name.replace("_", " "), escape(_visible(_figure(value))))
     out.print(f"[bold]{title}[/bold]")
     out.print(grid)
 
@@ -189,17 +197,42 @@ def bytes_text(n: float) -> str:
 
 
 def show_info(found: Any) -> None:
-    """What a store holds: groups and their state, failures, what to run next."""
+    """What a store holds: groups and their state, slides on request, failures, what to run next."""
     patients = f", {found.patients} patients" if found.patients else ""
-    say(f"{found.url}: format {found.version}, {found.slides} slides{patients}", to_out=True)
+    tiles = f", {found.tiles:,} tiles" if found.tiles else ""
+    size = "" if found.bytes is None else f", {bytes_text(found.bytes)}"
+    say(f"{found.url}: format {found.version}, {found.slides} slides{patients}{tiles}{size}", to_out=True)
     rows = [
         (g.path, g.stage, f"{g.done}/{g.total}", g.failed, "" if g.bytes is None else bytes_text(g.bytes))
         for g in found.groups
     ]
     if rows:
         show_table("", ("group", "written by", "done", "failed", "size"), rows)
+    if found.per_slide:
+        show_table(
+            "slides", ("slide", "patient", "tiles", "done in", "failed in"), [_how_far(s) for s in found.per_slide]
+        )
     if found.failures:
         title = f"failures ({len(found.failures)} of {found.failed})"
         show_table(title, ("slide", "stage", "reason"), [(f.slide, f.stage, f.reason) for f in found.failures])
+    for command in found.retry:
+        say(f"to try the slides that failed again: {command}", to_out=True)
     if found.next:
         say(f"next: {found.next}", to_out=True)
+
+
+def _how_far(slide: Any) -> tuple[str, ...]:
+    tiles = "" if slide.tiles is None else str(slide.tiles)
+    return slide.slide, slide.patient, tiles, ", ".join(slide.done), ", ".join(slide.failures)
+
+
+def show_checks(report: Any) -> None:
+    """What the doctor found, and what to do about it."""
+    say(f"giga {report.version}, Python {report.python}, {report.system}", to_out=True)
+    there = [f"{name} {version}" for name, version in report.packages.items() if version is not None]
+    say(", ".join(there), to_out=True)
+    show_table("", ("check", "state", "found"), [(c.name, c.state, c.found) for c in report.checks])
+    for check in report.checks:
+        if check.advice:
+            say(f"{check.name}: {check.advice}", to_out=True)
+    say("giga works here" if not report.broken else f"{report.broken} of the checks failed", to_out=True)

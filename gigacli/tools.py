@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gigacli.command import (
-    DONE,
-    FAILED,
-    Debug,
-    Json,
-    Quiet,
-    StoreArgument,
-    app,
-    argument,
-    guard,
-    run_command,
-    verb,
-)
-from gigacli.importing.config import ImportConfig
+from gigacli.command import DONE, FAILED, Debug, Json, Quiet, StoreArgument, app, guard, run_command
+from gigacli.exchange_tools import add_import, export
 from gigacli.report_tools import report, tile_map
 
 if TYPE_CHECKING:
@@ -32,12 +20,18 @@ def add_tools() -> None:
     for name, tool in tools.items():
         app.command(name, rich_help_panel="Tools")(tool)
     add_import()
-    tools = {"report": report, "tile-map": tile_map, "demo": demo}
+    tools = {"report": report, "tile-map": tile_map, "doctor": doctor, "demo": demo}
     for name, tool in tools.items():
         app.command(name, rich_help_panel="Tools")(tool)
 
 
-def info(store: StoreArgument, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:  # noqa: FBT002
+def info(
+    store: StoreArgument,
+    slides: Annotated[bool, typer.Option("--slides", help="How far every slide is, one a line.")] = False,  # noqa: FBT002
+    json: Json = False,  # noqa: FBT002
+    quiet: Quiet = False,  # noqa: FBT002
+    debug: Debug = False,  # noqa: FBT002
+) -> None:
     """Say what a store holds and what to run next.
 
     Example: giga info cohort.zarr
@@ -47,7 +41,7 @@ def info(store: StoreArgument, json: Json = False, quiet: Quiet = False, debug: 
         from gigacli import console
         from gigacli.store.info import info
 
-        found = info(store)
+        found = info(store, slides=slides)
         if json:
             console.show_json(found)
         else:
@@ -88,75 +82,44 @@ def validate(
     guard(work, debug=debug)
 
 
-def export(
-    store: StoreArgument,
-    what: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[WHAT]",
-            help="embeddings/NAME, features/NAME, tiles, models/NAME or encoders/NAME; the name may be left out where "
-            "there is one. Default: embeddings.",
-        ),
+def doctor(
+    store: Annotated[
+        str | None, typer.Argument(metavar="[STORE]", help="A store, or where one shall be; default: this folder.")
     ] = None,
-    to: Annotated[
-        str, typer.Option("--to", help="File (.csv, .parquet, .h5ad, .safetensors), or folder (npy, h5, geojson).")
-    ] = ...,  # type: ignore[assignment]
-    format: Annotated[  # noqa: A002 - the name of the flag
-        str | None, typer.Option("--format", help="Of a folder; default: npy, for features h5, for tiles geojson.")
-    ] = None,
-    redo: Annotated[bool, typer.Option("--redo", help="Replace what an earlier export wrote there.")] = False,  # noqa: FBT002
+    self_test: Annotated[  # noqa: FBT002
+        bool, typer.Option("--self-test/--no-self-test", help="Take a few drawn slides through the verbs.")
+    ] = True,
     json: Json = False,  # noqa: FBT002
     quiet: Quiet = False,  # noqa: FBT002
     debug: Debug = False,  # noqa: FBT002
 ) -> None:
-    """Write results as files that other tools read.
+    """Say whether giga works on this machine, and what to do where it does not; exit 1 then.
 
-    Vectors of slides as CSV, Parquet, AnnData, npy or TRIDENT's h5; features of tiles as h5 or npy; tiles as GeoJSON
-    for QuPath; models and encoders as safetensors, for other cohorts.
+    Looks at packages, OpenSlide, torch and its GPUs, processors, memory, and the disk of a store.
 
-    Example: giga export cohort.zarr embeddings/giga --to vectors.csv
+    Example: giga doctor cohort.zarr
     """
 
     def work() -> int:
         from gigacli import console
-        from gigacli.exporting.export import export
+        from gigacli.doctor.report import doctor
 
         with console.ConsoleProgress(quiet=quiet) as progress:
-            summary = export(store, what, to=to, format=format, redo=redo, progress=progress)
-        console.show_json(summary) if json else console.show_summary("export", summary)
-        return DONE
+            report = doctor(store, self_test=self_test, progress=progress)
+        if json:
+            console.show_json(report)
+        else:
+            console.show_checks(report)
+        return FAILED if report.broken else DONE
 
     guard(work, debug=debug)
 
 
-def add_import() -> None:
-    """Its flags are made from its configuration, as those of the verbs."""
-    files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Feature files, or folders that hold them.")]
-    verb(
-        "import",
-        ImportConfig,
-        help_text="Take in tile features or slide vectors that another tool made.\n\nReads files of TRIDENT, CLAM, "
-        "AtlasPatch, STAMP, slide2vec and LazySlide, or embeddings.npy and ids.npy, told apart by what is in them; "
-        "writes slides/, tiles/ and features/NAME, or embeddings/NAME. giga train, embed and probe then need no slide.",
-        example="giga import cohort.zarr features/",
-        arguments=[argument("store", StoreArgument), argument("files", files)],
-        call=lambda run, given, options: run(given["store"], given["files"], **options),
-        show=_show_import,
-        home="gigacli.importing.features:import_features",
-        panel="Tools",
-    )
-
-
-def _show_import(summary: Any) -> None:
-    from gigacli import console
-
-    console.show_summary("import", summary)
-    if summary.failures:
-        console.show_table("failures", ("slide", "reason"), list(summary.failures.items()))
-
-
 def demo(
     folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Where to put slides and store.")] = "giga-demo",
+    quick: Annotated[  # noqa: FBT002
+        bool, typer.Option("--quick", help="Few small slides and short training: only to see that it runs.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
     quiet: Quiet = False,  # noqa: FBT002
     debug: Debug = False,  # noqa: FBT002
@@ -171,8 +134,8 @@ def demo(
         from gigacli.demo.run import NOTICE, prepare, steps
 
         with console.ConsoleProgress(quiet=quiet) as progress:
-            cohort = prepare(folder, seed=seed, progress=progress)
-        for line in steps(cohort, seed=seed):
+            cohort = prepare(folder, seed=seed, quick=quick, progress=progress)
+        for line in steps(cohort, seed=seed, quick=quick):
             console.say(f"$ giga {' '.join(line)}", to_out=True)
             code = run_command([*line, "--quiet"] if quiet else list(line))
             if code != DONE:

@@ -23,7 +23,7 @@ VERBS = {
     "embed": configs.EmbedConfig,
     "probe": configs.ProbeConfig,
 }
-TOOLS = ("info", "validate", "export", "import", "report", "tile-map", "demo")
+TOOLS = ("info", "validate", "export", "import", "report", "tile-map", "doctor", "demo")
 
 
 def giga(*arguments, cwd=None, env=None):

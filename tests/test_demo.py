@@ -1,10 +1,13 @@
 """giga demo: the six verbs on a drawn cohort."""
 
+import pytest
+
 from gigacli.demo.run import NOTICE, steps
 
 
-def test_the_demo_is_the_six_verbs_in_order(cohort):
-    verbs = list(dict.fromkeys(step[0] for step in steps(cohort)))
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_demo_is_the_six_verbs_in_order(cohort, quick):
+    verbs = list(dict.fromkeys(step[0] for step in steps(cohort, quick=quick)))
     assert verbs == ["tile", "pretrain-tiles", "bank", "train", "embed", "probe"]
     assert "smoke test" in NOTICE
     assert "not evidence" in NOTICE

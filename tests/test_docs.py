@@ -1,19 +1,44 @@
-"""The examples run, and the command lines of the README exist."""
+"""Every command line of the documentation runs, and its references are what the program says of itself.
 
+The commands of a page are run in their order in one folder, on a few small slides: options that decide how long a
+command takes are set to the least. Examples that are scripts run as they are, small by their variables.
+"""
+
+import importlib.util
 import os
 import re
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 
+import gigacli
+import gigacli.cli
+from gigacli.command import run_command
+
 ROOT = Path(__file__).parents[1]
 GIGA = Path(sys.executable).with_name("giga")
+EXAMPLES = ROOT / "examples"
+PAGES = ("README.md", "docs/commands.md")
 ENVIRONMENT = {**os.environ, "PATH": f"{GIGA.parent}{os.pathsep}{os.environ['PATH']}"}
+SMALL = {"MPP": "1.0", "TILE_PX": "64", "TILE_EPOCHS": "1", "AUGMENTATIONS": "2", "DRAWS": "4", "EPOCHS": "2"}
+
+LEAST = {
+    "tile": {"--tile-px": "64"},
+    "pretrain-tiles": {"--epochs": "1", "--max-tiles": "64", "--batch-size": "16", "--queue": "64"},
+    "bank": {"--augmentations": "2", "--draws": "4"},
+    "train": {"--epochs": "2"},
+    "doctor": {"--no-self-test": None},
+}
+ELSEWHERE = {"demo": "tests/test_wheel.py"}
+"""Commands that are run, whole, by another test."""
 
 
 def run(command, **kwargs):
@@ -22,17 +47,143 @@ def run(command, **kwargs):
     return result.stdout
 
 
+def command_lines(page):
+    """``giga ...`` with arguments, in blocks and in the text, in their order."""
+    lines = []
+    for i, part in enumerate((ROOT / page).read_text().split("```")):
+        pattern = r"^(?:\$ )?(giga [a-z-]+ .*)$" if i % 2 else r"`(giga [a-z-]+ [^`\n]+)`"
+        lines += [shlex.split(line, comments=True)[1:] for line in re.findall(pattern, part, re.MULTILINE)]
+    return [line for line in lines if line[0] not in ELSEWHERE]
+
+
+def shortened(line):
+    verb, *rest = line
+    for flag, value in LEAST.get(verb, {}).items():
+        if flag in rest:
+            rest[rest.index(flag) + 1] = value
+        else:
+            rest += [flag, *([value] if value is not None else [])]
+    return [verb, *rest]
+
+
+@pytest.fixture
+def desk(tmp_path, cohort, chain, monkeypatch):
+    """A folder with slides, labels and a demo, as the pages take for granted."""
+    shutil.copytree(cohort.slides, tmp_path / "slides")
+    shutil.copytree(cohort.slides, tmp_path / "archive")
+    shutil.copy(cohort.labels_csv, tmp_path / "labels.csv")
+    gigacli.export(chain("embed"), "features", to=tmp_path / "features_uni_v1")
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "cohort.zarr").symlink_to(chain("embed"))
+    (tmp_path / "demo" / "labels.csv").symlink_to(cohort.labels_csv)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_run_in_their_order(page, desk, capsys):
+    lines = command_lines(page)
+    assert {line[0] for line in lines} >= {"tile", "pretrain-tiles", "bank", "train", "embed", "probe", "info"}
+    for line in lines:
+        code = run_command(shortened(line))
+        assert code == 0, f"giga {shlex.join(line)}\n{capsys.readouterr()}"
+
+
+def test_every_page_is_run():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    assert {str(page.relative_to(ROOT)) for page in pages if command_lines(page)} == set(PAGES)
+
+
+def test_the_python_of_the_readme_runs(desk, monkeypatch):
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    options = {
+        v: {k[2:].replace("-", "_"): int(n) for k, n in LEAST.get(v, {}).items()} for v in ("tile", "bank", "train")
+    }
+
+    def small(verb):
+        return lambda *arguments, **given: getattr(gigacli, verb)(*arguments, **{**given, **options[verb]})
+
+    others = {name: getattr(gigacli, name) for name in ("embed", "probe", "open")}
+    monkeypatch.setitem(sys.modules, "gigacli", SimpleNamespace(**{v: small(v) for v in options}, **others))
+    found = {}
+    exec(code, found)
+    assert found["vectors"].shape == (8, 512)
+    assert {score.embedding for score in found["result"].scores} == {"giga", "mean-random-resnet18"}
+
+
+@pytest.mark.parametrize("page", ["commands.md", "api.md"])
+def test_references_are_what_the_program_says(page):
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / page).read_text() == module.PAGES[page](), "run: make docs"
+
+
+def test_links_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+# ---------------------------------------------------------------------- scripts
+
+
 def test_the_batch_script_runs_and_can_be_repeated(tmp_path, cohort):
-    small = {"MPP": "1.0", "TILE_PX": "64", "TILE_EPOCHS": "1", "AUGMENTATIONS": "2", "DRAWS": "4", "EPOCHS": "2"}
-    environment = {**ENVIRONMENT, **small, "SLIDES": str(cohort.slides), "LABELS": str(cohort.labels_csv)}
+    environment = {**ENVIRONMENT, **SMALL, "SLIDES": str(cohort.slides), "LABELS": str(cohort.labels_csv)}
     for _ in range(2):
-        table = run(["bash", str(ROOT / "examples" / "batch.sh")], cwd=tmp_path, env=environment)
+        table = run(["bash", str(EXAMPLES / "batch.sh")], cwd=tmp_path, env=environment)
         assert "mean-moco" in table
         assert "25 %" in table
 
 
+SBATCH = """#!/usr/bin/env bash
+# Runs a job at once, task by task, where SLURM would queue it.
+set -euo pipefail
+for word in "$@"; do case $word in --array=1-*) tasks=${word#--array=1-} ;; esac; done
+for i in $(seq "${tasks:-1}"); do SLURM_ARRAY_TASK_ID=$i bash -c "${@: -1}" >>out.log; done
+echo "$*" >>jobs.log
+wc -l <jobs.log
+"""
+
+
+def test_the_slurm_script_submits_a_chain_of_jobs(tmp_path, cohort):
+    stub = tmp_path / "bin" / "sbatch"
+    stub.parent.mkdir()
+    stub.write_text(SBATCH)
+    stub.chmod(0o755)
+    environment = {
+        **ENVIRONMENT,
+        **SMALL,
+        "SLIDES": str(cohort.slides),
+        "LABELS": str(cohort.labels_csv),
+        "SHARDS": "2",
+    }
+    environment["PATH"] = f"{stub.parent}{os.pathsep}{environment['PATH']}"
+    said = run(["bash", str(EXAMPLES / "slurm.sh")], cwd=tmp_path, env=environment)
+    assert "probe: job 6" in said
+    assert "mean-moco" in (tmp_path / "out.log").read_text()
+    jobs = (tmp_path / "jobs.log").read_text().splitlines()
+    assert [f"afterany:{i}" in job for i, job in enumerate(jobs)] == [False, True, True, True, True, True]
+    assert ["--array=1-2" in job for job in jobs] == [True, False, True, False, False, False]
+
+
+def test_the_dask_script_makes_a_bank(tmp_path, cohort):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**ENVIRONMENT, **SMALL, "SLIDES": str(cohort.slides), "PORT": port}
+    said = run(["bash", str(EXAMPLES / "dask.sh")], cwd=tmp_path, env=environment)
+    assert "next: giga train cohort.zarr" in said
+
+
+def test_the_torchrun_script_trains_in_two_processes(store_at):
+    folder = store_at("bank").parent
+    said = run(["bash", str(EXAMPLES / "torchrun.sh")], cwd=folder, env={**ENVIRONMENT, **SMALL})
+    assert "mean-random-resnet18" in said
+
+
 def test_the_notebook_script_runs(tmp_path, cohort):
-    script = [sys.executable, str(ROOT / "examples" / "notebook.py")]
+    script = [sys.executable, str(EXAMPLES / "notebook.py")]
     text = run([*script, str(cohort.slides), str(cohort.labels_csv), str(tmp_path / "c.zarr")], env=ENVIRONMENT)
     assert "AUC" in text
     assert "<giga store" in text
@@ -55,9 +206,8 @@ def test_the_script_for_features_runs_and_can_be_repeated(tmp_path):
     run([str(GIGA), "validate", "cohort.zarr"], cwd=tmp_path)
 
 
-def command_lines():
-    examples = ROOT / "examples"
-    for file in (ROOT / "README.md", *sorted(examples.glob("*.sh")), *sorted(examples.rglob("*.md"))):
+def example_lines():
+    for file in (*sorted(EXAMPLES.glob("*.sh")), *sorted(EXAMPLES.rglob("*.md"))):
         text = file.read_text().replace("\\\n", " ")
         if file.suffix == ".md":
             text = "\n".join(re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
@@ -65,8 +215,8 @@ def command_lines():
             yield pytest.param(line, id=line[:60])
 
 
-@pytest.mark.parametrize("line", list(command_lines()))
-def test_every_flag_in_the_documentation_exists(line):
+@pytest.mark.parametrize("line", list(example_lines()))
+def test_every_flag_in_the_examples_exists(line):
     words = shlex.split(line, comments=True)
     text = run([str(GIGA), words[1], "--help"], env={**os.environ, "COLUMNS": "200"})
     for word in words[2:]:

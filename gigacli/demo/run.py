@@ -17,21 +17,27 @@ NOTICE = (
 )
 
 
-def prepare(folder: str | Path, *, seed: int = 0, progress: Progress = SILENT) -> DemoCohort:
-    """Draw the slides of the demo, unless they are there."""
+def prepare(folder: str | Path, *, seed: int = 0, quick: bool = False, progress: Progress = SILENT) -> DemoCohort:
+    """Draw the slides of the demo, unless they are there; `quick` draws few and small ones."""
+    if quick:
+        size_px = (1536, 1152)
+        return write_cohort(Path(folder), slides=8, patients=4, labs=2, seed=seed, size_px=size_px, progress=progress)
     return write_cohort(Path(folder), slides=36, patients=18, seed=seed, progress=progress)
 
 
-def steps(cohort: DemoCohort, *, seed: int = 0) -> list[tuple[str, ...]]:
-    """The command lines, after ``giga``."""
+def steps(cohort: DemoCohort, *, seed: int = 0, quick: bool = False) -> list[tuple[str, ...]]:
+    """The command lines, after ``giga``; `quick` ones learn next to nothing."""
     store, seeded = str(cohort.folder / "cohort.zarr"), ("--seed", str(seed))
     labels = ("--labels", str(cohort.labels_csv))
-    moco = ("--epochs", "2", "--max-tiles", "1024", "--batch-size", "64", "--queue", "1024")
+    tile_px, tile_epochs, tiles, batch, augmentations, draws, epochs = (
+        ("64", "1", "128", "32", "2", "16", "20") if quick else ("128", "2", "1024", "64", "8", "32", "200")
+    )
+    moco = ("--epochs", tile_epochs, "--max-tiles", tiles, "--batch-size", batch, "--queue", tiles)
     return [
-        ("tile", store, "--csv", str(cohort.cohort_csv), "--mpp", "1.0", "--tile-px", "128"),
+        ("tile", store, "--csv", str(cohort.cohort_csv), "--mpp", "1.0", "--tile-px", tile_px),
         ("pretrain-tiles", store, *moco, *seeded),
-        ("bank", store, "--encoder", "moco", "--augmentations", "8", "--draws", "32", *seeded),
-        ("train", store, "--epochs", "200", "--whiten", *seeded),
+        ("bank", store, "--encoder", "moco", "--augmentations", augmentations, "--draws", draws, *seeded),
+        ("train", store, "--epochs", epochs, "--whiten", *seeded),
         ("embed", store, "--views", "50", *seeded),
         ("embed", store, "--views", "50", "--aggregator", "random-init", *seeded),
         ("probe", store, *labels, *seeded),

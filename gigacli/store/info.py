@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from gigacli.store.address import is_remote
 from gigacli.store.fast import read_column
-from gigacli.store.layout import FORMAT_VERSION, NAMED_GROUPS, NOT_DONE, STAGES
+from gigacli.store.layout import FORMAT_VERSION, NAMED_GROUPS, NOT_DONE, SLIDE_GROUPS, STAGES
 from gigacli.store.store import Store
 
 MOST_FAILURES = 20
@@ -57,6 +57,25 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class SlideInfo:
+    """How far one slide is.
+
+    Attributes:
+        slide: Its id.
+        patient: Its patient, "" where unknown.
+        tiles: Tiles of it, 0 for no tissue; None where it is not tiled.
+        done: Groups of results in which it is done, by path: features, banks, embeddings.
+        failures: Why stages could not do it, by stage.
+    """
+
+    slide: str
+    patient: str
+    tiles: int | None
+    done: list[str]
+    failures: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Info:
     """What a store holds.
 
@@ -65,27 +84,36 @@ class Info:
         version: Version of its format.
         slides: Registered slides.
         patients: Patients that are known.
+        tiles: Tiles of all slides.
+        bytes: Size on disk of all of it, None for a remote store.
         groups: Groups of results, in the order of the verbs.
         failed: Failures in all.
         failures: The first of them.
+        retry: Commands that try the slides that failed again, once what was wrong with them is mended.
         next: The command to run next.
+        per_slide: How far each slide is, where that was asked for.
     """
 
     url: str
     version: str
     slides: int
     patients: int
+    tiles: int
+    bytes: int | None
     groups: list[GroupInfo]
     failed: int
     failures: list[Failure]
+    retry: list[str]
     next: str
+    per_slide: list[SlideInfo] = field(default_factory=list)
 
 
-def info(path: str | Path | Store) -> Info:
+def info(path: str | Path | Store, *, slides: bool = False) -> Info:
     """Look at the metadata of a store, and at what is done.
 
     Args:
         path: The cohort store.
+        slides: Say of every slide how far it is, and list all failures.
 
     Raises:
         NotFound: There is nothing at `path`.
@@ -102,22 +130,47 @@ def info(path: str | Path | Store) -> Info:
         Failure(row.id, stage, listed[i]) for stage, listed in reasons.items() for i, row in enumerate(table.rows)
         if listed[i]
     ]  # fmt: skip
+    url = shlex.quote(store.url)
+    tiles = _done_values(store, "tiles") if store.recipe("tiles") else np.full(len(table), NOT_DONE)
     return Info(
         url=store.url,
         version=FORMAT_VERSION,
         slides=len(table),
         patients=len({row.patient for row in table.rows if row.patient}),
+        tiles=int(tiles[tiles > 0].sum()),
+        bytes=_bytes(store.url, ""),
         groups=groups,
         failed=len(failures),
-        failures=failures[:MOST_FAILURES],
-        next=_next(shlex.quote(store.url), len(table), groups),
+        failures=failures if slides else failures[:MOST_FAILURES],
+        retry=_retry(url, groups),
+        next=_next(url, len(table), groups),
+        per_slide=_per_slide(store, paths, tiles, reasons) if slides else [],
     )
+
+
+def _per_slide(store: Store, paths: list[str], tiles: np.ndarray, reasons: dict[str, list[str]]) -> list[SlideInfo]:
+    done = {path: _done(store, path) for path in paths if path.partition("/")[0] in SLIDE_GROUPS}
+    return [
+        SlideInfo(
+            slide=row.id,
+            patient=row.patient,
+            tiles=None if tiles[i] == NOT_DONE else int(tiles[i]),
+            done=[path for path, values in done.items() if values[i]],
+            failures={stage: listed[i] for stage, listed in reasons.items() if listed[i]},
+        )
+        for i, row in enumerate(store.slides.rows)
+    ]
 
 
 def _done(store: Store, path: str) -> np.ndarray:
     """Whether each slide is done, (slide,); a single value for an encoder or model."""
-    done = read_column(store.array("tiles/count" if path == "tiles" else f"{path}/done"))
-    return np.atleast_1d(done)[: store.registered or 1] != NOT_DONE
+    return _done_values(store, path) != NOT_DONE
+
+
+def _done_values(store: Store, path: str) -> np.ndarray:
+    """What says so: `tiles/count`, or `done` of a group."""
+    done = store.array("tiles/count" if path == "tiles" else f"{path}/done")
+    return np.atleast_1d(read_column(done) if done.ndim else done[...])[: store.registered or 1]
 
 
 def _group(store: Store, path: str, reasons: dict[str, list[str]], known: dict[str, np.ndarray]) -> GroupInfo:
@@ -176,31 +229,49 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
     bank = next((g for g in of["banks"] if g.pending), None)
     if bank is not None:
         encoder = bank.config["encoder"]
-        return f"giga bank {url} --encoder {encoder}" + _named(bank, encoder)
+        return f"giga bank {url} --encoder {shlex.quote(encoder)}" + _named(bank, encoder)
     if not (trainable or results):
-        return f"giga bank {url} --encoder {next(_name(g) for g in of['encoders'] if g.done)}"
+        return f"giga bank {url} --encoder {next(_quoted(g) for g in of['encoders'] if g.done)}"
     model = next((g for g in of["models"] if g.pending), None)
     if model is not None:
-        return f"giga train {url} --bank {model.config['bank']}" + _named(model, "giga")
+        return f"giga train {url} --bank {shlex.quote(model.config['bank'])}" + _named(model, "giga")
     borrowed = any("variant" in g.config for g in results)  # by a model of another store
     if trainable and not of["models"] and not borrowed:
-        return f"giga train {url}" + (f" --bank {_name(trainable[0])}" if len(trainable) > 1 else "")
+        return f"giga train {url}" + (f" --bank {_quoted(trainable[0])}" if len(trainable) > 1 else "")
     ours = [g for g in results if g.config["aggregator"] in ("model", "random-init")]
     late = next((g for g in ours if g.pending), None)
     if late is not None:
         name, kind = late.config["model"], late.config["aggregator"]
         born = kind == "random-init"
         flag = f" --aggregator {kind}" if born else ""
-        return f"giga embed {url} --model {name}" + flag + _named(late, f"random-{name}" if born else name)
+        return f"giga embed {url} --model {shlex.quote(name)}" + flag + _named(late, f"random-{name}" if born else name)
     if of["models"] and not ours:
-        return f"giga embed {url} --model {_name(of['models'][0])}"
+        return f"giga embed {url} --model {_quoted(of['models'][0])}"
     return f"giga probe {url} --labels labels.csv"
+
+
+def _retry(url: str, groups: list[GroupInfo]) -> list[str]:
+    """A stage tries a slide that failed again whenever it runs."""
+    commands = []
+    for group in (g for g in groups if g.failed):
+        kind = group.path.partition("/")[0]
+        if kind == "tiles":
+            commands.append(f"giga tile {url}")
+        elif kind == "banks":
+            encoder = group.config["encoder"]
+            commands.append(f"giga bank {url} --encoder {shlex.quote(encoder)}" + _named(group, encoder))
+    return commands
 
 
 def _name(group: GroupInfo) -> str:
     return group.path.partition("/")[2]
 
 
+def _quoted(group: GroupInfo) -> str:
+    """A name for a shell: these commands are copied, and a store may come from anyone."""
+    return shlex.quote(_name(group))
+
+
 def _named(group: GroupInfo, default: str) -> str:
     """The flag that names a group, where it has another name than the verb would give it."""
-    return "" if _name(group) == default else f" --name {_name(group)}"
+    return "" if _name(group) == default else f" --name {_quoted(group)}"

@@ -68,6 +68,27 @@ def test_a_slide_that_was_done_in_the_end_has_not_failed(tiny):
     assert {g.path: g.failed for g in info(store).groups if g.stage == "bank"} == {"banks/moco": 1, "features/moco": 0}
 
 
+def test_the_whole_and_the_slides(tiny):
+    found = info(tiny, slides=True)
+    assert found.bytes == sum(p.stat().st_size for p in tiny.rglob("*") if p.is_file())
+    count = Store.open(tiny).array("tiles/count")[:]
+    assert found.tiles == count[count > 0].sum()
+    assert [s.tiles for s in found.per_slide] == [None if n == NOT_DONE else n for n in count]
+    first, last = found.per_slide[0], found.per_slide[-1]
+    assert first.done == ["features/moco", "banks/moco", "embeddings/giga", "embeddings/mean-moco"]
+    assert (last.slide, last.done, list(last.failures)) == ("slide-d", [], ["tile"])
+    assert info(tiny).per_slide == []
+    assert json.loads(json.dumps(asdict(found)))["per_slide"][3]["tiles"] is None
+
+
+def test_failed_slides_can_be_tried_again(tiny):
+    assert info(tiny).retry == [f"giga tile {tiny}"]
+    store = Store.open(tiny, write=True)
+    store.fail("bank", {1: "it went away"})
+    store.array("banks/moco/done")[1] = NOT_DONE
+    assert info(tiny).retry == [f"giga tile {tiny}", f"giga bank {tiny} --encoder moco"]
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(NotFound):
         info(tmp_path / "none.zarr")

@@ -1,0 +1,1 @@
+"""``giga doctor``: whether giga works on this machine, and if not, why not."""

@@ -1,0 +1,68 @@
+"""Running a check in a process of its own: a library that kills its process must not take the doctor with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a check.
+
+    Attributes:
+        value: What it returned; None where it did not get that far.
+        error: Why it did not, "" where it did.
+    """
+
+    value: Any
+    error: str = ""
+
+
+class Isolated:
+    """A function that runs in a fresh process from now on, several of them side by side.
+
+    Args:
+        check: A function of a module; what it takes and returns is pickled between these two processes of ours.
+        arguments: Its arguments.
+    """
+
+    def __init__(self, check: Callable[..., Any], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._answer, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=_run, args=(theirs, check, arguments), daemon=True)
+        self._process.start()
+        theirs.close()  # so that reading ends when the process does
+
+    def outcome(self, *, timeout_s: float) -> Outcome:
+        """Wait for it; a process that does not answer in time is ended."""
+        try:
+            if not self._answer.poll(timeout_s):
+                return Outcome(None, f"no answer in {timeout_s:g} s")
+            value, error = self._answer.recv()
+        except EOFError:
+            self._process.join()
+            code = self._process.exitcode or 0
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            return Outcome(None, f"its process {how}")
+        finally:
+            self._process.kill()
+            self._process.join()
+        return Outcome(value, error)
+
+
+def _run(answer: Connection, check: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who waits for the answer ends this process
+    os.dup2(2, 1)  # what libraries say as they load is no part of the report
+    try:
+        result = (check(*arguments), "")
+    except Exception as error:
+        result = (None, f"{type(error).__name__}: {error}")
+    answer.send(result)

@@ -1,0 +1,183 @@
+"""What this machine gives a process: processors, memory, GPUs, and the file system a store lies on."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+CGROUP = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
+NETWORK = (
+    "nfs",
+    "cifs",
+    "smb",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "glusterfs",
+    "9p",
+    "afs",
+    "panfs",
+    "wekafs",
+    "fuse",
+)
+"""Beginnings of the names of file systems that other machines, or other programs, serve."""
+
+FSYNCS, REPLACEMENTS, BLOCK = 15, 200, 4096
+
+
+def processors(cgroup: Path = CGROUP, proc: Path = PROC) -> tuple[int, float | None]:
+    """Processors that this process may use, and how many of them its container pays for; None without a limit."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = []
+    for text in _cgroup_files("cpu.max", cgroup, proc):  # version 2: "quota period", "max" for no quota
+        quota, _, period = text.partition(" ")
+        limits += [int(quota) / int(period)] if quota != "max" else []
+    for quota, period in zip(
+        _cgroup_files("cpu/cpu.cfs_quota_us", cgroup, proc),  # version 1: -1 for no quota
+        _cgroup_files("cpu/cpu.cfs_period_us", cgroup, proc),
+        strict=False,
+    ):
+        limits += [int(quota) / int(period)] if int(quota) > 0 else []
+    return allowed, min(limits, default=None)
+
+
+def memory(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
+    """Bytes of memory that this process may take: what is available, or what is left of its container's limit."""
+    lines = dict(line.split(":", 1) for line in _text(proc / "meminfo").splitlines() if ":" in line)
+    available = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else _physical()
+    for name, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        for limit, taken in zip(_cgroup_files(name, cgroup, proc), _cgroup_files(used, cgroup, proc), strict=False):
+            if limit != "max":
+                available = min(available, int(limit) - int(taken))
+    return available
+
+
+def nvidia_gpus(proc: Path = PROC, dev: Path = Path("/dev")) -> int:
+    """NVIDIA GPUs that the system shows, whether or not torch can use them."""
+    listed = proc / "driver" / "nvidia" / "gpus"
+    devices = [p for p in dev.glob("nvidia[0-9]*") if p.name.removeprefix("nvidia").isdigit()]
+    return max(len(list(listed.iterdir())) if listed.is_dir() else 0, len(devices))
+
+
+def most_mappings(proc: Path = PROC) -> int | None:
+    """How many files the system maps for one process; None where it does not say."""
+    text = _text(proc / "sys" / "vm" / "max_map_count")
+    return int(text) if text else None
+
+
+def _physical() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _cgroup_files(name: str, cgroup: Path, proc: Path) -> list[str]:
+    """A control file of the group of this process and of every group above it, where they have one."""
+    own = [line.split(":", 2)[2] for line in _text(proc / "self" / "cgroup").splitlines() if line.startswith("0::")]
+    folder = cgroup / own[0].lstrip("/") if own else cgroup
+    folders = [f for f in (folder, *folder.parents) if f.is_relative_to(cgroup)]
+    return [text for f in folders if (text := _text(f / name))]
+
+
+@dataclass(frozen=True)
+class FileSystem:
+    """How a folder behaves.
+
+    Attributes:
+        kind: Type of its file system, "" where the system does not say.
+        network: Whether other machines, or a program, serve it.
+        free: Bytes free.
+        free_files: Files that can still be made; None where there is no limit.
+        fsync_ms: Time until 4 KiB are on the disk, the median.
+        whole: Whether a file that is replaced is always seen whole.
+        error: Why it cannot be written, "" where it can; then the figures above are 0 and `whole` is false.
+    """
+
+    kind: str
+    network: bool
+    free: int
+    free_files: int | None
+    fsync_ms: float
+    whole: bool
+    error: str = ""
+
+
+def file_system(folder: Path, mounts: Path = PROC / "self" / "mountinfo") -> FileSystem:
+    """Try a folder out with a few small files, which are removed again."""
+    folder = folder.resolve()
+    room = os.statvfs(folder)
+    kind = _kind(folder, mounts)
+    free_files = room.f_favail if room.f_files else None
+    network = kind.startswith(NETWORK)
+    free = room.f_bavail * room.f_frsize
+    try:
+        with tempfile.TemporaryDirectory(prefix=".giga-doctor-", dir=folder) as place:
+            return FileSystem(kind, network, free, free_files, _fsync_ms(Path(place)), _replaces_whole(Path(place)))
+    except OSError as error:
+        return FileSystem(kind, network, free, free_files, 0.0, whole=False, error=error.strerror or str(error))
+
+
+def _kind(folder: Path, mounts: Path) -> str:
+    """Type of the file system of the innermost mount that holds the folder."""
+    best, kind = -1, ""
+    for line in _text(mounts).splitlines():
+        fields, _, after = line.partition(" - ")
+        point = Path(fields.split(" ")[4].encode().decode("unicode_escape"))  # a space is written \040
+        if folder.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), after.split(" ")[0]
+    return kind
+
+
+def _fsync_ms(place: Path) -> float:
+    times = []
+    for i in range(FSYNCS):
+        with (place / f"sync{i}").open("wb") as file:
+            file.write(bytes(BLOCK))
+            file.flush()
+            started = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append((time.perf_counter() - started) * 1000)
+    return median(times)
+
+
+def _replaces_whole(place: Path) -> bool:
+    """Replace a file again and again, as the store does, while another thread reads it."""
+    target, torn, stop = place / "target", [], threading.Event()
+    target.write_bytes(bytes(BLOCK))
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                data = target.read_bytes()
+            except OSError as error:
+                torn.append(str(error))
+                return
+            if len(data) != BLOCK or len(set(data)) != 1:
+                torn.append(f"{len(data)} bytes")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for i in range(REPLACEMENTS):
+            part = place / f"part{i}"
+            part.write_bytes(bytes([i % 256]) * BLOCK)
+            part.replace(target)
+    finally:
+        stop.set()
+        reader.join()
+    return not torn

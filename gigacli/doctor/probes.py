@@ -1,0 +1,164 @@
+"""What the doctor tries, each in a process of its own (:mod:`gigacli.doctor.isolated`): one function per library.
+
+They return plain values and raise what the library raises.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from gigacli.errors import GigaError
+
+SIDE_PX = 512
+
+
+def openslide() -> str:
+    """Write a slide, read a tile of it; the version of the library."""
+    import numpy as np
+    import openslide
+
+    from gigacli.demo.pyramid import write_pyramid
+    from gigacli.wsi.slide import Slide
+
+    image = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
+    image[:, SIDE_PX // 2 :] = (200, 60, 120)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "slide.tif")
+        write_pyramid(path, image, mpp=0.5)
+        with Slide(path, mpp=0.5) as slide:
+            tile = slide.read(SIDE_PX // 2, 0, tile_px=64, mpp=1.0)
+    off = np.abs(tile.astype(int) - (200, 60, 120)).max()
+    if off > 8:
+        raise GigaError(f"a tile that was written is read back with pixels that are {off} off")
+    return str(openslide.__library_version__)
+
+
+def zarr() -> str:
+    """Write and read arrays as a store has them, mapped ones too; the codecs."""
+    import numpy as np
+    import zarr
+
+    from gigacli.store.fast import chunk_folder, map_files
+
+    values = np.arange(4096, dtype=np.float16).reshape(2, 2048)
+    with tempfile.TemporaryDirectory() as folder:
+        root = zarr.open_group(folder, mode="a", zarr_format=3)
+        compressed = root.create_array("zstd", shape=values.shape, dtype="float16", chunks=(1, 2048))
+        plain = root.create_array("plain", shape=values.shape, dtype="float16", chunks=(1, 2048), compressors=None)
+        for array in (compressed, plain):
+            array[:] = values
+            if not np.array_equal(zarr.open_array(Path(folder, array.path), mode="r")[:], values):
+                raise GigaError(f"an array that was written ({array.path}) is read back with other values")
+        chunks = chunk_folder(plain)
+        if chunks is None:
+            raise GigaError("chunks without compression are no plain files")
+        mapped = map_files([chunks / str(i) / "0" for i in range(2)], size=values[0].nbytes).view(np.float16)
+        if not np.array_equal(mapped, values):
+            raise GigaError("a mapped chunk holds other values than were written")
+    return "none and zstd, mapped chunks"
+
+
+def torch() -> dict[str, Any]:
+    """What torch can do here: processors, GPUs and why there are none, precision, compiling."""
+    import torch
+
+    from gigacli.nn.device import pick_precision
+    from gigacli.nn.frozen import can_compile
+
+    cpu = torch.device("cpu")
+    with warnings.catch_warnings(record=True) as said:  # torch warns of a driver it cannot use
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    return {
+        "version": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "precision": pick_precision("auto", cpu),
+        "compiles": can_compile(cpu),
+        "cuda_build": torch.version.cuda or torch.version.hip,
+        "cuda": available,
+        "why_no_cuda": "; ".join(str(w.message).split("(Triggered")[0].strip() for w in said),
+        "gpus": [_gpu(torch, i) for i in range(torch.cuda.device_count())] if available else [],
+    }
+
+
+def _gpu(torch: Any, index: int) -> dict[str, Any]:
+    """One GPU: what it is, and whether it computes."""
+    from gigacli.nn.device import pick_precision
+
+    device = torch.device("cuda", index)
+    found = torch.cuda.get_device_properties(device)
+    about = {"name": found.name, "gib": found.total_memory / 2**30, "architecture": f"sm_{found.major}{found.minor}"}
+    try:
+        with torch.cuda.device(device):
+            product = torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)
+            about["precision"] = pick_precision("auto", device)
+            error = "" if bool((product == 64).all()) else "a product of two matrices is wrong"
+    except RuntimeError as raised:  # such as "no kernel image": the build does not know this GPU
+        error = str(raised).splitlines()[0]
+    return {**about, "error": error}
+
+
+def importable(module: str) -> None:
+    """Import a module, without what it warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import_module(module)
+
+
+def spconv() -> str:
+    """Infer with spconv and with torch; what spconv can do here."""
+    import torch
+
+    from gigacli.nn.slide_encoder import SlideEncoder
+    from gigacli.nn.views import ViewBatch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    features = torch.rand(1, 3, 8, generator=torch.Generator().manual_seed(0))
+    views = ViewBatch(features.to(device), torch.tensor([[[0, 0], [1, 1], [2, 5]]], device=device))
+    vectors = []
+    for backend in ("torch", "spconv"):
+        encoder = SlideEncoder(8, width=16, backend=backend, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            vectors.append(encoder.to(device).eval()(views))
+    if not torch.allclose(vectors[0], vectors[1], atol=1e-3, rtol=1e-2):
+        raise GigaError("spconv and torch give different vectors")
+    return "trains and infers" if device.type == "cuda" else "infers only: it cannot train on a processor"
+
+
+def self_test() -> dict[str, Any]:
+    """Draw a few slides and take them through tile, bank, train and embed; seconds per verb."""
+    import gigacli as giga
+    from gigacli.demo.cohort import write_cohort
+    from gigacli.nn.device import pick_device, pick_precision
+
+    os.environ.pop("RANK", None)  # it is one process, whatever started it
+    device = pick_device("auto")
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="giga-doctor-") as folder:
+        drawn = write_cohort(folder, slides=4, patients=4, labs=1, seed=0, size_px=(1536, 1152))
+        store = Path(folder, "cohort.zarr")
+        steps = (
+            ("tile", lambda: giga.tile(store, csv=drawn.cohort_csv, mpp=1.0, tile_px=64)),
+            ("bank", lambda: giga.bank(store, encoder="random-resnet18", augmentations=2, draws=8)),
+            ("train", lambda: giga.train(store, epochs=2)),
+            ("embed", lambda: giga.embed(store, views=5)),
+        )
+        for verb, step in steps:
+            started = time.monotonic()
+            try:
+                summary = step()
+            except Exception as error:
+                raise GigaError(f"giga {verb}: {type(error).__name__}: {error}") from error
+            failures: dict[str, str] = getattr(summary, "failures", {})
+            if failures:
+                raise GigaError(f"giga {verb}: {next(iter(failures.values()))}")
+            seconds[verb] = time.monotonic() - started
+        if problems := giga.validate(store).problems:
+            raise GigaError(f"the store is not valid: {problems[0].path}: {problems[0].message}")
+    return {"device": str(device), "precision": pick_precision("auto", device), "seconds": seconds}

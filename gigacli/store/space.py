@@ -1,0 +1,60 @@
+"""How much room the rest of a cohort's work needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gigacli.store.layout import NOT_DONE
+
+if TYPE_CHECKING:
+    from gigacli.store.store import Store
+
+FILES_PER_SLIDE = 8
+"""Chunks of a slide: coordinates, tissue, count; features and done; bank, numbers of tiles and done."""
+
+BYTES_PER_VALUE = 2
+
+
+@dataclass(frozen=True)
+class Space:
+    """Room that a bank still needs.
+
+    Attributes:
+        slides: Slides that can be tiled.
+        bytes: Of features and bank of the slides that are in no bank yet.
+        files: Of those slides, at most.
+    """
+
+    slides: int
+    bytes: int
+    files: int
+
+
+def space_needed(store: Store, *, augmentations: int, draws: int, width: int) -> Space:
+    """Room for one bank of all slides, less what is there.
+
+    Slides that are not tiled yet count with the mean number of tiles of those that are.
+
+    Args:
+        store: The cohort store.
+        augmentations: Of a bank that is still to be made; one that is there says so itself.
+        draws: Likewise.
+        width: Likewise, features of a tile.
+    """
+    usable = np.array([row.usable for row in store.slides.rows], dtype=bool)
+    names = store.names("banks")
+    pending = usable
+    if names:
+        shape = store.array(f"banks/{names[0]}/vectors").shape
+        _, augmentations, draws, width = shape
+        done = np.max([store.array(f"banks/{name}/done")[: len(usable)] for name in names], axis=0)
+        pending = usable & (done == NOT_DONE)
+    count = store.array("tiles/count")[: len(usable)] if store.recipe("tiles") else np.full(len(usable), NOT_DONE)
+    tiled = count != NOT_DONE
+    mean = float(count[tiled].mean()) if tiled.any() else 0.0
+    tiles = np.where(tiled, count, mean)[pending].sum()
+    values = (tiles + pending.sum() * augmentations * draws) * width
+    return Space(int(usable.sum()), int(values * BYTES_PER_VALUE), int(pending.sum()) * FILES_PER_SLIDE)

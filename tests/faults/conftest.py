@@ -1,0 +1,159 @@
+"""The stages as commands that can be killed, interrupted or starved, and the stores they leave when nobody does."""
+
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gigacli.store.layout import STAGES
+
+FAULTS = int(os.environ.get("GIGA_FAULTS", "0"))
+"""Faults of every kind in all; 0 for the short form. ``GIGA_FAULTS=100 pytest -n 0 tests/faults`` is the long one."""
+
+BEFORE = {"tile": None, "pretrain-tiles": "tile", "bank": "tile", "train": "bank", "embed": "train", "probe": "embed"}
+TIMED = ("history/per_second", "history/waiting", "/checkpoint")
+"""What depends on the clock: speeds, and whether there was time for a checkpoint."""
+
+
+def share(short):
+    """How often to try something per verb: `short` times, or its share of ``GIGA_FAULTS``."""
+    return -(-FAULTS // len(STAGES)) if FAULTS else short
+
+
+class Victims:
+    """Children that run giga. A context of the process in ``victim.py``."""
+
+    def __init__(self, log):
+        self.log = log
+        self._server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("victim.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._ask({"wait": None})  # until everything is imported
+
+    def start(self, arguments, *, file_bytes=0):
+        """Start a command; its process id."""
+        return self._ask({"arguments": [*map(str, arguments)], "log": str(self.log), "file_bytes": file_bytes})
+
+    def wait(self, pid, seconds=280.0):
+        """Its exit code, or minus the signal that killed it; None if it still runs after that time."""
+        return self._ask({"wait": pid, "seconds": seconds})
+
+    def run(self, arguments, **limits):
+        """Run a command to its end; its exit code."""
+        return self.wait(self.start(arguments, **limits))
+
+    def strike(self, arguments, after_s, signal_):
+        """Start a command and send it a signal some time later, unless it has ended by then; how it ended."""
+        pid = self.start(arguments)
+        code = self.wait(pid, after_s)
+        if code is None:
+            os.kill(pid, signal_)
+            code = self.wait(pid)
+        return code
+
+    def said(self):
+        """What the commands wrote since the last time."""
+        text = self.log.read_text() if self.log.exists() else ""
+        self.log.write_text("")
+        return text
+
+    def close(self):
+        self._server.stdin.close()
+        self._server.wait()
+
+    def _ask(self, request):
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+
+class Scene:
+    """One verb: the store it starts from, its command line, and the bytes it leaves when nothing happens."""
+
+    def __init__(self, verb, victims, cohort, start, folder):
+        self.verb, self.victims, self.start, self.folder, self.cohort = verb, victims, start, folder, cohort
+        folder.mkdir()
+        self.seconds = math.inf
+        fresh = self.fresh("undisturbed")
+        assert self.run(fresh) == 0, victims.said()
+        self.wanted = self.contents(fresh)
+
+    def run(self, store):
+        """Run the verb to its end; the shortest time that took is how long a run is."""
+        pid = self.victims.start(self.line(store))
+        clock = time.monotonic()
+        code = self.victims.wait(pid)
+        self.seconds = min(self.seconds, time.monotonic() - clock)
+        return code
+
+    @staticmethod
+    def contents(store):
+        """Everything that a stage leaves and that is no matter of the clock: file -> bytes."""
+        root = store.parent
+        files = (p for p in sorted(root.rglob("*")) if p.is_file() and p.suffix not in (".partial", ".png"))
+        named = {str(p.relative_to(root)): p for p in files}
+        return {name: p.read_bytes() for name, p in named.items() if not any(t in name for t in TIMED)}
+
+    def fresh(self, name):
+        """The path of a store as it is before the verb."""
+        path = self.folder / name / "cohort.zarr"
+        path.parent.mkdir()
+        if self.start is not None:
+            shutil.copytree(self.start, path)
+        return path
+
+    def line(self, store):
+        """The command line."""
+        return {
+            "tile": ("tile", store, self.cohort.slides, "--mpp", "1.0", "--tile-px", "64", "--workers", "1"),
+            "pretrain-tiles": ("pretrain-tiles", store, "--epochs", "3", "--max-tiles", "48", "--batch-size", "16",
+                               "--queue", "32", "--precision", "fp32", "--workers", "1"),
+            "bank": ("bank", store, "--encoder", "random-resnet18", "--augmentations", "3", "--draws", "8",
+                     "--precision", "fp32", "--workers", "1"),
+            "train": ("train", store, "--epochs", "5", "--batch-size", "4", "--precision", "fp32"),
+            "embed": ("embed", store, "--views", "5"),
+            "probe": ("probe", store, "--labels", self.cohort.labels_csv, "--out", store.parent / "out"),
+        }[self.verb]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def victims(tmp_path_factory):
+    server = Victims(tmp_path_factory.mktemp("log") / "log.txt")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def scene(victims, cohort, chain, tmp_path_factory):
+    """``scene("bank")``: a verb ready to be disturbed, made once."""
+    made = {}
+
+    def of(verb):
+        if verb not in made:
+            start = BEFORE[verb] and chain(BEFORE[verb])
+            made[verb] = Scene(verb, victims, cohort, start, tmp_path_factory.mktemp("scenes") / verb)
+        return made[verb]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def repeats():
+    """``repeats(2)``: how often to try something per verb, 2 in the short form."""
+    return share
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers of this test: the same in every run."""
+    return random.Random(request.node.name)
