@@ -185,7 +185,7 @@ def _draw(found: Explanation, small: Thumbnail | None, path: Path) -> None:
     span = np.ptp(found.coords, axis=0) + found.edge_px if small is None else np.array(small.pixels.shape[1::-1])
     ratio = float(np.clip(span[1] / span[0], 0.4, 2.5))
     with rc_context({"text.parse_math": False}):  # names come from tables: a dollar is a dollar
-        figure = Figure(figsize=(7.2, 6 * ratio + 1.1), layout="constrained")
+        figure = Figure(figsize=(7.2, 5.7 * ratio + 0.8), layout="constrained")
         axes = figure.add_subplot()
         tile_squares(found.coords, found.edge_px, axes, small=small, pull=found.pull)
         bar = figure.colorbar(axes.collections[-1], ax=axes, shrink=0.7, extend="both")
