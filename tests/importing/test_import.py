@@ -224,7 +224,7 @@ def test_replacing_makes_what_was_trained_on_it_stale(tmp_path, features):
     assert {(p.rule, p.path) for p in validate(path).problems} == {
         ("RECIPE-3", name) for name in ("models/giga", "embeddings/giga", "embeddings/mean-uni_v1")
     }
-    with pytest.raises(Mismatch, match="trained on another features/uni_v1"):
+    with pytest.raises(Mismatch, match="trained on other features/uni_v1"):
         giga.embed(path)
     assert giga.import_features(path, features).skipped == 8
 
