@@ -60,7 +60,7 @@ def add_import() -> None:
         help_text="Take in tile features or slide vectors that another tool made.\n\nReads files of TRIDENT, CLAM, "
         "AtlasPatch, STAMP, slide2vec and LazySlide, or embeddings.npy and ids.npy, told apart by what is in them; "
         "writes slides/, tiles/ and features/NAME, or embeddings/NAME. giga train, embed and probe then need no slide.",
-        example="giga import cohort.zarr features/",
+        example="giga import uni.zarr features_uni_v1/",
         arguments=[argument("store", StoreArgument), argument("files", files)],
         call=lambda run, given, options: run(given["store"], given["files"], **options),
         show=_show_import,

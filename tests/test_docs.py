@@ -36,7 +36,10 @@ LEAST = {
     "bank": {"--augmentations": "2", "--draws": "4"},
     "train": {"--epochs": "2"},
     "doctor": {"--no-self-test": None},
+    "tile-map": {"--views": "10"},
 }
+HERE = {"SLIDE": "lab1_patient01_a", "tumour": "solid"}
+"""What stands for something of the reader's, and what it is here."""
 ELSEWHERE = {"demo": "tests/test_wheel.py"}
 """Commands that are run, whole, by another test."""
 
@@ -57,7 +60,7 @@ def command_lines(page):
 
 
 def shortened(line):
-    verb, *rest = line
+    verb, *rest = (HERE.get(word, word) for word in line)
     for flag, value in LEAST.get(verb, {}).items():
         if flag in rest:
             rest[rest.index(flag) + 1] = value
@@ -189,7 +192,7 @@ def test_the_notebook_script_runs(tmp_path, cohort):
     assert "<giga store" in text
 
 
-def test_the_script_for_features_runs_and_can_be_repeated(tmp_path):
+def test_the_script_for_features_runs(tmp_path):
     rng, folder = np.random.default_rng(0), tmp_path / "features_uni_v1"
     folder.mkdir()
     for i in range(12):
@@ -200,9 +203,8 @@ def test_the_script_for_features_runs_and_can_be_repeated(tmp_path):
             coords.attrs.update({"patch_size": 256, "patch_size_level0": 512, "target_magnification": 20})
     (tmp_path / "labels.csv").write_text("slide_id,label\n" + "".join(f"slide-{i},{'ab'[i % 2]}\n" for i in range(12)))
     environment = {**ENVIRONMENT, "FEATURES": "features_uni_v1", "LABELS": "labels.csv", "EPOCHS": "2"}
-    for _ in range(2):
-        table = run(["bash", str(ROOT / "examples" / "features.sh")], cwd=tmp_path, env=environment)
-        assert "mean-uni_v1" in table
+    table = run(["bash", str(EXAMPLES / "features.sh")], cwd=tmp_path, env=environment)
+    assert "mean-uni_v1" in table
     run([str(GIGA), "validate", "cohort.zarr"], cwd=tmp_path)
 
 

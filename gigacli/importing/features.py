@@ -54,7 +54,7 @@ def import_features(
     config = ImportConfig.of(options)
     paths = [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
     if not paths:
-        raise InvalidInput("no files were named", "giga import cohort.zarr features/")
+        raise InvalidInput("no files were named", "giga import uni.zarr features_uni_v1/")
     found = files_of(paths)
     request = Request(store, existing(store), read_said(config.csv), config, started)
     arrays = [path for path in found if path.suffix == ".npy"]

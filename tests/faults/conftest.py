@@ -12,19 +12,29 @@ from pathlib import Path
 
 import pytest
 
-from gigacli.store.layout import STAGES
+import gigacli
 
 FAULTS = int(os.environ.get("GIGA_FAULTS", "0"))
 """Faults of every kind in all; 0 for the short form. ``GIGA_FAULTS=100 pytest -n 0 tests/faults`` is the long one."""
 
-BEFORE = {"tile": None, "pretrain-tiles": "tile", "bank": "tile", "train": "bank", "embed": "train", "probe": "embed"}
+BEFORE = {
+    "tile": None,
+    "import": None,
+    "pretrain-tiles": "tile",
+    "bank": "tile",
+    "train": "bank",
+    "embed": "train",
+    "probe": "embed",
+}
+"""What is disturbed, and the stage of the store that it starts from."""
+
 TIMED = ("history/per_second", "history/waiting", "/checkpoint")
 """What depends on the clock: speeds, and whether there was time for a checkpoint."""
 
 
 def share(short):
     """How often to try something per verb: `short` times, or its share of ``GIGA_FAULTS``."""
-    return -(-FAULTS // len(STAGES)) if FAULTS else short
+    return -(-FAULTS // len(BEFORE)) if FAULTS else short
 
 
 class Victims:
@@ -81,8 +91,9 @@ class Victims:
 class Scene:
     """One verb: the store it starts from, its command line, and the bytes it leaves when nothing happens."""
 
-    def __init__(self, verb, victims, cohort, start, folder):
+    def __init__(self, verb, victims, cohort, start, folder, *, features):
         self.verb, self.victims, self.start, self.folder, self.cohort = verb, victims, start, folder, cohort
+        self.features = features
         folder.mkdir()
         self.seconds = math.inf
         fresh = self.fresh("undisturbed")
@@ -117,6 +128,7 @@ class Scene:
         """The command line."""
         return {
             "tile": ("tile", store, self.cohort.slides, "--mpp", "1.0", "--tile-px", "64", "--workers", "1"),
+            "import": ("import", store, self.features, "--workers", "1"),
             "pretrain-tiles": ("pretrain-tiles", store, "--epochs", "3", "--max-tiles", "48", "--batch-size", "16",
                                "--queue", "32", "--precision", "fp32", "--workers", "1"),
             "bank": ("bank", store, "--encoder", "random-resnet18", "--augmentations", "3", "--draws", "8",
@@ -137,12 +149,13 @@ def victims(tmp_path_factory):
 @pytest.fixture(scope="session")
 def scene(victims, cohort, chain, tmp_path_factory):
     """``scene("bank")``: a verb ready to be disturbed, made once."""
-    made = {}
+    made, features = {}, tmp_path_factory.mktemp("features") / "of_another_tool"
+    gigacli.export(chain("bank"), "features", to=features)
 
     def of(verb):
         if verb not in made:
-            start = BEFORE[verb] and chain(BEFORE[verb])
-            made[verb] = Scene(verb, victims, cohort, start, tmp_path_factory.mktemp("scenes") / verb)
+            start, folder = BEFORE[verb] and chain(BEFORE[verb]), tmp_path_factory.mktemp("scenes") / verb
+            made[verb] = Scene(verb, victims, cohort, start, folder, features=features)
         return made[verb]
 
     return of

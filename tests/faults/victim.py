@@ -16,6 +16,7 @@ import scipy.stats  # noqa: F401
 import sklearn.linear_model  # noqa: F401
 import torch._dynamo  # noqa: F401 - which an optimizer imports, for seconds
 
+import gigacli.importing.features
 import gigacli.stages.bank
 import gigacli.stages.embed
 import gigacli.stages.pretrain_tiles
