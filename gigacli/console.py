@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
+import threading
 import time
 from dataclasses import asdict, is_dataclass
 from datetime import timedelta
@@ -45,7 +47,11 @@ def _visible(text: str) -> str:
 
 
 class ConsoleProgress:
-    """Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing with ``quiet``."""
+    """Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing with ``quiet``.
+
+    Ctrl-C is an exception wherever the program happens to be. In a callback of the garbage collector Python prints and
+    drops it; what was asked for is remembered here, and the next step of the task raises it again.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -53,12 +59,23 @@ class ConsoleProgress:
         self._task: Any = None
         self._what, self._total, self._done, self._note = "", 0, 0, ""
         self._printed, self._began, self._found = 0.0, 0.0, 0
+        self._interrupted = self._listens = False
 
     def __enter__(self) -> ConsoleProgress:
+        mine = threading.current_thread() is threading.main_thread()
+        self._listens = mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._listens:
+            signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._listens:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self._stop()
+
+    def _interrupt(self, *_: object) -> None:
+        self._interrupted = True
+        raise KeyboardInterrupt
 
     def start(self, what: str, total: int, *, done: int = 0) -> None:
         """A task begins; an earlier one is over."""
@@ -83,6 +100,8 @@ class ConsoleProgress:
 
     def advance(self, steps: int = 1, *, note: str = "") -> None:
         """Some steps are done."""
+        if self._interrupted:
+            raise KeyboardInterrupt
         self._done += steps
         self._note = note or self._note
         if self._bar is not None:

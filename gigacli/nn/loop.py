@@ -170,7 +170,8 @@ class _Saver:
 def _epochs(training: Training[Any], data: _Ahead[Any], state: State, progress: Progress) -> None:
     """Train from where the state is to the end."""
     best: dict[str, Tensor] | None = None
-    complained, save = "", _Saver(training)
+    complained: set[str] = set()
+    save = _Saver(training)
     history = state.history
     for epoch in range(state.epoch, training.epochs):
         figures = _epoch(training, data, state, save, best, progress)
@@ -181,7 +182,7 @@ def _epochs(training: Training[Any], data: _Ahead[Any], state: State, progress: 
             history.setdefault(name, [math.nan] * epoch).append(figures.get(name, math.nan))
         if training.record and training.processes.first:
             training.record(epoch, figures)
-        complained = _say(progress, complaint(history, epochs=training.epochs), complained)
+        _say(progress, complaint(history, epochs=training.epochs), complained)
         progress.advance(note=_note(figures))
         if epoch + 1 == training.epochs or save.due:
             save(state, best)
@@ -289,9 +290,9 @@ def _note(figures: Mapping[str, float]) -> str:
     return note + (f", kNN {figures['knn']:.2f}" if "knn" in figures else "")
 
 
-def _say(progress: Progress, words: str, before: str) -> str:
-    """Complain once, not every epoch; what kind of complaint stands."""
+def _say(progress: Progress, words: str, complained: set[str]) -> None:
+    """Complain once of each kind, not every epoch."""
     kind = words.partition(":")[0]
-    if kind and kind != before:
+    if kind and kind not in complained:
+        complained.add(kind)
         progress.say(f"warning: {words}")
-    return kind

@@ -70,6 +70,7 @@ class Victims:
     def close(self):
         self._server.stdin.close()
         self._server.wait()
+        self._server.stdout.close()
 
     def _ask(self, request):
         self._server.stdin.write(json.dumps(request) + "\n")
