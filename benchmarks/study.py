@@ -1,13 +1,13 @@
 """The study behind the defaults of ``giga train``: one thing varied at a time, on a simulated and on a drawn cohort.
 
-python benchmarks/study.py --folder DIR [--csv benchmarks/study.csv] [--only PATTERN] [--seeds 3]
+python benchmarks/study.py --folder DIR [--csv benchmarks/study.csv] [--cohorts NAME ...] [--only PATTERN] [--seeds 3]
 python benchmarks/study.py --tables [--csv benchmarks/study.csv]
 
 The first form makes the cohorts under DIR, then trains, embeds and probes every variant and appends one row a run to
 the table; a run that is there is skipped, so an interrupted study goes on. Variants come in the order of their
 importance, every seed of one tier before the next. A seed is a simulated cohort of its own; of the drawn cohort there
 is one. The second form puts the tables into `benchmarks/study.md`. About 70 minutes on one quiet core; set
-OMP_NUM_THREADS=1, and run a second one with another --only and --csv beside it where there are two.
+OMP_NUM_THREADS=1. Where there are two, a second study may run beside it with --cohorts, --folder and --csv of its own.
 """
 
 from __future__ import annotations
@@ -209,10 +209,12 @@ def cohort_of(name: str, folder: Path, seed: int) -> Cohort:
     if name in STRENGTHS:
         path, labels, drawn = simulated.write(folder / f"{name}{seed}", seed=seed, strength=STRENGTHS[name])
         return Cohort(name, seed, path, labels, "mixture", drawn)
-    made = write_cohort(folder / "drawn", slides=96, patients=48, labs=3, seed=0, size_px=(1536, 1152), workers=1)
+    made = write_cohort(folder / "drawn", slides=96, patients=48, labs=3, seed=0, size_px=(3072, 2304), workers=1)
     store = made.folder / "cohort.zarr"
-    giga.tile(store, csv=made.cohort_csv, mpp=1.0, tile_px=64, workers=1)
-    giga.bank(store, encoder="random-resnet18", augmentations=12, draws=32, precision="bf16", compile="no", workers=1)
+    giga.tile(store, csv=made.cohort_csv, mpp=1.0, tile_px=128, workers=1)
+    moco = {"epochs": 2, "max_tiles": 1024, "batch_size": 64, "queue": 1024}  # as `giga demo`
+    giga.pretrain_tiles(store, name="moco", precision="bf16", workers=1, **moco)
+    giga.bank(store, encoder="moco", augmentations=12, draws=32, precision="bf16", compile="no", workers=1)
     return Cohort(name, seed, store, made.labels_csv, "label")
 
 
@@ -293,7 +295,7 @@ def append(path: Path, run: Run) -> None:
 def study(options: argparse.Namespace) -> None:
     """Run what is not there, until the time is over."""
     began, done = time.monotonic(), {(r.cohort, r.variant, r.seed) for r in known(options.csv)}
-    for tier, name, seed in itertools.product(TIERS, COHORTS, range(options.seeds)):
+    for tier, name, seed in itertools.product(TIERS, options.cohorts, range(options.seeds)):
         mine = [v for v in variants() if v.tier == tier and name in v.cohorts and fnmatch.fnmatch(v.name, options.only)]
         todo = [v for v in mine if (name, v.name, seed) not in done]
         controlled = tier != 1 or (name, BORN.name, seed) in done
@@ -356,6 +358,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the cohorts are made")
     parser.add_argument("--csv", type=Path, default=HERE / "study.csv")
     parser.add_argument("--only", default="*", help="pattern of the variants to run")
+    parser.add_argument("--cohorts", nargs="+", choices=COHORTS, default=COHORTS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no run after that")
     parser.add_argument("--tables", action="store_true")

@@ -157,7 +157,7 @@ def train_steps(store: Store, tiles: int, options: argparse.Namespace, device: t
         reader, TilePositions(reader.grids()), tiles=tiles, slide_aug=True, seed=0, batch_size=BATCH, device=device
     )
     print(f"T = {tiles}: bank opened in {opened - began:.2f} s, sampler in {time.perf_counter() - opened:.2f} s")
-    method = GigaSSL(WIDTH, temperature=0.2, seed=0).to(device)
+    method = GigaSSL(WIDTH, temperature=0.2, seed=0, whiten=True).to(device)
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-3, fused=True)
     clocks = {"fp32": Clock(), "bf16": Clock()}
     for number in range(options.steps + 1):

@@ -200,7 +200,9 @@ class TrainConfig(Config):
     )
     blocks: int = option(2, "Residual blocks of sparse-resnet (paper: 2, as in ResNet18).")
     stride: int = option(2, "Stride of its first block: 2 (paper), or 1, blind to the parity of a cell.")
-    whiten: bool = option(False, "Even out how much features spread within slides before the slide encoder.")
+    whiten: bool = option(
+        True, "Even out how much features spread within slides before the slide encoder (paper: it does not)."
+    )
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
     preset: Literal["default", "paper"] = option(
         "default",

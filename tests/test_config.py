@@ -78,7 +78,7 @@ ANOTHER = {
     "temperature": 0.3,
     "tile_px": 128,
     "tiles": 25,
-    "whiten": True,
+    "whiten": False,
     "warmup": 0.1,
     "preset": "paper",
     "exclude": Path("test.csv"),

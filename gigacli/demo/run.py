@@ -37,7 +37,7 @@ def steps(cohort: DemoCohort, *, seed: int = 0, quick: bool = False) -> list[tup
         ("tile", store, "--csv", str(cohort.cohort_csv), "--mpp", "1.0", "--tile-px", tile_px),
         ("pretrain-tiles", store, *moco, *seeded),
         ("bank", store, "--encoder", "moco", "--augmentations", augmentations, "--draws", draws, *seeded),
-        ("train", store, "--epochs", epochs, "--whiten", *seeded),
+        ("train", store, "--epochs", epochs, *seeded),
         ("embed", store, "--views", "50", *seeded),
         ("embed", store, "--views", "50", "--aggregator", "random-init", *seeded),
         ("probe", store, *labels, *seeded),

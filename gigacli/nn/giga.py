@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gigacli.errors import InvalidInput
 from gigacli.nn.aggregators import make_aggregator
 from gigacli.nn.distributed import ALONE
 from gigacli.nn.losses import nt_xent
@@ -109,8 +110,8 @@ class GigaSSL(nn.Module):
 def whitening_matrix(slides: Iterable[NDArray[np.float16]]) -> Tensor:
     """What makes the spread of features within slides alike in all directions, whatever the tile or augmentation.
 
-    N is the covariance of a slide's augmented features about their mean over augmentations, pooled over slides;
-    features f become f (N + tr(N)/c I)^(-1/2). Directions in which tiles and augmentations of one slide differ most
+    N is the covariance of a slide's augmented features about their mean, pooled over slides; features f become
+    f (N + tr(N)/c I)^(-1/2). Directions in which tiles and augmentations of one slide differ most
     say least about which slide it is.
 
     Args:
@@ -118,14 +119,22 @@ def whitening_matrix(slides: Iterable[NDArray[np.float16]]) -> Tensor:
 
     Returns:
         (c, c) float32, symmetric.
+
+    Raises:
+        InvalidInput: Features do not differ within any slide, or are not finite.
     """
     total, rows = 0.0, 0
     for slide in slides:
         features = slide[:, :WHITENING_DRAWS].astype(np.float64)  # (a, d, c)
-        spread = (features - features.mean(axis=0)).reshape(-1, features.shape[2])  # (a * d, c)
+        spread = (features - features.mean(axis=(0, 1))).reshape(-1, features.shape[2])  # (a * d, c)
         total, rows = total + spread.T @ spread, rows + len(spread)
     covariance = np.asarray(total) / rows  # (c, c)
     width = len(covariance)
+    if not 0 < np.trace(covariance) < np.inf:
+        raise InvalidInput(
+            f"features spread by {np.trace(covariance):g} within slides, so there is nothing to even out",
+            "look at them, or train with --no-whiten",
+        )
     values, directions = np.linalg.eigh(covariance + np.trace(covariance) / width * np.eye(width))
     return torch.from_numpy((directions / np.sqrt(values)) @ directions.T).float()
 

@@ -233,13 +233,13 @@ def _left_out(slides: SlideTable, table: Path | None) -> NDArray[np.bool_]:
 def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> TrainSummary:
     config, reader, model, processes = job.config, job.reader, job.model, job.processes
     reader.load(cache=config.cache, progress=progress)
-    begun = model.begin(job.recipe, reader.rows, redo=config.redo) if processes.first else None
-    checkpoint = processes.share(begun)
     method = GigaSSL.of_recipe(
         reader.width, config.recipe(), seed=keyed_seed(config.seed, "train"), sparse_backend=config.sparse_backend
     )
     if config.whiten:
         method.whitening = whitening_matrix(reader.slides())
+    begun = model.begin(job.recipe, reader.rows, redo=config.redo) if processes.first else None
+    checkpoint = processes.share(begun)
     origin = _initial_weights(model.store, job.source, method)
     progress.say(f"slide encoder starts from {origin}")
     if isinstance(reader, FeatureBank):

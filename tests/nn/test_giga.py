@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli.nn.giga import GigaSSL, embed_views
+from gigacli.errors import InvalidInput
+from gigacli.nn.giga import GigaSSL, embed_views, whitening_matrix
 from gigacli.nn.losses import nt_xent
 from gigacli.nn.views import TilePositions, augment_positions, cells_of, draw_slide_augmentation, make_views
 
@@ -139,6 +140,16 @@ def test_the_method_is_a_function_of_its_seed():
     assert any(name.startswith("encoder.") for name in weights)
     assert any(name.startswith("projector.") for name in weights)
     assert not any(torch.equal(first[name], other[name]) for name in weights if first[name].numel() > 1)
+
+
+def test_whitening_needs_something_to_even_out():
+    rng = np.random.default_rng(0)
+    one_augmentation = [rng.standard_normal((1, 6, 3)).astype(np.float16) for _ in range(4)]
+    assert torch.isfinite(whitening_matrix(one_augmentation)).all()
+    for features in (np.ones((2, 6, 3), np.float16), np.full((2, 6, 3), np.nan, np.float16)):
+        with pytest.raises(InvalidInput, match="nothing to even out") as caught:
+            whitening_matrix([features])
+        assert "--no-whiten" in caught.value.hint
 
 
 def test_the_loss_pairs_view_i_with_view_n_plus_i():

@@ -112,9 +112,9 @@ def test_slide_augmentation_can_be_left_out(store_at):
 
 def test_whitening_is_kept_with_the_weights_and_used_by_every_vector(store_at):
     path = store_at("bank")
-    giga.train(path, **OPTIONS, whiten=True)
+    giga.train(path, **OPTIONS)
     bank = giga.open(path).array("banks/random-resnet18/vectors")[:].astype(np.float64)  # (slide, a, d, c)
-    spread = (bank - bank.mean(axis=1, keepdims=True)).reshape(-1, 256)
+    spread = (bank - bank.mean(axis=(1, 2), keepdims=True)).reshape(-1, 256)
     covariance = spread.T @ spread / len(spread)
     matrix = load_safetensors(weights(path))["whitening"].astype(np.float64)
     wanted = covariance + np.trace(covariance) / 256 * np.eye(256)
