@@ -40,6 +40,6 @@ def steps(cohort: DemoCohort, *, seed: int = 0, quick: bool = False) -> list[tup
         ("train", store, "--epochs", epochs, *seeded),
         ("embed", store, "--views", "50", *seeded),
         ("embed", store, "--views", "50", "--aggregator", "random-init", *seeded),
-        ("probe", store, *labels, *seeded),
+        ("probe", store, *labels, "-C", "auto", *seeded),
         ("probe", store, *labels, "--fraction", "0.25", *seeded),
     ]
