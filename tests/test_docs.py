@@ -131,12 +131,11 @@ def test_links_lead_somewhere():
 # ---------------------------------------------------------------------- scripts
 
 
-def test_the_batch_script_runs_and_can_be_repeated(tmp_path, cohort):
+def test_the_batch_script_runs(tmp_path, cohort):
     environment = {**ENVIRONMENT, **SMALL, "SLIDES": str(cohort.slides), "LABELS": str(cohort.labels_csv)}
-    for _ in range(2):
-        table = run(["bash", str(EXAMPLES / "batch.sh")], cwd=tmp_path, env=environment)
-        assert "mean-moco" in table
-        assert "25 %" in table
+    table = run(["bash", str(EXAMPLES / "batch.sh")], cwd=tmp_path, env=environment)
+    assert "mean-moco" in table
+    assert "25 %" in table
 
 
 SBATCH = """#!/usr/bin/env bash

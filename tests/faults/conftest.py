@@ -28,6 +28,9 @@ BEFORE = {
 }
 """What is disturbed, and the stage of the store that it starts from."""
 
+UNFINISHED = (".partial", ".part", ".png")
+"""Files that a kill may leave beside those that count; and pictures."""
+
 TIMED = ("history/per_second", "history/waiting", "/checkpoint")
 """What depends on the clock: speeds, and whether there was time for a checkpoint."""
 
@@ -112,7 +115,7 @@ class Scene:
     def contents(store):
         """Everything that a stage leaves and that is no matter of the clock: file -> bytes."""
         root = store.parent
-        files = (p for p in sorted(root.rglob("*")) if p.is_file() and p.suffix not in (".partial", ".png"))
+        files = (p for p in sorted(root.rglob("*")) if p.is_file() and p.suffix not in UNFINISHED)
         named = {str(p.relative_to(root)): p for p in files}
         return {name: p.read_bytes() for name, p in named.items() if not any(t in name for t in TIMED)}
 

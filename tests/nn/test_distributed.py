@@ -34,8 +34,10 @@ STEPS = """
     SLIDES, WIDTH, BATCH, EPOCHS = 18, 6, 9, 10  # 20 steps; nine slides do not split evenly
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((SLIDES, 1, 1, 3, 8, WIDTH)) + 2 * rng.standard_normal((SLIDES, 1, 1, 1, 1, WIDTH))
-    bank = SimpleNamespace(augmentations=3, draws=8, vectors=vectors.astype(np.float16),
-                           tile=rng.integers(0, 20, (SLIDES, 3, 8)))
+    tile = rng.integers(0, 20, (SLIDES, 3, 8))
+    bank = SimpleNamespace(augmentations=3, counts=np.full(SLIDES, 8), vectors=vectors.astype(np.float16),
+                           at=lambda slide, augmentation, draw: (slide, 0, 0, augmentation, draw),
+                           tiles=lambda slide, augmentation, draw: tile[slide, augmentation, draw])
     grids = [(rng.integers(0, 10, (20, 2)).astype(np.int32) * 512, 512.0) for _ in range(SLIDES)]
     with distributed.joined(torch.device("cpu")) as (processes, device):
         sampler = Sampler(bank, TilePositions(grids), tiles=4, slide_aug=True, seed=0, batch_size=BATCH,
