@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 
@@ -16,6 +17,8 @@ def main() -> None:
         app()
     except KeyboardInterrupt:  # in the middle of an import
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: in Python's last steps it would look like a crash
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import logging
 import os
 import types
 import typing
@@ -65,6 +66,7 @@ def guard(work: Callable[[], int], *, debug: bool) -> None:
         console.show_error(error)
         code = BAD_INPUT
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what was under way, whose errors no one awaits now
         console.say("interrupted; what was finished is kept, run the same command again to go on")
         code = INTERRUPTED
     except OSError as error:

@@ -175,3 +175,11 @@ def test_interrupted_keeps_what_is_finished_and_says_130(store_at, chunks, chain
     assert 1 <= len(list(done.iterdir())) < 8
     assert giga(*command[1:]).returncode == 0
     assert chunks(path, "banks") == chunks(chain("bank"), "banks")
+
+
+def test_an_interrupt_when_all_is_done_is_no_crash():
+    code = (
+        "import atexit, os, signal, sys; from gigacli.__main__ import main; "
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); sys.argv = ['giga', '--version']; main()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
