@@ -112,6 +112,13 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def one_resolution(options: dict[str, Any]) -> None:
+    """Refuse ``--mpp`` and ``--mag`` that contradict each other."""
+    mpp, mag = options.get("mpp"), options.get("mag")
+    if mpp and mag and not math.isclose(mpp, 10 / mag):
+        raise InvalidInput(f"--mag {mag:g} means --mpp {10 / mag:g}, but --mpp is {mpp:g}", "give one of them")
+
+
 def parse_shard(text: str | None) -> tuple[int, int]:
     """``"2/8"`` -> ``(1, 8)``: the zero-based shard and the number of shards; ``None`` is the only shard."""
     if text is None:

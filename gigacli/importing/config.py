@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - flags are made from the annotations
 from typing import Any, Self
 
-from gigacli.errors import InvalidInput
-from gigacli.options import Config, option
+from gigacli.options import Config, one_resolution, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +36,7 @@ class ImportConfig(Config):
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
         """As for every configuration; --mpp and --mag must not contradict each other."""
-        mpp, mag = options.get("mpp"), options.get("mag")
-        if mpp and mag and not math.isclose(mpp, 10 / mag):
-            raise InvalidInput(f"--mag {mag:g} means --mpp {10 / mag:g}, but --mpp is {mpp:g}", "give one of them")
+        one_resolution(options)
         return super().of(options)
 
     def __post_init__(self) -> None:
