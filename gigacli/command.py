@@ -54,6 +54,10 @@ def _root(
         raise typer.Exit(DONE)
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNFORESEEN = "what was finished is kept; giga validate STORE looks for damage, --debug shows where this came from"
+
+
 def guard(work: Callable[[], int], *, debug: bool) -> None:
     """Run, turn errors into messages and exit codes."""
     from gigacli import console
@@ -64,7 +68,8 @@ def guard(work: Callable[[], int], *, debug: bool) -> None:
         if debug:
             raise
         console.show_error(error)
-        code = BAD_INPUT
+        full = isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_ROOM
+        code = FAILED if full else BAD_INPUT
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what was under way, whose errors no one awaits now
         console.say("interrupted; what was finished is kept, run the same command again to go on")
@@ -78,14 +83,14 @@ def guard(work: Callable[[], int], *, debug: bool) -> None:
         if debug:
             raise
         text = f"{type(error).__name__}: {error}"
-        console.show_error(GigaError(text, "what was finished is kept; --debug shows where this came from"))
+        console.show_error(GigaError(text, UNFORESEEN))
         code = FAILED
     raise typer.Exit(code)
 
 
 def _of_storage(error: OSError) -> str:
     """What the system said, and what that means where it is about the disk."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in NO_ROOM:
         return (
             f"there is no room for what was to be written: {error}; make room (giga doctor STORE says how much is free)"
         )

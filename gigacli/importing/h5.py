@@ -1,7 +1,7 @@
 """Features in HDF5: TRIDENT, CLAM, AtlasPatch and STAMP, told apart by what is in the file.
 
 - TRIDENT: dataset `features` (n, c), or (c) for a slide; `coords` (n, 2) in level-0 pixels, whose attributes give the
-  tiles by magnifications, which are nominal.
+  tiles by magnifications, which are nominal. `giga export` writes the same, and beside it what is exact.
 - CLAM: dataset `features` (n, c), in old files (n, 1, c); `coords` (n, 2) in level-0 pixels. What tiles they are is
   said in the file of patches, and no resolution anywhere.
 - AtlasPatch: a group `features` with a dataset per encoder; `coords` (n, 5): x and y in level-0 pixels, then what was
@@ -23,6 +23,9 @@ from gigacli.importing.found import Content, Found, NoFeatures, number, size_of,
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+EXACT = {"mpp": "mpp", "slide_mpp": "level0_mpp", "edge_px": "edge_level0_px"}
+"""Fields of :class:`Found` and the attributes that `giga export` adds to those of TRIDENT."""
 
 PATCHES = "_patches"
 """What TRIDENT adds to the slide's id in the files of coordinates."""
@@ -96,7 +99,7 @@ def _of_tiles(attributes: dict[str, Any]) -> dict[str, Any]:
         edge = number(attributes, "patch_size_level0")
         if edge is None and size and target and power:
             edge = size * power / target
-        return {
+        found = {
             "tool": "TRIDENT",
             "tile_px": size,
             "mpp": 10 / target if target else None,
@@ -105,6 +108,8 @@ def _of_tiles(attributes: dict[str, Any]) -> dict[str, Any]:
             "overlap_px": number(attributes, "overlap") or 0.0,
             "size_px": size_of(attributes, "level0_width", "level0_height"),
         }
+        exact = {k: number(attributes, name) for k, name in EXACT.items()}
+        return found | ({**exact, "tool": "giga", "nominal": False} if all(exact.values()) else {})
     said: dict[str, Any] = {"tool": "CLAM"}
     if size is not None and "downsample" in attributes:
         down = np.ravel(np.asarray(attributes["downsample"], dtype=float))

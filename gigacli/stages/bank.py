@@ -7,7 +7,6 @@ set, embedded, stored with their numbers. In the same pass every tile is embedde
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +16,21 @@ import torch
 from gigacli.cluster import over_dask
 from gigacli.config import BankConfig
 from gigacli.encoder_choice import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
-from gigacli.errors import GigaError, InvalidInput, reason_of
+from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.encode import Batches, Encoding, TileEncoder, Views, draw_views
 from gigacli.nn.frozen import can_compile
 from gigacli.options import parse_shard
 from gigacli.progress import SILENT
 from gigacli.registration import changed
+from gigacli.store.fast import read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store, shard_rows
-from gigacli.workers import worker_count
+from gigacli.workers import Writer, worker_count
 from gigacli.wsi.reader import SlideTiles, TileReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -99,20 +99,12 @@ def bank(store: str | Path | Store, *, progress: Progress = SILENT, **options: A
     encoder = make_encoder(choice, device, precision=precision, compiled=compiled)
     if choice.note:
         progress.say(choice.note)
-    try:
-        resolved = replace(config, precision=precision, compile="yes" if compiled else "no")  # type: ignore[arg-type]
-        job = _Job(opened, name, resolved, choice, encoder)
-        job.begin()
-        if config.dask is not None:
-            return job.spread(options, progress, started)
-        return job.run(progress, started)
-    except GigaError:
-        raise
-    except OSError as error:  # what a slide's file does wrong was caught where it is read
-        raise GigaError(
-            f"{opened.url} cannot be written: {error}",
-            "make room or give write access, then run the same command again: every slide that was finished is kept",
-        ) from error
+    resolved = replace(config, precision=precision, compile="yes" if compiled else "no")  # type: ignore[arg-type]
+    job = _Job(opened, name, resolved, choice, encoder)
+    job.begin()
+    if config.dask is not None:
+        return job.spread(options, progress, started)
+    return job.run(progress, started)
 
 
 def _compiled(config: BankConfig, device: torch.device, slides: int) -> bool:
@@ -169,7 +161,7 @@ class _Job:
         of_bank = {"vectors": (n, a, d, width), "tile": (n, a, d), "done": (n,)}
         store.begin(bank, self.recipes[bank], of_bank, redo=config.redo, grow=raised)
         keep_encoder(store, self.choice, self.sha256, redo=config.redo)
-        self.done, self.plain = store.array(f"{bank}/done")[:], store.array(f"{features}/done")[:]
+        self.done, self.plain = (read_column(store.array(f"{path}/done")) for path in (bank, features))
         has_kept = f"{bank}/kept" in store.root
         self.kept = store.array(f"{bank}/kept")[:] if has_kept else np.full_like(self.done, NOT_DONE)
 
@@ -185,7 +177,7 @@ class _Job:
     def run(self, progress: Progress, started: float) -> BankSummary:
         """Encode what is not done; reading of the next slides and writing of the last one go on meanwhile."""
         store, config, table = self.store, self.config, self.store.slides
-        counts, coords = store.array("tiles/count")[:], store.array("tiles/coords")
+        counts, coords = read_column(store.array("tiles/count")), store.array("tiles/coords")
         tiled = shard_rows(np.flatnonzero(counts != NOT_DONE).tolist(), parse_shard(config.shard))
         todo = [row for row in tiled if self.redo_shard or self.done[row] == NOT_DONE]
         failures: dict[str, str] = {}
@@ -208,7 +200,7 @@ class _Job:
                     yield SlideTiles(row, table[row].path, table[row].mpp, coords[row, : counts[row]])
 
         batches, encoding = self._batches(progress), None
-        with self._reader() as reader, _Writer() as writer:
+        with self._reader() as reader, Writer() as writer:
             meter = _Meter(reader)
             for block in reader.blocks(coming()):
                 row = block.slide.key
@@ -351,30 +343,3 @@ class _Meter:
     @property
     def _seconds(self) -> float:
         return max(1e-9, time.monotonic() - self._start[1])
-
-
-class _Writer:
-    """Writes one slide while the next one is encoded; what goes wrong there is raised here."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._settle()
-        finally:
-            self._pool.shutdown()
-
-    def submit(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Run it once what was submitted before is through."""
-        self._settle()
-        self._pending = self._pool.submit(work, *arguments)
-
-    def _settle(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()

@@ -18,6 +18,7 @@ from gigacli.errors import NotFound, reason_of
 from gigacli.options import parse_shard
 from gigacli.progress import SILENT
 from gigacli.registration import Registration, list_missing_mpp, register
+from gigacli.store.fast import read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store, shard_rows
 from gigacli.tile_summary import TilePlan, TileSummary, summarise
@@ -138,7 +139,7 @@ class _Job:
         n, capacity = len(registration.table), max(1, largest)
         shapes = {"coords": (n, capacity, 2), "tissue": (n, capacity), "count": (n,)}
         store.begin("tiles", self.recipe, shapes, redo=config.redo)
-        done = store.array("tiles/count")[:] != NOT_DONE
+        done = read_column(store.array("tiles/count")) != NOT_DONE
         new = set(range(len(before), n))
         self.missing_mpp = list_missing_mpp(store.url, registration.table)
         store.fail("tile", {i: why for i, why in registration.reasons.items() if why or done[i] or i in new})
@@ -153,7 +154,7 @@ class _Job:
     def run(self, registration: Registration, progress: Progress, started: float) -> TileSummary:
         """Tile what is not done, slide by slide; a slide that is done but has no picture is only drawn."""
         store, rows, table = self.store, self._rows(), self.store.slides
-        count = store.array("tiles/count")[:]
+        count = read_column(store.array("tiles/count"))
         todo = [row for row in rows if count[row] == NOT_DONE and table[row].usable]
         undrawn = [row for row in rows if count[row] != NOT_DONE and self.album.lacks(table[row].id)]
         mine = set(rows)
@@ -191,7 +192,7 @@ class _Job:
         shards = over_dask(
             str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress
         )
-        table, count = store.slides, store.array("tiles/count")[:]
+        table, count = store.slides, read_column(store.array("tiles/count"))
         refused = {table[row].id: why for row, why in registration.reasons.items() if why}
         self.album.finish([(row.id, int(count[i]), refused.get(row.id, "")) for i, row in enumerate(table.rows)])
         return summarise(
@@ -240,7 +241,7 @@ class _Job:
     def plan(self, registration: Registration, started: float) -> TilePlan:
         """Price the run: count grid positions, and tile a few slides without keeping the result."""
         table = self.store.slides
-        count = self.store.array("tiles/count")[:]
+        count = read_column(self.store.array("tiles/count"))
         usable = [i for i, row in enumerate(table.rows) if row.usable]
         todo = [i for i in usable if count[i] == NOT_DONE]
         positions = {i: self.capacity(table[i]) for i in usable}

@@ -10,7 +10,7 @@ import numpy as np
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.progress import SILENT
-from gigacli.store.fast import chunk_folder, map_files, plain_chunks, read_column
+from gigacli.store.fast import checksum_bytes, chunk_folder, is_intact, map_files, plain_chunks, read_column
 from gigacli.store.staging import cache_folder, stage
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ class BankReader:
     def _mapped(self, cache: Path | None, progress: Progress) -> NDArray[np.float16]:
         array, folder = self._array, chunk_folder(self._array)
         _, ca, cd, c = array.chunks
-        size = ca * cd * c * array.dtype.itemsize  # bytes of a chunk
+        size = ca * cd * c * array.dtype.itemsize  # bytes of the values of a chunk
         across = (-(-self.augmentations // ca), -(-self.draws // cd))
         inner = ["/".join(map(str, (*ij, 0))) for ij in itertools.product(*map(range, across))]
         names = [f"{row}/{name}" for row in self.rows for name in inner]
         if folder is not None:
-            mapped = map_files([folder / name for name in names], size=size)
+            mapped = map_files([folder / name for name in names], size=size + checksum_bytes(array))[:, :size]
         else:
             keys = [f"c/{name}" for name in names]
             mapped = stage(array, keys, size=size, folder=cache_folder(cache), progress=progress)
@@ -153,13 +153,14 @@ class FeatureReader:
     def __init__(self, store: Store, features: str) -> None:
         self.array = store.array(f"features/{features}/vectors")
         self.width: int = self.array.shape[2]
-        self._folder = chunk_folder(self.array)
+        self._folder, self._checked = chunk_folder(self.array), checksum_bytes(self.array)
 
     def __call__(self, row: int, n: int) -> NDArray[np.float16]:
         """The first `n` vectors (n, width) of the slide in a row of the table.
 
         Raises:
             NotFound: A chunk that should hold them is missing.
+            Mismatch: It is damaged.
         """
         _, tiles, c = self.array.chunks
         if self._folder is None or c != self.width:
@@ -168,7 +169,11 @@ class FeatureReader:
         for i in range(0, len(vectors), tiles):
             file = self._folder / str(row) / str(i // tiles) / "0"
             try:
-                vectors[i : i + tiles] = np.fromfile(file, dtype=self.array.dtype).reshape(tiles, c)
-            except (FileNotFoundError, ValueError) as error:
-                raise NotFound(f"{file} cannot be read: {error}", "see what else is: giga validate STORE") from error
+                data = file.read_bytes()
+            except FileNotFoundError as error:
+                raise NotFound(f"{file} is missing", "see what else is: giga validate STORE") from error
+            part = vectors[i : i + tiles]
+            if len(data) != part.nbytes + self._checked or (self._checked and not is_intact(data)):
+                raise Mismatch(f"{file} is damaged", "see what else is: giga validate STORE")
+            part[:] = np.frombuffer(data, dtype=part.dtype, count=part.size).reshape(part.shape)
         return vectors[:n]

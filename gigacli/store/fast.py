@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import numpy as np
-from zarr.codecs import BytesCodec
+from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
@@ -22,16 +23,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEYS = DefaultChunkKeyEncoding(separator="/")
+CHECKSUM_BYTES = 4
 MAP_FIXED = 0x10
 MADV_RANDOM = 1
 """The same numbers on Linux and macOS; Python's mmap has no name for the first."""
 
 
 def plain_chunks(array: Any) -> bool:
-    """Whether the chunks of an array are the bytes of its values under the keys ``c/i/j/...``, wherever it lies."""
+    """Whether the chunks of an array are the bytes of its values under the keys ``c/i/j/...``, wherever it lies.
+
+    A checksum may follow the values: :func:`checksum_bytes`.
+    """
     codecs = array.metadata.codecs
-    plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and array.dtype.isnative
+    plain = isinstance(codecs[0], BytesCodec) and array.dtype.isnative
+    plain = plain and (len(codecs) == 1 or (len(codecs) == 2 and checksum_bytes(array) > 0))
     return bool(plain and array.metadata.chunk_key_encoding == KEYS)
+
+
+def checksum_bytes(array: Any) -> int:
+    """Bytes of the checksum (CRC-32C, little-endian) at the end of each chunk; 0 where there is none."""
+    return CHECKSUM_BYTES if isinstance(array.metadata.codecs[-1], Crc32cCodec) else 0
+
+
+def is_intact(data: bytes) -> bool:
+    """Whether the checksum at the end of a chunk is that of the bytes before it."""
+    return google_crc32c.value(data[:-CHECKSUM_BYTES]).to_bytes(CHECKSUM_BYTES, "little") == data[-CHECKSUM_BYTES:]
 
 
 def chunk_folder(array: Any) -> Path | None:
@@ -52,6 +68,7 @@ def read_column(array: Any, n: int | None = None) -> NDArray[Any]:
     length = array.shape[0] if n is None else min(n, array.shape[0])
     rows = _written_rows(array, length)
     values = np.full(length, array.fill_value, dtype=array.dtype)
+    size, checked = array.dtype.itemsize, checksum_bytes(array)
     if folder is None:
         if rows:
             values[rows] = array.oindex[rows]
@@ -61,11 +78,11 @@ def read_column(array: Any, n: int | None = None) -> NDArray[Any]:
             descriptor = os.open(f"{folder}/{row}", os.O_RDONLY)  # pathlib takes three times as long
         except FileNotFoundError:  # set back to its fill value in this moment
             continue
-        data = os.read(descriptor, array.dtype.itemsize + 1)
+        data = os.read(descriptor, size + checked + 1)
         os.close(descriptor)
-        if len(data) != array.dtype.itemsize:
+        if len(data) != size + checked or (checked and not is_intact(data)):
             return np.asarray(array[:n])  # damaged: zarr says what is wrong
-        values[row] = np.frombuffer(data, dtype=array.dtype)[0]
+        values[row] = np.frombuffer(data, dtype=array.dtype, count=1)[0]
     return values
 
 
@@ -146,10 +163,13 @@ class FileRows:
         nbytes: Of all of them.
     """
 
-    def __init__(self, files: Sequence[Path], shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, files: Sequence[Path], shape: tuple[int, int], dtype: np.dtype[Any], *, checksum_bytes: int
+    ) -> None:
         self.shape, self.dtype = (len(files), *shape), dtype
         self.nbytes = len(files) * shape[0] * shape[1] * dtype.itemsize
         self._files, self._row = files, shape[1] * dtype.itemsize
+        self._size = shape[0] * self._row + checksum_bytes
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         """``rows[file, row]`` with arrays of numbers, as an array's; or a slice of files, whole."""
@@ -166,7 +186,7 @@ class FileRows:
                     if descriptor >= 0:
                         os.close(descriptor)
                     opened, descriptor = int(file.flat[i]), -1
-                    descriptor = _open(self._files[opened], self.shape[1] * self._row)
+                    descriptor = _open(self._files[opened], self._size)
                 data = os.pread(descriptor, self._row, int(row.flat[i]) * self._row)
                 rows[i] = np.frombuffer(data, dtype=self.dtype)
         finally:

@@ -15,7 +15,7 @@ import numpy as np
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.progress import SILENT
 from gigacli.store.bank import BankReader, FeatureReader, grids_of
-from gigacli.store.fast import FileRows, chunk_folder, map_files, plain_chunks, read_column
+from gigacli.store.fast import FileRows, checksum_bytes, chunk_folder, map_files, plain_chunks, read_column
 from gigacli.store.staging import cache_folder, stage
 
 if TYPE_CHECKING:
@@ -96,14 +96,15 @@ class FeatureBank:
         slides = zip(self.rows.tolist(), self._chunks.tolist(), strict=True)
         names = [f"{row}/{i}/0" for row, n in slides for i in range(n)]
         shape = (self._per_chunk, self.width)
-        size = self._per_chunk * self.width * array.dtype.itemsize  # bytes of a chunk
+        size = self._per_chunk * self.width * array.dtype.itemsize  # bytes of the values of a chunk
+        checked = checksum_bytes(array)
         if folder is None:
             keys = [f"c/{name}" for name in names]
-            mapped = stage(array, keys, size=size, folder=cache_folder(cache), progress=progress)
+            mapped = stage(array, keys, size=size, folder=cache_folder(cache), progress=progress)  # (chunks, bytes)
         elif len(names) > mappings():
-            return FileRows([folder / name for name in names], shape, array.dtype)
+            return FileRows([folder / name for name in names], shape, array.dtype, checksum_bytes=checked)
         else:
-            mapped = map_files([folder / name for name in names], size=size)  # (chunks, bytes)
+            mapped = map_files([folder / name for name in names], size=size + checked)[:, :size]
         return mapped.view(array.dtype).reshape(len(names), *shape)
 
     def _in_memory(self) -> NDArray[np.float16]:

@@ -16,6 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.store.fast import checksum_bytes, is_intact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,13 +52,13 @@ def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress:
     Args:
         array: The zarr array.
         keys: Of the chunks, below the array, such as ``c/0/0``.
-        size: Bytes of each chunk.
+        size: Bytes of the values of each chunk; its checksum, where it has one, is looked at and not copied.
         folder: On the disk that takes the copy.
         progress: Who listens.
 
     Raises:
         InvalidInput: The disk has no room.
-        Mismatch: A chunk is missing or of another size.
+        Mismatch: A chunk is missing, of another size, or not what its checksum says.
     """
     total = len(keys) * size
     free = shutil.disk_usage(folder).free
@@ -70,11 +71,9 @@ def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress:
         for start in range(0, len(keys), AT_ONCE):
             some = keys[start : start + AT_ONCE]
             for key, data in zip(some, sync(_fetched(array.store_path, some)), strict=True):
-                if data is None or len(data) != size:
-                    found = "is missing" if data is None else f"has {len(data)} bytes, expected {size}"
-                    raise Mismatch(f"{array.path}/{key} {found}", "see what else is damaged: giga validate STORE")
+                values = _values(f"{array.path}/{key}", data, size, checksum_bytes(array))
                 try:
-                    if file.write(data) < size:
+                    if file.write(values) < size:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 except OSError as error:
                     raise _no_room(folder, total, str(error)) from error
@@ -82,6 +81,16 @@ def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress:
         mapped = mmap.mmap(file.fileno(), total, prot=mmap.PROT_READ)
     mapped.madvise(mmap.MADV_RANDOM)  # read what is asked for, not what lies around it
     return np.frombuffer(mapped, dtype=np.uint8).reshape(len(keys), size)
+
+
+def _values(name: str, data: bytes | None, size: int, checked: int) -> memoryview:
+    """The values in a chunk that has so many bytes of them, and of a checksum."""
+    if data is not None and len(data) == size + checked and (not checked or is_intact(data)):
+        return memoryview(data)[:size]
+    found = "is missing" if data is None else f"has {len(data)} bytes, expected {size + checked}"
+    if data is not None and len(data) == size + checked:
+        found = "is not what its checksum says"
+    raise Mismatch(f"{name} {found}", "see what else is damaged: giga validate STORE")
 
 
 async def _fetched(at: Any, keys: Sequence[str]) -> list[bytes | None]:

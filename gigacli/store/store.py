@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.options import fingerprint
@@ -285,7 +286,7 @@ class Store:
                 chunks=spec.chunks(shape),
                 fill_value=spec.fill,
                 dimension_names=spec.dims,
-                **({} if spec.compressed else {"compressors": None}),
+                compressors=[*((ZstdCodec(),) if spec.compressed else ()), Crc32cCodec()],
             )
         except zarr.errors.ContainsArrayError:  # another process made it in this moment
             return self.root[path]

@@ -103,6 +103,22 @@ def test_h5_is_tridents_layout(store, vectors, tmp_path):
         assert about["edge_level0_px"] == 64 * 1.0 / slide.mpp
 
 
+def test_what_was_exported_is_imported_as_it_was(store, tmp_path):
+    giga.export(store, "features", to=tmp_path / "uni")
+    giga.import_features(tmp_path / "again.zarr", [tmp_path / "uni"])
+    again = giga.open(tmp_path / "again.zarr")
+    assert again.require("tiles").config["tool"] == "giga"
+    rows = [again.slides.ids.index(name) for name in store.slides.ids]
+    assert {again.slides[row].mpp_source for row in rows} == {"import"}
+    for row, slide in zip(rows, store.slides.rows, strict=True):
+        assert again.slides[row].mpp == pytest.approx(slide.mpp, rel=1e-12)
+        assert again.slides[row].size_px == slide.size_px
+    capacity = again.array("tiles/coords").shape[1]
+    for path in ("tiles/coords", "tiles/count", "features/random-resnet18/vectors"):
+        there, here = store.array(path)[:], again.array(path)[:][rows]
+        np.testing.assert_array_equal(here, there[:, :capacity] if there.ndim > 1 else there)
+
+
 def test_features_as_npy(store, tmp_path):
     giga.export(store, "features/random-resnet18", to=tmp_path / "f", format="npy")
     n = int(store.array("tiles/count")[2])

@@ -1,6 +1,6 @@
-"""A store that is cut short or whose bits flip: it is found, or it cannot be seen, and which of the two is known.
+"""A store that is cut short or whose bits flip: it is found.
 
-Values that only mean themselves, such as a feature, have no redundancy: a flipped bit there gives another valid store.
+Every chunk ends in a checksum. Metadata documents have none: a flip there may give another word.
 ``docs/robustness.md`` says so; these tests are its figures.
 """
 
@@ -18,13 +18,6 @@ from gigacli.errors import GigaError
 from gigacli.store.validate import validate
 
 SEED = 0
-UNSEEN = (
-    "banks/*/vectors", "features/*/vectors", "embeddings/*/vectors", "models/*/weights", "models/*/best",
-    "models/*/checkpoint",
-    "encoders/*/checkpoint", "models/*/trained_on", "models/*/history", "encoders/*/trained_on", "encoders/*/history",
-    "tiles/coords", "tiles/tissue", "banks/*/tile", "slides", "failures",
-)  # fmt: skip
-"""Arrays in which another value may be as valid as the right one."""
 
 
 def files_of(store):
@@ -92,14 +85,12 @@ def test_a_file_that_is_cut_short_is_always_found(store, repeats):
     print(f"\ncut short, all found: {dict(found)}")
 
 
-def test_a_flipped_bit_is_found_or_could_not_be_seen(store, repeats):
-    found, unseen = Counter(), Counter()
+def test_a_flipped_bit_of_a_chunk_is_always_found(store, repeats):
+    found = Counter()
     for kind, file, problems in damaged(store, random.Random(SEED), flip, 6 * repeats(16)):
-        (found if problems else unseen)[kind] += 1
-        if not problems and kind != "zarr.json":
-            assert any(kind.startswith(allowed) for allowed in UNSEEN), f"{file} was flipped and nobody noticed"
-    print(f"\nflipped: found {dict(found)}, unseen {dict(unseen)}")
-    assert sum(found.values()) > 0
+        assert problems or kind == "zarr.json", f"{file} was flipped and nobody noticed"
+        found[kind] += 1
+    print(f"\nflipped, all found but of zarr.json: {dict(found)}")
 
 
 def test_a_flipped_bit_of_metadata_is_found_unless_it_changes_a_word(store, repeats):
@@ -122,22 +113,26 @@ def test_a_flipped_bit_of_metadata_is_found_unless_it_changes_a_word(store, repe
     assert found > words
 
 
-@pytest.mark.parametrize(
-    ("group", "line"),
-    [
-        ("banks/random-resnet18/vectors", ("train", "--redo", "--epochs", "1")),
-        ("banks/random-resnet18/done", ("train", "--redo", "--epochs", "1")),
-        ("features/random-resnet18/vectors", ("embed", "--redo")),
-        ("features/random-resnet18/done", ("embed", "--redo")),
-        ("models/giga/weights", ("embed", "--redo")),
-        ("tiles/count", ("bank", "--redo", "--augmentations", "1", "--draws", "2")),
-        ("tiles/coords", ("bank", "--redo", "--augmentations", "1", "--draws", "2")),
-    ],
-)
-def test_a_stage_refuses_what_is_cut_short(group, line, store_at, capsys):
-    store = store_at("embed")
+LINES = {
+    "banks/random-resnet18/vectors": ("train", "--redo", "--epochs", "1"),
+    "banks/random-resnet18/done": ("train", "--redo", "--epochs", "1"),
+    "features/random-resnet18/vectors": ("embed", "--redo"),
+    "features/random-resnet18/done": ("embed", "--redo"),
+    "models/giga/weights": ("embed", "--redo"),
+    "tiles/count": ("bank", "--redo", "--augmentations", "1", "--draws", "2"),
+    "tiles/coords": ("bank", "--redo", "--augmentations", "1", "--draws", "2"),
+}
+"""What reads an array."""
+
+REFUSED = [(group, how) for group in LINES for how in (cut, flip)]
+REFUSED.remove(("banks/random-resnet18/vectors", flip))  # mapped and never read as a whole: `giga validate` does that
+
+
+@pytest.mark.parametrize(("group", "how"), REFUSED)
+def test_a_stage_refuses_what_is_damaged(group, how, store_at, capsys):
+    store, line = store_at("embed"), LINES[group]
     file = files_of(store / group / "c")[0]
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    file.write_bytes(how(file.read_bytes(), random.Random(SEED)))
     code = run_command([line[0], str(store), *line[1:]])
     said = capsys.readouterr().err
     assert code in (1, 2), said

