@@ -75,7 +75,8 @@ class _Source:
     handle: Slide | None = None
     error: Exception | None = None
     tasks: int = 0  # submitted and not finished
-    finished: bool = False  # no more tasks will come
+    complete: bool = False  # all its tiles are submitted
+    finished: bool = False  # given up, or its last block was used
     at: dict[int, int] = field(default_factory=dict)  # thread -> tile it works on
 
     def get(self) -> Slide:
@@ -83,6 +84,11 @@ class _Source:
             if self.handle is None:
                 self.handle = Slide(self.slide.path, mpp=self.slide.mpp, upsample=self.upsample)
             return self.handle
+
+    def submit(self, tasks: int, *, last: bool) -> None:
+        with self.lock:
+            self.tasks += tasks
+            self.complete = last
 
     def finish(self) -> None:
         with self.lock:
@@ -96,7 +102,8 @@ class _Source:
             self._close_if_idle()
 
     def _close_if_idle(self) -> None:  # closing under a thread that still reads would crash it
-        if self.finished and not self.tasks and self.handle is not None:
+        # a handle keeps tens of megabytes of decoded tiles, and hundreds of small slides may wait to be used
+        if (self.complete or self.finished) and not self.tasks and self.handle is not None:
             self.handle.close()
             self.handle = None
 
@@ -196,8 +203,7 @@ class TileReader:
                 yield _Reading(source, start, pixels, last=start + m == n, left=-(-m // TILES_PER_TASK))
 
     def _submit(self, reading: _Reading) -> None:
-        with reading.source.lock:
-            reading.source.tasks += reading.left
+        reading.source.submit(reading.left, last=reading.last)
         for first in range(0, len(reading.tiles), TILES_PER_TASK):
             self._tasks.put((reading, first))
 

@@ -47,6 +47,34 @@ def test_no_more_is_read_ahead_than_fits(slides, monkeypatch):
             assert sum(asked) <= 4 * used + 8 + 4
 
 
+def test_slides_that_wait_to_be_used_are_closed(slides, monkeypatch):
+    """A handle keeps decoded tiles: hundreds of small slides would fill the memory."""
+    opened, most, lock = set(), [0], threading.Lock()
+    start, close = Slide.__init__, Slide.close
+
+    def count(self, *arguments, **options):
+        start(self, *arguments, **options)
+        with lock:
+            opened.add(id(self))
+            most[0] = max(most[0], len(opened))
+
+    def leave(self):
+        close(self)
+        with lock:
+            opened.discard(id(self))
+
+    monkeypatch.setattr(Slide, "__init__", count)
+    monkeypatch.setattr(Slide, "close", leave)
+    many = [SlideTiles(i, slides[i % 3].path, 0.5, slides[i % 3].coords) for i in range(30)]
+    with reading() as reader:
+        blocks = reader.blocks(many)  # all of them fit into what is read ahead
+        next(blocks)
+        waiting = list(blocks)
+    assert len(waiting) == 29
+    assert most[0] <= 3  # two threads, and one slide that is just being opened
+    assert not opened
+
+
 def test_a_slide_that_fails_half_way_ends_there(slides, monkeypatch):
     read = Slide.read
 
