@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- tables: python benchmarks/study.py --tables -->", "<!-- end of tables -->"
 STRENGTHS = {"simulated": simulated.STRONG, "weak": simulated.WEAK}
-COHORTS, TIERS = (*STRENGTHS, "drawn"), (1, 2, 3, 4)
+COHORTS, TIERS = (*STRENGTHS, "drawn"), (1, 2, 3, 4, 5)
 FEW, VIEWS, FOLDS = 32, 50, 10
 DEFAULT: dict[str, Any] = {
     "lr": 1e-3,
@@ -110,6 +110,7 @@ def variants() -> list[Variant]:
     costly = ("T 25", "batch 64", "batch 16")
     spatial = {"no slide augmentation": {"slide_aug": False}, **{k: v for k, v in changes.items() if k not in costly}}
     spatial |= {"stride 1, T 25": {"stride": 1, "tiles": 25}, "blocks 3": {"blocks": 3}}
+    lasting = ("T 10", "T 25", "lr 3e-3")  # what attention gained from, in long trainings of the sparse CNN
     only = ("simulated",)
     return [
         *long,
@@ -119,6 +120,9 @@ def variants() -> list[Variant]:
         *(Variant(f"sparse-resnet, {SHORT}, {name}", SHORT, {**sparse, **c}, 3, only) for name, c in spatial.items()),
         Variant(f"sparse-resnet, {LONG}", LONG, sparse, 4),
         Variant(f"sparse-resnet, {LONG}, stride 1", LONG, {**sparse, "stride": 1}, 4, only),
+        *(Variant(f"sparse-resnet, {LONG}, {name}", LONG, {**sparse, **changes[name]}, 5) for name in lasting),
+        Variant(f"sparse-resnet, {LONG}, fp32", LONG, {**sparse, **changes["fp32"]}, 5, ("drawn",)),
+        Variant(f"mlp, {LONG}, T 25", LONG, {**mlp, **changes["T 25"]}, 5),
     ]
 
 
