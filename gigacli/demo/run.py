@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from gigacli.progress import Progress
 
 NOTICE = (
-    "This is a small synthetic cohort: a smoke test that everything runs, not evidence about any method. With so few\n"
-    "slides the differences between rows are within the noise."
+    "This is a small synthetic cohort: a smoke test that everything runs, not evidence about any method. Look at the\n"
+    "intervals: with so few slides most differences between rows are within the noise."
 )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.progress import SILENT
-from gigacli.store.fast import checksum_bytes, chunk_folder, is_intact, map_files, plain_chunks, read_column
+from gigacli.store.fast import checksum_bytes, chunk_folder, map_files, plain_chunks, read_column, what_is_wrong
 from gigacli.store.staging import cache_folder, stage
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class FeatureReader:
             except FileNotFoundError as error:
                 raise NotFound(f"{file} is missing", "see what else is: giga validate STORE") from error
             part = vectors[i : i + tiles]
-            if len(data) != part.nbytes + self._checked or (self._checked and not is_intact(data)):
-                raise Mismatch(f"{file} is damaged", "see what else is: giga validate STORE")
+            if wrong := what_is_wrong(data, part.nbytes, self._checked):
+                raise Mismatch(f"{file} {wrong}", "see what else is damaged: giga validate STORE")
             part[:] = np.frombuffer(data, dtype=part.dtype, count=part.size).reshape(part.shape)
         return vectors[:n]

@@ -45,9 +45,13 @@ def checksum_bytes(array: Any) -> int:
     return CHECKSUM_BYTES if isinstance(array.metadata.codecs[-1], Crc32cCodec) else 0
 
 
-def is_intact(data: bytes) -> bool:
-    """Whether the checksum at the end of a chunk is that of the bytes before it."""
-    return google_crc32c.value(data[:-CHECKSUM_BYTES]).to_bytes(CHECKSUM_BYTES, "little") == data[-CHECKSUM_BYTES:]
+def what_is_wrong(data: bytes, size: int, checked: int) -> str:
+    """With a chunk of `size` bytes of values and `checked` of a checksum; "" where nothing is."""
+    if len(data) != size + checked:
+        return f"has {len(data)} bytes, expected {size + checked}"
+    if checked and google_crc32c.value(data[:size]).to_bytes(checked, "little") != data[size:]:
+        return "is not what its checksum says"
+    return ""
 
 
 def chunk_folder(array: Any) -> Path | None:
@@ -80,7 +84,7 @@ def read_column(array: Any, n: int | None = None) -> NDArray[Any]:
             continue
         data = os.read(descriptor, size + checked + 1)
         os.close(descriptor)
-        if len(data) != size + checked or (checked and not is_intact(data)):
+        if what_is_wrong(data, size, checked):
             return np.asarray(array[:n])  # damaged: zarr says what is wrong
         values[row] = np.frombuffer(data, dtype=array.dtype, count=1)[0]
     return values

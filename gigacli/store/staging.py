@@ -16,7 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.store.fast import checksum_bytes, is_intact
+from gigacli.store.fast import checksum_bytes, what_is_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,13 +67,16 @@ def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress:
     if not total:
         return np.empty((len(keys), size), dtype=np.uint8)
     progress.start("copying the bank", len(keys))
+    checked = checksum_bytes(array)
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         for start in range(0, len(keys), AT_ONCE):
             some = keys[start : start + AT_ONCE]
             for key, data in zip(some, sync(_fetched(array.store_path, some)), strict=True):
-                values = _values(f"{array.path}/{key}", data, size, checksum_bytes(array))
+                wrong = "is missing" if data is None else what_is_wrong(data, size, checked)
+                if data is None or wrong:
+                    raise Mismatch(f"{array.path}/{key} {wrong}", "see what else is damaged: giga validate STORE")
                 try:
-                    if file.write(values) < size:
+                    if file.write(memoryview(data)[:size]) < size:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 except OSError as error:
                     raise _no_room(folder, total, str(error)) from error
@@ -81,16 +84,6 @@ def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress:
         mapped = mmap.mmap(file.fileno(), total, prot=mmap.PROT_READ)
     mapped.madvise(mmap.MADV_RANDOM)  # read what is asked for, not what lies around it
     return np.frombuffer(mapped, dtype=np.uint8).reshape(len(keys), size)
-
-
-def _values(name: str, data: bytes | None, size: int, checked: int) -> memoryview:
-    """The values in a chunk that has so many bytes of them, and of a checksum."""
-    if data is not None and len(data) == size + checked and (not checked or is_intact(data)):
-        return memoryview(data)[:size]
-    found = "is missing" if data is None else f"has {len(data)} bytes, expected {size + checked}"
-    if data is not None and len(data) == size + checked:
-        found = "is not what its checksum says"
-    raise Mismatch(f"{name} {found}", "see what else is damaged: giga validate STORE")
 
 
 async def _fetched(at: Any, keys: Sequence[str]) -> list[bytes | None]:

@@ -159,9 +159,13 @@ def flipped(data):
 def test_damaged_features_are_refused(tiny):
     chunk = tiny / "features/moco/vectors/c/0/0/0"
     sound, read = chunk.read_bytes(), FeatureReader(Store.open(tiny), "moco")
-    for data in (flipped(sound), sound[:-1], sound + b"1"):
+    for data, wrong in (
+        (flipped(sound), "is not what its checksum says"),
+        (sound[:-1], "bytes, expected"),
+        (sound + b"1", "bytes, expected"),
+    ):
         chunk.write_bytes(data)
-        with pytest.raises(Mismatch, match="c/0/0/0 is damaged"):
+        with pytest.raises(Mismatch, match=wrong):
             read(0, 4)
 
 

@@ -8,6 +8,7 @@ import uuid
 from collections import namedtuple
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
@@ -122,6 +123,17 @@ def test_a_remote_bank_is_copied_when_it_is_first_used(maker, tmp_path, monkeypa
     first = reader.vectors
     reader.load()
     assert reader.vectors is first
+
+
+def test_a_flipped_bit_of_a_remote_bank_is_refused(maker, tmp_path):
+    name = f"{uuid.uuid4()}.zarr"
+    store = Store.create(f"memory://{name}")
+    maker.fill(store)
+    files, chunk = fsspec.filesystem("memory"), f"/{name}/banks/moco/vectors/c/1/0/0/0"
+    data = files.cat_file(chunk)
+    files.pipe_file(chunk, bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(Mismatch, match="c/1/0/0/0 is not what its checksum says"):
+        BankReader(store, "moco").load(cache=tmp_path)
 
 
 def test_a_compressed_bank_is_refused(maker):
