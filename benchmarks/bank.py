@@ -48,8 +48,8 @@ def peak():  # not getrusage's, which begins with that of the process that start
 atexit.register(lambda: print(peak(), file=open(sys.argv[2], "w")))
 if sys.argv[1] == "instant":
     FrozenTileEncoder.__call__ = lambda self, images: images[:, :1, 0, 0].float().repeat(1, self.features)
-import gigacli.cli
-from gigacli.command import run_command
+import gigacli.cli.verbs
+from gigacli.cli.command import run_command
 sys.exit(run_command(sys.argv[3:]))
 """
 

@@ -33,7 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import gigacli as giga
-from gigacli.console import ConsoleProgress
+from gigacli.cli.console import ConsoleProgress
 from gigacli.demo.anatomy import BACKGROUND, TILE_TYPES
 from gigacli.demo.cohort import write_cohort
 from gigacli.nn.tile_encoder import random_resnet18, weights_to_bytes

@@ -31,7 +31,7 @@ from gigacli.probing.splits import Split, read_splits
 from gigacli.store.store import Recipe, Store
 from gigacli.store.table import SlideRow, SlideTable
 
-IMPORTS = "import gigacli.console, gigacli.cli, gigacli.stages.probe"
+IMPORTS = "import gigacli.cli.console, gigacli.cli.verbs, gigacli.stages.probe"
 PLAIN_IMPORTS = """
 import sys
 from pathlib import Path

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 import gigacli
-from gigacli.cli import app
+from gigacli.cli.verbs import app
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Made by docs/generate.py (make docs): change the program, not this page. -->"

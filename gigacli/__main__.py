@@ -12,7 +12,7 @@ def main() -> None:
     # OpenMP threads that wait for work by spinning slow a shared machine down tenfold (spec/decisions/0006).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from gigacli.cli import app
+        from gigacli.cli.verbs import app
 
         app()
     except KeyboardInterrupt:  # in the middle of an import

@@ -9,8 +9,8 @@ import weakref
 import pytest
 from rich.console import Console
 
-from gigacli import console
-from gigacli.console import ConsoleProgress
+from gigacli.cli import console
+from gigacli.cli.console import ConsoleProgress
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_an_interrupt_elsewhere_is_raised_at_once():
 
 @pytest.mark.parametrize(("name", "shown"), [("a\x1b[2Jb", "a\\x1b[2Jb"), ("tab\tand µ", "tab"), ("[red]", "[red]")])
 def test_control_characters_are_shown_and_not_obeyed(name, shown, capsys):
-    from gigacli.console import say, show_table
+    from gigacli.cli.console import say, show_table
 
     say(name, to_out=True)
     show_table("", ("slide",), [(name,)])

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 import gigacli
-import gigacli.cli
-from gigacli.command import run_command
+import gigacli.cli.verbs
+from gigacli.cli.command import run_command
 
 ROOT = Path(__file__).parents[1]
 GIGA = Path(sys.executable).with_name("giga")

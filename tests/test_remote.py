@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import gigacli as giga
-import gigacli.cli
-from gigacli.command import run_command
+import gigacli.cli.verbs
+from gigacli.cli.command import run_command
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.info import info
 from gigacli.store.store import Store

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line of giga sets it, before torch is loaded
 
 import gigacli as giga
-from gigacli.console import ConsoleProgress
+from gigacli.cli.console import ConsoleProgress
 from gigacli.errors import NotFound
 from gigacli.options import fingerprint
 from gigacli.probing.report import ProbeRow

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import gigacli.cli  # noqa: F401 - registers the verbs
-from gigacli.command import run_command
+import gigacli.cli.verbs  # noqa: F401 - registers the verbs
+from gigacli.cli.command import run_command
 from gigacli.errors import GigaError
 from gigacli.store.validate import validate
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import gigacli as giga
-import gigacli.cli
-from gigacli.command import run_command
+import gigacli.cli.verbs
+from gigacli.cli.command import run_command
 from gigacli.store.info import info
 from gigacli.store.store import Recipe, Store
 from gigacli.store.table import SlideRow, SlideTable

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from zarr.storage import LocalStore
 
-import gigacli.cli  # noqa: F401 - registers the verbs
-from gigacli.command import run_command
+import gigacli.cli.verbs  # noqa: F401 - registers the verbs
+from gigacli.cli.command import run_command
 from gigacli.nn import loop
 from gigacli.store.validate import validate
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gigacli.command import DONE, Debug, Json, Quiet, StoreArgument, argument, guard, verb
+from gigacli.cli.command import DONE, Debug, Json, Quiet, StoreArgument, argument, guard, verb
 from gigacli.importing.config import ImportConfig
 
 
@@ -40,7 +40,7 @@ def export(
     """
 
     def work() -> int:
-        from gigacli import console
+        from gigacli.cli import console
         from gigacli.exporting.export import export
 
         with console.ConsoleProgress(quiet=quiet) as progress:
@@ -70,7 +70,7 @@ def add_import() -> None:
 
 
 def _show_import(summary: Any) -> None:
-    from gigacli import console
+    from gigacli.cli import console
 
     console.show_summary("import", summary)
     if summary.failures:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gigacli.command import DONE, Debug, Json, Quiet, StoreArgument, guard
+from gigacli.cli.command import DONE, Debug, Json, Quiet, StoreArgument, guard
 
 LabelsOption = typer.Option("--labels", help="CSV: slide_id, label[, patient_id] and any other columns.")
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
@@ -41,7 +41,7 @@ def report(
     """
 
     def work() -> int:
-        from gigacli import console
+        from gigacli.cli import console
         from gigacli.reporting.report import report
 
         with console.ConsoleProgress(quiet=quiet) as progress:
@@ -88,7 +88,7 @@ def tile_map(
     """
 
     def work() -> int:
-        from gigacli import console
+        from gigacli.cli import console
         from gigacli.reporting.tile_map import tile_map
 
         with console.ConsoleProgress(quiet=quiet) as progress:
@@ -111,7 +111,7 @@ def tile_map(
 
 
 def _show(title: str, summary: Any, *, json: bool) -> int:
-    from gigacli import console
+    from gigacli.cli import console
 
     if json:
         console.show_json(summary)

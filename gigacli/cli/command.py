@@ -60,7 +60,7 @@ UNFORESEEN = "what was finished is kept; giga validate STORE looks for damage, -
 
 def guard(work: Callable[[], int], *, debug: bool) -> None:
     """Run, turn errors into messages and exit codes."""
-    from gigacli import console
+    from gigacli.cli import console
 
     try:
         code = work()
@@ -163,7 +163,7 @@ def verb(
 
     def run(context: typer.Context, **values: Any) -> None:
         def work() -> int:
-            from gigacli import console
+            from gigacli.cli import console
 
             speaks = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; the first one speaks
             options = {f.name: values[f.name] for f in fields(config) if _was_given(context, f.name)}

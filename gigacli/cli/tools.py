@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gigacli.command import DONE, FAILED, Debug, Json, Quiet, StoreArgument, app, guard, run_command
-from gigacli.exchange_tools import add_import, export
-from gigacli.report_tools import report, tile_map
+from gigacli.cli.command import DONE, FAILED, Debug, Json, Quiet, StoreArgument, app, guard, run_command
+from gigacli.cli.exchange_tools import add_import, export
+from gigacli.cli.report_tools import report, tile_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ def info(
     """
 
     def work() -> int:
-        from gigacli import console
+        from gigacli.cli import console
         from gigacli.store.info import info
 
         found = info(store, slides=slides)
@@ -69,7 +69,7 @@ def validate(
     """
 
     def work() -> int:
-        from gigacli import console
+        from gigacli.cli import console
         from gigacli.store.validate import validate
 
         report = validate(store, level=level)
@@ -101,7 +101,7 @@ def doctor(
     """
 
     def work() -> int:
-        from gigacli import console
+        from gigacli.cli import console
         from gigacli.doctor.report import doctor
 
         with console.ConsoleProgress(quiet=quiet) as progress:
@@ -130,7 +130,7 @@ def demo(
     """
 
     def work() -> int:
-        from gigacli import console
+        from gigacli.cli import console
         from gigacli.demo.run import NOTICE, prepare, steps
 
         with console.ConsoleProgress(quiet=quiet) as progress:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gigacli import config as configs
-from gigacli.command import StoreArgument, app, argument, verb
-from gigacli.tools import add_tools
+from gigacli.cli.command import StoreArgument, app, argument, verb
+from gigacli.cli.tools import add_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ __all__ = ["app"]
 
 def _show_summary(title: str) -> Callable[[Any], None]:
     def show(summary: Any) -> None:
-        from gigacli import console
+        from gigacli.cli import console
 
         console.show_summary(title, summary)
         failures = getattr(summary, "failures", {})
@@ -29,7 +29,7 @@ def _show_summary(title: str) -> Callable[[Any], None]:
 
 
 def _show_tiles(summary: Any) -> None:
-    from gigacli import console
+    from gigacli.cli import console
 
     _show_summary("tile")(summary)
     if getattr(summary, "why_empty", {}):
@@ -42,7 +42,7 @@ def _show_tiles(summary: Any) -> None:
 
 
 def _show_scores(result: Any) -> None:
-    from gigacli import console
+    from gigacli.cli import console
     from gigacli.probing import report
 
     for title, rows in report.tables(result):
