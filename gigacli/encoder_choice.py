@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import GigaError, InvalidInput, NotFound
 from gigacli.nn.encoders import TIMM, TimmEncoder, store_name
 from gigacli.nn.frozen import FrozenTileEncoder
@@ -17,13 +18,12 @@ from gigacli.nn.tile_encoder import (
     weights_hash,
     weights_to_bytes,
 )
-from gigacli.options import NAME_PATTERN
 from gigacli.store.store import Recipe, Store
 
 if TYPE_CHECKING:
     import torch
 
-    from gigacli.config import BankConfig
+    from gigacli.config.verbs import BankConfig
     from gigacli.nn.encode import TileEncoder
 
 RANDOM = "random-resnet18"

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 
+from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.giga import GigaSSL
 from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX, WIDTH_IN, read_gigassl
-from gigacli.options import NAME_PATTERN
 from gigacli.randomness import keyed_seed
 from gigacli.store.trained import finished_model, source_of
 from gigacli.weights_card import WeightsCard, encoder_text
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from gigacli.config import EmbedConfig
+    from gigacli.config.verbs import EmbedConfig
     from gigacli.nn.views import ViewBatch
     from gigacli.store.store import Recipe, Store
 

@@ -22,7 +22,7 @@ from gigacli.wsi.slide import Slide
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gigacli.config import TileConfig
+    from gigacli.config.verbs import TileConfig
     from gigacli.progress import Progress
 
 TCGA_BARCODE = re.compile(r"TCGA-\w\w-\w{4}")

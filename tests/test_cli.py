@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gigacli import config as configs
-from gigacli.importing.config import ImportConfig
+from gigacli.config import verbs as configs
+from gigacli.config.tools import ImportConfig
 
 GIGA = Path(sys.executable).with_name("giga")
 VERBS = {

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigacli import config
-from gigacli.config import BankConfig, EmbedConfig, PretrainTilesConfig, ProbeConfig, TileConfig, TrainConfig
+from gigacli.config.base import Config, fingerprint, parse_shard
+from gigacli.config.verbs import BankConfig, EmbedConfig, PretrainTilesConfig, ProbeConfig, TileConfig, TrainConfig
 from gigacli.errors import InvalidInput
-from gigacli.options import Config, fingerprint, parse_shard
 
 CONFIGS = [TileConfig, PretrainTilesConfig, BankConfig, TrainConfig, EmbedConfig, ProbeConfig]
 FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zarr
 
-from gigacli.options import fingerprint
+from gigacli.config.base import fingerprint
 from gigacli.store.describe import describe, load_schema
 from gigacli.store.layout import ARRAYS, FORMAT, FORMAT_VERSION, STAGES, WRITTEN_BY
 from gigacli.store.store import Store

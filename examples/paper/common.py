@@ -20,8 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line of gi
 
 import gigacli as giga
 from gigacli.cli.console import ConsoleProgress
+from gigacli.config.base import fingerprint
 from gigacli.errors import NotFound
-from gigacli.options import fingerprint
 from gigacli.probing.report import ProbeRow
 
 if TYPE_CHECKING:

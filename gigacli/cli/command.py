@@ -23,7 +23,7 @@ from gigacli.errors import GigaError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gigacli.options import Config
+    from gigacli.config.base import Config
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

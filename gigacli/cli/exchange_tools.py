@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gigacli.cli.command import DONE, Debug, Json, Quiet, StoreArgument, argument, guard, verb
-from gigacli.importing.config import ImportConfig
+from gigacli.config.tools import ImportConfig
 
 
 def export(

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gigacli import config as configs
 from gigacli.cli.command import StoreArgument, app, argument, verb
 from gigacli.cli.tools import add_tools
+from gigacli.config import verbs as configs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

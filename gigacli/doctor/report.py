@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gigacli.config import BankConfig
+from gigacli.config.verbs import BankConfig
 from gigacli.doctor import machine, probes
 from gigacli.doctor.isolated import Isolated, Outcome
 from gigacli.errors import GigaError, NotFound

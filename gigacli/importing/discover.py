@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from gigacli.importing.config import ImportConfig
+    from gigacli.config.tools import ImportConfig
     from gigacli.progress import Progress
 
 H5 = (".h5", ".hdf5")

@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, Mismatch, SlideError, reason_of
-from gigacli.importing.config import ImportConfig
 from gigacli.importing.discover import choose, files_of, look, name_of, plain_name
 from gigacli.importing.geometry import TOLERANCE, Grid, Placement, grid_of, place
 from gigacli.importing.request import ImportSummary, Request, existing
@@ -43,7 +43,7 @@ def import_features(
         store: The cohort store.
         files: Feature files, or folders that hold them; ``embeddings.npy`` and ``ids.npy`` in the authors' layout.
         progress: Who listens.
-        options: Fields of :class:`~gigacli.importing.config.ImportConfig`.
+        options: Fields of :class:`~gigacli.config.tools.ImportConfig`.
 
     Raises:
         NotFound: No such file, or there are no features in it.

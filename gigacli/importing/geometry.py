@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gigacli.importing.config import ImportConfig
+    from gigacli.config.tools import ImportConfig
     from gigacli.importing.found import Found
 
 TOLERANCE = 0.1

@@ -10,7 +10,7 @@ from gigacli.errors import NotFound
 from gigacli.store.store import Store
 
 if TYPE_CHECKING:
-    from gigacli.importing.config import ImportConfig
+    from gigacli.config.tools import ImportConfig
     from gigacli.importing.slides import Said
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
-from gigacli.options import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

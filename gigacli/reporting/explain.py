@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gigacli.config import EmbedConfig
+from gigacli.config.verbs import EmbedConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.probing.labels import join, patients_of, read_labels
 from gigacli.probing.linear import PAPER_C, score

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.config import ProbeConfig
+from gigacli.config.verbs import ProbeConfig
 from gigacli.errors import InvalidInput
 from gigacli.probing import report as probe_report
 from gigacli.progress import SILENT

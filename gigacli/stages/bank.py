@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from gigacli.cluster import over_dask
-from gigacli.config import BankConfig
+from gigacli.config.base import parse_shard
+from gigacli.config.verbs import BankConfig
 from gigacli.encoder_choice import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.encode import Batches, Encoding, TileEncoder, Views, draw_views
 from gigacli.nn.frozen import can_compile
-from gigacli.options import parse_shard
 from gigacli.progress import SILENT
 from gigacli.registration import changed
 from gigacli.store.fast import read_column
@@ -80,7 +80,7 @@ def bank(store: str | Path | Store, *, progress: Progress = SILENT, **options: A
     Args:
         store: The cohort store.
         progress: Who listens.
-        options: Fields of :class:`~gigacli.config.BankConfig`.
+        options: Fields of :class:`~gigacli.config.verbs.BankConfig`.
 
     Raises:
         NotFound: The store holds no tiles or not the encoder asked for.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gigacli.config import EmbedConfig
+from gigacli.config.verbs import EmbedConfig
 from gigacli.model_choice import ModelChoice, choose_model, name_of_model
 from gigacli.nn.device import pick_device
 from gigacli.nn.giga import embed_views
@@ -69,7 +69,7 @@ def embed(store: str | Path | Store, *, progress: Progress = SILENT, **options: 
     Args:
         store: The cohort store.
         progress: Who listens.
-        options: Fields of :class:`~gigacli.config.EmbedConfig`.
+        options: Fields of :class:`~gigacli.config.verbs.EmbedConfig`.
 
     Raises:
         NotFound: There is no such model, or the store holds no features.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gigacli.config import PretrainTilesConfig
+from gigacli.config.verbs import PretrainTilesConfig
 from gigacli.drawn_tiles import draw_scored, draw_tiles, read_drawn
 from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
@@ -116,7 +116,7 @@ def pretrain_tiles(store: str | Path | Store, *, progress: Progress = SILENT, **
     Args:
         store: The cohort store.
         progress: Who listens.
-        options: Fields of :class:`~gigacli.config.PretrainTilesConfig`.
+        options: Fields of :class:`~gigacli.config.verbs.PretrainTilesConfig`.
 
     Raises:
         NotFound: The store holds no tiles, or there is no file of initial weights or labels.

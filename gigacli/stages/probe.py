@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gigacli.config import ProbeConfig
+from gigacli.config.verbs import ProbeConfig
 from gigacli.errors import NotFound
 from gigacli.probing.compare import compared
 from gigacli.probing.labels import join, patients_of, read_labels
@@ -58,7 +58,7 @@ def probe(
         store: A store; ``None``: $GIGA_STORE, ./cohort.zarr, or the only ``*.zarr`` here.
         labels: CSV with columns slide_id, label[, patient_id]; for patients also patient_id, label.
         progress: Who listens.
-        options: Fields of :class:`~gigacli.config.ProbeConfig`.
+        options: Fields of :class:`~gigacli.config.verbs.ProbeConfig`.
 
     Raises:
         NotFound: No store, embedding, table or column of that name.

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigacli.cluster import over_dask
-from gigacli.config import TileConfig
+from gigacli.config.base import parse_shard
+from gigacli.config.verbs import TileConfig
 from gigacli.errors import NotFound, reason_of
-from gigacli.options import parse_shard
 from gigacli.progress import SILENT
 from gigacli.registration import Registration, list_missing_mpp, register
 from gigacli.store.fast import read_column
@@ -50,7 +50,7 @@ def tile(
         store: The cohort store.
         slides: Slide files, folders, or a CSV of slides; may be empty for a store that has slides.
         progress: Who listens.
-        options: Fields of :class:`~gigacli.config.TileConfig`.
+        options: Fields of :class:`~gigacli.config.verbs.TileConfig`.
 
     Raises:
         NotFound: No such slide or folder, or nothing is registered.

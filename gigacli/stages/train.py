@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import save as save_safetensors
 
-from gigacli.config import TrainConfig
+from gigacli.config.base import fingerprint
+from gigacli.config.verbs import TrainConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
 from gigacli.nn.board import Board
@@ -24,7 +25,6 @@ from gigacli.nn.slide_encoder import SlideEncoder
 from gigacli.nn.sparse_spconv import check_spconv_trains
 from gigacli.nn.tile_encoder import resnet18_from_bytes, weights_to_bytes
 from gigacli.nn.views import TilePositions, ViewBatch
-from gigacli.options import fingerprint
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_seed
 from gigacli.store.bank import BankReader  # noqa: TC001
@@ -89,7 +89,7 @@ def train(store: str | Path | Store, *, progress: Progress = SILENT, **options: 
     Args:
         store: The cohort store.
         progress: Who listens.
-        options: Fields of :class:`~gigacli.config.TrainConfig`.
+        options: Fields of :class:`~gigacli.config.verbs.TrainConfig`.
 
     Raises:
         NotFound: The store holds no bank, or there is no table of slides to leave out.

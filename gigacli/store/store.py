@@ -15,8 +15,8 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from gigacli.config.base import fingerprint
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.options import fingerprint
 from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root
 from gigacli.store.fast import read_column
 from gigacli.store.layout import (
@@ -36,7 +36,7 @@ from gigacli.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gigacli.options import Config
+    from gigacli.config.base import Config
 
 C = TypeVar("C", bound="Config")
 CREATED_BY = f"giga {__version__}"

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gigacli.config.base import fingerprint
 from gigacli.errors import InvalidInput
-from gigacli.options import fingerprint
 from gigacli.store.describe import (
     Description,
     Problem,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gigacli.config.base import fingerprint
 from gigacli.errors import GigaError, reason_of
-from gigacli.options import fingerprint
 from gigacli.wsi.slide import Slide
 from gigacli.wsi.tile_cache import QUALITY, decode, encode
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from gigacli.config import TileConfig
+    from gigacli.config.verbs import TileConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
+from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.encoders import TimmEncoder, import_timm, state_hash, store_name
-from gigacli.options import NAME_PATTERN
 
 CPU = torch.device("cpu")
 MODELS = {"vit_tiny_patch16_224": 192, "test_vit": 64, "resnet10t": 512, "convnext_atto": 320}

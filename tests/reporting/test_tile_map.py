@@ -89,7 +89,7 @@ def test_sampled_pulls_are_those_of_all_views_there_are(store_at, cohort):
     """Two tiles a view: few enough to see all of them."""
     import torch
 
-    from gigacli.config import EmbedConfig
+    from gigacli.config.verbs import EmbedConfig
     from gigacli.model_choice import choose_model
     from gigacli.nn.views import TilePositions, make_views
     from gigacli.store.bank import FeatureReader, grids_of

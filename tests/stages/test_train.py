@@ -12,7 +12,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 import gigacli as giga
-from gigacli.config import TrainConfig
+from gigacli.config.verbs import TrainConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn import loop
 

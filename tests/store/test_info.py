@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from gigacli import config as configs
+from gigacli.config import verbs as configs
 from gigacli.errors import NotFound
 from gigacli.store.info import MOST_FAILURES, info
 from gigacli.store.layout import NOT_DONE

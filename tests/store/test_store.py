@@ -12,7 +12,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli.config import TileConfig
+from gigacli.config.verbs import TileConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.layout import ARRAYS, NOT_DONE
 from gigacli.store.store import Recipe, Store, shard_rows

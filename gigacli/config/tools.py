@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - flags are made from the annotations
 from typing import Any, Self
 
-from gigacli.options import Config, one_resolution, option
+from gigacli.config.base import Config, one_resolution, option
 
 
 @dataclass(frozen=True, kw_only=True)

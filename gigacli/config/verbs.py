@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - flags are made from the annotations
 from typing import Any, Literal, Self
 
+from gigacli.config.base import Config, one_resolution, option, parse_shard
 from gigacli.errors import InvalidInput
-from gigacli.options import Config, one_resolution, option, parse_shard
 
 Precision = Literal["auto", "bf16", "fp32"]
 

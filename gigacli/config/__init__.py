@@ -1,0 +1,1 @@
+"""One frozen dataclass per command: defaults, choices, help, validation, recipe."""
