@@ -24,10 +24,10 @@ import numpy as np
 import openslide
 from PIL import Image
 
+from gigacli.cohort.discovery import find_slides
 from gigacli.demo.draw import LABS, draw_slide
 from gigacli.errors import GigaError
 from gigacli.store.store import Store
-from gigacli.wsi.discover import find_slides
 from gigacli.wsi.grid import tile_grid, tissue_fraction
 from gigacli.wsi.resolution import resolve_mpp
 from gigacli.wsi.slide import Slide

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from gigacli.cohort.registration import TCGA_BARCODE
 from gigacli.errors import InvalidInput
-from gigacli.registration import TCGA_BARCODE
 from gigacli.tables import bare_id, find_column, read_columns
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gigacli.cohort.registration import changed
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.probing.labels import MISSING, match, patients_of
-from gigacli.registration import changed
 from gigacli.store.bank import tile_grid_of
 from gigacli.store.fast import read_column
 from gigacli.store.layout import STAGES

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gigacli.cohort.registration import changed
 from gigacli.errors import SlideError
 from gigacli.plots import THUMBNAIL_PX, save, tile_squares
 from gigacli.progress import SILENT
-from gigacli.registration import changed
 from gigacli.reporting.explain import explain
 from gigacli.store.store import Store
 from gigacli.wsi.overlay import thumbnail

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from gigacli.cluster import over_dask
+from gigacli.cohort.registration import changed
 from gigacli.config.base import parse_shard
 from gigacli.config.verbs import BankConfig
 from gigacli.encoder_choice import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
@@ -22,7 +23,6 @@ from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.encode import Batches, Encoding, TileEncoder, Views, draw_views
 from gigacli.nn.frozen import can_compile
 from gigacli.progress import SILENT
-from gigacli.registration import changed
 from gigacli.store.fast import read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store, shard_rows

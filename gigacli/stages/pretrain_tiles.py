@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gigacli.cohort.tile_sample import draw_scored, draw_tiles, read_drawn
 from gigacli.config.verbs import PretrainTilesConfig
-from gigacli.drawn_tiles import draw_scored, draw_tiles, read_drawn
 from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
 from gigacli.nn.board import Board

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigacli.cluster import over_dask
+from gigacli.cohort.registration import Registration, list_missing_mpp, register
 from gigacli.config.base import parse_shard
 from gigacli.config.verbs import TileConfig
 from gigacli.errors import NotFound, reason_of
 from gigacli.progress import SILENT
-from gigacli.registration import Registration, list_missing_mpp, register
 from gigacli.store.fast import read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store, shard_rows

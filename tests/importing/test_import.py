@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import gigacli as giga
+from gigacli.cohort.registration import changed
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.importing import features as module
-from gigacli.registration import changed
 from gigacli.store import feature_bank
 from gigacli.store.info import info
 from gigacli.store.store import Recipe, Store

@@ -1,8 +1,8 @@
 import pytest
 
+from gigacli.cohort import discovery as discover
+from gigacli.cohort.discovery import EXTENSIONS, find_slides, slide_id_of
 from gigacli.errors import NotFound
-from gigacli.wsi import discover
-from gigacli.wsi.discover import EXTENSIONS, find_slides, slide_id_of
 
 
 def touch(folder, *names):

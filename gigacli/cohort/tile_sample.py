@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gigacli.cohort.registration import changed
 from gigacli.errors import InvalidInput
 from gigacli.probing.labels import join, patients_of
 from gigacli.randomness import keyed_rng
-from gigacli.registration import changed
 from gigacli.wsi.kept_tiles import Grid, KeptTiles, keep_tiles
 from gigacli.wsi.reader import TileReader
 

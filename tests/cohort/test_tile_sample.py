@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gigacli.drawn_tiles import SCORED_TILES, draw_scored, draw_tiles
+from gigacli.cohort.tile_sample import SCORED_TILES, draw_scored, draw_tiles
 from gigacli.errors import InvalidInput
 from gigacli.probing.labels import read_labels
 from gigacli.store.table import SlideRow

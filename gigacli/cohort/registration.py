@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gigacli.cohort.discovery import find_slides, slide_id_of
 from gigacli.errors import InvalidInput, NotFound, reason_of
 from gigacli.store.address import is_remote
 from gigacli.store.table import SlideRow, SlideTable
 from gigacli.tables import bare_id, find_column, read_table
-from gigacli.wsi.discover import find_slides, slide_id_of
 from gigacli.wsi.resolution import resolve_mpp
 from gigacli.wsi.slide import Slide
 
