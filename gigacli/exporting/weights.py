@@ -13,7 +13,7 @@ from gigacli.errors import Mismatch, NotFound
 from gigacli.exporting.aside import new_file
 from gigacli.store.store import CREATED_BY
 from gigacli.store.trained import Trained, finished_model, source_of
-from gigacli.weights_card import WeightsCard
+from gigacli.weights.card import WeightsCard
 
 if TYPE_CHECKING:
     from pathlib import Path

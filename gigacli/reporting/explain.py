@@ -283,11 +283,11 @@ def _view_scores(
     """Scores of views that hold every tile equally often, (R,); their tiles, (R, T); and their mean vector."""
     import torch
 
-    from gigacli.model_choice import choose_model
     from gigacli.nn.device import pick_device
     from gigacli.nn.giga import TILES_AT_ONCE
     from gigacli.nn.views import TilePositions, make_views
     from gigacli.store.bank import grids_of
+    from gigacli.weights.slide_encoders import choose_model
 
     model = recipe.config.get("model")
     if model is None or "variant" in recipe.config:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from gigacli.config.verbs import EmbedConfig
-from gigacli.model_choice import ModelChoice, choose_model, name_of_model
 from gigacli.nn.device import pick_device
 from gigacli.nn.giga import embed_views
 from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
@@ -21,6 +20,7 @@ from gigacli.store.bank import FeatureReader, grids_of
 from gigacli.store.fast import read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store
+from gigacli.weights.slide_encoders import ModelChoice, choose_model, name_of_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

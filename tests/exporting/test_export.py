@@ -21,7 +21,7 @@ from gigacli.exporting import aside, extras, tiles
 from gigacli.exporting.chosen import Chosen
 from gigacli.exporting.export import FILES, FORMATS, KINDS, WRITERS, formats_of
 from gigacli.store.store import Store
-from gigacli.weights_card import CARD_VERSION, WeightsCard
+from gigacli.weights.card import CARD_VERSION, WeightsCard
 
 
 @pytest.fixture

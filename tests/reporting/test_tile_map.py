@@ -90,9 +90,9 @@ def test_sampled_pulls_are_those_of_all_views_there_are(store_at, cohort):
     import torch
 
     from gigacli.config.verbs import EmbedConfig
-    from gigacli.model_choice import choose_model
     from gigacli.nn.views import TilePositions, make_views
     from gigacli.store.bank import FeatureReader, grids_of
+    from gigacli.weights.slide_encoders import choose_model
 
     path = store_at("bank")
     giga.train(path, tiles=2, epochs=1, batch_size=4)

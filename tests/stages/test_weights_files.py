@@ -18,7 +18,7 @@ from gigacli.nn.views import TilePositions, ViewBatch, draw_rows
 from gigacli.randomness import keyed_rng
 from gigacli.store.store import Recipe, Store
 from gigacli.store.validate import validate
-from gigacli.weights_card import WeightsCard
+from gigacli.weights.card import WeightsCard
 
 TILE = {"mpp": 1.0, "tile_px": 64}
 SMALL = {"augmentations": 1, "draws": 4, "precision": "fp32"}

@@ -19,7 +19,7 @@ from gigacli.nn.giga import GigaSSL
 from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX, WIDTH_IN, read_gigassl
 from gigacli.randomness import keyed_seed
 from gigacli.store.trained import finished_model, source_of
-from gigacli.weights_card import WeightsCard, encoder_text
+from gigacli.weights.card import WeightsCard, encoder_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,1 @@
+"""Tile encoders and slide encoders: found, loaded, kept, described."""
