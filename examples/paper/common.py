@@ -22,7 +22,7 @@ import gigacli as giga
 from gigacli.cli.console import ConsoleProgress
 from gigacli.config.base import fingerprint
 from gigacli.errors import NotFound
-from gigacli.probing.report import ProbeRow
+from gigacli.probing.results import ProbeRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

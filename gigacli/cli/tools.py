@@ -102,7 +102,7 @@ def doctor(
 
     def work() -> int:
         from gigacli.cli import console
-        from gigacli.doctor.report import doctor
+        from gigacli.doctor.checks import doctor
 
         with console.ConsoleProgress(quiet=quiet) as progress:
             report = doctor(store, self_test=self_test, progress=progress)

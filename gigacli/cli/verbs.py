@@ -43,7 +43,7 @@ def _show_tiles(summary: Any) -> None:
 
 def _show_scores(result: Any) -> None:
     from gigacli.cli import console
-    from gigacli.probing import report
+    from gigacli.probing import results as report
 
     for title, rows in report.tables(result):
         console.show_table(title, report.COLUMNS, rows)

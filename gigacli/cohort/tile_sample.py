@@ -10,8 +10,8 @@ from gigacli.cohort.registration import changed
 from gigacli.errors import InvalidInput
 from gigacli.probing.labels import join, patients_of
 from gigacli.randomness import keyed_rng
-from gigacli.wsi.kept_tiles import Grid, KeptTiles, keep_tiles
 from gigacli.wsi.reader import TileReader
+from gigacli.wsi.tile_pixels import Grid, KeptTiles, keep_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

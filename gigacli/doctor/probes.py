@@ -45,7 +45,7 @@ def zarr() -> str:
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    from gigacli.store.fast import CHECKSUM_BYTES, chunk_folder, map_files
+    from gigacli.store.chunks import CHECKSUM_BYTES, chunk_folder, map_files
 
     values = np.arange(4096, dtype=np.float16).reshape(2, 2048)
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.store.bank import tile_grid_of
-from gigacli.store.fast import read_column
+from gigacli.store.chunks import read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import CREATED_BY
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from gigacli.errors import InvalidInput
 from gigacli.exporting import tiles, vectors
-from gigacli.exporting.aside import check_free, size_of
 from gigacli.exporting.chosen import Chosen
 from gigacli.exporting.weights import card_of, write_weights
+from gigacli.files import check_free, size_of
 from gigacli.progress import SILENT
 from gigacli.store.store import Store
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gigacli.errors import SlideError
-from gigacli.exporting.aside import new_folder
 from gigacli.exporting.chosen import Grid
 from gigacli.exporting.h5 import write_h5
+from gigacli.files import new_folder
 from gigacli.store.bank import FeatureReader
 from gigacli.wsi.slide import Slide
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.exporting.aside import new_file, new_folder
 from gigacli.exporting.chosen import Grid
 from gigacli.exporting.extras import need
 from gigacli.exporting.h5 import write_h5
-from gigacli.store.fast import read_column
+from gigacli.files import new_file, new_folder
+from gigacli.store.chunks import read_column
 
 if TYPE_CHECKING:
     from pathlib import Path

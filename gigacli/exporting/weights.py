@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from gigacli.errors import Mismatch, NotFound
-from gigacli.exporting.aside import new_file
+from gigacli.files import new_file
 from gigacli.store.store import CREATED_BY
 from gigacli.store.trained import Trained, finished_model, source_of
 from gigacli.weights.card import WeightsCard

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from gigacli.errors import InvalidInput, NotFound, reason_of
 from gigacli.importing import h5, tensors, wsidata
 from gigacli.importing.found import Found, NoFeatures
+from gigacli.parallel import worker_count
 from gigacli.tables import bare_id
-from gigacli.workers import worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

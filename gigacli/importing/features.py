@@ -20,11 +20,11 @@ from gigacli.importing.request import ImportSummary, Request, existing
 from gigacli.importing.slides import Said, merged, patient_of, read_said, refuse_new
 from gigacli.importing.vectors import import_arrays, import_vectors
 from gigacli.importing.writing import Arrays, Target, recipe_for, write_tiles
+from gigacli.parallel import worker_count
 from gigacli.progress import SILENT
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store
 from gigacli.store.table import SlideRow, SlideTable
-from gigacli.workers import worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

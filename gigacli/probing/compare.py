@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.report import ProbeRow
+from gigacli.probing.results import ProbeRow
 from gigacli.probing.scores import difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gigacli.probing.report import Judged
+    from gigacli.probing.results import Judged
 
 
 def compared(judged: Sequence[Judged], baseline: str | None) -> list[ProbeRow]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gigacli.config.verbs import ProbeConfig
 from gigacli.errors import InvalidInput
-from gigacli.probing import report as probe_report
+from gigacli.probing import results as probe_report
 from gigacli.progress import SILENT
 from gigacli.reporting import figures, slides, vectors
 from gigacli.reporting.page import check_place, render, write
@@ -23,7 +23,7 @@ from gigacli.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gigacli.probing.report import ProbeResult
+    from gigacli.probing.results import ProbeResult
     from gigacli.progress import Progress
     from gigacli.reporting.slides import Attribute, Picture
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from gigacli.cohort.registration import changed
 from gigacli.errors import InvalidInput, reason_of
+from gigacli.parallel import worker_count
 from gigacli.probing.labels import MISSING, match, patients_of
 from gigacli.store.bank import tile_grid_of
-from gigacli.store.fast import read_column
+from gigacli.store.chunks import read_column
 from gigacli.store.layout import STAGES
 from gigacli.tables import SYNONYMS, find_column, read_columns, require_column
 from gigacli.tile_summary import kind_of
-from gigacli.workers import worker_count
 from gigacli.wsi.overlay import draw_grid, thumbnail
 
 if TYPE_CHECKING:

@@ -14,15 +14,15 @@ import numpy as np
 
 from gigacli.cohort.registration import changed
 from gigacli.errors import SlideError
-from gigacli.plots import THUMBNAIL_PX, save, tile_squares
 from gigacli.progress import SILENT
-from gigacli.reporting.explain import explain
+from gigacli.reporting.attribution import explain
+from gigacli.reporting.plots import THUMBNAIL_PX, save, tile_squares
 from gigacli.store.store import Store
 from gigacli.wsi.overlay import thumbnail
 
 if TYPE_CHECKING:
     from gigacli.progress import Progress
-    from gigacli.reporting.explain import Explanation
+    from gigacli.reporting.attribution import Explanation
     from gigacli.wsi.overlay import Thumbnail
 
 TOWARDS, AWAY = (230, 97, 1), (94, 60, 153)
@@ -99,7 +99,7 @@ def tile_map(
         labels: Table of labels, as for ``giga probe``.
         out: Folder for SLIDE.CLASS.png and SLIDE.CLASS.geojson, which replace those of an earlier run.
         progress: Who listens.
-        options: Further arguments of :func:`gigacli.reporting.explain.explain`.
+        options: Further arguments of :func:`gigacli.reporting.attribution.explain`.
 
     Raises:
         NotFound: As there.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.projection import FEWEST, agreement, nearest, neighbour_map, pca, standardised
+from gigacli.reporting.neighbours import FEWEST, agreement, nearest, neighbour_map, pca, standardised
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,14 +19,14 @@ from gigacli.config.base import parse_shard
 from gigacli.config.verbs import BankConfig
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
-from gigacli.nn.encode import Batches, Encoding, TileEncoder, Views, draw_views
 from gigacli.nn.frozen import can_compile
+from gigacli.nn.tile_features import Batches, Encoding, TileEncoder, Views, draw_views
+from gigacli.parallel import Writer, worker_count
 from gigacli.progress import SILENT
-from gigacli.store.fast import read_column
+from gigacli.store.chunks import read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store, shard_rows
 from gigacli.weights.tile_encoders import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
-from gigacli.workers import Writer, worker_count
 from gigacli.wsi.reader import SlideTiles, TileReader
 
 if TYPE_CHECKING:

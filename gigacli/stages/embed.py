@@ -17,7 +17,7 @@ from gigacli.nn.views import TilePositions, ViewBatch, draw_rows, make_views
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng
 from gigacli.store.bank import FeatureReader, grids_of
-from gigacli.store.fast import read_column
+from gigacli.store.chunks import read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store
 from gigacli.weights.slide_encoders import ModelChoice, choose_model, name_of_model

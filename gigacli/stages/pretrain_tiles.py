@@ -20,22 +20,22 @@ from gigacli.cohort.tile_sample import draw_scored, draw_tiles, read_drawn
 from gigacli.config.verbs import PretrainTilesConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
-from gigacli.nn.board import Board
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.health import complaint
+from gigacli.nn.knn import NeighbourScore
 from gigacli.nn.losses import info_nce_chance_level
 from gigacli.nn.moco import MoCo, MoCoBatch
-from gigacli.nn.neighbours import NeighbourScore
+from gigacli.nn.tensorboard import Board
 from gigacli.nn.tile_batches import TileBatches, steps_per_epoch
 from gigacli.nn.tile_encoder import random_resnet18, read_resnet18, weights_hash, weights_to_bytes
+from gigacli.parallel import worker_count
 from gigacli.probing.labels import read_labels
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_seed
 from gigacli.store.address import is_remote
-from gigacli.store.staging import cache_folder
+from gigacli.store.local_copy import cache_folder
 from gigacli.store.store import Recipe, Store
 from gigacli.store.trained import Trained
-from gigacli.workers import worker_count
 from gigacli.wsi.reader import SlideTiles
 from gigacli.wsi.tile_cache import TileCache
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from gigacli.probing.labels import Labels
     from gigacli.progress import Progress
     from gigacli.store.table import SlideRow
-    from gigacli.wsi.kept_tiles import KeptTiles
+    from gigacli.wsi.tile_pixels import KeptTiles
 
 WEIGHT_DECAY = 1e-4
 SGD_MOMENTUM = 0.9

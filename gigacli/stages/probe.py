@@ -17,7 +17,7 @@ from gigacli.errors import NotFound
 from gigacli.probing.compare import compared
 from gigacli.probing.labels import join, patients_of, read_labels
 from gigacli.probing.linear import PAPER_C, score
-from gigacli.probing.report import Judged, ProbeResult, ProbeRow, write
+from gigacli.probing.results import Judged, ProbeResult, ProbeRow, write
 from gigacli.probing.scores import check_split, score_fold, summarise
 from gigacli.probing.splits import leaking_patients, make_splits, read_splits, subsample
 from gigacli.probing.units import units_of
@@ -85,7 +85,7 @@ def probe(
             judged += scored
     files = []
     if config.out is not None:
-        from gigacli.plots import write_probe
+        from gigacli.reporting.plots import write_probe
 
         files = [*write(config.out, rows, judged), *write_probe(config.out, rows, judged)]
     return ProbeResult(

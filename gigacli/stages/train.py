@@ -15,7 +15,6 @@ from gigacli.config.base import fingerprint
 from gigacli.config.verbs import TrainConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
-from gigacli.nn.board import Board
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.giga import GigaSSL, whitening_matrix
 from gigacli.nn.health import complaint
@@ -23,6 +22,7 @@ from gigacli.nn.losses import chance_level
 from gigacli.nn.sampler import Sampler, steps_per_epoch
 from gigacli.nn.slide_encoder import SlideEncoder
 from gigacli.nn.sparse_spconv import check_spconv_trains
+from gigacli.nn.tensorboard import Board
 from gigacli.nn.tile_encoder import resnet18_from_bytes, weights_to_bytes
 from gigacli.nn.views import TilePositions, ViewBatch
 from gigacli.progress import SILENT

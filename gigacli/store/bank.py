@@ -10,8 +10,8 @@ import numpy as np
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.progress import SILENT
-from gigacli.store.fast import checksum_bytes, chunk_folder, map_files, plain_chunks, read_column, what_is_wrong
-from gigacli.store.staging import cache_folder, stage
+from gigacli.store.chunks import checksum_bytes, chunk_folder, map_files, plain_chunks, read_column, what_is_wrong
+from gigacli.store.local_copy import cache_folder, stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

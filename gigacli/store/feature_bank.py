@@ -15,8 +15,8 @@ import numpy as np
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.progress import SILENT
 from gigacli.store.bank import BankReader, FeatureReader, grids_of
-from gigacli.store.fast import FileRows, checksum_bytes, chunk_folder, map_files, plain_chunks, read_column
-from gigacli.store.staging import cache_folder, stage
+from gigacli.store.chunks import FileRows, checksum_bytes, chunk_folder, map_files, plain_chunks, read_column
+from gigacli.store.local_copy import cache_folder, stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

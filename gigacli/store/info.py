@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gigacli.store.address import is_remote
-from gigacli.store.fast import read_column
+from gigacli.store.chunks import read_column
 from gigacli.store.layout import FORMAT_VERSION, NAMED_GROUPS, NOT_DONE, SLIDE_GROUPS, STAGES
 from gigacli.store.store import Store
 

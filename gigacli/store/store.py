@@ -18,7 +18,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from gigacli.config.base import fingerprint
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root
-from gigacli.store.fast import read_column
+from gigacli.store.chunks import read_column
 from gigacli.store.layout import (
     FORMAT,
     FORMAT_VERSION,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from gigacli.store.chunks import read_column
 from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, describe, registered, written
-from gigacli.store.fast import read_column
 from gigacli.store.layout import NOT_DONE, spec_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import GigaError, InvalidInput, NotFound
-from gigacli.nn.encoders import TIMM, TimmEncoder, store_name
 from gigacli.nn.frozen import FrozenTileEncoder
 from gigacli.nn.tile_encoder import (
     random_resnet18,
@@ -18,13 +17,14 @@ from gigacli.nn.tile_encoder import (
     weights_hash,
     weights_to_bytes,
 )
+from gigacli.nn.timm_encoder import TIMM, TimmEncoder, store_name
 from gigacli.store.store import Recipe, Store
 
 if TYPE_CHECKING:
     import torch
 
     from gigacli.config.verbs import BankConfig
-    from gigacli.nn.encode import TileEncoder
+    from gigacli.nn.tile_features import TileEncoder
 
 RANDOM = "random-resnet18"
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.reporting.explain import explain
+from gigacli.reporting.attribution import explain
 from gigacli.reporting.tile_map import geojson
 from gigacli.store.store import Store
 

@@ -12,9 +12,9 @@ import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.augment import augment, draw_augmentation, fold, output_px
 from gigacli.nn.device import pick_device
-from gigacli.nn.encode import Encoding
 from gigacli.nn.frozen import FrozenTileEncoder
 from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_bytes, weights_to_bytes
+from gigacli.nn.tile_features import Encoding
 from gigacli.progress import Silent
 from gigacli.randomness import keyed_rng
 from gigacli.stages import bank as bank_stage

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 import gigacli as giga
 from gigacli.errors import Mismatch
 from gigacli.nn.augment import augment, draw_augmentation, fold, unchanged
-from gigacli.nn.encoders import TimmEncoder
 from gigacli.nn.tile_encoder import random_resnet18, weights_to_bytes
+from gigacli.nn.timm_encoder import TimmEncoder
 from gigacli.progress import Silent
 from gigacli.randomness import keyed_rng
 from gigacli.wsi.slide import Slide

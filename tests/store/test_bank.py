@@ -14,7 +14,7 @@ from zarr.codecs import Crc32cCodec
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.store.bank import BankReader, FeatureReader, tile_grid_of
-from gigacli.store.fast import map_files, read_column
+from gigacli.store.chunks import map_files, read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Store
 from gigacli.store.validate import validate

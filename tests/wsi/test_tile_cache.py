@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from gigacli.errors import GigaError, InvalidInput, Mismatch
-from gigacli.wsi.kept_tiles import Grid, KeptTiles, keep_tiles, key_of
 from gigacli.wsi.reader import SlideTiles, TileReader
 from gigacli.wsi.slide import Slide
 from gigacli.wsi.tile_cache import TileCache, decode, encode
+from gigacli.wsi.tile_pixels import Grid, KeptTiles, keep_tiles, key_of
 
 GRID = Grid(tile_px=48, mpp=1.0, upsample=False)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from gigacli.projection import agreement, nearest, neighbour_map, pca, standardised
+from gigacli.reporting.neighbours import agreement, nearest, neighbour_map, pca, standardised
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_standardised_columns_and_a_constant_one(vectors):
 
 
 def test_neighbours_are_those_of_all_cosines(vectors, monkeypatch):
-    monkeypatch.setattr("gigacli.projection.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("gigacli.reporting.neighbours.ROWS_AT_ONCE", 7)
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosine = units @ units.T
     np.fill_diagonal(cosine, -2)

@@ -15,9 +15,9 @@ from gigacli.config.verbs import BankConfig
 from gigacli.doctor import machine, probes
 from gigacli.doctor.isolated import Isolated, Outcome
 from gigacli.errors import GigaError, NotFound
+from gigacli.parallel import worker_count
 from gigacli.progress import SILENT
 from gigacli.version import __version__
-from gigacli.workers import worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.store.fast import checksum_bytes, what_is_wrong
+from gigacli.store.chunks import checksum_bytes, what_is_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

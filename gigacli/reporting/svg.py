@@ -1,4 +1,4 @@
-"""Figures of :mod:`gigacli.plots` as SVG inside a page, in the page's own colours: light or dark."""
+"""Figures of :mod:`gigacli.reporting.plots` as SVG inside a page, in the page's own colours: light or dark."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from gigacli import plots
+from gigacli.reporting import plots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
 
-    from gigacli.probing.report import ProbeRow
+    from gigacli.probing.results import ProbeRow
     from gigacli.store.store import Store
 
 PALETTE = 8

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.pull import balanced_views, pull_of_mean, pull_of_views
+from gigacli.probing.attribution import balanced_views, pull_of_mean, pull_of_views
 
 
 @pytest.mark.parametrize(("n", "tiles"), [(20, 5), (23, 5), (6, 5), (100, 25)])

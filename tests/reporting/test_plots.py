@@ -5,9 +5,9 @@ import pytest
 from matplotlib.figure import Figure
 
 import gigacli as giga
-from gigacli import plots
 from gigacli.errors import InvalidInput, NotFound
-from gigacli.probing.pull import Pull
+from gigacli.probing.attribution import Pull
+from gigacli.reporting import plots
 
 
 @pytest.fixture

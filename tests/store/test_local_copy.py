@@ -15,9 +15,9 @@ import zarr
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.progress import SILENT
-from gigacli.store import staging
+from gigacli.store import local_copy as staging
 from gigacli.store.bank import BankReader
-from gigacli.store.staging import cache_folder, stage
+from gigacli.store.local_copy import cache_folder, stage
 from gigacli.store.store import Store
 
 
@@ -61,7 +61,7 @@ def test_it_is_read_only_and_frees_its_space(array, tmp_path):
 
 def test_a_process_that_is_killed_leaves_nothing(tmp_path):
     code = (
-        "import sys, zarr, time; from gigacli.store.staging import stage; from gigacli.progress import SILENT\n"
+        "import sys, zarr, time; from gigacli.store.local_copy import stage; from gigacli.progress import SILENT\n"
         "from pathlib import Path\n"
         "a = zarr.create_array('memory://k.zarr', shape=(9, 4), chunks=(1, 4), dtype='uint8', compressors=None)\n"
         "a[:] = 1\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gigacli.nn.neighbours import NeighbourScore, knn_accuracy
+from gigacli.nn.knn import NeighbourScore, knn_accuracy
 from gigacli.nn.tile_encoder import random_resnet18
 
 

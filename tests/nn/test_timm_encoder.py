@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.nn.encoders import TimmEncoder, import_timm, state_hash, store_name
+from gigacli.nn.timm_encoder import TimmEncoder, import_timm, state_hash, store_name
 
 CPU = torch.device("cpu")
 MODELS = {"vit_tiny_patch16_224": 192, "test_vit": 64, "resnet10t": 512, "convnext_atto": 320}

@@ -1,7 +1,7 @@
 """Which tiles pull the vector of a slide towards a class.
 
 A frozen vector does not say where on the slide it comes from. But the probe's score is linear in the vector and the
-vector a mean over views of few tiles, so every tile's part can be told apart (:mod:`gigacli.probing.pull`).
+vector a mean over views of few tiles, so every tile's part can be told apart (:mod:`gigacli.probing.attribution`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 
 from gigacli.config.verbs import EmbedConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.probing.attribution import balanced_views, pull_of_mean, pull_of_views
 from gigacli.probing.labels import join, patients_of, read_labels
 from gigacli.probing.linear import PAPER_C, score
 from gigacli.probing.logistic import fit
-from gigacli.probing.pull import balanced_views, pull_of_mean, pull_of_views
 from gigacli.probing.splits import make_splits
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gigacli.probing.pull import Pull
+    from gigacli.probing.attribution import Pull
     from gigacli.probing.scores import Score
     from gigacli.progress import Progress
     from gigacli.store.store import Recipe, Store

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from gigacli.probing.pull import Pull
-    from gigacli.probing.report import Judged, ProbeRow
+    from gigacli.probing.attribution import Pull
+    from gigacli.probing.results import Judged, ProbeRow
     from gigacli.store.store import Store
     from gigacli.wsi.overlay import Thumbnail
 
@@ -125,7 +125,7 @@ def _curves(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> Ite
 
 def tile_counts(store: Store, axes: Axes) -> Axes:
     """How many slides have how many tiles."""
-    from gigacli.store.fast import read_column
+    from gigacli.store.chunks import read_column
 
     counts = read_column(store.array("tiles/count"))
     counts = counts[counts >= 0]
@@ -172,7 +172,7 @@ def vector_map(store: Store, embedding: str, axes: Axes, *, colour: Sequence[str
         colour: A label, lab or patient per slide of the store; the most frequent ones get a colour.
         method: "pca", or "t-sne" for a neighbour embedding.
     """
-    from gigacli.projection import neighbour_map, pca
+    from gigacli.reporting.neighbours import neighbour_map, pca
 
     have = store.array(f"embeddings/{embedding}/done")[:] > 0
     vectors = store.array(f"embeddings/{embedding}/vectors")[:][have]
