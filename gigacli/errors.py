@@ -71,5 +71,11 @@ def reason_of(error: Exception) -> str:
     return without_secrets(str(error) if known else f"{type(error).__name__}: {error}")
 
 
+def kind_of(reason: str) -> str:
+    """The first line of a reason without the paths and numbers that tell one slide from another."""
+    line = reason.splitlines()[0] if reason else ""
+    return re.sub(r"\d[\d.,]*", "N", re.sub(r"\S*/\S+", "FILE", line))
+
+
 class Diverged(GigaError, ArithmeticError):  # noqa: N818
     """Training produced values that are not numbers."""

@@ -31,6 +31,12 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def slides(shared) -> Path:
+    """The small real slides."""
+    return shared / "slides"
+
+
+@pytest.fixture(scope="session")
 def cohort(tmp_path_factory):
     """Eight small drawn slides of four patients from two labs."""
     from gigacli.demo.cohort import write_cohort

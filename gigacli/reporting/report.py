@@ -13,7 +13,7 @@ from gigacli.config.verbs import ProbeConfig
 from gigacli.errors import InvalidInput
 from gigacli.probing import results as probe_report
 from gigacli.progress import SILENT
-from gigacli.reporting import figures, slides, vectors
+from gigacli.reporting import slides, svg, vectors
 from gigacli.reporting.page import check_place, render, write
 from gigacli.stages.probe import probe
 from gigacli.store.info import info
@@ -115,7 +115,7 @@ def report(
             "info": info(opened),
             "recipes": _recipes(opened),
             "tiles": slides.tile_facts(opened),
-            "histogram": figures.tile_counts(opened) if slides.tile_facts(opened) else "",
+            "histogram": svg.tile_counts(opened) if slides.tile_facts(opened) else "",
             "scanners": slides.scanners_of(opened),
             "failures": slides.failures_of(opened),
             "pictures": pictures,
@@ -174,7 +174,7 @@ def _training(store: Store) -> list[dict[str, Any]]:
             found.append(
                 {
                     "path": path,
-                    "figure": figures.training(store, path, number=len(found)),
+                    "figure": svg.training(store, path, number=len(found)),
                     "sentences": _sentences(last, int(store.array(seen)[:].sum()) if seen in store.root else None),
                     "done": bool(store.array(f"{path}/done")[()] == 1),
                 }
@@ -206,7 +206,7 @@ def _probe(result: ProbeResult) -> list[dict[str, Any]]:
     for number, (title, rows) in enumerate(probe_report.tables(result)):
         target = list(dict.fromkeys(row.target for row in result.scores))[number]
         mine = [row for row in result.scores if row.target == target]
-        figure = figures.learning_curves(mine, number=number) if len({row.budget for row in mine}) > 1 else []
+        figure = svg.learning_curves(mine, number=number) if len({row.budget for row in mine}) > 1 else []
         parts.append({"title": title, "rows": rows, "columns": probe_report.COLUMNS, "figures": figure, "lines": []})
     parts[-1]["lines"] = list(probe_report.lines(result))
     return parts

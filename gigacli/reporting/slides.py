@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gigacli.cohort.registration import changed
-from gigacli.errors import InvalidInput, reason_of
+from gigacli.errors import InvalidInput, kind_of, reason_of
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import MISSING, match, patients_of
 from gigacli.store.bank import tile_grid_of
 from gigacli.store.chunks import read_column
 from gigacli.store.layout import STAGES
 from gigacli.tables import SYNONYMS, find_column, read_columns, require_column
-from gigacli.tile_summary import kind_of
 from gigacli.wsi.overlay import draw_grid, thumbnail
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from gigacli.probing.figures import learning_curve
 from gigacli.reporting import plots
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
 
 
 def _auc(rows: Sequence[ProbeRow], axes: Axes) -> None:
-    plots.learning_curve(rows, axes)
+    learning_curve(rows, axes)
     low, high = axes.get_ylim()
     axes.set_ylim(max(0.0, min(low, 0.45)), min(1.02, high))
     axes.axhline(0.5, color="grey", linestyle=":", linewidth=1)
@@ -129,7 +130,7 @@ def learning_curves(rows: Sequence[ProbeRow], *, number: int) -> list[str]:
     if any(row.difference is not None for row in rows):
         figures.append(
             svg(
-                lambda axes: plots.learning_curve(rows, axes, difference=True),
+                lambda axes: learning_curve(rows, axes, difference=True),
                 name=f"gain{number}",
                 label=f"AUC of {target} above the baseline over the number of training labels",
                 size=(4.2, 3.2),

@@ -14,9 +14,10 @@ import numpy as np
 
 from gigacli.cohort.registration import changed
 from gigacli.errors import SlideError
+from gigacli.probing.figures import save
 from gigacli.progress import SILENT
 from gigacli.reporting.attribution import explain
-from gigacli.reporting.plots import THUMBNAIL_PX, save, tile_squares
+from gigacli.reporting.plots import THUMBNAIL_PX, tile_squares
 from gigacli.store.store import Store
 from gigacli.wsi.overlay import thumbnail
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gigacli.cluster import over_dask
 from gigacli.cohort.registration import changed
 from gigacli.config.base import parse_shard
 from gigacli.config.verbs import BankConfig
@@ -21,7 +20,7 @@ from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.frozen import can_compile
 from gigacli.nn.tile_features import Batches, Encoding, TileEncoder, Views, draw_views
-from gigacli.parallel import Writer, worker_count
+from gigacli.parallel import Writer, over_dask, worker_count
 from gigacli.progress import SILENT
 from gigacli.store.chunks import read_column
 from gigacli.store.layout import NOT_DONE

@@ -85,7 +85,7 @@ def probe(
             judged += scored
     files = []
     if config.out is not None:
-        from gigacli.reporting.plots import write_probe
+        from gigacli.probing.figures import write_probe
 
         files = [*write(config.out, rows, judged), *write_probe(config.out, rows, judged)]
     return ProbeResult(

@@ -12,17 +12,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gigacli.cluster import over_dask
 from gigacli.cohort.registration import Registration, list_missing_mpp, register
+from gigacli.cohort.tile_summary import TilePlan, TileSummary, summarise
 from gigacli.config.base import parse_shard
 from gigacli.config.verbs import TileConfig
 from gigacli.errors import NotFound, reason_of
-from gigacli.parallel import worker_count
+from gigacli.parallel import over_dask, worker_count
 from gigacli.progress import SILENT
 from gigacli.store.chunks import read_column
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Recipe, Store, shard_rows
-from gigacli.tile_summary import TilePlan, TileSummary, summarise
 from gigacli.wsi.grid import grid_capacity
 from gigacli.wsi.qc_folder import Album
 from gigacli.wsi.tiling import Tiles, find_tiles

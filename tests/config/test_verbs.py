@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli import config
+from gigacli.config import verbs as config
 from gigacli.config.base import Config, fingerprint, parse_shard
 from gigacli.config.verbs import BankConfig, EmbedConfig, PretrainTilesConfig, ProbeConfig, TileConfig, TrainConfig
 from gigacli.errors import InvalidInput

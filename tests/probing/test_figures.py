@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
+from gigacli.probing.figures import learning_curve
 from gigacli.probing.results import ProbeRow
-from gigacli.reporting.plots import learning_curve
 
 ROW = ProbeRow(
     embedding="giga",

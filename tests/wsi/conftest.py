@@ -5,14 +5,6 @@ import pytest
 import tifffile
 
 
-@pytest.fixture(scope="session")
-def slides() -> Path:
-    folder = Path(__file__).parents[2].parent / "shared" / "slides"
-    if not folder.is_dir():
-        pytest.skip("no ../shared/slides beside the checkout")
-    return folder
-
-
 @pytest.fixture
 def write_tiff(tmp_path):
     """Write an uncompressed tiled TIFF that OpenSlide opens as generic-tiff; further images are coarser levels."""

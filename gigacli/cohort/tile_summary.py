@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from statistics import median
+
+from gigacli.errors import kind_of
 
 LOWEST = 10
 
@@ -112,9 +113,3 @@ def summarise(
         failures=failures,
         reasons=dict(Counter(kind_of(reason) for reason in failures.values()).most_common()),
     )
-
-
-def kind_of(reason: str) -> str:
-    """The first line of a reason without the paths and numbers that tell one slide from another."""
-    line = reason.splitlines()[0] if reason else ""
-    return re.sub(r"\d[\d.,]*", "N", re.sub(r"\S*/\S+", "FILE", line))

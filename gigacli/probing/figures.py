@@ -1,0 +1,146 @@
+"""Figures of a probe: learning curves and ROC curves, drawn into matplotlib axes or written to files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from gigacli.probing.scores import roc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from gigacli.probing.results import Judged, ProbeRow
+
+DPI = 200
+_GRID = np.linspace(0, 1, 201)
+_ASIDE = 1.015
+"""Factor between neighbouring lines of a learning curve along the number of labels."""
+_APART = 1.15
+"""Least factor between two numbers under its axis."""
+_ACROSS = 3
+"""Panels side by side."""
+
+
+def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = False) -> Axes:
+    """AUC over the number of training labels, a line per embedding and method (paper, figure 2).
+
+    Args:
+        rows: Of one target.
+        axes: To draw into.
+        difference: Draw how far the AUC is above the baseline instead, with its paired 95 % interval; else the bars
+            are standard deviations over the splits.
+    """
+    lines: dict[str, list[ProbeRow]] = {}
+    for row in rows:
+        lines.setdefault(f"{row.embedding}, {row.judge}", []).append(row)
+    for i, (name, line) in enumerate(lines.items()):
+        points = sorted((r for r in line if not difference or r.difference is not None), key=lambda row: row.n_train)
+        if not points:  # the baseline itself: it keeps its colour for the other panel
+            continue
+        aside = _ASIDE ** (i - (len(lines) - 1) / 2)  # so that bars of one budget stand side by side
+        x = [row.n_train * aside for row in points]
+        if difference:
+            y = np.array([row.difference for row in points], dtype=float)
+            ends = np.array([(row.difference_low, row.difference_high) for row in points], dtype=float).T  # (2, points)
+            reach = np.abs(ends - y)
+        else:
+            y = np.array([row.auc_mean for row in points])
+            reach = np.array([[row.auc_std or 0.0 for row in points]] * 2)
+        style: dict[str, Any] = {
+            "color": f"C{i}",
+            "marker": "o",
+            "markersize": 3,
+            "capsize": 2,
+            "linewidth": 1,
+            "elinewidth": 0.7,
+        }
+        axes.errorbar(x, y, yerr=np.nan_to_num(reach), label=name, **style)
+    if difference:
+        baselines = " / ".join(dict.fromkeys(row.baseline for row in rows if row.baseline))
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_ylabel(f"AUC above {baselines}")
+        axes.set_xlabel("training labels (bars: 95 % interval)")
+    else:
+        axes.set_ylabel("AUC")
+        axes.set_xlabel("training labels (bars: standard deviation over splits)")
+    ticks: list[int] = []
+    for n in sorted({round(row.n_train) for row in rows}):
+        ticks += [n] if not ticks or n >= _APART * ticks[-1] else []  # what is too close to be told apart has no label
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, labels=[str(n) for n in ticks])
+    axes.minorticks_off()
+    if axes.containers:
+        axes.legend(fontsize=6)
+    return axes
+
+
+def roc_curves(judged: Sequence[Judged], axes: Axes) -> Axes:
+    """Mean ROC curve over the splits, a line per embedding and method; for many classes the mean over them.
+
+    Args:
+        judged: Of one target and one budget.
+        axes: To draw into.
+    """
+    for one in judged:
+        curves = []
+        place = {name: i for i, name in enumerate(one.score.classes)}
+        for split, fold in zip(one.splits, one.score.folds, strict=True):
+            truth = np.array([place[str(name)] for name in one.units.label[split.test]])
+            curves += list(_curves(truth, fold.probabilities))
+        mean = np.mean(curves, axis=0)  # (points,)
+        axes.plot(_GRID, mean, linewidth=1, label=f"{one.name}: {one.score.auc_mean:.3f}")
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.6, linestyle=":")
+    axes.set_aspect("equal")
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    axes.legend(fontsize=6, title="mean AUC", title_fontsize=6, loc="lower right")
+    return axes
+
+
+def _curves(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> Iterable[NDArray[np.float64]]:
+    classes = probabilities.shape[1]
+    for c in [1] if classes == 2 else range(classes):
+        false, true = roc(truth == c, probabilities[:, c])
+        yield np.where(_GRID > 0, np.interp(_GRID, false, true), 0.0)
+
+
+def write_probe(folder: Path, rows: Sequence[ProbeRow], judged: Sequence[Judged]) -> list[str]:
+    """Write learning-curve.png and roc.png of every target; with several, their names end in the target's."""
+    targets = list(dict.fromkeys(row.target for row in rows))
+    files = []
+    for target in targets:
+        mine = [row for row in rows if row.target == target]
+        ending = f"-{''.join(c if c.isalnum() else '_' for c in target)}" if len(targets) > 1 else ""
+        compared = any(row.difference is not None for row in mine)
+        figure = Figure(figsize=(4.5 * (1 + compared), 3.5), layout="constrained")
+        for i in range(1 + compared):
+            learning_curve(mine, figure.add_subplot(1, 1 + compared, i + 1, title=target), difference=i == 1)
+        files.append(save(figure, folder / f"learning-curve{ending}.png"))
+        budgets = list(dict.fromkeys(row.budget for row in sorted(mine, key=lambda row: row.n_train)))
+        across, down = min(len(budgets), _ACROSS), -(-len(budgets) // _ACROSS)
+        figure = Figure(figsize=(3.7 * across, 4.0 * down), layout="constrained")
+        for i, budget in enumerate(budgets):
+            panel = figure.add_subplot(down, across, i + 1, title=f"{target}, {_labels(budget)}")
+            roc_curves([one for one in judged if (one.target, one.budget) == (target, budget)], panel)
+        files.append(save(figure, folder / f"roc{ending}.png"))
+    return files
+
+
+def save(figure: Figure, path: Path) -> str:
+    """Write a figure as PNG; its path."""
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    return str(path)
+
+
+def _labels(budget: str) -> str:
+    """A budget in words: "all labels", "25 % of the labels", "50 labels"."""
+    return f"{budget} of the labels" if budget.endswith("%") else f"{budget} labels"
