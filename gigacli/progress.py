@@ -1,4 +1,4 @@
-"""How a stage reports progress without knowing who listens.
+"""How a stage reports progress, whoever shows it.
 
 Stages take a :class:`Progress`; the console implements one that draws, tests one that records.
 """
@@ -23,6 +23,9 @@ class Progress(Protocol):
 
 class Silent:
     """Says nothing."""
+
+    def __repr__(self) -> str:
+        return "SILENT"
 
     def start(self, what: str, total: int, *, done: int = 0) -> None:
         """Ignore."""

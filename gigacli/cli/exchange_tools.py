@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -44,7 +44,7 @@ def export(
         from gigacli.exporting.export import export
 
         with console.ConsoleProgress(quiet=quiet) as progress:
-            summary = export(store, what, to=to, format=format, redo=redo, progress=progress)
+            summary = export(store, what, to=to, format=cast(Any, format), redo=redo, progress=progress)
         console.show_json(summary) if json else console.show_summary("export", summary)
         return DONE
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -72,7 +72,7 @@ def validate(
         from gigacli.cli import console
         from gigacli.store.validate import validate
 
-        report = validate(store, level=level)
+        report = validate(store, level=cast(Any, level))
         if json:
             console.show_json(report)
         else:
@@ -131,11 +131,12 @@ def demo(
 
     def work() -> int:
         from gigacli.cli import console
-        from gigacli.demo.run import NOTICE, prepare, steps
+        from gigacli.demo.run import NOTICE
+        from gigacli.demo.run import demo as draw
 
         with console.ConsoleProgress(quiet=quiet) as progress:
-            cohort = prepare(folder, seed=seed, quick=quick, progress=progress)
-        for line in steps(cohort, seed=seed, quick=quick):
+            drawn = draw(folder, seed=seed, quick=quick, progress=progress)
+        for line in drawn.steps:
             console.say(f"$ giga {' '.join(line)}", to_out=True)
             code = run_command([*line, "--quiet"] if quiet else list(line))
             if code != DONE:

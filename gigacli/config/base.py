@@ -1,18 +1,44 @@
-"""What the configurations of all stages share: fields with help, validation, and the recipe of a result."""
+"""What the configurations of all commands share: fields with help, checks by type, and the recipe of a result.
+
+:func:`options_of` makes a public function of one that takes a configuration: its options become keyword arguments.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import re
+import textwrap
+import types
 from dataclasses import dataclass, field, fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, Self
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from gigacli.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+DOC_WIDTH = 112
+"""Columns of a generated docstring."""
 
 
 def option(default: Any, help_text: str, *, result: bool = True, flag: str = "") -> Any:
@@ -20,7 +46,7 @@ def option(default: Any, help_text: str, *, result: bool = True, flag: str = "")
 
     Args:
         default: Its default value.
-        help_text: One sentence, shown by ``--help``.
+        help_text: One sentence, shown by ``--help`` and in the docstring; another option is written `` `name` ``.
         result: Whether the value changes what is computed; if so it belongs to the recipe.
         flag: The command-line flag where it is not ``--field-name``.
     """
@@ -35,31 +61,58 @@ def fingerprint(value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What all configurations share."""
+    """What all configurations share.
+
+    Values are converted and checked by the annotations: text becomes a ``Path``, one value of a repeatable option a
+    tuple, and a value that is none of a ``Literal`` is refused.
+
+    Attributes:
+        given: Names of the options that were given, which need not differ from their defaults.
+    """
+
+    given: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """Build from keyword arguments; an unknown name is an error that lists the known ones."""
+        """Build from keyword arguments, and remember which were given.
+
+        Raises:
+            InvalidInput: A name is unknown, and the hint lists the known ones; or a value cannot be.
+        """
         known = [f.name for f in fields(cls)]
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise InvalidInput(f"unknown option {', '.join(unknown)}", f"options are: {', '.join(known)}")
-        return cls(**options)
+        return cls(**options)._with_given(frozenset(options))
 
-    def following(self, options: dict[str, Any], earlier: dict[str, Any] | None) -> Self:
+    def __post_init__(self) -> None:
+        kinds = kinds_of(type(self))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None or f.default is not None:
+                object.__setattr__(self, f.name, _converted(f.name, kinds[f.name], value))
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse what the annotations allow and makes no sense; values that follow from others are set here."""
+
+    def following(self, earlier: dict[str, Any] | None) -> Self:
         """This configuration, with what the user left out as an earlier run had it.
 
         So ``giga tile STORE --shard 2/8`` need not repeat what ``giga tile STORE SLIDES --plan`` was told.
 
         Args:
-            options: What the user gave.
             earlier: The configuration in the recipe of the group that is there, if any.
         """
-        if earlier is None or options.get("redo"):
+        if earlier is None or getattr(self, "redo", False):
             return self
-        given = {"mpp"} | set(options) if options.get("mag") is not None else set(options)
         known = {f.name for f in fields(self) if f.metadata["result"]}
-        return replace(self, **{k: v for k, v in earlier.items() if k in known - given})
+        followed = replace(self, **{k: v for k, v in earlier.items() if k in known - self.given})
+        return followed._with_given(self.given)
+
+    def _with_given(self, given: frozenset[str]) -> Self:
+        object.__setattr__(self, "given", given)
+        return self
 
     def recipe(self) -> dict[str, Any]:
         """The values that decide the result, ready for JSON; ``mpp=1`` from Python is the ``--mpp 1.0`` of a shell."""
@@ -67,39 +120,61 @@ class Config:
         floats = {f.name for f in fields(self) if isinstance(f.default, float)}
         return {name: float(value) if name in floats else _plain(value) for name, value in values.items()}
 
-    def _path(self, name: str) -> None:
-        if getattr(self, name) is not None:
-            object.__setattr__(self, name, Path(getattr(self, name)))
-
-    def _repeatable(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str | int | float) else tuple(value))
-
     def _positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise InvalidInput(f"{_flag(name)} is {value}; it must be a number greater than 0")
+                raise InvalidInput(f"`{name}` is {value}; it must be a number greater than 0")
 
     def _between(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if not low <= value <= high:
-            raise InvalidInput(f"{_flag(name)} is {value}; it must lie between {low:g} and {high:g}")
+            raise InvalidInput(f"`{name}` is {value}; it must lie between {low:g} and {high:g}")
 
-    def _choice(self, name: str, *choices: str) -> None:
-        value = getattr(self, name)
-        if value not in choices:
-            raise InvalidInput(f"{_flag(name)} is {value!r}; it must be one of {', '.join(choices)}")
+    def _shares(self, name: str) -> None:
+        for value in getattr(self, name):
+            if not 0 < value <= 1:
+                raise InvalidInput(f"`{name}` is {value}; it must lie above 0 and up to 1")
 
     def _name(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
             if value is not None and not NAME_PATTERN.fullmatch(value):
                 raise InvalidInput(
-                    f"{_flag(name)} is {value!r}; a name in the store starts with a letter or digit and holds only "
+                    f"`{name}` is {value!r}; a name in the store starts with a letter or digit and holds only "
                     "letters, digits, '.', '_' and '-'"
                 )
+
+
+def kinds_of(cls: type[Config]) -> dict[str, Any]:
+    """Type of every option, without ``None``: ``Path``, ``tuple[float, ...]``, a ``Literal``; of several the first."""
+    hints = get_type_hints(cls)
+    return {f.name: _first(hints[f.name]) for f in fields(cls)}
+
+
+def _first(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) in (Union, types.UnionType) else hint
+
+
+def choices_of(kind: Any) -> tuple[str, ...]:
+    """The values that an option of this type may have, () where they cannot be listed."""
+    inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
+    return get_args(inner) if get_origin(inner) is Literal else ()
+
+
+def help_of(cls: type[Config]) -> dict[str, str]:
+    """The help of every option, its choices at the end."""
+    choices = {name: ", ".join(choices_of(kind)) for name, kind in kinds_of(cls).items()}
+    return {f.name: f.metadata["help"] + (choices[f.name] and f" Choices: {choices[f.name]}.") for f in fields(cls)}
+
+
+def _converted(name: str, kind: Any, value: Any) -> Any:
+    if get_origin(kind) is tuple:
+        values = (value,) if isinstance(value, str | int | float | Path) else value
+        return tuple(_converted(name, get_args(kind)[0], one) for one in values)
+    if (choices := choices_of(kind)) and value not in choices:
+        raise InvalidInput(f"`{name}` is {value!r}; it must be one of {', '.join(choices)}")
+    return Path(value) if kind is Path else value
 
 
 def _plain(value: Any) -> Any:
@@ -108,15 +183,16 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def one_resolution(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with the `mpp` that `mag` stands for, which is given with it.
 
-
-def one_resolution(options: dict[str, Any]) -> None:
-    """Refuse ``--mpp`` and ``--mag`` that contradict each other."""
+    Raises:
+        InvalidInput: Both are given, and contradict each other.
+    """
     mpp, mag = options.get("mpp"), options.get("mag")
     if mpp and mag and not math.isclose(mpp, 10 / mag):
-        raise InvalidInput(f"--mag {mag:g} means --mpp {10 / mag:g}, but --mpp is {mpp:g}", "give one of them")
+        raise InvalidInput(f"`mag` {mag:g} means `mpp` {10 / mag:g}, but `mpp` is {mpp:g}", "give one of them")
+    return {**options, "mpp": 10 / mag} if mag else options
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -125,5 +201,56 @@ def parse_shard(text: str | None) -> tuple[int, int]:
         return 0, 1
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise InvalidInput(f"--shard is {text!r}; it must be I/N with 1 <= I <= N, for example 2/8")
+        raise InvalidInput(f"`shard` is {text!r}; it must be I/N with 1 <= I <= N, for example 2/8")
     return int(match[1]) - 1, int(match[2])
+
+
+C = TypeVar("C", bound=Config)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def options_of(cls: type[C]) -> Callable[[Callable[Concatenate[C, P], R]], Callable[P, R]]:
+    """Decorate a function of a configuration as one that takes the configuration's options.
+
+    The decorated function takes the configuration first, then its own arguments, then every option by name, with its
+    type and default: for editors, type checkers and :func:`inspect.signature`. Its body reads the configuration, never
+    those. Callers leave out the configuration, which is built of the options they give (:meth:`Config.of`); what they
+    leave out may then follow an earlier run. The options are listed in the docstring, before `progress`.
+
+    Args:
+        cls: The configuration.
+    """
+
+    def decorate(function: Callable[Concatenate[C, P], R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        configuration, *parameters = signature.parameters.values()
+        own = {p.name for p in parameters} - {f.name for f in fields(cls)}
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            config = cls.of({k: v for k, v in kwargs.items() if k not in own})
+            return cast(Any, function)(config, *args, **{k: v for k, v in kwargs.items() if k in own})
+
+        call.__doc__ = _documented(function.__doc__ or "", help_of(cls))
+        call.__annotations__ = {k: v for k, v in function.__annotations__.items() if k != configuration.name}
+        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def _documented(text: str, options: dict[str, str]) -> str:
+    """A docstring in Google's style whose arguments hold the options too: before `progress`, else at the end."""
+    lines = text.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.strip() == "Args:"), None)
+    if start is None:  # python -OO
+        return text
+    end = next((i for i in range(start, len(lines)) if not lines[i].strip()), len(lines))
+    at = next((i for i in range(start, end) if lines[i].strip().startswith("progress:")), end)
+    indent = re.match(r" *", lines[start + 1])[0]  # type: ignore[index] # spaces may be none, which match
+    each = [
+        textwrap.wrap(f"{name}: {text}", DOC_WIDTH, initial_indent=indent, subsequent_indent=f"{indent}    ")
+        for name, text in options.items()
+    ]
+    return "\n".join([*lines[:at], *(line for option in each for line in option), *lines[at:]])

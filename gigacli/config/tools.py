@@ -1,12 +1,52 @@
-"""Options of ``giga import``."""
+"""The configurations of the tools beside the six verbs: info, validate, export, import, report, tile-map, doctor, demo.
+
+None of their options decides what a store holds, so that none belongs to a recipe.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003 - flags are made from the annotations
-from typing import Any, Self
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from gigacli.config.base import Config, one_resolution, option
+from gigacli.config import base
+from gigacli.config.base import Config, one_resolution
+from gigacli.config.verbs import DEVICE, MAG, SEED
+from gigacli.errors import InvalidInput
+
+ValidationLevel = Literal["attributes", "hierarchy", "consistency", "values"]
+"""In the order in which they are looked at; each one takes the ones before it for granted."""
+
+Format = Literal["npy", "csv", "parquet", "h5", "h5ad", "geojson", "safetensors"]
+
+option = partial(base.option, result=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoConfig(Config):
+    """Options of ``giga info``."""
+
+    slides: bool = option(False, "How far every slide is, one a line.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateConfig(Config):
+    """Options of ``giga validate``."""
+
+    level: ValidationLevel = option(
+        "values", "The last level to check, after those before it; only values reads all data."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Config):
+    """Options of ``giga export``."""
+
+    format: Format | None = option(
+        None, "Default: what the name of the file ends in; of a folder npy, for features h5, for tiles geojson."
+    )
+    redo: bool = option(False, "Replace what an earlier export wrote there.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,34 +54,76 @@ class ImportConfig(Config):
     """Options of ``giga import``."""
 
     name: str | None = option(
-        None, "Name in the store; default: the encoder's, else the folder's that holds the files.", result=False
+        None, "Name in the store; default: the encoder's, else the folder's that holds the files."
     )
-    encoder: str | None = option(None, "Whose features to take, where the files hold those of several.", result=False)
-    csv: Path | None = option(
-        None, "Table of slides: column slide_id or path, and any of mpp, patient_id.", result=False
-    )
-    mpp: float | None = option(
-        None, "Resolution of the tiles, microns per pixel, for files that do not state it.", result=False
-    )
-    mag: float | None = option(None, "The same as a magnification: 10 means --mpp 1.0.", result=False)
-    tile_px: int | None = option(
-        None, "Edge of a tile, pixels at that resolution, for files that do not state it.", result=False
-    )
-    slide_mpp: float | None = option(
-        None, "Microns per level-0 pixel of the slides, for files that do not state it.", result=False
-    )
-    workers: int | None = option(None, "Files read at once; default: the number of processors.", result=False)
-    redo: bool = option(False, "Replace what was imported under this name.", result=False)
+    encoder: str | None = option(None, "Whose features to take, where the files hold those of several.")
+    csv: Path | None = option(None, "Table of slides: column slide_id or path, and any of mpp, patient_id.")
+    mpp: float | None = option(None, "Resolution of the tiles, microns per pixel, for files that do not state it.")
+    mag: float | None = option(None, MAG)
+    tile_px: int | None = option(None, "Edge of a tile, pixels at that resolution, for files that do not state it.")
+    slide_mpp: float | None = option(None, "Microns per level-0 pixel of the slides, for files that do not state it.")
+    workers: int | None = option(None, "Files read at once; default: the number of processors.")
+    redo: bool = option(False, "Replace what was imported under this name.")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """As for every configuration; --mpp and --mag must not contradict each other."""
-        one_resolution(options)
-        return super().of(options)
+        """As for every configuration; `mpp` and `mag` must not contradict each other."""
+        return super().of(one_resolution(options))
 
-    def __post_init__(self) -> None:
-        self._path("csv")
+    def _check(self) -> None:
         self._positive("mpp", "mag", "tile_px", "slide_mpp", "workers")
         if self.mag is not None:
             object.__setattr__(self, "mpp", 10 / self.mag)
         self._name("name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Config):
+    """Options of ``giga report``."""
+
+    target: tuple[str, ...] = option((), "Column to probe, repeatable; default: label.")
+    embedding: tuple[str, ...] = option((), "Embedding to show, repeatable; default: all.")
+    fraction: tuple[float, ...] = option(
+        (), "Share of the training labels to probe with, repeatable; default: 0.25, 0.5 and 1."
+    )
+    splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
+    out: Path | None = option(None, "The page; default: STORE-report.html here. A report that is there is replaced.")
+    thumbnails: int = option(96, "Slides of which a picture is drawn, at most, spread over the cohort.")
+    workers: int | None = option(None, "Threads that read slides; default: the number of processors.")
+    seed: int = option(0, "Seed of the probe's splits and of the map of neighbours.")
+
+    def _check(self) -> None:
+        self._shares("fraction")
+        self._positive("workers")
+        if self.thumbnails < 0:
+            raise InvalidInput(f"`thumbnails` is {self.thumbnails}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileMapConfig(Config):
+    """Options of ``giga tile-map``."""
+
+    target: str | None = option(None, "Column of the labels; default: label.")
+    positive: str | None = option(
+        None, "The class to explain, against all others; default: the slide's own.", flag="--class"
+    )
+    embedding: str | None = option(None, "The embedding; may be left out when there is one.")
+    views: int = option(100, "Views that every tile is in, at least 10; more of them, less noise.")
+    out: Path = option(Path(), "Folder for the picture and the GeoJSON, which replace those of an earlier run.")
+    device: str = option("auto", DEVICE)
+    seed: int = option(0, SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(Config):
+    """Options of ``giga doctor``."""
+
+    self_test: bool = option(True, "Take a few drawn slides through the verbs.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(Config):
+    """Options of ``giga demo``."""
+
+    quick: bool = option(False, "Few small slides and short training: only to see that it runs.")
+    seed: int = option(0, SEED)

@@ -1,8 +1,8 @@
-"""One frozen dataclass per stage: every option with its default, its help and its validation.
+"""The configurations of the six verbs: every option with its default, its choices, its help and its validation.
 
-Command-line flags are generated from these fields, so that the command line, the Python call and the
-recipe in the store cannot drift apart. Fields marked ``result=False`` do not change what is computed
-(how many workers, which shard); they are left out of the recipe.
+Command-line flags and the docstrings of the Python functions are generated from these fields, so that the command
+line, the Python call and the recipe in the store cannot drift apart. Fields marked ``result=False`` do not change
+what is computed (how many workers, which shard); they are left out of the recipe.
 """
 
 from __future__ import annotations
@@ -15,6 +15,23 @@ from gigacli.config.base import Config, one_resolution, option, parse_shard
 from gigacli.errors import InvalidInput
 
 Precision = Literal["auto", "bf16", "fp32"]
+Compile = Literal["auto", "yes", "no"]
+SlideAggregator = Literal["sparse-resnet", "attention", "mlp"]
+Preset = Literal["default", "paper"]
+SparseBackend = Literal["auto", "torch", "spconv"]
+EmbedAggregator = Literal["model", "mean", "random-init"]
+Weights = Literal["last", "best"]
+Method = Literal["linear", "abmil"]
+Level = Literal["slide", "patient"]
+Group = Literal["patient", "none"]
+
+DEVICE = "auto, cpu, cuda or cuda:I."
+SEED = "Seed of everything random."
+SHARD = "Do only part I of N of the slides, as I/N."
+DASK = "Address of a Dask scheduler whose workers share the slides."
+LOG_DIR = "Folder for TensorBoard, which must be installed (gigacli[tensorboard])."
+MAG = "The same as a magnification: 10 means `mpp` 1.0."
+PRECISION = "Floating point of the network; auto is bf16 where the device computes in it."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +42,7 @@ class TileConfig(Config):
         None, "Table of slides: column path, and any of slide_id, mpp, patient_id, mask.", result=False
     )
     mpp: float = option(1.0, "Resolution of the tiles, microns per pixel (1.0 is about 10x).")
-    mag: float | None = option(None, "The same as a magnification: 10 means --mpp 1.0.", result=False)
+    mag: float | None = option(None, MAG, result=False)
     tile_px: int = option(256, "Edge of a tile, pixels at that resolution.")
     overlap: int = option(0, "Overlap of neighbouring tiles, pixels at that resolution.")
     min_tissue: float = option(0.5, "Least share of a tile that must be tissue, 0 to 1.")
@@ -39,20 +56,17 @@ class TileConfig(Config):
     )
     strict: bool = option(False, "Stop at the first slide that fails.", result=False)
     plan: bool = option(False, "Register the slides, say what the run will cost, and stop.", result=False)
-    shard: str | None = option(None, "Do only part I of N of the slides, as I/N.", result=False)
-    dask: str | None = option(None, "Address of a Dask scheduler whose workers share the slides.", result=False)
+    shard: str | None = option(None, SHARD, result=False)
+    dask: str | None = option(None, DASK, result=False)
     workers: int | None = option(None, "Slides read at once; default: the number of processors.", result=False)
     redo: bool = option(False, "Replace the tiles that are there.", result=False)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """As for every configuration; --mpp and --mag must not contradict each other."""
-        one_resolution(options)
-        return super().of(options)
+        """As for every configuration; `mpp` and `mag` must not contradict each other."""
+        return super().of(one_resolution(options))
 
-    def __post_init__(self) -> None:
-        for name in ("csv", "slide_root", "qc"):
-            self._path(name)
+    def _check(self) -> None:
         self._positive("mpp", "mag", "tile_px", "slide_mpp", "workers")
         if self.mag is not None:
             object.__setattr__(self, "mpp", 10 / self.mag)
@@ -60,10 +74,10 @@ class TileConfig(Config):
         self._between("min_tissue", 0, 1)
         self._between("tile_px", 16, 8192)
         if not 0 <= self.overlap < self.tile_px:
-            raise InvalidInput(f"--overlap is {self.overlap}; it must be at least 0 and less than {self.tile_px} px")
+            raise InvalidInput(f"`overlap` is {self.overlap}; it must be at least 0 and less than {self.tile_px} px")
         parse_shard(self.shard)
         if self.dask is not None and self.shard is not None:
-            raise InvalidInput("--dask makes shards of its own", "leave out --shard")
+            raise InvalidInput("`dask` makes shards of its own", "leave out `shard`")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +94,7 @@ class PretrainTilesConfig(Config):
     queue: int = option(65536, "Negatives kept in the queue (MoCo: 65536), at most as many as there are tiles.")
     momentum: float = option(0.999, "Momentum of the key encoder (MoCo: 0.999).")
     temperature: float = option(0.07, "Temperature of InfoNCE (MoCo: 0.07).")
-    precision: Precision = option("auto", "auto, bf16 or fp32; auto is bf16 where the device computes in it.")
+    precision: Precision = option("auto", PRECISION)
     labels: Path | None = option(
         None,
         "Table of slide_id and label, to see how well tiles know their slide's label; never trained on.",
@@ -95,12 +109,10 @@ class PretrainTilesConfig(Config):
     cache_gb: float = option(
         100.0, "Gigabytes it may take; tiles beyond that are read from their slides in every epoch.", result=False
     )
-    log_dir: Path | None = option(
-        None, "Folder for TensorBoard, which must be installed (gigacli[tensorboard]).", result=False
-    )
+    log_dir: Path | None = option(None, LOG_DIR, result=False)
     workers: int | None = option(None, "Readers; default: the number of processors.", result=False)
-    device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
-    seed: int = option(0, "Seed of everything random.")
+    device: str = option("auto", DEVICE, result=False)
+    seed: int = option(0, SEED)
     redo: bool = option(False, "Replace the encoder that is there.", result=False)
 
     @classmethod
@@ -108,16 +120,13 @@ class PretrainTilesConfig(Config):
         """As for every configuration; a column needs a table."""
         config = super().of(options)
         if config.target is not None and config.labels is None:
-            raise InvalidInput(f"--target is {config.target!r} without --labels", "give the table of labels")
+            raise InvalidInput(f"`target` is {config.target!r} without `labels`", "give the table of labels")
         return config
 
-    def __post_init__(self) -> None:
-        for name in ("labels", "cache", "log_dir"):
-            self._path(name)
+    def _check(self) -> None:
         self._positive("epochs", "max_slides", "max_tiles", "lr", "queue", "temperature", "workers")
         self._between("momentum", 0, 1)
         self._between("cache_gb", 0, 1e9)
-        self._choice("precision", "auto", "bf16", "fp32")
         self._between("batch_size", 3, 65536)  # in batches of two, an odd number leaves one by itself
         self._name("name")
 
@@ -133,27 +142,25 @@ class BankConfig(Config):
     augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).")
     draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).")
     independent: bool = option(False, "Draw the parameters per tile instead (the paper's ablation NS).")
-    precision: Precision = option("auto", "auto, bf16 or fp32; auto is bf16 where the device computes in it.")
-    compile: Literal["auto", "yes", "no"] = option(
+    precision: Precision = option("auto", PRECISION)
+    compile: Compile = option(
         "auto", "Compile the encoder, which takes half a minute: auto does so for banks worth it."
     )
     batch_size: int | None = option(None, "Tiles per encoder call; default: 64, on a GPU 256.", result=False)
     read_timeout: float = option(600.0, "Seconds after which a slide that does not answer is given up.", result=False)
-    shard: str | None = option(None, "Do only part I of N of the slides, as I/N.", result=False)
-    dask: str | None = option(None, "Address of a Dask scheduler whose workers share the slides.", result=False)
+    shard: str | None = option(None, SHARD, result=False)
+    dask: str | None = option(None, DASK, result=False)
     workers: int | None = option(None, "Reading threads; default: the number of processors.", result=False)
-    device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
-    seed: int = option(0, "Seed of everything random.")
+    device: str = option("auto", DEVICE, result=False)
+    seed: int = option(0, SEED)
     redo: bool = option(False, "Replace the bank that is there.", result=False)
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         self._positive("augmentations", "draws", "batch_size", "workers", "read_timeout")
-        self._choice("compile", "auto", "yes", "no")
-        self._choice("precision", "auto", "bf16", "fp32")
         self._name("name")
         parse_shard(self.shard)
         if self.dask is not None and self.shard is not None:
-            raise InvalidInput("--dask makes shards of its own", "leave out --shard")
+            raise InvalidInput("`dask` makes shards of its own", "leave out `shard`")
 
 
 EPOCHS = 1000
@@ -192,8 +199,8 @@ class TrainConfig(Config):
     lr: float = option(1e-3, "Peak learning rate of Adam.")
     warmup: float = option(0.05, "Share of the steps in which the learning rate rises; then it falls as a cosine.")
     temperature: float = option(0.2, "Temperature of NT-Xent.")
-    aggregator: Literal["sparse-resnet", "attention", "mlp"] = option(
-        "sparse-resnet", "What makes a vector of a view's tiles: sparse-resnet (paper), attention or mlp."
+    aggregator: SlideAggregator = option(
+        "sparse-resnet", "What makes a vector of a view's tiles (paper: sparse-resnet)."
     )
     blocks: int = option(2, "Residual blocks of sparse-resnet (paper: 2, as in ResNet18).")
     stride: int = option(2, "Stride of its first block: 2 (paper), or 1, blind to the parity of a cell.")
@@ -201,63 +208,47 @@ class TrainConfig(Config):
         True, "Even out how much features spread within slides before the slide encoder (paper: it does not)."
     )
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
-    preset: Literal["default", "paper"] = option(
+    preset: Preset = option(
         "default",
-        "Settings of what is not given: default, or paper (where it is silent, those of its authors' code).",
+        "Settings of what is not given; paper: the paper's, and its authors' code's where it is silent.",
         result=False,
         flag="--recipe",
     )
     exclude: Path | None = option(
         None, "Table of slides not to train on: a column slide_id, or patient_id for all of a patient's.", result=False
     )
-    precision: Precision = option("auto", "auto, bf16 or fp32; auto is bf16 where the device computes in it.")
-    sparse_backend: Literal["auto", "torch", "spconv"] = option(
-        "auto", "Sparse convolutions: auto (the faster one on the device), torch or spconv.", result=False
+    precision: Precision = option("auto", PRECISION)
+    sparse_backend: SparseBackend = option(
+        "auto", "What computes sparse convolutions; auto: the faster one on the device.", result=False
     )
-    log_dir: Path | None = option(
-        None, "Folder for TensorBoard, which must be installed (gigacli[tensorboard]).", result=False
-    )
+    log_dir: Path | None = option(None, LOG_DIR, result=False)
     cache: Path | None = option(
         None,
         "Local folder for the copy of a remote store's bank, while it trains; default: $GIGA_CACHE, or the system's.",
         result=False,
     )
-    device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
-    seed: int = option(0, "Seed of everything random.")
+    device: str = option("auto", DEVICE, result=False)
+    seed: int = option(0, SEED)
     redo: bool = option(False, "Replace the model that is there.", result=False)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """As for every configuration; a preset stands in for what is not given."""
-        return super().of(cls._with_preset(options))
+        """As for every configuration; what a preset says counts as given, where nothing else is."""
+        return super().of({**PAPER, **options} if options.get("preset") == "paper" else options)
 
-    def following(self, options: dict[str, Any], earlier: dict[str, Any] | None) -> Self:
-        """As for every configuration; what a preset says was given."""
-        return super().following(self._with_preset(options), earlier)
-
-    @staticmethod
-    def _with_preset(options: dict[str, Any]) -> dict[str, Any]:
-        return {**PAPER, **options} if options.get("preset") == "paper" else options
-
-    def __post_init__(self) -> None:
-        for name in ("exclude", "log_dir", "cache"):
-            self._path(name)
+    def _check(self) -> None:
         self._positive("tiles", "epochs", "lr", "temperature")
         self._between("warmup", 0, 1)
         self._between("batch_size", 3, 65536)  # in batches of two, an odd number leaves one by itself
-        self._choice("aggregator", "sparse-resnet", "attention", "mlp")
         self._between("blocks", 1, 16)
         self._between("stride", 1, 2)
         sparse = {"blocks": 2, "stride": 2, "sparse_backend": "auto"}
-        given = [f"--{k.replace('_', '-')} {getattr(self, k)}" for k, v in sparse.items() if getattr(self, k) != v]
+        given = [f"`{k}` {getattr(self, k)}" for k, v in sparse.items() if getattr(self, k) != v]
         if self.aggregator != "sparse-resnet" and given:
             raise InvalidInput(
-                f"--aggregator {self.aggregator} has no sparse convolutions for {' '.join(given)}",
-                "leave that out, or use --aggregator sparse-resnet",
+                f"`aggregator` {self.aggregator} has no sparse convolutions for {' '.join(given)}",
+                "leave that out, or use `aggregator` sparse-resnet",
             )
-        self._choice("preset", "default", "paper")
-        self._choice("precision", "auto", "bf16", "fp32")
-        self._choice("sparse_backend", "auto", "torch", "spconv")
         self._name("name")
 
     def epochs_for(self, steps_per_epoch: int) -> int:
@@ -278,19 +269,17 @@ class EmbedConfig(Config):
         None, "The tile features to embed; default: those that go with the model.", result=False
     )
     views: int = option(50, "Views averaged per slide, R (paper: 50).")
-    aggregator: Literal["model", "mean", "random-init"] = option(
-        "model", "model, or a baseline: mean (of all tiles) or random-init (the untrained slide encoder)."
+    aggregator: EmbedAggregator = option(
+        "model", "The model, or a baseline: the mean of all tiles, or the slide encoder at its random start."
     )
-    weights: Literal["last", "best"] = option("last", "Of the last epoch, or of the one with the lowest loss.")
+    weights: Weights = option("last", "Of the last epoch, or of the one with the lowest loss.")
     name: str | None = option(None, "Name of the embedding; default: the model's.", result=False)
-    device: str = option("auto", "auto, cpu, cuda or cuda:I.", result=False)
-    seed: int = option(0, "Seed of everything random.")
+    device: str = option("auto", DEVICE, result=False)
+    seed: int = option(0, SEED)
     redo: bool = option(False, "Replace the embedding that is there.", result=False)
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         self._positive("views")
-        self._choice("aggregator", "model", "mean", "random-init")
-        self._choice("weights", "last", "best")
         self._name("name", "features")
 
 
@@ -300,12 +289,10 @@ class ProbeConfig(Config):
 
     target: tuple[str, ...] = option((), "Column of the table to predict, repeatable; default: label.")
     embedding: tuple[str, ...] = option((), "Embedding to probe, repeatable; default: all.")
-    method: tuple[str, ...] = option(
+    method: tuple[Method, ...] = option(
         ("linear",), "linear: logistic regression; abmil: attention MIL, trained from scratch on the tiles; repeatable."
     )
-    level: Literal["slide", "patient"] = option(
-        "slide", "slide, or patient: one label and one vector per patient, the mean of the slides'."
-    )
+    level: Level = option("slide", "Unit of labels; patient: one vector per patient, the mean of the slides'.")
     baseline: str | None = option(
         None, "Embedding the others are compared with, or abmil; default: the mean of tiles, else the first."
     )
@@ -313,31 +300,23 @@ class ProbeConfig(Config):
     n_train: tuple[int, ...] = option((), "Number of training labels to use, repeatable.")
     splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
     folds: int = option(10, "Number of splits, stratified and grouped by patient.")
-    group: Literal["patient", "none"] = option(
+    group: Group = option(
         "patient", "patient: keep a patient's slides on one side of a split where patients are known; none: do not."
     )
-    c: str = option("10", "Inverse regularisation C, or auto: chosen inside each training set.", flag="-C")
+    c: str | float = option("10", "Inverse regularisation C, or auto: chosen inside each training set.", flag="-C")
     converged: bool = option(False, "Fit to the optimum; scikit-learn's call, the paper's, stops before it.")
     out: Path | None = option(None, "Folder for scores.csv, predictions.csv and figures.", result=False)
-    device: str = option("auto", "auto, cpu, cuda or cuda:I; for --method abmil.", result=False)
+    device: str = option("auto", "auto, cpu, cuda or cuda:I; for `method` abmil.", result=False)
     seed: int = option(0, "Seed of splits, budgets and abmil.")
 
-    def __post_init__(self) -> None:
-        for name in ("splits", "out"):
-            self._path(name)
-        self._repeatable("target", "embedding", "method", "fraction", "n_train")
+    def _check(self) -> None:
         self._between("folds", 2, 1000)
-        self._choice("group", "patient", "none")
-        self._choice("level", "slide", "patient")
-        for method in self.method or ("",):
-            if method not in ("linear", "abmil"):
-                raise InvalidInput(f"--method is {method!r}; it must be linear or abmil")
-        for value in self.fraction:
-            if not 0 < value <= 1:
-                raise InvalidInput(f"--fraction is {value}; it must lie above 0 and up to 1")
+        if not self.method:
+            raise InvalidInput("`method` names none", "leave it out, or name linear, abmil or both")
+        self._shares("fraction")
         for value in self.n_train:
             if value < 2:
-                raise InvalidInput(f"--n-train is {value}; it must be at least 2")
+                raise InvalidInput(f"`n_train` is {value}; it must be at least 2")
         self.c_value  # noqa: B018 - raises where C is not a number
 
     @property
@@ -350,5 +329,5 @@ class ProbeConfig(Config):
         except ValueError:
             value = 0.0
         if not value > 0:
-            raise InvalidInput(f"-C is {self.c!r}; it must be a number greater than 0, or auto")
+            raise InvalidInput(f"`c` is {self.c!r}; it must be a number greater than 0, or auto")
         return value

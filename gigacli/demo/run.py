@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gigacli.config.base import options_of
+from gigacli.config.tools import DemoConfig
 from gigacli.demo.cohort import DemoCohort, write_cohort
 from gigacli.progress import SILENT
 
@@ -17,21 +20,53 @@ NOTICE = (
 )
 
 
-def prepare(folder: str | Path, *, seed: int = 0, quick: bool = False, progress: Progress = SILENT) -> DemoCohort:
-    """Draw the slides of the demo, unless they are there; `quick` draws few and small ones."""
-    if quick:
-        size_px = (1536, 1152)
-        return write_cohort(Path(folder), slides=8, patients=4, labs=2, seed=seed, size_px=size_px, progress=progress)
-    size_px = (3072, 2304)
-    return write_cohort(Path(folder), slides=96, patients=48, seed=seed, size_px=size_px, progress=progress)
+@dataclass(frozen=True)
+class Demo:
+    """A synthetic cohort, and what to do with it.
+
+    Attributes:
+        cohort: Slides and labels, drawn now or found.
+        steps: Command lines that take it through the six verbs, each without ``giga``.
+    """
+
+    cohort: DemoCohort
+    steps: list[tuple[str, ...]]
 
 
-def steps(cohort: DemoCohort, *, seed: int = 0, quick: bool = False) -> list[tuple[str, ...]]:
-    """The command lines, after ``giga``; `quick` ones learn next to nothing."""
-    store, seeded = str(cohort.folder / "cohort.zarr"), ("--seed", str(seed))
+@options_of(DemoConfig)
+def demo(
+    config: DemoConfig,
+    folder: str | Path = "giga-demo",
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Demo:
+    """Draw the slides of the demo, unless they are there, and say what to run on them.
+
+    Args:
+        folder: Where to put them; its store is to be cohort.zarr.
+        progress: Progress receiver.
+    """
+    slides, patients, labs, size_px = (8, 4, 2, (1536, 1152)) if config.quick else (96, 48, 3, (3072, 2304))
+    cohort = write_cohort(
+        Path(folder),
+        slides=slides,
+        patients=patients,
+        labs=labs,
+        seed=config.seed,
+        size_px=size_px,
+        progress=progress,
+    )
+    return Demo(cohort, steps(cohort, config))
+
+
+def steps(cohort: DemoCohort, config: DemoConfig) -> list[tuple[str, ...]]:
+    """The command lines, after ``giga``; quick ones learn next to nothing."""
+    store, seeded = str(cohort.folder / "cohort.zarr"), ("--seed", str(config.seed))
     labels = ("--labels", str(cohort.labels_csv))
     tile_px, tile_epochs, tiles, batch, augmentations, draws, epochs = (
-        ("64", "1", "128", "32", "2", "16", "20") if quick else ("128", "2", "1024", "64", "12", "32", "400")
+        ("64", "1", "128", "32", "2", "16", "20") if config.quick else ("128", "2", "1024", "64", "12", "32", "400")
     )
     moco = ("--epochs", tile_epochs, "--max-tiles", tiles, "--batch-size", batch, "--queue", tiles)
     return [

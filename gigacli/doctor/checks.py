@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from gigacli.config.base import options_of
+from gigacli.config.tools import DoctorConfig
 from gigacli.config.verbs import BankConfig
 from gigacli.doctor import machine, probes
 from gigacli.doctor.isolated import Isolated, Outcome
@@ -76,14 +78,20 @@ class Report:
     seconds: float
 
 
-def doctor(store: str | Path | None = None, *, self_test: bool = True, progress: Progress = SILENT) -> Report:
+@options_of(DoctorConfig)
+def doctor(
+    config: DoctorConfig,
+    store: str | Path | None = None,
+    *,
+    self_test: bool = True,
+    progress: Progress = SILENT,
+) -> Report:
     """Look at everything giga needs on this machine.
 
     Args:
         store: A cohort store, or a folder where one shall be: its file system and the room it needs are looked at; by
             default the folder one is in.
-        self_test: Take a few drawn slides through tile, bank, train and embed.
-        progress: Who listens.
+        progress: Progress receiver.
 
     Raises:
         NotFound: There is neither a store at `store` nor the folder it would be in.
@@ -104,7 +112,7 @@ def doctor(store: str | Path | None = None, *, self_test: bool = True, progress:
         *_processors(torch),
         *_disk(store, folder),
     ]
-    if self_test and all(not outcome.error for outcome in outcomes.values()):
+    if config.self_test and all(not outcome.error for outcome in outcomes.values()):
         progress.say("taking a few drawn slides through tile, bank, train and embed")
         checks.append(_self_test(Isolated(probes.self_test).outcome(timeout_s=SELF_TEST_TIMEOUT_S)))
     return Report(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from gigacli.config.base import options_of
+from gigacli.config.tools import ExportConfig, Format
 from gigacli.errors import InvalidInput
 from gigacli.exporting import tiles, vectors
 from gigacli.exporting.chosen import Chosen
@@ -37,7 +39,7 @@ WRITERS: dict[tuple[str, str], Callable[[Chosen, Path, Progress], str | None]] =
 FILES = ("csv", "parquet", "h5ad", "safetensors")
 """Formats that are one file; the others are a folder."""
 
-FORMATS = (*dict.fromkeys(name for _, name in WRITERS), "safetensors")
+FORMATS = get_args(Format)
 
 
 def formats_of(kind: str) -> list[str]:
@@ -72,12 +74,14 @@ class ExportSummary:
     seconds: float
 
 
+@options_of(ExportConfig)
 def export(
+    config: ExportConfig,
     store: str | Path | Store,
     what: str | None = None,
     *,
     to: str | Path,
-    format: str | None = None,  # noqa: A002 - the name of the flag
+    format: Format | None = None,  # noqa: A002 - the name of the flag
     redo: bool = False,
     progress: Progress = SILENT,
 ) -> ExportSummary:
@@ -87,9 +91,7 @@ def export(
         store: The cohort store.
         what: A group (``embeddings/giga``), or a kind that holds only one (``embeddings``, the default).
         to: The file or folder.
-        format: One of :data:`FORMATS`; default: what the name of the file ends in; for a folder npy, h5 or geojson.
-        redo: Replace what an earlier export wrote there.
-        progress: Who listens.
+        progress: Progress receiver.
 
     Raises:
         NotFound: The store holds no such result, or a library for the format is not installed.
@@ -102,18 +104,18 @@ def export(
     opened, to = Store.open(store), Path(to)
     group = _group(opened, what)
     kind = group.partition("/")[0]
-    format = _format(kind, to, format)  # noqa: A001
-    check_free(to, folder=format not in FILES, redo=redo)
+    written_as = _format(kind, to, config.format)
+    check_free(to, folder=written_as not in FILES, redo=config.redo)
     if kind in ("models", "encoders"):
-        check_free(card_of(to), folder=False, redo=redo)
+        check_free(card_of(to), folder=False, redo=config.redo)
         slides, empty, pending, warning = write_weights(opened, group, to), 0, 0, None
     else:
         chosen = Chosen.of(opened, group)
-        warning = WRITERS[kind, format](chosen, to, progress)
+        warning = WRITERS[kind, written_as](chosen, to, progress)
         slides, empty, pending = len(chosen.rows), chosen.empty, chosen.pending
     return ExportSummary(
         group=group,
-        format=format,
+        format=written_as,
         to=str(to),
         slides=slides,
         empty=empty,
@@ -146,19 +148,16 @@ def _group(store: Store, what: str | None) -> str:
     return f"{kind}/{store.pick(kind, name or None)}"
 
 
-def _format(kind: str, to: Path, given: str | None) -> str:
+def _format(kind: str, to: Path, given: Format | None) -> str:
     """The format, from what was given and from the name of the file."""
     formats, ending = formats_of(kind), to.suffix.lower().removeprefix(".")
-    if given is not None and given not in FORMATS:
-        raise InvalidInput(f"--format is {given!r}; it must be one of {', '.join(FORMATS)}")
-    if given is None and ending in FORMATS:
-        given = ending
-    if given is None and ending and not to.is_dir():
+    named = given or (ending if ending in FORMATS else None)
+    if named is None and ending and not to.is_dir():
         raise InvalidInput(
             f"{to} ends in .{ending}, which is no format; {kind} can be {', '.join(formats)}",
             "for a folder of that name, give --format",
         )
-    chosen = given or formats[0]
+    chosen = named or formats[0]
     if chosen not in formats:
         raise InvalidInput(f"{kind} cannot be written as {chosen}", f"they can be {', '.join(formats)}")
     if chosen in FILES and ending != chosen:

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gigacli.config.base import options_of
 from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, Mismatch, SlideError, reason_of
 from gigacli.importing.discover import choose, files_of, look, name_of, plain_name
@@ -34,16 +35,29 @@ if TYPE_CHECKING:
     from gigacli.progress import Progress
 
 
+@options_of(ImportConfig)
 def import_features(
-    store: str | Path | Store, files: str | Path | Sequence[str | Path], *, progress: Progress = SILENT, **options: Any
+    config: ImportConfig,
+    store: str | Path | Store,
+    files: str | Path | Sequence[str | Path],
+    *,
+    name: str | None = None,
+    encoder: str | None = None,
+    csv: str | Path | None = None,
+    mpp: float | None = None,
+    mag: float | None = None,
+    tile_px: int | None = None,
+    slide_mpp: float | None = None,
+    workers: int | None = None,
+    redo: bool = False,
+    progress: Progress = SILENT,
 ) -> ImportSummary:
     """Import tile features, or slide vectors, that another tool made; the store is made if it is not there.
 
     Args:
         store: The cohort store.
         files: Feature files, or folders that hold them; ``embeddings.npy`` and ``ids.npy`` in the authors' layout.
-        progress: Who listens.
-        options: Fields of :class:`~gigacli.config.tools.ImportConfig`.
+        progress: Progress receiver.
 
     Raises:
         NotFound: No such file, or there are no features in it.
@@ -51,7 +65,6 @@ def import_features(
         Mismatch: The store holds other features of that name, or other slides.
     """
     started = time.monotonic()
-    config = ImportConfig.of(options)
     paths = [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
     if not paths:
         raise InvalidInput("no files were named", "giga import uni.zarr features_uni_v1/")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.config.verbs import ProbeConfig
+from gigacli.config.base import options_of
+from gigacli.config.tools import ReportConfig
 from gigacli.errors import InvalidInput
 from gigacli.probing import results as probe_report
 from gigacli.progress import SILENT
@@ -58,13 +59,15 @@ class ReportSummary:
     notes: list[str] = field(default_factory=list)
 
 
+@options_of(ReportConfig)
 def report(
+    config: ReportConfig,
     store: str | Path | Store,
     labels: str | Path | None = None,
     *,
-    target: Sequence[str] = (),
-    embedding: Sequence[str] = (),
-    fraction: Sequence[float] = (),
+    target: str | Sequence[str] = (),
+    embedding: str | Sequence[str] = (),
+    fraction: float | Sequence[float] = (),
     splits: str | Path | None = None,
     out: str | Path | None = None,
     thumbnails: int = 96,
@@ -77,37 +80,34 @@ def report(
     Args:
         store: The cohort store; nothing is written into it.
         labels: Table of labels, for the probe and for colours; without it there is no probe.
-        target: Columns to probe; default: `label`.
-        embedding: Embeddings to show; default: all.
-        fraction: Shares of the training labels to probe with; default: :data:`FRACTIONS`.
-        splits: Folder of given splits, as for ``giga probe``.
-        out: The page; default: STORE-report.html in the current folder. A report that is there is replaced.
-        thumbnails: Slides of which a picture is drawn, at most, evenly spread over the cohort.
-        workers: Threads that read slides.
-        seed: Of the probe's splits and of the map of neighbours.
-        progress: Who listens.
+        progress: Progress receiver.
 
     Raises:
         NotFound: There is no store, table, column or embedding of that name.
         InvalidInput: The table cannot be used, or `out` is a file that is no report.
     """
     started = time.monotonic()
-    if thumbnails < 0:
-        raise InvalidInput(f"--thumbnails is {thumbnails}; it must be 0 or more")
-    options = {"target": target, "embedding": embedding, "fraction": fraction or FRACTIONS, "splits": splits}
-    ProbeConfig.of({**options, "seed": seed})  # fails at the door
     opened = Store.open(store)
     if not opened.registered:
         raise InvalidInput(f"{opened.url} holds no slides yet", f"run: giga tile {opened.url} SLIDES")
-    file = Path(out) if out is not None else Path(f"{Path(opened.url.rstrip('/')).stem}-report.html")
+    file = config.out or Path(f"{Path(opened.url.rstrip('/')).stem}-report.html")
     check_place(file)
     attributes, patients = slides.attributes_of(opened, labels)
-    names = vectors.order_of(opened, embedding)
+    names = vectors.order_of(opened, config.embedding)
     probed = None
     if labels is not None and names:
-        probed = probe(opened, labels, seed=seed, progress=progress, **options)
-    maps, shared = vectors.maps_of(opened, names, attributes, patients, seed=seed, progress=progress)
-    pictures = slides.pictures_of(opened, most=thumbnails, workers=workers, progress=progress)
+        probed = probe(
+            opened,
+            labels,
+            target=config.target,
+            embedding=config.embedding,
+            fraction=config.fraction or FRACTIONS,
+            splits=config.splits,
+            seed=config.seed,
+            progress=progress,
+        )
+    maps, shared = vectors.maps_of(opened, names, attributes, patients, seed=config.seed, progress=progress)
+    pictures = slides.pictures_of(opened, most=config.thumbnails, workers=config.workers, progress=progress)
     page = render(
         {
             "version": __version__,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gigacli.cohort.registration import changed
+from gigacli.config.base import options_of
+from gigacli.config.tools import TileMapConfig
 from gigacli.errors import SlideError
 from gigacli.probing.figures import save
 from gigacli.progress import SILENT
@@ -83,14 +85,21 @@ class TileMapSummary:
     notes: list[str] = field(default_factory=list)
 
 
+@options_of(TileMapConfig)
 def tile_map(
+    config: TileMapConfig,
     store: str | Path | Store,
     slide: str,
     labels: str | Path,
     *,
+    target: str | None = None,
+    positive: str | None = None,
+    embedding: str | None = None,
+    views: int = 100,
     out: str | Path = ".",
+    device: str = "auto",
+    seed: int = 0,
     progress: Progress = SILENT,
-    **options: Any,
 ) -> TileMapSummary:
     """Draw which tiles of a slide speak for a class, and write them down for QuPath.
 
@@ -98,20 +107,29 @@ def tile_map(
         store: The cohort store.
         slide: Id of the slide.
         labels: Table of labels, as for ``giga probe``.
-        out: Folder for SLIDE.CLASS.png and SLIDE.CLASS.geojson, which replace those of an earlier run.
-        progress: Who listens.
-        options: Further arguments of :func:`gigacli.reporting.attribution.explain`.
+        progress: Progress receiver.
 
     Raises:
-        NotFound: As there.
-        InvalidInput: As there.
-        Mismatch: As there.
+        NotFound: No such slide, embedding, table or column.
+        InvalidInput: No such class, or the slide has too few tiles.
+        Mismatch: The embedding was made from tiles or with a model that are no longer there.
     """
     started = time.monotonic()
     opened = Store.open(store)
-    found = explain(opened, slide, labels, progress=progress, **options)
+    found = explain(
+        opened,
+        slide,
+        labels,
+        target=config.target,
+        positive=config.positive,
+        embedding=config.embedding,
+        views=config.views,
+        seed=config.seed,
+        device=config.device,
+        progress=progress,
+    )
     small, notes = _picture(opened, found.row)
-    folder = Path(out)
+    folder = config.out
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / re.sub(r"[^\w.-]", "_", f"{slide}.{found.positive}").lstrip(".")
     files = [f"{stem}.geojson", f"{stem}.png"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from gigacli.cohort.registration import changed
-from gigacli.config.base import parse_shard
+from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import BankConfig
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gigacli.config.verbs import Compile, Precision
     from gigacli.progress import Progress
 
 COMPILE_FROM = {"cpu": 50_000, "cuda": 10_000_000}
@@ -73,36 +74,56 @@ class BankSummary:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def bank(store: str | Path | Store, *, progress: Progress = SILENT, **options: Any) -> BankSummary:
+@options_of(BankConfig)
+def bank(
+    config: BankConfig,
+    store: str | Path | Store,
+    *,
+    encoder: str | None = None,
+    name: str | None = None,
+    augmentations: int = 50,
+    draws: int = 256,
+    independent: bool = False,
+    precision: Precision = "auto",
+    compile: Compile = "auto",  # noqa: A002 - the name of the flag
+    batch_size: int | None = None,
+    read_timeout: float = 600.0,
+    shard: str | None = None,
+    dask: str | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    redo: bool = False,
+    progress: Progress = SILENT,
+) -> BankSummary:
     """Write a bank of augmented tile features, and the un-augmented features.
 
     Args:
         store: The cohort store.
-        progress: Who listens.
-        options: Fields of :class:`~gigacli.config.verbs.BankConfig`.
+        progress: Progress receiver.
 
     Raises:
         NotFound: The store holds no tiles or not the encoder asked for.
         Mismatch: There is a bank of this name made otherwise.
     """
     started = time.monotonic()
-    config = BankConfig.of(options)
-    device = pick_device(config.device)
+    hardware = pick_device(config.device)
     opened = Store.open(store, write=True)
     opened.require("tiles")
     choice = choose_encoder(opened, config)
     name = config.name or choice.name
-    config = opened.following(f"banks/{name}", config, options)
-    precision = pick_precision(config.precision, device)
-    compiled = not choice.timm and _compiled(config, device, opened.registered)
-    encoder = make_encoder(choice, device, precision=precision, compiled=compiled)
+    recipe = opened.recipe(f"banks/{name}")
+    config = config.following(recipe.config if recipe else None)
+    computed_in = pick_precision(config.precision, hardware)
+    compiled = not choice.timm and _compiled(config, hardware, opened.registered)
+    network = make_encoder(choice, hardware, precision=computed_in, compiled=compiled)
     if choice.note:
         progress.say(choice.note)
-    resolved = replace(config, precision=precision, compile="yes" if compiled else "no")  # type: ignore[arg-type]
-    job = _Job(opened, name, resolved, choice, encoder)
+    resolved = replace(config, precision=computed_in, compile="yes" if compiled else "no")  # type: ignore[arg-type]
+    job = _Job(opened, name, resolved, choice, network)
     job.begin()
     if config.dask is not None:
-        return job.spread(options, progress, started)
+        return job.spread({option: getattr(config, option) for option in config.given}, progress, started)
     return job.run(progress, started)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from gigacli.config.base import options_of
 from gigacli.config.verbs import EmbedConfig
 from gigacli.nn.device import pick_device
 from gigacli.nn.giga import embed_views
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gigacli.config.verbs import EmbedAggregator, Weights
     from gigacli.progress import Progress
 
 BLOCK = 128
@@ -63,13 +65,27 @@ class EmbedSummary:
     seconds: float
 
 
-def embed(store: str | Path | Store, *, progress: Progress = SILENT, **options: Any) -> EmbedSummary:
+@options_of(EmbedConfig)
+def embed(
+    config: EmbedConfig,
+    store: str | Path | Store,
+    *,
+    model: str | None = None,
+    features: str | None = None,
+    views: int = 50,
+    aggregator: EmbedAggregator = "model",
+    weights: Weights = "last",
+    name: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    redo: bool = False,
+    progress: Progress = SILENT,
+) -> EmbedSummary:
     """Write an embedding, and the mean of all tile features beside it: the paper's baseline.
 
     Args:
         store: The cohort store.
-        progress: Who listens.
-        options: Fields of :class:`~gigacli.config.verbs.EmbedConfig`.
+        progress: Progress receiver.
 
     Raises:
         NotFound: There is no such model, or the store holds no features.
@@ -78,8 +94,7 @@ def embed(store: str | Path | Store, *, progress: Progress = SILENT, **options: 
             with another tile encoder or other tiles.
     """
     started = time.monotonic()
-    config = EmbedConfig.of(options)
-    device = pick_device(config.device)
+    hardware = pick_device(config.device)
     opened = Store.open(store, write=True)
     if config.aggregator == "mean":
         features = opened.pick("features", config.features)
@@ -89,12 +104,13 @@ def embed(store: str | Path | Store, *, progress: Progress = SILENT, **options: 
     else:
         model = name_of_model(opened, config)
         name = config.name or (f"random-{model}" if config.aggregator == "random-init" else model)
-        config = opened.following(f"embeddings/{name}", config, options)
-        choice = choose_model(opened, config, device)
+        recipe = opened.recipe(f"embeddings/{name}")
+        config = config.following(recipe.config if recipe else None)
+        choice = choose_model(opened, config, hardware)
         warning = choice.note
         if warning:
             progress.say(warning)
-        plan = _view_plan(opened, config, device, choice=choice, name=name)
+        plan = _view_plan(opened, config, hardware, choice=choice, name=name)
         mean = _mean_plan(opened, plan.features, name=None)
         opened.check(f"embeddings/{plan.name}", plan.recipe, redo=config.redo)
         stale = opened.recipe(f"embeddings/{mean.name}") != mean.recipe

@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from gigacli.cohort.tile_sample import draw_scored, draw_tiles, read_drawn
+from gigacli.config.base import options_of
 from gigacli.config.verbs import PretrainTilesConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
+    from gigacli.config.verbs import Precision
     from gigacli.nn.distributed import Processes
     from gigacli.nn.tile_encoder import ResNet18
     from gigacli.probing.labels import Labels
@@ -110,13 +112,38 @@ class PretrainTilesSummary:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def pretrain_tiles(store: str | Path | Store, *, progress: Progress = SILENT, **options: Any) -> PretrainTilesSummary:
+@options_of(PretrainTilesConfig)
+def pretrain_tiles(
+    config: PretrainTilesConfig,
+    store: str | Path | Store,
+    *,
+    name: str = "moco",
+    epochs: int = 200,
+    batch_size: int = 256,
+    max_slides: int = 3000,
+    max_tiles: int = 6_000_000,
+    init: str = "random",
+    lr: float = 0.03,
+    queue: int = 65536,
+    momentum: float = 0.999,
+    temperature: float = 0.07,
+    precision: Precision = "auto",
+    labels: str | Path | None = None,
+    target: str | None = None,
+    cache: str | Path | None = None,
+    cache_gb: float = 100.0,
+    log_dir: str | Path | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    redo: bool = False,
+    progress: Progress = SILENT,
+) -> PretrainTilesSummary:
     """Train a tile encoder on tiles of the cohort; an interrupted run goes on where it stopped.
 
     Args:
         store: The cohort store.
-        progress: Who listens.
-        options: Fields of :class:`~gigacli.config.verbs.PretrainTilesConfig`.
+        progress: Progress receiver.
 
     Raises:
         NotFound: The store holds no tiles, or there is no file of initial weights or labels.
@@ -127,13 +154,12 @@ def pretrain_tiles(store: str | Path | Store, *, progress: Progress = SILENT, **
         GigaError: The cache cannot be written.
     """
     started = time.monotonic()
-    config = PretrainTilesConfig.of(options)
     with ExitStack() as stack:
-        processes, device = stack.enter_context(distributed.joined(pick_device(config.device)))
+        processes, hardware = stack.enter_context(distributed.joined(pick_device(config.device)))
         progress = progress if processes.first else SILENT
         opened = Store.open(store, write=processes.first)
-        config = opened.following(f"encoders/{config.name}", config, options)
-        job = _prepare(opened, config, processes, device)
+        config = config.following(recipe.config if (recipe := opened.recipe(f"encoders/{config.name}")) else None)
+        job = _prepare(opened, config, processes, hardware)
         processes.wait()  # all have looked before the first one writes
         if job.encoder.done and not config.redo:
             return job.summary(job.history(), resumed_at=config.epochs, started=started)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from gigacli.config.base import options_of
 from gigacli.config.verbs import ProbeConfig
 from gigacli.errors import NotFound
 from gigacli.probing.compare import compared
@@ -27,11 +28,12 @@ from gigacli.store.address import find_store
 from gigacli.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from gigacli.config.verbs import Group, Level, Method
     from gigacli.probing.labels import Labels
     from gigacli.probing.scores import Score
     from gigacli.probing.splits import Split
@@ -45,27 +47,41 @@ KEPT_TILES = 4096
 """Tiles of a slide that attention MIL keeps in memory, drawn once where there are more: 2 MB of 256 features."""
 
 
+@options_of(ProbeConfig)
 def probe(
+    config: ProbeConfig,
     store: str | Path | Store | None,
     labels: str | Path,
     *,
+    target: str | Sequence[str] = (),
+    embedding: str | Sequence[str] = (),
+    method: Method | Sequence[Method] = ("linear",),
+    level: Level = "slide",
+    baseline: str | None = None,
+    fraction: float | Sequence[float] = (),
+    n_train: int | Sequence[int] = (),
+    splits: str | Path | None = None,
+    folds: int = 10,
+    group: Group = "patient",
+    c: str | float = "10",
+    converged: bool = False,
+    out: str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
     progress: Progress = SILENT,
-    **options: Any,
 ) -> ProbeResult:
     """Probe a store's embeddings with labels.
 
     Args:
         store: A store; ``None``: $GIGA_STORE, ./cohort.zarr, or the only ``*.zarr`` here.
         labels: CSV with columns slide_id, label[, patient_id]; for patients also patient_id, label.
-        progress: Who listens.
-        options: Fields of :class:`~gigacli.config.verbs.ProbeConfig`.
+        progress: Progress receiver.
 
     Raises:
         NotFound: No store, embedding, table or column of that name.
         InvalidInput: A table that cannot be used, or too few slides per class.
     """
     started = time.monotonic()
-    config = ProbeConfig.of(options)
     tables = [read_labels(labels, target=target, level=config.level) for target in config.target or (None,)]
     cohort = _Cohort.read(Store.open(store if store is not None else find_store()), config)
     warnings: list[str] = []
@@ -76,8 +92,8 @@ def probe(
     tasks = [_Task.of(table, cohort, config, joins, notes, warnings) for table in tables]
     progress.start("probing", sum(len(task.budgets) for task in tasks) * len(cohort.rows(config)))
     for task in tasks:
-        for budget, splits in task.budgets.items():
-            scored = [one for entry in cohort.rows(config) for one in task.judge(entry, budget, splits, progress)]
+        for budget, drawn in task.budgets.items():
+            scored = [one for entry in cohort.rows(config) for one in task.judge(entry, budget, drawn, progress)]
             warnings += [f"{one.name}, {budget}: {text}" for one in scored for text in _doubts(one.score)]
             mine = compared(scored, config.baseline)
             notes += [f"differences are to {row.baseline}, split by split" for row in mine if row.baseline]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gigacli.cohort.registration import Registration, list_missing_mpp, register
 from gigacli.cohort.tile_summary import TilePlan, TileSummary, summarise
-from gigacli.config.base import parse_shard
+from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
 from gigacli.errors import NotFound, reason_of
 from gigacli.parallel import over_dask, worker_count
@@ -36,20 +36,36 @@ PLAN_SAMPLE = 4
 """Slides tiled, without keeping the result, to price a run."""
 
 
+@options_of(TileConfig)
 def tile(
+    config: TileConfig,
     store: str | Path | Store,
     slides: str | Path | Sequence[str | Path] = (),
     *,
+    csv: str | Path | None = None,
+    mpp: float = 1.0,
+    mag: float | None = None,
+    tile_px: int = 256,
+    overlap: int = 0,
+    min_tissue: float = 0.5,
+    slide_mpp: float | None = None,
+    upsample: bool = False,
+    slide_root: str | Path | None = None,
+    qc: str | Path | None = None,
+    strict: bool = False,
+    plan: bool = False,
+    shard: str | None = None,
+    dask: str | None = None,
+    workers: int | None = None,
+    redo: bool = False,
     progress: Progress = SILENT,
-    **options: Any,
 ) -> TileSummary | TilePlan:
     """Register slides in a store, made if it is not there, and write the tiles that hold tissue.
 
     Args:
         store: The cohort store.
         slides: Slide files, folders, or a CSV of slides; may be empty for a store that has slides.
-        progress: Who listens.
-        options: Fields of :class:`~gigacli.config.verbs.TileConfig`.
+        progress: Progress receiver.
 
     Raises:
         NotFound: No such slide or folder, or nothing is registered.
@@ -57,11 +73,11 @@ def tile(
         Mismatch: The store's tiles were made otherwise.
     """
     started = time.monotonic()
-    config = TileConfig.of(options)
     paths = [slides] if isinstance(slides, str | Path) else list(slides)
     known = _existing(store, config, has_slides=bool(paths or config.csv))
     if known is not None:
-        config = known.following("tiles", config, options)
+        tiles = known.recipe("tiles")
+        config = config.following(tiles.config if tiles else None)
     recipe = Recipe("tile", config.recipe(), {})
     if known is not None:
         known.check("tiles", recipe, redo=config.redo)

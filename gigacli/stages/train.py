@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors.torch import save as save_safetensors
 
-from gigacli.config.base import fingerprint
+from gigacli.config.base import fingerprint, options_of
 from gigacli.config.verbs import TrainConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gigacli.config.verbs import Precision, Preset, SlideAggregator, SparseBackend
     from gigacli.nn.distributed import Processes
     from gigacli.progress import Progress
     from gigacli.store.table import SlideTable
@@ -83,13 +84,40 @@ class TrainSummary:
     seconds: float
 
 
-def train(store: str | Path | Store, *, progress: Progress = SILENT, **options: Any) -> TrainSummary:
+@options_of(TrainConfig)
+def train(
+    config: TrainConfig,
+    store: str | Path | Store,
+    *,
+    bank: str | None = None,
+    name: str = "giga",
+    tiles: int = 5,
+    epochs: int | None = None,
+    batch_size: int = 256,
+    lr: float = 0.001,
+    warmup: float = 0.05,
+    temperature: float = 0.2,
+    aggregator: SlideAggregator = "sparse-resnet",
+    blocks: int = 2,
+    stride: int = 2,
+    whiten: bool = True,
+    slide_aug: bool = True,
+    preset: Preset = "default",
+    exclude: str | Path | None = None,
+    precision: Precision = "auto",
+    sparse_backend: SparseBackend = "auto",
+    log_dir: str | Path | None = None,
+    cache: str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    redo: bool = False,
+    progress: Progress = SILENT,
+) -> TrainSummary:
     """Train a slide encoder on a bank; an interrupted run goes on where it stopped.
 
     Args:
         store: The cohort store.
-        progress: Who listens.
-        options: Fields of :class:`~gigacli.config.verbs.TrainConfig`.
+        progress: Progress receiver.
 
     Raises:
         NotFound: The store holds no bank, or there is no table of slides to leave out.
@@ -99,12 +127,12 @@ def train(store: str | Path | Store, *, progress: Progress = SILENT, **options: 
         Diverged: The loss is no longer a number.
     """
     started = time.monotonic()
-    config = TrainConfig.of(options)
     with ExitStack() as stack:
-        processes, device = stack.enter_context(distributed.joined(pick_device(config.device)))
+        processes, hardware = stack.enter_context(distributed.joined(pick_device(config.device)))
         opened = Store.open(store, write=processes.first)
-        config = opened.following(f"models/{config.name}", config, options)
-        job = _prepare(opened, config, processes, device)
+        recipe = opened.recipe(f"models/{config.name}")
+        config = config.following(recipe.config if recipe else None)
+        job = _prepare(opened, config, processes, hardware)
         processes.wait()  # all have looked before the first one writes
         if job.model.done and not config.redo:
             history = {name: job.model.history(name).tolist() for name in ("loss", "chance", "rank")}

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from gigacli.config.base import options_of
+from gigacli.config.tools import InfoConfig
 from gigacli.store.address import is_remote
 from gigacli.store.chunks import read_column
 from gigacli.store.layout import FORMAT_VERSION, NAMED_GROUPS, NOT_DONE, SLIDE_GROUPS, STAGES
@@ -108,12 +110,17 @@ class Info:
     per_slide: list[SlideInfo] = field(default_factory=list)
 
 
-def info(path: str | Path | Store, *, slides: bool = False) -> Info:
+@options_of(InfoConfig)
+def info(
+    config: InfoConfig,
+    path: str | Path | Store,
+    *,
+    slides: bool = False,
+) -> Info:
     """Look at the metadata of a store, and at what is done.
 
     Args:
         path: The cohort store.
-        slides: Say of every slide how far it is, and list all failures.
 
     Raises:
         NotFound: There is nothing at `path`.
@@ -141,10 +148,10 @@ def info(path: str | Path | Store, *, slides: bool = False) -> Info:
         bytes=_bytes(store.url, ""),
         groups=groups,
         failed=len(failures),
-        failures=failures if slides else failures[:MOST_FAILURES],
+        failures=failures if config.slides else failures[:MOST_FAILURES],
         retry=_retry(url, groups),
         next=_next(url, len(table), groups),
-        per_slide=_per_slide(store, paths, tiles, reasons) if slides else [],
+        per_slide=_per_slide(store, paths, tiles, reasons) if config.slides else [],
     )
 
 

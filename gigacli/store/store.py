@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -36,9 +36,6 @@ from gigacli.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gigacli.config.base import Config
-
-C = TypeVar("C", bound="Config")
 CREATED_BY = f"giga {__version__}"
 
 
@@ -188,11 +185,6 @@ class Store:
             verb = WRITTEN_BY[path.split("/", maxsplit=1)[0]]
             raise NotFound(f"{self.url} holds no {path}", f"run: giga {verb} {self.url}")
         return recipe
-
-    def following(self, path: str, config: C, options: dict[str, Any]) -> C:
-        """A stage's configuration, what was left out as the group at `path` was made (:meth:`Config.following`)."""
-        recipe = self.recipe(path)
-        return config.following(options, recipe.config if recipe is not None else None)
 
     def check(self, path: str, recipe: Recipe, *, redo: bool) -> None:
         """Refuse to mix results: the group at `path` must be absent, of this recipe, or to be redone."""

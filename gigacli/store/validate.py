@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from gigacli.config.base import fingerprint
-from gigacli.errors import InvalidInput
+from gigacli.config.base import fingerprint, options_of
+from gigacli.config.tools import ValidateConfig, ValidationLevel
 from gigacli.store.describe import (
     Description,
     Problem,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LEVELS", "Problem", "Report", "check_description", "check_values", "describe", "load_schema", "validate"]
 
-LEVELS = ("attributes", "hierarchy", "consistency", "values")
+LEVELS = get_args(ValidationLevel)
 """In the order in which they are looked at; each one takes the ones before it for granted."""
 
 OF_ATTRIBUTES = ("ROOT-1", "SLIDES-2", "RECIPE-1")
@@ -56,13 +56,17 @@ class Report:
     seconds: float
 
 
-def validate(path: str | Path | Store, *, level: str = "values") -> Report:
+@options_of(ValidateConfig)
+def validate(
+    config: ValidateConfig,
+    path: str | Path | Store,
+    *,
+    level: ValidationLevel = "values",
+) -> Report:
     """Check a store against the specification. An unfinished store is valid; a damaged one gives problems.
 
     Args:
         path: The cohort store.
-        level: The last of :data:`LEVELS` to look at. Only "values" reads data, which takes as long as the store is
-            large; the others read metadata and take seconds.
 
     Raises:
         NotFound: There is nothing at `path`.
@@ -70,10 +74,8 @@ def validate(path: str | Path | Store, *, level: str = "values") -> Report:
         InvalidInput: There is no such level.
     """
     started = time.monotonic()
-    if level not in LEVELS:
-        raise InvalidInput(f"--level is {level!r}; it must be one of {', '.join(LEVELS)}")
     store = Store.open(path)
-    description = describe(store)
+    description, level = describe(store), config.level
     problems = check_description(description, level=level)
     checked = list(LEVELS[: LEVELS.index(level) + 1])
     if level == "values":

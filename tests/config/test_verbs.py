@@ -10,12 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli.config import verbs as config
+from gigacli.config import tools, verbs
 from gigacli.config.base import Config, fingerprint, parse_shard
+from gigacli.config.tools import (
+    DemoConfig,
+    DoctorConfig,
+    ExportConfig,
+    ImportConfig,
+    InfoConfig,
+    ReportConfig,
+    TileMapConfig,
+    ValidateConfig,
+)
 from gigacli.config.verbs import BankConfig, EmbedConfig, PretrainTilesConfig, ProbeConfig, TileConfig, TrainConfig
 from gigacli.errors import InvalidInput
 
-CONFIGS = [TileConfig, PretrainTilesConfig, BankConfig, TrainConfig, EmbedConfig, ProbeConfig]
+CONFIGS = [
+    *(TileConfig, PretrainTilesConfig, BankConfig, TrainConfig, EmbedConfig, ProbeConfig),
+    *(InfoConfig, ValidateConfig, ExportConfig, ImportConfig, ReportConfig, TileMapConfig, DoctorConfig, DemoConfig),
+]
 FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
 
 # A value of every field that is allowed and is not the default.
@@ -87,16 +100,22 @@ ANOTHER = {
     "weights": "best",
     "views": 7,
     "workers": 1,
+    "format": "csv",
+    "positive": "tumour",
+    "quick": True,
+    "self_test": False,
+    "slides": True,
+    "thumbnails": 5,
 }
 
 
 def another(cls, name):
-    return "mlp" if (cls, name) == (TrainConfig, "aggregator") else ANOTHER[name]
+    return {(TrainConfig, "aggregator"): "mlp", (ValidateConfig, "level"): "hierarchy"}.get((cls, name), ANOTHER[name])
 
 
 def test_every_configuration_is_listed_here():
-    found = {c for _, c in inspect.getmembers(config, inspect.isclass) if issubclass(c, Config) and c is not Config}
-    assert found == set(CONFIGS)
+    members = [cls for module in (verbs, tools) for _, cls in inspect.getmembers(module, inspect.isclass)]
+    assert {cls for cls in members if issubclass(cls, Config) and cls is not Config} == set(CONFIGS)
 
 
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=[f"{c.__name__}.{f.name}" for c, f in FIELDS])
@@ -138,60 +157,66 @@ def test_an_unknown_option_is_answered_with_the_known_ones(cls):
 
 # (configuration, options, what the message must hold)
 REFUSED = [
-    (TileConfig, {"mpp": 0}, ["--mpp is 0", "greater than 0"]),
-    (TileConfig, {"mpp": 0.01}, ["--mpp is 0.01", "0.08 and 64"]),
-    (TileConfig, {"mpp": 100}, ["--mpp is 100", "0.08 and 64"]),
-    (TileConfig, {"mpp": float("nan")}, ["--mpp is nan"]),
-    (TileConfig, {"mag": 0}, ["--mag is 0", "greater than 0"]),
-    (TileConfig, {"mag": 400}, ["--mpp is 0.025"]),
-    (TileConfig, {"tile_px": 15}, ["--tile-px is 15", "16 and 8192"]),
-    (TileConfig, {"tile_px": 8193}, ["--tile-px is 8193"]),
-    (TileConfig, {"overlap": -1}, ["--overlap is -1", "256"]),
-    (TileConfig, {"overlap": 64, "tile_px": 64}, ["--overlap is 64", "less than 64"]),
-    (TileConfig, {"min_tissue": 1.01}, ["--min-tissue is 1.01", "0 and 1"]),
-    (TileConfig, {"workers": 0}, ["--workers is 0"]),
-    (TileConfig, {"shard": "9/8"}, ["--shard is '9/8'", "2/8"]),
-    (PretrainTilesConfig, {"epochs": 0}, ["--epochs is 0"]),
-    (PretrainTilesConfig, {"max_slides": 0}, ["--max-slides is 0"]),
-    (PretrainTilesConfig, {"lr": 0.0}, ["--lr is 0.0"]),
-    (PretrainTilesConfig, {"lr": float("inf")}, ["--lr is inf"]),
-    (PretrainTilesConfig, {"queue": 0}, ["--queue is 0"]),
-    (PretrainTilesConfig, {"temperature": 0}, ["--temperature is 0"]),
-    (PretrainTilesConfig, {"momentum": 1.5}, ["--momentum is 1.5", "0 and 1"]),
-    (PretrainTilesConfig, {"precision": "fp8"}, ["--precision is 'fp8'"]),
-    (PretrainTilesConfig, {"batch_size": 2}, ["--batch-size is 2", "3 and 65536"]),
-    (PretrainTilesConfig, {"cache_gb": -1}, ["--cache-gb is -1"]),
-    (PretrainTilesConfig, {"name": "my encoder"}, ["--name is 'my encoder'", "letters"]),
-    (BankConfig, {"augmentations": 0}, ["--augmentations is 0"]),
-    (BankConfig, {"draws": 0}, ["--draws is 0"]),
-    (BankConfig, {"batch_size": 0}, ["--batch-size is 0"]),
-    (BankConfig, {"precision": "fp16"}, ["--precision is 'fp16'", "auto, bf16, fp32"]),
-    (BankConfig, {"name": "../bank"}, ["--name is '../bank'"]),
-    (BankConfig, {"shard": "0/4"}, ["--shard is '0/4'"]),
-    (TrainConfig, {"tiles": 0}, ["--tiles is 0"]),
-    (TrainConfig, {"epochs": -3}, ["--epochs is -3"]),
-    (TrainConfig, {"lr": float("nan")}, ["--lr is nan"]),
-    (TrainConfig, {"temperature": -0.1}, ["--temperature is -0.1"]),
-    (TrainConfig, {"batch_size": 1}, ["--batch-size is 1"]),
-    (TrainConfig, {"name": ""}, ["--name is ''"]),
-    (TrainConfig, {"blocks": 0}, ["--blocks is 0", "1 and 16"]),
-    (TrainConfig, {"stride": 3}, ["--stride is 3", "between 1 and 2"]),
-    (TrainConfig, {"stride": 1, "aggregator": "mlp"}, ["--aggregator mlp", "for --stride 1"]),
-    (TrainConfig, {"sparse_backend": "torch", "aggregator": "mlp"}, ["--aggregator mlp", "--sparse-backend torch"]),
-    (TrainConfig, {"blocks": 3, "aggregator": "attention"}, ["--aggregator attention", "for --blocks 3"]),
-    (EmbedConfig, {"views": 0}, ["--views is 0"]),
-    (EmbedConfig, {"aggregator": "max"}, ["--aggregator is 'max'", "model, mean, random-init"]),
-    (EmbedConfig, {"name": ".hidden"}, ["--name is '.hidden'"]),
-    (ProbeConfig, {"folds": 1}, ["--folds is 1", "2 and 1000"]),
-    (ProbeConfig, {"group": "slide"}, ["--group is 'slide'", "patient, none"]),
-    (ProbeConfig, {"level": "tile"}, ["--level is 'tile'", "slide, patient"]),
-    (ProbeConfig, {"method": ("linear", "svm")}, ["--method is 'svm'", "linear or abmil"]),
-    (ProbeConfig, {"fraction": (0.5, 0.0)}, ["--fraction is 0.0"]),
-    (ProbeConfig, {"fraction": (25,)}, ["--fraction is 25"]),
-    (ProbeConfig, {"n_train": (50, 1)}, ["--n-train is 1", "at least 2"]),
-    (ProbeConfig, {"c": "much"}, ["-C is 'much'", "auto"]),
-    (ProbeConfig, {"c": "0"}, ["-C is '0'"]),
-    (ProbeConfig, {"c": "nan"}, ["-C is 'nan'"]),
+    (TileConfig, {"mpp": 0}, ["`mpp` is 0", "greater than 0"]),
+    (TileConfig, {"mpp": 0.01}, ["`mpp` is 0.01", "0.08 and 64"]),
+    (TileConfig, {"mpp": 100}, ["`mpp` is 100", "0.08 and 64"]),
+    (TileConfig, {"mpp": float("nan")}, ["`mpp` is nan"]),
+    (TileConfig, {"mag": 0}, ["`mag` is 0", "greater than 0"]),
+    (TileConfig, {"mag": 400}, ["`mpp` is 0.025"]),
+    (TileConfig, {"tile_px": 15}, ["`tile_px` is 15", "16 and 8192"]),
+    (TileConfig, {"tile_px": 8193}, ["`tile_px` is 8193"]),
+    (TileConfig, {"overlap": -1}, ["`overlap` is -1", "256"]),
+    (TileConfig, {"overlap": 64, "tile_px": 64}, ["`overlap` is 64", "less than 64"]),
+    (TileConfig, {"min_tissue": 1.01}, ["`min_tissue` is 1.01", "0 and 1"]),
+    (TileConfig, {"workers": 0}, ["`workers` is 0"]),
+    (TileConfig, {"shard": "9/8"}, ["`shard` is '9/8'", "2/8"]),
+    (PretrainTilesConfig, {"epochs": 0}, ["`epochs` is 0"]),
+    (PretrainTilesConfig, {"max_slides": 0}, ["`max_slides` is 0"]),
+    (PretrainTilesConfig, {"lr": 0.0}, ["`lr` is 0.0"]),
+    (PretrainTilesConfig, {"lr": float("inf")}, ["`lr` is inf"]),
+    (PretrainTilesConfig, {"queue": 0}, ["`queue` is 0"]),
+    (PretrainTilesConfig, {"temperature": 0}, ["`temperature` is 0"]),
+    (PretrainTilesConfig, {"momentum": 1.5}, ["`momentum` is 1.5", "0 and 1"]),
+    (PretrainTilesConfig, {"precision": "fp8"}, ["`precision` is 'fp8'"]),
+    (PretrainTilesConfig, {"batch_size": 2}, ["`batch_size` is 2", "3 and 65536"]),
+    (PretrainTilesConfig, {"cache_gb": -1}, ["`cache_gb` is -1"]),
+    (PretrainTilesConfig, {"name": "my encoder"}, ["`name` is 'my encoder'", "letters"]),
+    (BankConfig, {"augmentations": 0}, ["`augmentations` is 0"]),
+    (BankConfig, {"draws": 0}, ["`draws` is 0"]),
+    (BankConfig, {"batch_size": 0}, ["`batch_size` is 0"]),
+    (BankConfig, {"precision": "fp16"}, ["`precision` is 'fp16'", "auto, bf16, fp32"]),
+    (BankConfig, {"name": "../bank"}, ["`name` is '../bank'"]),
+    (BankConfig, {"shard": "0/4"}, ["`shard` is '0/4'"]),
+    (TrainConfig, {"tiles": 0}, ["`tiles` is 0"]),
+    (TrainConfig, {"epochs": -3}, ["`epochs` is -3"]),
+    (TrainConfig, {"lr": float("nan")}, ["`lr` is nan"]),
+    (TrainConfig, {"temperature": -0.1}, ["`temperature` is -0.1"]),
+    (TrainConfig, {"batch_size": 1}, ["`batch_size` is 1"]),
+    (TrainConfig, {"name": ""}, ["`name` is ''"]),
+    (TrainConfig, {"blocks": 0}, ["`blocks` is 0", "1 and 16"]),
+    (TrainConfig, {"stride": 3}, ["`stride` is 3", "between 1 and 2"]),
+    (TrainConfig, {"stride": 1, "aggregator": "mlp"}, ["`aggregator` mlp", "for `stride` 1"]),
+    (TrainConfig, {"sparse_backend": "torch", "aggregator": "mlp"}, ["`aggregator` mlp", "`sparse_backend` torch"]),
+    (TrainConfig, {"blocks": 3, "aggregator": "attention"}, ["`aggregator` attention", "for `blocks` 3"]),
+    (EmbedConfig, {"views": 0}, ["`views` is 0"]),
+    (EmbedConfig, {"aggregator": "max"}, ["`aggregator` is 'max'", "model, mean, random-init"]),
+    (EmbedConfig, {"name": ".hidden"}, ["`name` is '.hidden'"]),
+    (ProbeConfig, {"folds": 1}, ["`folds` is 1", "2 and 1000"]),
+    (ProbeConfig, {"group": "slide"}, ["`group` is 'slide'", "patient, none"]),
+    (ProbeConfig, {"level": "tile"}, ["`level` is 'tile'", "slide, patient"]),
+    (ProbeConfig, {"method": ("linear", "svm")}, ["`method` is 'svm'", "linear, abmil"]),
+    (ProbeConfig, {"fraction": (0.5, 0.0)}, ["`fraction` is 0.0"]),
+    (ProbeConfig, {"fraction": (25,)}, ["`fraction` is 25"]),
+    (ProbeConfig, {"n_train": (50, 1)}, ["`n_train` is 1", "at least 2"]),
+    (ProbeConfig, {"c": "much"}, ["`c` is 'much'", "auto"]),
+    (ProbeConfig, {"c": "0"}, ["`c` is '0'"]),
+    (ProbeConfig, {"c": "nan"}, ["`c` is 'nan'"]),
+    (ProbeConfig, {"method": ()}, ["`method` names none"]),
+    (BankConfig, {"compile": None}, ["`compile` is None", "auto, yes, no"]),
+    (ExportConfig, {"format": "xlsx"}, ["`format` is 'xlsx'", "npy, csv, parquet"]),
+    (ImportConfig, {"mpp": 0}, ["`mpp` is 0"]),
+    (ReportConfig, {"fraction": [0.5, 2.0]}, ["`fraction` is 2.0"]),
+    (ReportConfig, {"thumbnails": -1}, ["`thumbnails` is -1"]),
 ]
 
 
@@ -233,7 +258,7 @@ def test_a_magnification_is_a_resolution(mag, mpp):
 
 @pytest.mark.parametrize("mpp", [0.25, 1.0])
 def test_a_magnification_that_contradicts_the_resolution_is_refused(mpp):
-    with pytest.raises(InvalidInput, match=rf"--mag 20 means --mpp 0\.5, but --mpp is {mpp:g}"):
+    with pytest.raises(InvalidInput, match=rf"`mag` 20 means `mpp` 0\.5, but `mpp` is {mpp:g}"):
         TileConfig.of({"mag": 20.0, "mpp": mpp})
 
 
@@ -256,23 +281,23 @@ EARLIER = TileConfig(mpp=0.5, tile_px=64, overlap=8).recipe()
     ids=str,
 )
 def test_what_is_left_out_is_as_the_earlier_run_had_it(options, expected):
-    followed = TileConfig.of(options).following(options, EARLIER)
+    followed = TileConfig.of(options).following(EARLIER)
     assert {name: getattr(followed, name) for name in expected} == expected
 
 
 def test_without_an_earlier_run_there_is_nothing_to_follow():
-    assert TileConfig(overlap=3).following({"overlap": 3}, None) == TileConfig(overlap=3)
+    assert TileConfig(overlap=3).following(None) == TileConfig(overlap=3)
 
 
 def test_only_what_decides_the_result_is_followed():
     earlier = {**BankConfig(draws=9).recipe(), "encoder": "another", "workers": 64, "of_a_later_release": 1}
-    followed = BankConfig().following({}, earlier)
+    followed = BankConfig().following(earlier)
     assert followed == BankConfig(draws=9)
 
 
 def test_what_is_followed_is_checked_like_anything_else():
-    with pytest.raises(InvalidInput, match="--overlap is 100"):
-        TileConfig(overlap=100, tile_px=256).following({"overlap": 100}, EARLIER)
+    with pytest.raises(InvalidInput, match="`overlap` is 100"):
+        TileConfig.of({"overlap": 100}).following(EARLIER)
 
 
 # What comes from Python instead of a shell.
@@ -379,6 +404,6 @@ def test_other_values_have_other_fingerprints():
 
 
 def test_a_column_of_labels_needs_a_table_of_labels():
-    with pytest.raises(InvalidInput, match="--target is 'lab' without --labels"):
+    with pytest.raises(InvalidInput, match="`target` is 'lab' without `labels`"):
         PretrainTilesConfig.of({"target": "lab"})
     assert PretrainTilesConfig.of({"target": "lab", "labels": "labels.csv"}).labels == Path("labels.csv")

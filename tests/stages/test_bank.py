@@ -299,7 +299,7 @@ def test_refusals(chain, store_at, tmp_path, chunks):
         giga.bank(path, **{**OPTIONS, "augmentations": 4, "seed": 1})
     with pytest.raises(NotFound, match="no-such-encoder"):
         giga.bank(path, encoder="no-such-encoder")
-    with pytest.raises(InvalidInput, match="--augmentations is 0"):
+    with pytest.raises(InvalidInput, match="`augmentations` is 0"):
         giga.bank(path, augmentations=0)
     assert chunks(path) == before
     with pytest.raises(NotFound, match="no encoder") as raised:

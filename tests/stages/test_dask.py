@@ -60,7 +60,7 @@ def test_tiling_on_a_cluster_is_tiling(cluster, tmp_path, cohort, chain, chunks)
 
 def test_refusals(store_at):
     path = store_at("tile")
-    with pytest.raises(InvalidInput, match="--dask makes shards"):
+    with pytest.raises(InvalidInput, match="`dask` makes shards"):
         giga.bank(path, **OPTIONS, dask="tcp://127.0.0.1:1", shard="1/2")
     with pytest.raises(NotFound, match="no Dask scheduler answers at nowhere:x"):
         giga.bank(path, **OPTIONS, dask="nowhere:x")

@@ -105,7 +105,7 @@ def test_refusals(store_at, chunks):
         giga.embed(path, views=6)
     with pytest.raises(NotFound, match="nobody"):
         giga.embed(path, model="nobody")
-    with pytest.raises(InvalidInput, match="--views is 0"):
+    with pytest.raises(InvalidInput, match="`views` is 0"):
         giga.embed(path, views=0)
     assert chunks(path) == before
     giga.bank(path, encoder="random-resnet18", augmentations=1, draws=4, redo=True)

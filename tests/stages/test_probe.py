@@ -168,7 +168,7 @@ def test_refusals(store, labels, tmp_path):
         giga.probe(store, tmp_path / "gone.csv")
     with pytest.raises(NotFound, match="nobody"):
         giga.probe(store, labels, embedding=("nobody",))
-    with pytest.raises(InvalidInput, match="--fraction"):
+    with pytest.raises(InvalidInput, match="`fraction`"):
         giga.probe(store, labels, fraction=(1.5,))
     with pytest.raises(NotFound, match="giga embed"):
         giga.probe(Store.create(tmp_path / "e.zarr"), labels)

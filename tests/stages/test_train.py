@@ -240,7 +240,7 @@ def test_what_spconv_cannot_train_is_refused_before_anything_is_written(store_at
     path = store_at("bank")
     with pytest.raises(InvalidInput, match="spconv trains on CUDA only"):
         giga.train(path, sparse_backend="spconv", device="cpu")
-    with pytest.raises(InvalidInput, match="no sparse convolutions for --sparse-backend torch"):
+    with pytest.raises(InvalidInput, match="no sparse convolutions for `sparse_backend` torch"):
         giga.train(path, sparse_backend="torch", aggregator="mlp")
     assert not (path / "models").exists()
 
@@ -357,7 +357,7 @@ def test_refusals(chain, store_at, tmp_path):
         giga.train(path, bank="nothing")
     with pytest.raises(InvalidInput, match="cuda:99"):
         giga.train(path, device="cuda:99")
-    with pytest.raises(InvalidInput, match="--epochs is -1"):
+    with pytest.raises(InvalidInput, match="`epochs` is -1"):
         giga.train(path, epochs=-1)
     store = giga.Store.open(path, write=True)
     store.array("banks/random-resnet18/done")[1:] = 0

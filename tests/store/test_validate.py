@@ -81,7 +81,7 @@ def test_only_the_last_level_reads_data(tiny, monkeypatch):
 
 
 def test_an_unknown_level_is_refused(tiny):
-    with pytest.raises(InvalidInput, match="--level is 'all'; it must be one of attributes, hierarchy"):
+    with pytest.raises(InvalidInput, match="`level` is 'all'; it must be one of attributes, hierarchy"):
         validate(tiny, level="all")
 
 
