@@ -1,179 +1,153 @@
-"""Reading a bank fast: its chunks are uncompressed and are mapped into memory, remote ones from a local copy."""
+"""The groups ``banks/<name>``: features of tiles under augmentations that a whole view shares."""
 
 from __future__ import annotations
 
-import itertools
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gigacli.errors import Mismatch, NotFound
-from gigacli.progress import SILENT
-from gigacli.store.chunks import checksum_bytes, chunk_folder, map_files, plain_chunks, read_column, what_is_wrong
-from gigacli.store.local_copy import cache_folder, stage
+from gigacli.errors import InvalidInput, NotFound
+from gigacli.store.features import Features
+from gigacli.store.group import SlideGroup
+from gigacli.store.layout import NOT_DONE
+from gigacli.store.mapped import MappedBank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from gigacli.progress import Progress
+    from gigacli.store.recipe import Recipe
     from gigacli.store.store import Store
 
-ROWS_AT_ONCE = 64
-"""Slides whose coordinates are read together: zarr reads the chunks of one request side by side."""
 
+class Bank(SlideGroup):
+    """A bank. "Done" says how many augmentations a slide has, 0 where it has no tiles."""
 
-class BankReader:
-    """The slides of a bank that are done and have tiles, mapped into memory.
+    kind, input_name = "banks", "bank"
 
-    Attributes:
-        rows: (s,) their rows in the slide table.
-        augmentations: Augmentations per slide.
-        draws: Tiles per augmentation.
-        counts: (s,) the same per slide, for those who ask banks of any kind.
-        width: Features of a tile.
-        vectors: (s, a / ca, d / cd, ca, cd, width) float16: chunks of ca augmentations by cd draws.
-            One a slide where the bank was made in one go. Read-only. Those of a remote store are copied to a local disk
-            when they are first asked for, or by :meth:`load`.
-        tile: (s, augmentations, draws) int32, which tile of its slide a row of `vectors` is.
-    """
+    def begin(self, recipe: Recipe, width: int, *, redo: bool) -> None:
+        """Make room for the augmentations and draws of the recipe, or for more of them than are there.
 
-    def __init__(self, store: Store, bank: str, *, leave_out: NDArray[np.bool_] | None = None) -> None:
-        """Open a bank.
+        A bank that only lacks some of the augmentations or draws asked for is kept: the new one begins with the same.
+        Nothing of it is done then; :meth:`missing` says what a slide lacks.
 
         Args:
-            store: The cohort store.
-            bank: Name of the bank.
-            leave_out: (slide) bool, slides of the table that are not wanted.
+            recipe: How it is made.
+            width: Features of a tile.
+            redo: Discard what is there first.
+
+        Raises:
+            Mismatch: There is a bank of this name made otherwise, and `redo` is off.
+        """
+        n, a, d = self.store.registered, recipe.config["augmentations"], recipe.config["draws"]
+        shapes: dict[str, tuple[int, ...]] = {"vectors": (n, a, d, width), "tile": (n, a, d), "done": (n,)}
+        if not redo and self.extends_to(recipe):
+            self._keep()
+            self._make(recipe, shapes)
+        else:
+            self._begin(recipe, shapes, redo=redo)
+
+    def check(self, recipe: Recipe, *, redo: bool) -> None:
+        """As for every group; more augmentations or draws of the same are no other parameters."""
+        if not self.extends_to(recipe):
+            super().check(recipe, redo=redo)
+
+    def extends_to(self, wanted: Recipe) -> bool:
+        """Whether the bank that is there only lacks some of the augmentations or draws asked for."""
+        there = self.found
+        if there is None or there == wanted:
+            return False
+        sizes = ("augmentations", "draws")
+        same = {**there.config, **{s: wanted.config[s] for s in sizes}} == wanted.config
+        return same and there.inputs == wanted.inputs and all(there.config[s] <= wanted.config[s] for s in sizes)
+
+    def _keep(self) -> None:
+        """Note what is done in `kept`, then take it back: wherever this stops, no slide looks more than it is."""
+        done = self.array("done")[:]
+        kept = self.store.ensure_array(f"{self.path}/kept", done.shape)
+        kept[:] = np.where(done > 0, done, kept[:])
+        super().take_back()
+
+    def take_back(self, rows: Sequence[int] | None = None) -> None:
+        """Say that slides are not done, and that nothing was kept of them."""
+        self._take_back("kept", rows)
+        super().take_back(rows)
+
+    def missing(self, row: int) -> NDArray[np.bool_]:
+        """(augmentation, draw) which vectors of a slide are not there; of one that was kept some are."""
+        if self._kept is None or self._kept[row] == NOT_DONE:
+            return np.ones(self.array("tile").shape[1:], dtype=bool)
+        return np.isnan(self.array("vectors")[row, :, :, 0])
+
+    @cached_property
+    def _kept(self) -> NDArray[np.int32] | None:
+        return self.array("kept")[:] if self.has("kept") else None
+
+    def forget_opened(self) -> None:
+        """Open arrays anew when they are next used, and look anew at what was kept."""
+        super().forget_opened()
+        self.__dict__.pop("_kept", None)
+
+    def write(
+        self, row: int, vectors: NDArray[np.float16], tiles: NDArray[np.int32], *, made: NDArray[np.bool_]
+    ) -> None:
+        """Write a slide, then mark it done.
+
+        Args:
+            row: Of the slide.
+            vectors: (augmentation, draw, feature).
+            tiles: (augmentation, draw) which tile of the slide each is of.
+            made: (augmentation, draw) which vectors were made now; the others stay as they are.
+        """
+        if not made.all():
+            vectors = np.where(made[..., None], vectors, self.array("vectors")[row])
+        self.array("vectors")[row] = vectors
+        self.array("tile")[row] = tiles
+        self._set_done(row, len(vectors))
+
+    def write_empty(self, row: int) -> None:
+        """Mark a slide without tiles done."""
+        self._set_done(row, 0)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Slides, augmentations, draws, features of a tile."""
+        shape: tuple[int, int, int, int] = self.array("vectors").shape
+        return shape
+
+    def mapped(self, *, leave_out: NDArray[np.bool_] | None = None) -> MappedBank:
+        """What views are drawn from: the slides that are done and have tiles, mapped into memory.
+
+        Args:
+            leave_out: (slide) slides that are not wanted.
 
         Raises:
             Mismatch: A chunk is missing or damaged, or chunks are not stored as they must be (rule BANKS-2).
         """
-        self.store, path = store, f"banks/{bank}"
-        self._array = store.array(f"{path}/vectors")
-        if not plain_chunks(self._array):
-            raise Mismatch(f"{store.url}/{path}/vectors is compressed", f"run: giga validate {store.url}")
-        _, self.augmentations, self.draws, self.width = self._array.shape
-        done = read_column(store.array(f"{path}/done"))
-        wanted = done > 0 if leave_out is None else (done > 0) & ~leave_out[: len(done)]
-        self.rows: NDArray[np.int64] = np.flatnonzero(wanted)
-        self.counts = np.full(len(self.rows), self.draws)
-        if chunk_folder(self._array):
-            self.load()
-        tile = store.array(f"{path}/tile")[:]
-        self.tile: NDArray[np.int32] = tile if len(self.rows) == len(tile) else tile[self.rows]
-
-    @cached_property
-    def vectors(self) -> NDArray[np.float16]:
-        """(s, a / ca, d / cd, ca, cd, width), see the class."""
-        return self._mapped(None, SILENT)
-
-    def load(self, *, cache: Path | None = None, progress: Progress = SILENT) -> None:
-        """Map the vectors, those of a remote store after copying them; once.
-
-        Args:
-            cache: Folder on a local disk that takes the copy; default: ``$GIGA_CACHE``, else that of temporary files.
-            progress: Who listens.
-
-        Raises:
-            NotFound: The cache is no folder.
-            InvalidInput: It has no room.
-            Mismatch: A chunk is missing or damaged.
-        """
-        if "vectors" not in self.__dict__:
-            self.vectors = self._mapped(cache, progress)
-
-    def _mapped(self, cache: Path | None, progress: Progress) -> NDArray[np.float16]:
-        array, folder = self._array, chunk_folder(self._array)
-        _, ca, cd, c = array.chunks
-        size = ca * cd * c * array.dtype.itemsize  # bytes of the values of a chunk
-        across = (-(-self.augmentations // ca), -(-self.draws // cd))
-        inner = ["/".join(map(str, (*ij, 0))) for ij in itertools.product(*map(range, across))]
-        names = [f"{row}/{name}" for row in self.rows for name in inner]
-        if folder is not None:
-            mapped = map_files([folder / name for name in names], size=size + checksum_bytes(array))[:, :size]
-        else:
-            keys = [f"c/{name}" for name in names]
-            mapped = stage(array, keys, size=size, folder=cache_folder(cache), progress=progress)
-        return mapped.view(array.dtype).reshape(len(self.rows), *across, ca, cd, c)
-
-    def at(self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]) -> tuple[Any, ...]:
-        """Where in `vectors` rows of slides (by their number in the order of :attr:`rows`) are, as an index."""
-        _, _, _, ca, cd, _ = self.vectors.shape
-        return slide, augmentation // ca, draw // cd, augmentation % ca, draw % cd
-
-    def tiles(
-        self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]
-    ) -> NDArray[np.int32]:
-        """Which tile of its slide such a row is of."""
-        return self.tile[slide, augmentation, draw]
-
-    def slide(self, i: int) -> NDArray[np.float16]:
-        """All features of one slide (augmentation, draw, width), by its number in the order of :attr:`rows`."""
-        _, na, nd, ca, cd, c = self.vectors.shape
-        whole = self.vectors[i].swapaxes(1, 2).reshape(na * ca, nd * cd, c)  # (na, ca, nd, cd, c) in between
-        return whole[: self.augmentations, : self.draws]
-
-    def slides(self) -> Iterator[NDArray[np.float16]]:
-        """Features of each slide (augmentation, draw, width)."""
-        return (self.slide(i) for i in range(len(self.rows)))
-
-    def grids(self) -> Iterator[tuple[NDArray[np.int32], float]]:
-        """Per slide: coordinates of its tiles (n, 2), level-0 px, and the edge of a tile in level-0 px."""
-        return grids_of(self.store, self.rows)
+        return MappedBank(self, leave_out=leave_out)
 
 
-def grids_of(store: Store, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int32], float]]:
-    """Per slide of the table: coordinates of its tiles (n, 2), level-0 px, and the edge of a tile in level-0 px."""
-    config = store.require("tiles").config
-    counts, mpp = read_column(store.array("tiles/count")), store.array("slides/mpp")[:]
-    edges_px = config["tile_px"] * config["mpp"] / mpp  # (slide)
-    coords = store.array("tiles/coords")
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        block = rows[start : start + ROWS_AT_ONCE]
-        longest = max(0, int(counts[block].max()))
-        for row, corners in zip(block, coords.oindex[block, slice(0, longest)], strict=True):
-            yield corners[: max(0, int(counts[row]))], float(edges_px[row])
+def pick_bank(store: Store, name: str | None) -> Bank | Features:
+    """The bank to train on, or the features that were imported: the one named, or the only one there is.
 
+    Features made by ``giga bank`` never stand in for their bank.
 
-def tile_grid_of(store: Store, row: int) -> tuple[NDArray[np.int32], float]:
-    """The same of one slide, touching no other's chunks."""
-    config = store.require("tiles").config
-    count = int(store.array("tiles/count")[row])
-    coords = store.array("tiles/coords")[row, : max(0, count)]
-    return coords, config["tile_px"] * config["mpp"] / float(store.array("slides/mpp")[row])
-
-
-class FeatureReader:
-    """Un-augmented features: the vectors of all tiles of a slide."""
-
-    def __init__(self, store: Store, features: str) -> None:
-        self.array = store.array(f"features/{features}/vectors")
-        self.width: int = self.array.shape[2]
-        self._folder, self._checked = chunk_folder(self.array), checksum_bytes(self.array)
-
-    def __call__(self, row: int, n: int) -> NDArray[np.float16]:
-        """The first `n` vectors (n, width) of the slide in a row of the table.
-
-        Raises:
-            NotFound: A chunk that should hold them is missing.
-            Mismatch: It is damaged.
-        """
-        _, tiles, c = self.array.chunks
-        if self._folder is None or c != self.width:
-            return np.asarray(self.array[row, :n])
-        vectors = np.empty((-(-n // tiles) * tiles, c), dtype=self.array.dtype)
-        for i in range(0, len(vectors), tiles):
-            file = self._folder / str(row) / str(i // tiles) / "0"
-            try:
-                data = file.read_bytes()
-            except FileNotFoundError as error:
-                raise NotFound(f"{file} is missing", "see what else is: giga validate STORE") from error
-            part = vectors[i : i + tiles]
-            if wrong := what_is_wrong(data, part.nbytes, self._checked):
-                raise Mismatch(f"{file} {wrong}", "see what else is damaged: giga validate STORE")
-            part[:] = np.frombuffer(data, dtype=part.dtype, count=part.size).reshape(part.shape)
-        return vectors[:n]
+    Raises:
+        NotFound: There is none, or none of that name.
+        InvalidInput: There are several and none was named.
+    """
+    banks = store.names(Bank)
+    imported = [f.name for f in store.groups(Features) if f.name not in banks and f.imported]
+    names = sorted([*banks, *imported])
+    if not imported or (name is None and not names):
+        return store.pick(Bank, name)
+    if name is None and len(names) > 1:
+        raise InvalidInput(
+            f"{store.url} holds several to train on: {', '.join(names)}", "name the one to use: --bank NAME"
+        )
+    chosen = name or names[0]
+    if chosen not in names:
+        raise NotFound(f"{store.url} holds no {chosen!r} to train on; there is {', '.join(names)}")
+    return store.bank(chosen) if chosen in banks else store.features(chosen)

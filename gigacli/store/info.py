@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gigacli.config.base import options_of
 from gigacli.config.tools import InfoConfig
 from gigacli.store.address import is_remote
-from gigacli.store.chunks import read_column
-from gigacli.store.layout import FORMAT_VERSION, NAMED_GROUPS, NOT_DONE, SLIDE_GROUPS, STAGES
+from gigacli.store.groups import NAMED, Done, Embedding, Group, SlideGroup, Tiles, TrainedGroup
+from gigacli.store.layout import FORMAT_VERSION, NAMED_GROUPS, STAGES
 from gigacli.store.store import Store
 
 MOST_FAILURES = 20
@@ -128,81 +126,61 @@ def info(
     """
     store = Store.open(path)
     table = store.slides
-    reasons = {stage: store.failures(stage)[: len(table)] for stage in STAGES}
-    paths = ["tiles"] if store.recipe("tiles") else []
-    paths += [f"{kind}/{name}" for kind in NAMED_GROUPS for name in store.names(kind)]
-    done = {path: _done(store, path) for path in paths}
-    groups = [_group(store, path, reasons, done) for path in paths]
+    reasons = {stage: store.failures(stage) for stage in STAGES}
+    there = [*([store.tiles] if store.tiles.found else []), *(group for kind in NAMED for group in store.groups(kind))]
+    done = {group.path: group.done() for group in there if isinstance(group, SlideGroup)}
+    groups = [_group(group, reasons, done) for group in there]
     failures = [
         Failure(row.id, stage, listed[i]) for stage, listed in reasons.items() for i, row in enumerate(table.rows)
         if listed[i]
     ]  # fmt: skip
     url = shlex.quote(store.url)
-    tiles = _done_values(store, "tiles") if store.recipe("tiles") else np.full(len(table), NOT_DONE)
+    tiles = store.tiles.done()
     return Info(
         url=store.url,
         version=FORMAT_VERSION,
         slides=len(table),
         patients=len({row.patient for row in table.rows if row.patient}),
-        tiles=int(tiles[tiles > 0].sum()),
+        tiles=int(tiles.counts.sum()),
         bytes=_bytes(store.url, ""),
         groups=groups,
         failed=len(failures),
         failures=failures if config.slides else failures[:MOST_FAILURES],
         retry=_retry(url, groups),
         next=_next(url, len(table), groups),
-        per_slide=_per_slide(store, paths, tiles, reasons) if config.slides else [],
+        per_slide=_per_slide(store, tiles, done, reasons) if config.slides else [],
     )
 
 
-def _per_slide(store: Store, paths: list[str], tiles: np.ndarray, reasons: dict[str, list[str]]) -> list[SlideInfo]:
-    done = {path: _done(store, path) for path in paths if path.partition("/")[0] in SLIDE_GROUPS}
+def _per_slide(store: Store, tiles: Done, done: dict[str, Done], reasons: dict[str, list[str]]) -> list[SlideInfo]:
+    results = {path: found.finished for path, found in done.items() if path != store.tiles.path}
     return [
         SlideInfo(
             slide=row.id,
             patient=row.patient,
-            tiles=None if tiles[i] == NOT_DONE else int(tiles[i]),
-            done=[path for path, values in done.items() if values[i]],
+            tiles=int(tiles.values[i]) if tiles.finished[i] else None,
+            done=[path for path, finished in results.items() if finished[i]],
             failures={stage: listed[i] for stage, listed in reasons.items() if listed[i]},
         )
         for i, row in enumerate(store.slides.rows)
     ]
 
 
-def _done(store: Store, path: str) -> np.ndarray:
-    """Whether each slide is done, (slide,); a single value for an encoder or model."""
-    return _done_values(store, path) != NOT_DONE
-
-
-def _done_values(store: Store, path: str) -> np.ndarray:
-    """What says so: `tiles/count`, or `done` of a group."""
-    done = store.array("tiles/count" if path == "tiles" else f"{path}/done")
-    return np.atleast_1d(read_column(done) if done.ndim else done[...])[: store.registered or 1]
-
-
-def _group(store: Store, path: str, reasons: dict[str, list[str]], known: dict[str, np.ndarray]) -> GroupInfo:
-    recipe, done, kind = store.require(path), known[path], path.partition("/")[0]
-    failed = 0
-    if kind in ("encoders", "models"):
-        total = 1
-    elif kind == "tiles":
-        total = store.registered
+def _group(group: Group, reasons: dict[str, list[str]], known: dict[str, Done]) -> GroupInfo:
+    """How far a group is, beside what it is made from."""
+    recipe, store, failed = group.recipe, group.store, 0
+    if isinstance(group, TrainedGroup):
+        done, total = int(group.done), 1
     else:
-        source = "tiles" if kind != "embeddings" else _features_of(store, recipe.config)
-        total = int(known.get(source, done).sum())
-    if kind in ("tiles", "banks", "features"):
-        failed = sum(bool(why) and not d for why, d in zip(reasons[recipe.stage], done, strict=True))
-    return GroupInfo(path, recipe.stage, int(done.sum()), total, failed, _bytes(store.url, path), recipe.config)
-
-
-def _features_of(store: Store, config: dict[str, Any]) -> str:
-    """The features an embedding was made from, "" for one that was imported."""
-    if config["aggregator"] == "import":
-        return ""
-    if "features_name" in config:
-        return f"features/{config['features_name']}"
-    model = store.recipe(f"models/{config['model']}")
-    return f"features/{model.config['bank'] if model else ''}"
+        finished = known[group.path].finished
+        done, total = int(finished.sum()), store.registered
+        if not isinstance(group, Tiles):
+            source = group.features if isinstance(group, Embedding) else store.tiles
+            of = known.get(source.path) if source is not None else None
+            total = int(of.finished.sum()) if of is not None else done
+        if not isinstance(group, Embedding):
+            failed = sum(bool(why) and not d for why, d in zip(reasons[recipe.stage], finished, strict=True))
+    return GroupInfo(group.path, recipe.stage, done, total, failed, _bytes(store.url, group.path), recipe.config)
 
 
 def _bytes(url: str, path: str) -> int | None:
@@ -223,7 +201,10 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
     """The first verb, in their order, that has something left to do."""
     if not slides:
         return f"giga tile {url} SLIDES"
-    of = {kind: [g for g in groups if g.path.partition("/")[0] == kind] for kind in ("tiles", *NAMED_GROUPS)}
+    of = {
+        kind: [g for g in groups if g.path.partition("/")[0] == kind]
+        for kind in (Tiles.kind, *(kind.kind for kind in NAMED))
+    }
     results = of["embeddings"]
     imported = [g for g in of["features"] if g.stage == "import"]
     if any(g.pending for g in [*of["tiles"], *imported] if g.stage == "import"):

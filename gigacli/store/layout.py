@@ -106,9 +106,6 @@ ARRAYS: tuple[ArraySpec, ...] = (
 NAMED_GROUPS = ("encoders", "features", "banks", "models", "embeddings")
 """Groups that hold one group per name the user chose."""
 
-SLIDE_GROUPS = ("features", "banks", "embeddings")
-"""Those of them whose array ``done`` has an entry per slide."""
-
 STAGES = ("tile", "pretrain-tiles", "bank", "train", "embed", "probe", "import")
 
 WRITTEN_BY = {

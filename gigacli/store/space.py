@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gigacli.store.layout import NOT_DONE
+from gigacli.store.groups import Bank
 
 if TYPE_CHECKING:
     from gigacli.store.store import Store
@@ -45,16 +45,12 @@ def space_needed(store: Store, *, augmentations: int, draws: int, width: int) ->
         width: Likewise, features of a tile.
     """
     usable = np.array([row.usable for row in store.slides.rows], dtype=bool)
-    names = store.names("banks")
-    pending = usable
-    if names:
-        shape = store.array(f"banks/{names[0]}/vectors").shape
-        _, augmentations, draws, width = shape
-        done = np.max([store.array(f"banks/{name}/done")[: len(usable)] for name in names], axis=0)
-        pending = usable & (done == NOT_DONE)
-    count = store.array("tiles/count")[: len(usable)] if store.recipe("tiles") else np.full(len(usable), NOT_DONE)
-    tiled = count != NOT_DONE
-    mean = float(count[tiled].mean()) if tiled.any() else 0.0
-    tiles = np.where(tiled, count, mean)[pending].sum()
+    banks, pending = store.groups(Bank), usable
+    if banks:
+        _, augmentations, draws, width = banks[0].shape
+        pending = usable & ~np.any([bank.done().finished for bank in banks], axis=0)
+    tiled = store.tiles.done()
+    mean = float(tiled.counts[tiled.finished].mean()) if tiled.finished.any() else 0.0
+    tiles = np.where(tiled.finished, tiled.counts, mean)[pending].sum()
     values = (tiles + pending.sum() * augmentations * draws) * width
     return Space(int(usable.sum()), int(values * BYTES_PER_VALUE), int(pending.sum()) * FILES_PER_SLIDE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,12 +62,12 @@ class SlideTable:
     def __getitem__(self, index: int) -> SlideRow:
         return self.rows[index]
 
-    @property
+    @cached_property
     def ids(self) -> list[str]:
         """Slide ids, one per row."""
         return [row.id for row in self.rows]
 
-    @property
+    @cached_property
     def index(self) -> dict[str, int]:
         """Row of each slide id."""
         return {row.id: i for i, row in enumerate(self.rows)}
@@ -80,7 +81,7 @@ class SlideTable:
 
     def with_rows(self, rows: Sequence[SlideRow]) -> SlideTable:
         """This table with `rows` put in place of rows of the same id, the others added at the end."""
-        index, table = self.index, list(self.rows)
+        index, table = dict(self.index), list(self.rows)
         for row in rows:
             if row.id in index:
                 table[index[row.id]] = row

@@ -1,48 +1,34 @@
-"""Groups that hold something trained: an encoder or a model, its checkpoint, its history, the slides it saw."""
+"""The groups ``encoders/<name>`` and ``models/<name>``: weights, a checkpoint, a history, the slides that were seen."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from gigacli.errors import Mismatch, NotFound
+from gigacli.store.group import Group
+from gigacli.store.layout import WRITTEN_BY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from gigacli.store.store import Recipe, Store
+    from gigacli.store.bank import Bank
+    from gigacli.store.features import Features
+    from gigacli.store.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The group of one encoder or model.
+class TrainedGroup(Group):
+    """Something trained."""
 
-    Attributes:
-        store: The cohort store.
-        path: Of the group, for example ``models/giga``.
-    """
+    what: ClassVar[str]
 
-    store: Store
-    path: str
-
-    @property
-    def done(self) -> bool:
-        """Whether its training is finished."""
-        path = f"{self.path}/done"
-        return path in self.store.root and bool(self.store.array(path)[()] == 1)
-
-    def seen(self) -> NDArray[np.bool_] | None:
-        """(slide) which slides it is trained on, ``None`` where it has not been begun."""
-        path = f"{self.path}/trained_on"
-        seen = self.store.array(path)[:] if self.store.recipe(self.path) and path in self.store.root else None
-        return seen if seen is not None and seen.any() else None
+    # ------------------------------------------------------------------ training
 
     def begin(self, recipe: Recipe, rows: NDArray[np.int64], *, redo: bool) -> bytes | None:
-        """Create the group and write down which slides it is trained on, or find what an earlier run left.
+        """Make the group and write down which slides it is trained on, or find what an earlier run left.
 
         Args:
             recipe: How it is trained.
@@ -56,21 +42,17 @@ class Trained:
             Mismatch: It was begun with other parameters, or on other slides.
         """
         store = self.store
-        store.check(self.path, recipe, redo=redo)
-        if redo and store.recipe(self.path) is not None:
-            store.discard(self.path)
-        store.begin(self.path, recipe, {"done": ()})
+        self._begin(recipe, {"done": ()}, redo=redo)
         seen = np.zeros(store.registered, dtype=bool)
         seen[rows] = True
-        known = store.array(f"{self.path}/trained_on")[:] if f"{self.path}/trained_on" in store.root else seen
+        known = self.array("trained_on")[:] if self.has("trained_on") else seen
         if known.any() and not np.array_equal(known, seen):
             raise Mismatch(
                 f"{store.url}/{self.path} was begun on {known.sum()} slides; there are {seen.sum()} now",
                 "start again on all of them with --redo, or use another --name",
             )
         store.ensure_array(f"{self.path}/trained_on", seen.shape)[:] = seen
-        checkpoint = f"{self.path}/checkpoint"
-        return store.read_bytes(checkpoint) if checkpoint in store.root else None
+        return store.read_bytes(f"{self.path}/checkpoint") if self.has("checkpoint") else None
 
     def save(self, checkpoint: bytes, history: Mapping[str, Sequence[float]], *, epochs: int) -> None:
         """Replace the checkpoint, as a whole or not at all, and write down the history so far.
@@ -83,15 +65,15 @@ class Trained:
         self._keep_history(history, epochs)
         self.store.write_bytes(f"{self.path}/checkpoint", checkpoint)
 
-    def save_best(self, weights: bytes) -> None:
-        """Replace the weights after the best epoch so far, as a whole or not at all."""
-        self.store.write_bytes(f"{self.path}/best", weights)
-
     def finish(self, weights: bytes, history: Mapping[str, Sequence[float]]) -> None:
         """Keep the result; what says "done" is written last."""
         self._keep_history(history, len(next(iter(history.values()))))
-        self.store.write_bytes(f"{self.path}/weights", weights)
-        self.store.array(f"{self.path}/done")[...] = 1
+        self._keep_weights(weights)
+
+    def _keep_weights(self, weights: bytes) -> None:
+        if weights:
+            self.store.write_bytes(f"{self.path}/weights", weights)
+        self.array("done")[...] = 1
 
     def _keep_history(self, history: Mapping[str, Sequence[float]], epochs: int) -> None:
         for name, values in history.items():
@@ -99,31 +81,94 @@ class Trained:
             whole[: len(values)] = values
             self.store.ensure_array(f"{self.path}/history/{name}", whole.shape)[:] = whole
 
-    def history(self, name: str) -> NDArray[np.float32]:
-        """One value per epoch."""
-        return self.store.array(f"{self.path}/history/{name}")[:]
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def done(self) -> bool:
+        """Whether it is finished."""
+        return self.has("done") and bool(self.array("done")[()] == 1)
+
+    @property
+    def finished(self) -> Recipe:
+        """The recipe of what must be finished.
+
+        Raises:
+            NotFound: It is not there, or not finished.
+        """
+        recipe = self.recipe
+        if not self.done:
+            verb = WRITTEN_BY[self.kind]
+            raise NotFound(
+                f"{self.what} {self.name!r} in {self.store.url} is not finished",
+                f"run: giga {verb} {self.store.url} --name {self.name}",
+            )
+        return recipe
+
+    def seen(self) -> NDArray[np.bool_] | None:
+        """(slide) which slides it was trained on; None where that is not known, or it has not been begun."""
+        seen = self.array("trained_on")[:] if self.found and self.has("trained_on") else None
+        return seen if seen is not None and seen.any() else None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the store keeps its weights."""
+        return self.has("weights")
+
+    def weights(self, *, best: bool = False) -> bytes:
+        """The safetensors file of the last epoch, or of the one with the lowest loss."""
+        return self.store.read_bytes(f"{self.path}/{'best' if best else 'weights'}")
+
+    def history(self, name: str) -> NDArray[np.float32] | None:
+        """One value per epoch; None where there is no such figure."""
+        return self.array(f"history/{name}")[:] if self.has(f"history/{name}") else None
 
 
-def source_of(trained: Recipe) -> str:
-    """The group that a model was trained on: a bank, or features that stand in for one."""
-    return f"{'banks' if 'bank' in trained.inputs else 'features'}/{trained.config['bank']}"
+class Encoder(TrainedGroup):
+    """A tile encoder."""
+
+    kind, input_name, what = "encoders", "encoder", "encoder"
+
+    def keep(self, recipe: Recipe, weights: bytes) -> None:
+        """Keep an encoder that was not trained here, in place of what is there.
+
+        Args:
+            recipe: Where it comes from.
+            weights: A safetensors file; empty for one whose weights are kept elsewhere.
+        """
+        self._begin(recipe, {"done": ()}, redo=self.found not in (None, recipe))
+        self._keep_weights(weights)
 
 
-def finished_model(store: Store, name: str) -> Recipe:
-    """The recipe of a model that is done and belongs to what its store holds.
+class Model(TrainedGroup):
+    """A slide encoder."""
 
-    Raises:
-        NotFound: There is no such model, or it is not finished.
-        Mismatch: What it was trained on has been replaced.
-    """
-    trained = store.require(f"models/{name}")
-    if not Trained(store, f"models/{name}").done:
-        raise NotFound(f"model {name!r} in {store.url} is not finished", f"run: giga train {store.url} --name {name}")
-    source, bank = source_of(trained), trained.config["bank"]
-    if store.require(source).fingerprint not in trained.inputs.values():
-        what = f"another bank {bank!r} than the one" if source.startswith("banks/") else f"other {source} than those"
-        raise Mismatch(
-            f"model {name!r} was trained on {what} in {store.url}",
-            f"train on this one: giga train {store.url} --name {name} --redo",
-        )
-    return trained
+    kind, input_name, what = "models", "model", "model"
+
+    def save_best(self, weights: bytes) -> None:
+        """Replace the weights after the best epoch so far, as a whole or not at all."""
+        self.store.write_bytes(f"{self.path}/best", weights)
+
+    @property
+    def source(self) -> Bank | Features:
+        """What it was trained on: a bank, or features that stood in for one."""
+        recipe = self.recipe
+        name = recipe.config["bank"]
+        return self.store.bank(name) if "bank" in recipe.inputs else self.store.features(name)
+
+    @property
+    def usable(self) -> Recipe:
+        """The recipe of a model that is finished and belongs to what its store holds.
+
+        Raises:
+            NotFound: There is no such model, or it is not finished.
+            Mismatch: What it was trained on has been replaced.
+        """
+        trained, source, url = self.finished, self.source, self.store.url
+        if source.fingerprint not in trained.inputs.values():
+            bank = source.input_name == "bank"
+            what = f"another bank {source.name!r} than the one" if bank else f"other {source.path} than those"
+            raise Mismatch(
+                f"model {self.name!r} was trained on {what} in {url}",
+                f"train on this one: giga train {url} --name {self.name} --redo",
+            )
+        return trained

@@ -1,0 +1,71 @@
+"""The groups ``embeddings/<name>``: one vector per slide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gigacli.store.group import SlideGroup
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gigacli.store.features import Features
+    from gigacli.store.recipe import Recipe
+
+
+class Embedding(SlideGroup):
+    """Vectors of slides. "Done" says 1, or 0 for a slide without tiles, which has none."""
+
+    kind, input_name = "embeddings", "embedding"
+
+    def begin(self, recipe: Recipe, width: int, *, redo: bool) -> None:
+        """Make room for vectors of `width` values; with `redo` what is there goes first.
+
+        Raises:
+            Mismatch: There is an embedding of this name made otherwise, and `redo` is off.
+        """
+        n = self.store.registered
+        self._begin(recipe, {"vectors": (n, width), "done": (n,)}, redo=redo)
+
+    def write(
+        self, rows: NDArray[np.int64], vectors: NDArray[np.float32], *, empty: NDArray[np.int64] | None = None
+    ) -> None:
+        """Write the vectors of many slides, then mark them done, and slides without tiles with them.
+
+        Args:
+            rows: (n,) of the slides, ascending.
+            vectors: (n, width).
+            empty: Rows of slides without tiles.
+        """
+        if len(rows):
+            self.array("vectors").oindex[rows] = vectors
+        both = rows if empty is None else np.sort(np.concatenate([rows, empty]))
+        if len(both):
+            self.array("done").oindex[both] = np.isin(both, rows).astype(np.int32)
+
+    def read(self) -> NDArray[np.float32]:
+        """(slide, width) all vectors, NaN where a slide has none."""
+        vectors: NDArray[np.float32] = self.array("vectors")[: self.store.registered]
+        return vectors
+
+    @property
+    def width(self) -> int:
+        """Values of a vector."""
+        return int(self.array("vectors").shape[1])
+
+    @property
+    def aggregator(self) -> str:
+        """What made the vectors: model, random-init, mean, or import."""
+        return str(self.config.get("aggregator", ""))
+
+    @property
+    def features(self) -> Features | None:
+        """The tile features it was made from; None where the recipe does not say, as of one that was imported."""
+        config = self.config
+        name = config.get("features_name")
+        if name is None and config.get("model"):
+            model = self.store.model(config["model"]).found
+            name = model.config.get("bank") if model else None
+        return self.store.features(name) if name else None

@@ -1,0 +1,128 @@
+"""The groups ``features/<name>``: one vector per tile, without augmentation."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gigacli.errors import Mismatch, NotFound
+from gigacli.store.chunks import checksum_bytes, chunk_folder, what_is_wrong
+from gigacli.store.group import SlideGroup
+from gigacli.store.layout import FEATURE_TILES_PER_CHUNK
+from gigacli.store.mapped import MappedFeatures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from gigacli.store.recipe import Recipe
+
+TILES_AT_ONCE = 4 * FEATURE_TILES_PER_CHUNK
+"""Vectors of a slide that an import has in memory at once: whole chunks, so that none is written twice."""
+
+
+class Features(SlideGroup):
+    """Features of all tiles. "Done" says how many tiles a slide has."""
+
+    kind, input_name = "features", "features"
+
+    def begin(self, recipe: Recipe, width: int, *, redo: bool) -> None:
+        """Make room for the features, `width` values each, of all tiles; with `redo` what is there goes first.
+
+        Raises:
+            Mismatch: There are features of this name made otherwise, and `redo` is off.
+        """
+        n = self.store.registered
+        self._begin(recipe, {"vectors": (n, self.store.tiles.capacity, width), "done": (n,)}, redo=redo)
+
+    def write(self, row: int, vectors: NDArray[np.float16] | None) -> None:
+        """Write the features (n, width) of a slide, then mark it done; None for a slide without tissue."""
+        count = 0 if vectors is None else len(vectors)
+        if vectors is not None:
+            self.array("vectors")[row, :count] = vectors
+        self._set_done(row, count)
+
+    def write_blocks(self, row: int, count: int, blocks: Iterable[NDArray[np.float16]]) -> None:
+        """Write the features of a slide block by block, then mark it done: a slide need not fit into memory.
+
+        Args:
+            row: Of the slide.
+            count: Its tiles.
+            blocks: (:data:`TILES_AT_ONCE`, width) each, the last one what is left.
+        """
+        array, start = self.array("vectors"), 0
+        capacity, width = array.shape[1:]
+        for block in blocks:
+            whole = min(capacity, start + -(-len(block) // FEATURE_TILES_PER_CHUNK) * FEATURE_TILES_PER_CHUNK)
+            padded = np.full((whole - start, width), np.nan, dtype=np.float16)  # whole chunks: none is read first
+            padded[: len(block)] = block
+            array[row, start:whole] = padded
+            start += len(block)
+        self._set_done(row, count)
+
+    @property
+    def width(self) -> int:
+        """Values of a vector."""
+        return int(self.array("vectors").shape[2])
+
+    def read(self, row: int) -> NDArray[np.float16]:
+        """The vectors (n, width) of all tiles of a slide.
+
+        Raises:
+            NotFound: A chunk that should hold them is missing.
+            Mismatch: It is damaged.
+        """
+        n, array = int(self._counts[row]), self.array("vectors")
+        folder, checked = self._chunks
+        _, tiles, c = array.chunks
+        if folder is None or c != self.width:
+            return np.asarray(array[row, :n])
+        vectors = np.empty((-(-n // tiles) * tiles, c), dtype=array.dtype)  # whole chunks
+        for i in range(0, len(vectors), tiles):
+            file = folder / str(row) / str(i // tiles) / "0"
+            try:
+                data = file.read_bytes()
+            except FileNotFoundError as error:
+                raise NotFound(f"{file} is missing", "see what else is: giga validate STORE") from error
+            part = vectors[i : i + tiles]
+            if wrong := what_is_wrong(data, part.nbytes, checked):
+                raise Mismatch(f"{file} {wrong}", "see what else is damaged: giga validate STORE")
+            part[:] = np.frombuffer(data, dtype=part.dtype, count=part.size).reshape(part.shape)
+        return vectors[:n]
+
+    def mapped(self, *, leave_out: NDArray[np.bool_] | None = None) -> MappedFeatures:
+        """What views are drawn from, where these features stand in for a bank.
+
+        Args:
+            leave_out: (slide) slides that are not wanted.
+
+        Raises:
+            InvalidInput: They cannot be mapped and are too large for this machine's memory.
+            Mismatch: A chunk is missing or damaged.
+        """
+        return MappedFeatures(self, leave_out=leave_out)
+
+    @property
+    def imported(self) -> bool:
+        """Whether another tool made them: such features may stand in for a bank."""
+        recipe = self.found
+        return recipe is not None and recipe.stage == "import"
+
+    @cached_property
+    def _chunks(self) -> tuple[Path | None, int]:
+        array = self.array("vectors")
+        return chunk_folder(array), checksum_bytes(array)
+
+    @cached_property
+    def _counts(self) -> NDArray[np.int64]:
+        return self.done().counts
+
+    def forget_opened(self) -> None:
+        """Open arrays anew when they are next used, and look anew at what is done."""
+        super().forget_opened()
+        for name in ("_chunks", "_counts"):
+            self.__dict__.pop(name, None)

@@ -1,0 +1,228 @@
+"""What views are drawn from, mapped into memory: a bank, or features that were imported and stand in for one.
+
+Nothing is copied: chunks are uncompressed files and are mapped as they lie. Those of a remote store are copied to a
+local disk first. Both classes are what :class:`gigacli.nn.sampler.ViewSource` describes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gigacli.errors import InvalidInput, Mismatch
+from gigacli.progress import SILENT
+from gigacli.store.chunks import FileRows, checksum_bytes, chunk_folder, map_files, plain_chunks
+from gigacli.store.local_copy import cache_folder, stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from gigacli.progress import Progress
+    from gigacli.store.bank import Bank
+    from gigacli.store.features import Features
+    from gigacli.store.tiles import TileGrid
+
+MAPS_FILE = Path("/proc/sys/vm/max_map_count")
+MAPS_SHARE = 0.75
+"""Of the mappings that the system allows a process; libraries need some, too."""
+
+MEMORY_SHARE = 0.8
+"""Of the machine's memory, that features which cannot be mapped may take."""
+
+ROWS_OF_A_SLIDE = 400
+"""Tiles of a slide that say enough about how its features spread: as many as are looked at in a bank."""
+
+
+class _Mapped:
+    """Slides that are done and have tiles; their vectors are mapped when they are first asked for.
+
+    Attributes:
+        rows: (s,) their rows in the slide table.
+        width: Features of a tile.
+    """
+
+    def __init__(self, group: Bank | Features, *, leave_out: NDArray[np.bool_] | None) -> None:
+        self.group, self._array = group, group.array("vectors")
+        self.done = group.done()
+        wanted = self.done.filled if leave_out is None else self.done.filled & ~leave_out
+        self.rows: NDArray[np.int64] = np.flatnonzero(wanted)
+        self.width: int = self._array.shape[-1]
+
+    def _look(self) -> None:
+        """Map at once what lies on this machine: damage is found before anything is written."""
+        if chunk_folder(self._array):
+            self.load()
+
+    @cached_property
+    def vectors(self) -> Any:
+        """Float16, see the class."""
+        return self._mapped(None, SILENT)
+
+    def load(self, *, cache: Path | None = None, progress: Progress = SILENT) -> None:
+        """Map the vectors, those of a remote store after copying them; once.
+
+        Args:
+            cache: Folder on a local disk that takes the copy; default: ``$GIGA_CACHE``, else that of temporary files.
+            progress: Receives progress.
+
+        Raises:
+            NotFound: The cache is no folder.
+            InvalidInput: It has no room.
+            Mismatch: A chunk is missing or damaged.
+        """
+        if "vectors" not in self.__dict__:
+            self.vectors = self._mapped(cache, progress)
+
+    def _mapped(self, cache: Path | None, progress: Progress) -> Any:
+        raise NotImplementedError
+
+    def _chunks(self, names: Sequence[str], size: int, *, cache: Path | None, progress: Progress) -> NDArray[np.uint8]:
+        """(chunk, byte) the values of chunks, by their names below the folder of chunks, `size` bytes each."""
+        folder = chunk_folder(self._array)
+        if folder is None:
+            keys = [f"c/{name}" for name in names]
+            return stage(self._array, keys, size=size, folder=cache_folder(cache), progress=progress)
+        return map_files([folder / name for name in names], size=size + checksum_bytes(self._array))[:, :size]
+
+    def grids(self) -> Iterator[TileGrid]:
+        """The tiles of each slide."""
+        return self.group.store.tiles.grids(self.rows)
+
+
+class MappedBank(_Mapped):
+    """The slides of a bank.
+
+    Attributes:
+        rows: (s,) their rows in the slide table.
+        augmentations: Augmentations per slide.
+        draws: Tiles per augmentation.
+        counts: (s,) the same per slide.
+        width: Features of a tile.
+        vectors: (s, a / ca, d / cd, ca, cd, width) float16: chunks of ca augmentations by cd draws, one a slide where
+            the bank was made in one go. Read-only.
+        tile: (s, augmentations, draws) int32, which tile of its slide a row of `vectors` is of.
+    """
+
+    def __init__(self, group: Bank, *, leave_out: NDArray[np.bool_] | None) -> None:
+        super().__init__(group, leave_out=leave_out)
+        if not plain_chunks(self._array):
+            url = group.store.url
+            raise Mismatch(f"{url}/{group.path}/vectors is compressed", f"run: giga validate {url}")
+        _, self.augmentations, self.draws, _ = self._array.shape
+        self.counts = np.full(len(self.rows), self.draws)
+        self._look()
+        tile = group.array("tile")[:]
+        self.tile: NDArray[np.int32] = tile if len(self.rows) == len(tile) else tile[self.rows]
+
+    def _mapped(self, cache: Path | None, progress: Progress) -> NDArray[np.float16]:
+        _, ca, cd, c = self._array.chunks
+        size = ca * cd * c * self._array.dtype.itemsize  # bytes of the values of a chunk
+        across = (-(-self.augmentations // ca), -(-self.draws // cd))  # chunks of a slide
+        inner = ["/".join(map(str, (*ij, 0))) for ij in itertools.product(*map(range, across))]
+        names = [f"{row}/{name}" for row in self.rows for name in inner]
+        mapped = self._chunks(names, size, cache=cache, progress=progress)  # (s * chunks of a slide, bytes)
+        return mapped.view(self._array.dtype).reshape(len(self.rows), *across, ca, cd, c)
+
+    def at(self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]) -> tuple[Any, ...]:
+        """Where in `vectors` rows of slides (by their number in the order of :attr:`rows`) are, as an index."""
+        _, _, _, ca, cd, _ = self.vectors.shape
+        return slide, augmentation // ca, draw // cd, augmentation % ca, draw % cd
+
+    def tiles(
+        self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Which tile of its slide such a row is of."""
+        return self.tile[slide, augmentation, draw]
+
+    def slide(self, i: int) -> NDArray[np.float16]:
+        """All features of one slide (augmentation, draw, width), by its number in the order of :attr:`rows`."""
+        _, na, nd, ca, cd, c = self.vectors.shape
+        whole = self.vectors[i].swapaxes(1, 2)  # (na, nd, ca, cd, c) -> (na, ca, nd, cd, c)
+        whole = whole.reshape(na * ca, nd * cd, c)  # the last chunks may reach over the end
+        return np.asarray(whole[: self.augmentations, : self.draws])
+
+    def slides(self) -> Iterator[NDArray[np.float16]]:
+        """Features of each slide (augmentation, draw, width)."""
+        return (self.slide(i) for i in range(len(self.rows)))
+
+
+class MappedFeatures(_Mapped):
+    """The slides of features, each with one augmentation that holds all its tiles.
+
+    Attributes:
+        rows: (s,) their rows in the slide table.
+        augmentations: 1.
+        counts: (s,) tiles of each.
+        width: Features of a tile.
+        vectors: (chunks, tiles of a chunk, width) float16, or what gives rows of it; slide after slide.
+    """
+
+    augmentations = 1
+
+    def __init__(self, group: Features, *, leave_out: NDArray[np.bool_] | None) -> None:
+        super().__init__(group, leave_out=leave_out)
+        self._features = group
+        self.counts: NDArray[np.int64] = self.done.counts[self.rows]
+        self._mappable = plain_chunks(self._array) and self._array.chunks[2] == self.width
+        self._per_chunk = int(self._array.chunks[1]) if self._mappable else 1
+        self._of_slide = -(-self.counts // self._per_chunk)  # (s,) chunks
+        self._first = np.concatenate([[0], np.cumsum(self._of_slide)[:-1]])  # (s,), each slide's first chunk
+        self._look()
+
+    def _mapped(self, cache: Path | None, progress: Progress) -> Any:
+        if not self._mappable:
+            return self._in_memory()
+        slides = zip(self.rows.tolist(), self._of_slide.tolist(), strict=True)
+        names = [f"{row}/{i}/0" for row, n in slides for i in range(n)]
+        shape, array = (self._per_chunk, self.width), self._array
+        folder = chunk_folder(array)
+        if folder is not None and len(names) > mappings():
+            files = [folder / name for name in names]
+            return FileRows(files, shape, array.dtype, checksum_bytes=checksum_bytes(array))
+        size = self._per_chunk * self.width * array.dtype.itemsize  # bytes of the values of a chunk
+        mapped = self._chunks(names, size, cache=cache, progress=progress)  # (chunks, bytes)
+        return mapped.view(array.dtype).reshape(len(names), *shape)
+
+    def _in_memory(self) -> NDArray[np.float16]:
+        """Chunks of another shape, or compressed: another program wrote them."""
+        shape = (int(self.counts.sum()), 1, self.width)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if (size := int(np.prod(shape)) * 2) > MEMORY_SHARE * memory:
+            raise InvalidInput(
+                f"{self.group.store.url}: the features have {size / 2**30:.1f} GiB in chunks that cannot be mapped; "
+                f"this machine has {memory / 2**30:.1f} GiB of memory",
+                "import them again with this giga",
+            )
+        loaded = np.empty(shape, dtype=np.float16)
+        for row, start, n in zip(self.rows, self._first, self.counts, strict=True):
+            loaded[start : start + n, 0] = self._features.read(int(row))
+        return loaded
+
+    def at(self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]) -> tuple[Any, ...]:
+        """Where in `vectors` tiles of slides (by their number in the order of :attr:`rows`) are, as an index."""
+        return self._first[slide] + draw // self._per_chunk, draw % self._per_chunk
+
+    def tiles(
+        self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Which tile of its slide such a row is of: a draw is a tile."""
+        return draw.astype(np.int32)
+
+    def slides(self) -> Iterator[NDArray[np.float16]]:
+        """Features of tiles spread over each slide, (tiles, 1, width): as if each were an augmentation of one draw."""
+        for i, n in enumerate(self.counts.tolist()):
+            draw = np.unique(np.linspace(0, n - 1, min(n, ROWS_OF_A_SLIDE)).astype(np.int64))
+            yield np.asarray(self.vectors[self.at(np.full_like(draw, i), draw, draw)])[:, None]
+
+
+def mappings() -> int:
+    """How many files this process may map; systems other than Linux set no such limit."""
+    limit = int(MAPS_FILE.read_text()) if MAPS_FILE.exists() else 10**9
+    return int(limit * MAPS_SHARE)

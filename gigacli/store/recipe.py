@@ -1,0 +1,34 @@
+"""How a group was made, as its attributes say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gigacli.config.base import fingerprint
+from gigacli.version import __version__
+
+CREATED_BY = f"giga {__version__}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a group was made: which verb, with which configuration, from which inputs (their fingerprints)."""
+
+    stage: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all of it; inputs are fingerprints themselves, so recipes chain up."""
+        return fingerprint({"stage": self.stage, "config": self.config, "inputs": self.inputs})
+
+    def differences(self, other: Recipe) -> list[str]:
+        """What differs from `other`, one line each: "mpp: 1.0 here, 0.5 asked for"."""
+        lines = [] if self.stage == other.stage else [f"made by: giga {self.stage} here, giga {other.stage} asked for"]
+        for mine, theirs in ((self.config, other.config), (self.inputs, other.inputs)):
+            for key in sorted(mine.keys() | theirs.keys()):
+                if mine.get(key) != theirs.get(key):
+                    lines.append(f"{key}: {mine.get(key)} here, {theirs.get(key)} asked for")
+        return lines

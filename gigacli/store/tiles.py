@@ -1,0 +1,126 @@
+"""The group ``tiles``: where the tissue of every slide lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from gigacli.store.chunks import read_column
+from gigacli.store.group import SlideGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gigacli.store.recipe import Recipe
+
+ROWS_AT_ONCE = 64
+"""Slides whose coordinates are read together: zarr reads the chunks of one request side by side."""
+
+
+class TileGrid(NamedTuple):
+    """The tiles of a slide.
+
+    Attributes:
+        coords: (n, 2) int32, (x, y) of the top-left corners, level-0 px.
+        edge_px: Edge of a tile, level-0 px, a fraction in general.
+    """
+
+    coords: NDArray[np.int32]
+    edge_px: float
+
+
+class Tiles(SlideGroup):
+    """Tiles of every slide. "Done" says how many a slide has, 0 for no tissue."""
+
+    kind, input_name, _mark = "tiles", "tiles", "count"
+
+    def begin(self, recipe: Recipe, capacity: int, *, redo: bool) -> None:
+        """Make room for `capacity` tiles a slide, or for as many as there are; with `redo` what is there goes first.
+
+        Raises:
+            Mismatch: There are tiles made with other parameters, and `redo` is off.
+        """
+        n, room = self.store.registered, max(1, capacity, 0 if redo else self.capacity)
+        self._begin(recipe, {"coords": (n, room, 2), "tissue": (n, room), "count": (n,)}, redo=redo)
+
+    def write(self, row: int, coords: NDArray[np.int32], tissue: NDArray[np.floating] | None) -> None:
+        """Write the tiles of a slide, then how many there are: this is what "done" means.
+
+        Args:
+            row: Of the slide.
+            coords: (n, 2) corners, level-0 px; none for a slide without tissue.
+            tissue: (n,) share of tissue, 0 to 1; None where it is not known.
+        """
+        n = len(coords)
+        if n:
+            self.array("coords")[row, :n] = coords
+            if tissue is not None:
+                self.array("tissue")[row, :n] = tissue
+        self._set_done(row, n)
+
+    # ------------------------------------------------------------------ what they measure
+
+    @property
+    def capacity(self) -> int:
+        """Tiles of a slide that there is room for; 0 where there are no tiles."""
+        return int(self.array("coords").shape[1]) if self.has("coords") else 0
+
+    @property
+    def tile_px(self) -> int:
+        """Edge of a tile, pixels at :attr:`mpp`."""
+        edge: int = self.config["tile_px"]
+        return edge
+
+    @property
+    def mpp(self) -> float:
+        """Resolution of the tiles, microns per pixel."""
+        mpp: float = self.config["mpp"]
+        return mpp
+
+    @property
+    def overlap_px(self) -> int:
+        """Overlap of neighbours, pixels at :attr:`mpp`."""
+        overlap: int = self.config["overlap"]
+        return overlap
+
+    @property
+    def upsample(self) -> bool:
+        """Whether slides that were scanned coarser than the tiles are enlarged."""
+        return bool(self.config.get("upsample", False))
+
+    @property
+    def edge_um(self) -> float:
+        """Edge of a tile, microns."""
+        return self.tile_px * self.mpp
+
+    # ------------------------------------------------------------------ reading
+
+    def count(self, row: int) -> int:
+        """Tiles of one slide, 0 where it has none or is not done; touches no other's chunk."""
+        return max(0, int(self.array("count")[row]))
+
+    def coords(self, row: int) -> NDArray[np.int32]:
+        """(n, 2) corners of the tiles of one slide, level-0 px."""
+        corners: NDArray[np.int32] = self.array("coords")[row, : self.count(row)]
+        return corners
+
+    def tissue(self, row: int) -> NDArray[np.float32]:
+        """(n,) share of tissue of the tiles of one slide, NaN where not known."""
+        shares: NDArray[np.float32] = self.array("tissue")[row, : self.count(row)]
+        return shares
+
+    def grid(self, row: int) -> TileGrid:
+        """The tiles of one slide, touching no other's chunks."""
+        return TileGrid(self.coords(row), self.edge_um / self.store.slides[row].mpp)
+
+    def grids(self, rows: NDArray[np.int64]) -> Iterator[TileGrid]:
+        """The tiles of many slides, in the order of `rows`, read in blocks."""
+        counts, slides, edge_um = read_column(self.array("count")), self.store.slides, self.edge_um
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            block = rows[start : start + ROWS_AT_ONCE]
+            longest = max(0, int(counts[block].max()))
+            corners = self.array("coords").oindex[block, slice(0, longest)]  # (block, longest, 2)
+            for row, mine in zip(block.tolist(), corners, strict=True):
+                yield TileGrid(mine[: max(0, int(counts[row]))], edge_um / slides[row].mpp)
