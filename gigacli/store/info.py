@@ -13,7 +13,7 @@ from gigacli.config.base import options_of
 from gigacli.config.tools import InfoConfig
 from gigacli.store.address import is_remote
 from gigacli.store.groups import NAMED, Done, Embedding, Group, SlideGroup, Tiles, TrainedGroup
-from gigacli.store.layout import FORMAT_VERSION, NAMED_GROUPS, STAGES
+from gigacli.store.layout import FORMAT_VERSION, STAGES
 from gigacli.store.store import Store
 
 MOST_FAILURES = 20
