@@ -5,7 +5,11 @@ Stages take a :class:`Progress`; the console implements one that draws, tests on
 
 from __future__ import annotations
 
-from typing import Protocol
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Progress(Protocol):
@@ -38,3 +42,47 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Throughput:
+    """How fast tiles are encoded, from the second block on: the first one compiles and waits for the first slide.
+
+    Args:
+        waited_s: Gives the seconds that the encoder has waited for tiles so far.
+
+    Attributes:
+        made: Encodings so far.
+        read: Tiles read so far.
+    """
+
+    def __init__(self, waited_s: Callable[[], float]) -> None:
+        self._waited_s, self._blocks = waited_s, 0
+        self.made = self.read = 0
+        self._start = self._first = (0, time.monotonic(), 0.0)
+
+    def add(self, *, made: int, read: int) -> None:
+        """Count a block."""
+        self.made, self.read, self._blocks = self.made + made, self.read + read, self._blocks + 1
+        if self._blocks == 1:
+            self._first = (self.made, time.monotonic(), self._waited_s())
+        elif self._blocks == 2:
+            self._start = self._first
+
+    @property
+    def rate(self) -> float:
+        """Encodings per second."""
+        return (self.made - self._start[0]) / self._seconds
+
+    @property
+    def waited(self) -> float:
+        """Share of the time that the encoder waited for tiles."""
+        return (self._waited_s() - self._start[2]) / self._seconds
+
+    @property
+    def note(self) -> str:
+        """Text for the progress line."""
+        return f"{self.rate:.0f} tiles/s, encoder waited {self.waited:.0%}"
+
+    @property
+    def _seconds(self) -> float:
+        return max(1e-9, time.monotonic() - self._start[1])

@@ -17,10 +17,9 @@ from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
 from gigacli.nn.views import TilePositions, ViewBatch, draw_rows, make_views
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng
-from gigacli.store.bank import FeatureReader, grids_of
-from gigacli.store.chunks import read_column
-from gigacli.store.layout import NOT_DONE
-from gigacli.store.store import Recipe, Store
+from gigacli.store.features import Features
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.weights.slide_encoders import ModelChoice, choose_model, name_of_model
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from gigacli.config.verbs import EmbedAggregator, Weights
     from gigacli.progress import Progress
+    from gigacli.store.groups import Embedding
 
 BLOCK = 128
 """Slides that are read, embedded and written together, and what is lost at most when a run is killed."""
@@ -85,7 +85,7 @@ def embed(
 
     Args:
         store: The cohort store.
-        progress: Progress receiver.
+        progress: Receives progress.
 
     Raises:
         NotFound: There is no such model, or the store holds no features.
@@ -94,129 +94,161 @@ def embed(
             with another tile encoder or other tiles.
     """
     started = time.monotonic()
-    hardware = pick_device(config.device)
-    opened = Store.open(store, write=True)
+    plan = prepare(config, Store.open(store, write=True))
+    if plan.warning:
+        progress.say(plan.warning)
+    begin(plan)
+    return summary(plan, work(plan, progress), started)
+
+
+@dataclass(frozen=True, eq=False)
+class _Vectors:
+    """An embedding to write.
+
+    Attributes:
+        group: Where to.
+        features: What it is made from.
+        recipe: How.
+        width: Values of a vector.
+        make: Gives the vectors (rows, width) float32 of slides (rows).
+        redo: Whether to discard what is there.
+    """
+
+    group: Embedding
+    features: Features
+    recipe: Recipe
+    width: int
+    make: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    redo: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What has been found and checked before anything is written.
+
+    Attributes:
+        mean: The mean of all tile features: the baseline, or what was asked for.
+        vectors: What was asked for.
+        warning: What could not be checked, in words.
+    """
+
+    mean: _Vectors
+    vectors: _Vectors
+    warning: str = ""
+
+
+def prepare(config: EmbedConfig, store: Store) -> Plan:
+    """Find model and features, and look at what is there under the name; nothing is written."""
     if config.aggregator == "mean":
-        features = opened.pick("features", config.features)
-        plan, warning = _mean_plan(opened, features, name=config.name), ""
-        done, slides, empty = _write(opened, plan, progress, redo=config.redo)
-        baseline = plan.name
-    else:
-        model = name_of_model(opened, config)
-        name = config.name or (f"random-{model}" if config.aggregator == "random-init" else model)
-        recipe = opened.recipe(f"embeddings/{name}")
-        config = config.following(recipe.config if recipe else None)
-        choice = choose_model(opened, config, hardware)
-        warning = choice.note
-        if warning:
-            progress.say(warning)
-        plan = _view_plan(opened, config, hardware, choice=choice, name=name)
-        mean = _mean_plan(opened, plan.features, name=None)
-        opened.check(f"embeddings/{plan.name}", plan.recipe, redo=config.redo)
-        stale = opened.recipe(f"embeddings/{mean.name}") != mean.recipe
-        _write(opened, mean, progress, redo=config.redo or stale)
-        done, slides, empty = _write(opened, plan, progress, redo=config.redo)
-        baseline = mean.name
+        mean = _mean(store.pick(Features, config.features), name=config.name, redo=config.redo)
+        mean.group.check(mean.recipe, redo=config.redo)
+        return Plan(mean=mean, vectors=mean)
+    device, model = pick_device(config.device), name_of_model(store, config)
+    name = config.name or (f"random-{model}" if config.aggregator == "random-init" else model)
+    group = store.embedding(name)
+    config = config.following(group.found.config if group.found else None)
+    choice = choose_model(store, config, device)
+    vectors = _of_views(group, config, device, choice)
+    group.check(vectors.recipe, redo=config.redo)
+    mean = _mean(vectors.features, name=None, redo=config.redo)
+    return Plan(mean=mean, vectors=vectors, warning=choice.note)
+
+
+def begin(plan: Plan) -> None:
+    """Make the groups ready."""
+    for one in dict.fromkeys((plan.mean, plan.vectors)):
+        one.group.begin(one.recipe, one.width, redo=one.redo)
+
+
+def work(plan: Plan, progress: Progress) -> int:
+    """Write what is not done; how many vectors of the embedding that was asked for were written now."""
+    for one in dict.fromkeys((plan.mean, plan.vectors)):
+        tiles, written = one.features.done(), 0
+        todo = np.array(one.group.todo(tiles.finished), dtype=np.int64)
+        ready = int(tiles.finished.sum())
+        progress.start(f"embedding {one.group.name}", ready, done=ready - len(todo))
+        for block in (todo[i : i + BLOCK] for i in range(0, len(todo), BLOCK)):
+            filled, empty = block[tiles.filled[block]], block[~tiles.filled[block]]
+            one.group.write(filled, one.make(filled) if len(filled) else None, empty=empty)
+            progress.advance(len(block))
+            written += len(filled)
+    return written
+
+
+def summary(plan: Plan, written: int, started: float) -> EmbedSummary:
+    """What was done, in numbers."""
+    tiles = plan.vectors.features.done()
     return EmbedSummary(
-        embedding=plan.name,
-        slides=slides,
-        done=done,
-        skipped=slides - done,
+        embedding=plan.vectors.group.name,
+        slides=len(tiles.rows),
+        done=written,
+        skipped=len(tiles.rows) - written,
         failed=0,
-        without_tiles=empty,
-        width=plan.width,
-        baseline=baseline,
-        warning=warning,
+        without_tiles=int((tiles.finished & ~tiles.filled).sum()),
+        width=plan.vectors.width,
+        baseline=plan.mean.group.name,
+        warning=plan.warning,
         seconds=time.monotonic() - started,
     )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """An embedding to write: its recipe, and the function from slides (rows) to vectors (rows, width) float32."""
+def _mean(features: Features, *, name: str | None, redo: bool) -> _Vectors:
+    """The mean of all tile features of a slide: AverageMIL of the paper's table 2.
 
-    name: str
-    features: str
-    recipe: Recipe
-    width: int
-    vectors: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    As a baseline, without a name of its own, it is made anew where other features were put in place of its own.
+    """
+    config = {"aggregator": "mean", "features_name": features.name}
+    recipe = Recipe("embed", config, {features.input_name: features.fingerprint})
+    group = features.store.embedding(name or f"mean-{features.name}")
 
-
-def _write(store: Store, plan: _Plan, progress: Progress, *, redo: bool) -> tuple[int, int, int]:
-    """Write what is not done; (vectors written, slides with features, slides without tiles)."""
-    group, n = f"embeddings/{plan.name}", store.registered
-    if redo and store.recipe(group) is not None:
-        store.discard(group)
-    store.begin(group, plan.recipe, {"vectors": (n, plan.width), "done": (n,)})
-    tiles = read_column(store.array(f"features/{plan.features}/done"))
-    ready = tiles != NOT_DONE
-    mark = store.array(f"{group}/done")
-    todo = np.flatnonzero(ready & (mark[:] == NOT_DONE))
-    progress.start(f"embedding {plan.name}", int(ready.sum()), done=int(ready.sum()) - len(todo))
-    for block in (todo[i : i + BLOCK] for i in range(0, len(todo), BLOCK)):
-        full = block[tiles[block] > 0]
-        if len(full):
-            store.array(f"{group}/vectors").oindex[full] = plan.vectors(full)
-        mark.oindex[block] = (tiles[block] > 0).astype(np.int32)
-        progress.advance(len(block))
-    return int((tiles[todo] > 0).sum()), int((tiles > 0).sum()), int((tiles == 0).sum())
-
-
-def _mean_plan(store: Store, features: str, *, name: str | None) -> _Plan:
-    """The mean of all tile features of a slide: AverageMIL of the paper's table 2."""
-    recipe = Recipe(
-        "embed",
-        {"aggregator": "mean", "features_name": features},
-        {"features": store.require(f"features/{features}").fingerprint},
-    )
-    read = FeatureReader(store, features)
-    counts = read_column(store.array("tiles/count"))
-
-    def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        means = [read(int(row), int(counts[row])).mean(axis=0, dtype=np.float64) for row in rows]
+    def make(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        means = [features.read(row).mean(axis=0, dtype=np.float64) for row in rows.tolist()]
         return np.stack(means).astype(np.float32)
 
-    return _Plan(name or f"mean-{features}", features, recipe, read.width, vectors)
+    stale = name is None and group.found not in (None, recipe)
+    return _Vectors(group, features, recipe, features.width, make, redo or stale)
 
 
-def _view_plan(store: Store, config: EmbedConfig, device: torch.device, *, choice: ModelChoice, name: str) -> _Plan:
+def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choice: ModelChoice) -> _Vectors:
     """R views of T tiles through a slide encoder, trained or as it was born."""
-    read = FeatureReader(store, choice.features)
+    store = group.store
+    features = store.features(choice.features)
     recipe = Recipe(
         "embed",
         {**choice.config, "tiles": choice.tiles, **config.recipe()},
-        {"features": store.require(f"features/{choice.features}").fingerprint, "model": choice.identity},
+        {features.input_name: features.fingerprint, "model": choice.identity},
     )
-    views, tile_px = _Views(store, read, config, choice.tiles), store.require("tiles").config["tile_px"]
 
-    def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        drawn, positions = views(rows)
+    def make(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        drawn, positions = _draw(features, rows, views=config.views, tiles=choice.tiles, seed=config.seed)
         if choice.variant == "gigassl":
-            cells = gigassl_cells(positions * (tile_px * LEVEL0_PER_PX))
-            features = torch.from_numpy(drawn).to(device, torch.float32)
-            batch = ViewBatch(features, torch.from_numpy(cells).to(device))
+            cells = gigassl_cells(positions * (store.tiles.tile_px * LEVEL0_PER_PX))
+            batch = ViewBatch(
+                torch.from_numpy(drawn).to(device, torch.float32),
+                torch.from_numpy(cells).to(device),
+            )
         else:
             batch = make_views(drawn, positions, augmentation=None, device=device)
         return embed_views(choice.encode, batch, [config.views] * len(rows)).cpu().numpy()
 
-    return _Plan(name, choice.features, recipe, choice.width, vectors)
+    return _Vectors(group, features, recipe, choice.width, make, config.redo)
 
 
-class _Views:
-    """R views of T tiles of each slide of a block; those of a slide are a function of (seed, slide id) alone."""
+def _draw(
+    features: Features, rows: NDArray[np.int64], *, views: int, tiles: int, seed: int
+) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
+    """R views of T tiles of each slide of a block; those of a slide are a function of (seed, slide id) alone.
 
-    def __init__(self, store: Store, read: FeatureReader, config: EmbedConfig, tiles: int) -> None:
-        self.store, self.read, self.ids = store, read, store.slides.ids
-        self.seed, self.views, self.tiles = config.seed, config.views, tiles
-
-    def __call__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
-        """Features (len(rows) * R, t, c) and positions (len(rows) * R, t, 2), one slide after the other."""
-        positions = TilePositions(grids_of(self.store, rows))
-        tiles = np.empty((len(rows), self.views, self.tiles), dtype=np.int64)
-        features = np.empty((*tiles.shape, self.read.width), dtype=np.float16)
-        for i, (row, n) in enumerate(zip(rows, positions.counts, strict=True)):
-            rng = keyed_rng(self.seed, "embed", self.ids[row])
-            tiles[i] = draw_rows(rng, np.full(self.views, n), self.tiles)  # (R, t)
-            features[i] = self.read(int(row), int(n))[tiles[i]]
-        flat = tiles.reshape(-1, self.tiles)
-        return features.reshape(len(flat), self.tiles, -1), positions(np.arange(len(rows)).repeat(self.views), flat)
+    Returns:
+        Features (len(rows) * R, t, c) and positions (len(rows) * R, t, 2), one slide after the other.
+    """
+    store = features.store
+    positions = TilePositions(store.tiles.grids(rows))
+    chosen = np.empty((len(rows), views, tiles), dtype=np.int64)
+    drawn = np.empty((*chosen.shape, features.width), dtype=np.float16)
+    for i, (row, n) in enumerate(zip(rows.tolist(), positions.counts, strict=True)):
+        rng = keyed_rng(seed, "embed", store.slides[row].id)
+        chosen[i] = draw_rows(rng, np.full(views, n), tiles)  # (R, t)
+        drawn[i] = features.read(row)[chosen[i]]
+    flat = chosen.reshape(-1, tiles)  # (len(rows) * R, t)
+    return drawn.reshape(len(flat), tiles, -1), positions(np.arange(len(rows)).repeat(views), flat)

@@ -30,13 +30,13 @@ class Embedding(SlideGroup):
         self._begin(recipe, {"vectors": (n, width), "done": (n,)}, redo=redo)
 
     def write(
-        self, rows: NDArray[np.int64], vectors: NDArray[np.float32], *, empty: NDArray[np.int64] | None = None
+        self, rows: NDArray[np.int64], vectors: NDArray[np.float32] | None, *, empty: NDArray[np.int64] | None = None
     ) -> None:
         """Write the vectors of many slides, then mark them done, and slides without tiles with them.
 
         Args:
             rows: (n,) of the slides, ascending.
-            vectors: (n, width).
+            vectors: (n, width); None where there are no rows.
             empty: Rows of slides without tiles.
         """
         if len(rows):

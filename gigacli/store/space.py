@@ -18,6 +18,11 @@ FILES_PER_SLIDE = 8
 BYTES_PER_VALUE = 2
 
 
+def bank_bytes(slides: int, *, augmentations: int = 50, draws: int = 256, width: int = 256) -> int:
+    """Bytes of the vectors of a bank; of the paper's without arguments (50 x 256 draws of 256 features)."""
+    return slides * augmentations * draws * width * BYTES_PER_VALUE
+
+
 @dataclass(frozen=True)
 class Space:
     """Room that a bank still needs.
@@ -52,5 +57,6 @@ def space_needed(store: Store, *, augmentations: int, draws: int, width: int) ->
     tiled = store.tiles.done()
     mean = float(tiled.counts[tiled.finished].mean()) if tiled.finished.any() else 0.0
     tiles = np.where(tiled.finished, tiled.counts, mean)[pending].sum()
-    values = (tiles + pending.sum() * augmentations * draws) * width
-    return Space(int(usable.sum()), int(values * BYTES_PER_VALUE), int(pending.sum()) * FILES_PER_SLIDE)
+    bank = bank_bytes(int(pending.sum()), augmentations=augmentations, draws=draws, width=width)
+    features = int(tiles * width) * BYTES_PER_VALUE
+    return Space(int(usable.sum()), features + bank, int(pending.sum()) * FILES_PER_SLIDE)

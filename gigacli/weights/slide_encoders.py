@@ -18,7 +18,7 @@ from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.giga import GigaSSL
 from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX, WIDTH_IN, read_gigassl
 from gigacli.randomness import keyed_seed
-from gigacli.store.trained import finished_model, source_of
+from gigacli.store.groups import Features, Model
 from gigacli.weights.card import WeightsCard, encoder_text
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from gigacli.config.verbs import EmbedConfig
     from gigacli.nn.views import ViewBatch
-    from gigacli.store.store import Recipe, Store
+    from gigacli.store.recipe import Recipe
+    from gigacli.store.store import Store
 
 PAPER_TILES = 5
 """T of the paper; a checkpoint of the authors' does not say in a form that could be relied on."""
@@ -69,9 +70,9 @@ def name_of_model(store: Store, config: EmbedConfig) -> str:
         NotFound: There is no such model and no such file.
         InvalidInput: There are several models and none was named, or a file's name is none for the store.
     """
-    there = store.names("models")
+    there = store.names(Model)
     if config.model is None or config.model in there:
-        return store.pick("models", config.model)
+        return store.pick(Model, config.model).name
     path = Path(config.model)
     if not path.is_file():
         raise NotFound(
@@ -92,8 +93,8 @@ def choose_model(store: Store, config: EmbedConfig, device: torch.device) -> Mod
         Mismatch: The model was trained on features of another tile encoder or on other tiles; or it is damaged.
     """
     name = name_of_model(store, config)
-    if config.model is None or config.model in store.names("models"):
-        return _of_store(store, name, config, device)
+    if config.model is None or config.model in store.names(Model):
+        return _of_store(store.model(name), config, device)
     path = Path(config.model)
     if config.weights == "best":
         raise InvalidInput(f"{path} holds one set of weights, those of the last epoch", "leave out --weights")
@@ -101,21 +102,19 @@ def choose_model(store: Store, config: EmbedConfig, device: torch.device) -> Mod
     return of_file(store, path, config, device)
 
 
-def _of_store(store: Store, name: str, config: EmbedConfig, device: torch.device) -> ModelChoice:
+def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelChoice:
     """A model of the store, which must have been trained on the bank that is there."""
-    trained = finished_model(store, name)
-    bank = trained.config["bank"]
-    features = config.features or bank
+    trained = model.usable
+    features = model.store.features(config.features or trained.config["bank"])
     if config.features is not None:
-        _check_encoder(store, config.features, _encoder(store.require(source_of(trained))), origin=f"model {name!r}")
-    weights = store.read_bytes(f"models/{name}/{'best' if config.weights == 'best' else 'weights'}")
-    width = store.array(f"features/{features}/vectors").shape[2]
-    method = _method(config, trained.config, load_safetensors(weights), width).to(device).eval()
+        _check_encoder(features, _encoder(model.source.recipe), origin=f"model {model.name!r}")
+    weights = load_safetensors(model.weights(best=config.weights == "best"))
+    method = _method(config, trained.config, weights, features.width).to(device).eval()
     return ModelChoice(
-        features=features,
+        features=features.name,
         variant="giga",
         width=method.encoder.width,
-        config={"model": name, "features_name": features},
+        config={"model": model.name, "features_name": features.name},
         identity=trained.fingerprint,
         tiles=trained.config["tiles"],
         encode=method.vectors,
@@ -127,11 +126,11 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
     card, weights, sha256 = read_weights_file(path, kind="model")
     if card.variant != "giga":
         raise Mismatch(f"{path} is a model of variant {card.variant!r}; this giga knows 'giga'", "update giga")
-    tiles = store.require("tiles").config
-    if tiles["tile_px"] != card.tile_px or abs(tiles["mpp"] / card.mpp - 1) > MPP_TOLERANCE:
+    tiles = store.tiles
+    if tiles.tile_px != card.tile_px or abs(tiles.mpp / card.mpp - 1) > MPP_TOLERANCE:
         raise Mismatch(
-            f"{path} was trained on {card.tiles}; {store.url} holds tiles of {tiles['tile_px']} px at "
-            f"{tiles['mpp']:g} µm per px",
+            f"{path} was trained on {card.tiles}; {store.url} holds tiles of {tiles.tile_px} px at {tiles.mpp:g} µm "
+            "per px",
             f"tile as the model expects: giga tile {Path(store.url).stem}-2.zarr SLIDES --mpp {card.mpp:g} "
             f"--tile-px {card.tile_px}",
         )
@@ -186,13 +185,13 @@ def _same_encoder(one: tuple[str, str], other: tuple[str, str]) -> bool:
     return one[1] == other[1] if one[1] and other[1] else one == other
 
 
-def _check_encoder(store: Store, features: str, wanted: tuple[str, str], *, origin: str) -> None:
+def _check_encoder(features: Features, wanted: tuple[str, str], *, origin: str) -> None:
     """Refuse features of another tile encoder."""
-    found = _encoder(store.require(f"features/{features}"))
+    found = _encoder(features.recipe)
     if not _same_encoder(found, wanted):
         raise Mismatch(
-            f"{origin} goes with tile encoder {encoder_text(*wanted)}; features {features!r} of {store.url} were made "
-            f"with {encoder_text(*found)}",
+            f"{origin} goes with tile encoder {encoder_text(*wanted)}; features {features.name!r} of "
+            f"{features.store.url} were made with {encoder_text(*found)}",
             "name others with --features, or make them with that encoder: giga bank --encoder",
         )
 
@@ -201,10 +200,9 @@ def _features_for(store: Store, card: WeightsCard, named: str | None, path: Path
     """The features of the store that the model of a file goes with."""
     wanted = (card.encoder, card.encoder_sha256)
     if named is not None:
-        store.pick("features", named)
-        _check_encoder(store, named, wanted, origin=str(path))
+        _check_encoder(store.pick(Features, named), wanted, origin=str(path))
         return named
-    there = {name: _encoder(store.require(f"features/{name}")) for name in store.names("features")}
+    there = {features.name: _encoder(features.recipe) for features in store.groups(Features)}
     fit = [name for name, encoder in there.items() if _same_encoder(encoder, wanted)]
     if len(fit) > 1:
         raise InvalidInput(
@@ -238,33 +236,31 @@ def _of_authors(store: Store, path: Path, config: EmbedConfig, device: torch.dev
     if config.aggregator == "random-init":
         raise InvalidInput(f"{path} does not say how its slide encoder was born", "use --aggregator model")
     encoder = read_gigassl(path)
-    there = [store.pick("features", config.features)] if config.features else store.names("features")
-    widths = {
-        name: store.array(f"features/{name}/vectors").shape[2] for name in there or [store.pick("features", None)]
-    }
-    fit = [name for name, width in widths.items() if width == encoder.width_in]
+    there = [store.pick(Features, config.features)] if config.features else store.groups(Features)
+    there = there or [store.pick(Features, None)]  # raises: there are none
+    fit = [features for features in there if features.width == encoder.width_in]
     if not fit:
-        found = ", ".join(f"{name!r} with {width}" for name, width in widths.items())
+        found = ", ".join(f"{features.name!r} with {features.width}" for features in there)
         raise Mismatch(
             f"{path} takes {encoder.width_in} values per tile; of the features in {store.url} there is {found}",
             f"run: giga bank {store.url} --encoder resnet18.pth, with the tile encoder that belongs to the checkpoint",
         )
     if len(fit) > 1:
-        raise InvalidInput(f"{store.url} holds several features: {', '.join(fit)}", "name one: --features NAME")
-    features = fit[0]
-    tiles, made = store.require("tiles").config, _encoder(store.require(f"features/{features}"))
+        names = ", ".join(features.name for features in fit)
+        raise InvalidInput(f"{store.url} holds several features: {names}", "name one: --features NAME")
+    features, tiles = fit[0], store.tiles
     note = (
         f"{path} is a checkpoint of the authors' code and does not say what it goes with: expected are {WIDTH_IN} "
         "values per tile of the ResNet18 (up to layer3) it was trained with, from tiles of 224 px at 10x, about 1 µm "
-        f"per px. Not checked: features {features!r} are of encoder {encoder_text(*made)}, tiles of "
-        f"{tiles['tile_px']} px at {tiles['mpp']:g} µm per px"
+        f"per px. Not checked: features {features.name!r} are of encoder "
+        f"{encoder_text(*_encoder(features.recipe))}, tiles of {tiles.tile_px} px at {tiles.mpp:g} µm per px"
     )
     cell_px = DOWNMAP / LEVEL0_PER_PX
     return ModelChoice(
-        features=features,
+        features=features.name,
         variant="gigassl",
         width=encoder.width,
-        config={"model": path.name, "variant": "gigassl", "features_name": features, "cell_px": cell_px},
+        config={"model": path.name, "variant": "gigassl", "features_name": features.name, "cell_px": cell_px},
         identity=hashlib.sha256(path.read_bytes()).hexdigest(),
         tiles=PAPER_TILES,
         encode=encoder.to(device),

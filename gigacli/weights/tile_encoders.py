@@ -18,13 +18,15 @@ from gigacli.nn.tile_encoder import (
     weights_to_bytes,
 )
 from gigacli.nn.timm_encoder import TIMM, TimmEncoder, store_name
-from gigacli.store.store import Recipe, Store
+from gigacli.store.groups import Encoder
+from gigacli.store.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
 
     from gigacli.config.verbs import BankConfig
     from gigacli.nn.tile_features import TileEncoder
+    from gigacli.store.store import Store
 
 RANDOM = "random-resnet18"
 
@@ -53,7 +55,7 @@ def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
         NotFound: There is none of that name, or none at all.
         Mismatch: A file is no ResNet18.
     """
-    there = store.names("encoders")
+    there = store.names(Encoder)
     wanted = config.encoder
     if wanted is None and not there:
         raise NotFound(
@@ -61,13 +63,11 @@ def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
             f"run: giga pretrain-tiles {store.url}, or name one: --encoder {RANDOM} or --encoder weights.safetensors",
         )
     if wanted is None or wanted in there:
-        name = store.pick("encoders", wanted)
-        if store.array(f"encoders/{name}/done")[()] == 1:
-            if timm := store.require(f"encoders/{name}").config.get("timm"):
-                return EncoderChoice(name, timm=timm)
-            return EncoderChoice(name, store.read_bytes(f"encoders/{name}/weights"))
-        if name != RANDOM:
-            raise NotFound(f"encoder {name!r} is not finished", f"run: giga pretrain-tiles {store.url} --name {name}")
+        encoder = store.pick(Encoder, wanted)
+        if encoder.done or encoder.name != RANDOM:
+            if timm := encoder.finished.config.get("timm"):
+                return EncoderChoice(encoder.name, timm=timm)
+            return EncoderChoice(encoder.name, encoder.weights())
     if wanted in (None, RANDOM):
         return EncoderChoice(RANDOM, weights_to_bytes(random_resnet18(config.seed)))
     if wanted.startswith(TIMM):
@@ -109,15 +109,12 @@ def weights_of(choice: EncoderChoice, encoder: TileEncoder) -> str:
 
 def keep_encoder(store: Store, choice: EncoderChoice, sha256: str, *, redo: bool) -> None:
     """Keep the weights a bank was made with, unless the store holds them already; of timm only name and hash."""
-    group = f"encoders/{choice.name}"
-    if f"{group}/done" in store.root and store.array(f"{group}/done")[()] == 1:
-        kept = store.require(group).config.get("weights_sha256", "") if choice.timm else ""
-        if (kept or weights_hash(store.read_bytes(f"{group}/weights"))) == sha256:
+    encoder = store.encoder(choice.name)
+    if encoder.done:
+        kept = encoder.config.get("weights_sha256", "") if choice.timm else ""
+        if (kept or weights_hash(encoder.weights())) == sha256:
             return
         if not redo:
             raise GigaError(f"{store.url} holds another encoder {choice.name!r}", "give this bank another --name")
     source = {"timm": choice.timm} if choice.timm else {}
-    store.begin(group, Recipe("bank", {**source, "weights_sha256": sha256}, {}), {"done": ()}, redo=True)
-    if choice.weights:
-        store.write_bytes(f"{group}/weights", choice.weights)
-    store.array(f"{group}/done")[...] = 1
+    encoder.keep(Recipe("bank", {**source, "weights_sha256": sha256}, {}), choice.weights)

@@ -1,0 +1,86 @@
+"""What a run of ``giga tile`` will cost, from the headers of all slides and the tissue of a few."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gigacli.store.space import bank_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gigacli.store.groups import Done
+    from gigacli.store.table import SlideTable
+
+SAMPLE = 4
+"""Slides tiled, without keeping the result, to price a run."""
+
+
+@dataclass(frozen=True)
+class TileEstimate:
+    """What a run will cost.
+
+    Attributes:
+        slides: Slides registered.
+        done: Slides tiled before.
+        skipped: Slides tiled before.
+        failed: Slides that cannot be tiled as registered.
+        positions: Grid positions of all slides: an upper bound of the tiles.
+        estimated_tiles: Tiles expected.
+        estimated_tile_seconds: Time to tile what is not done, on one process of this machine.
+        estimated_bank_gib: Size of a bank of 50 augmentations of 256 draws of 256 features.
+        seconds: Time it took to estimate.
+        failures: Reason per slide that cannot be tiled.
+    """
+
+    slides: int
+    done: int
+    skipped: int
+    failed: int
+    positions: int
+    estimated_tiles: int
+    estimated_tile_seconds: float
+    estimated_bank_gib: float
+    seconds: float
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def estimate(
+    table: SlideTable,
+    done: Done,
+    positions: dict[int, int],
+    *,
+    count_tiles: Callable[[Sequence[int]], dict[int, int]],
+    failures: dict[str, str],
+    started: float,
+) -> TileEstimate:
+    """Price a run: tile a few of the slides that are not done, and take the others for like them.
+
+    Args:
+        table: All slides.
+        done: Tiles of those that are done.
+        positions: Grid positions of every slide that can be tiled, by its row.
+        count_tiles: Tiles some slides, without keeping the result; tiles by row of those that could be.
+        failures: Reason per slide that cannot be tiled.
+        started: When the command began, on the monotonic clock.
+    """
+    todo = [row for row in positions if not done.finished[row]]
+    sample = todo[:: max(1, len(todo) // SAMPLE)][:SAMPLE]
+    clock = time.monotonic()
+    found = count_tiles(sample)
+    each = (time.monotonic() - clock) / max(1, len(sample))
+    share = sum(found.values()) / max(1, sum(positions[row] for row in found))
+    return TileEstimate(
+        slides=len(table),
+        done=len(positions) - len(todo),
+        skipped=len(positions) - len(todo),
+        failed=len(failures),
+        positions=sum(positions.values()),
+        estimated_tiles=int(done.counts.sum()) + round(share * sum(positions[row] for row in todo)),
+        estimated_tile_seconds=each * len(todo),
+        estimated_bank_gib=bank_bytes(len(positions)) / 2**30,
+        seconds=time.monotonic() - started,
+        failures=failures,
+    )
