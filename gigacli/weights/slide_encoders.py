@@ -127,6 +127,7 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
     if card.variant != "giga":
         raise Mismatch(f"{path} is a model of variant {card.variant!r}; this giga knows 'giga'", "update giga")
     tiles = store.tiles
+    assert card.mpp is not None  # of a model's file: read_weights_file looked
     if tiles.tile_px != card.tile_px or abs(tiles.mpp / card.mpp - 1) > MPP_TOLERANCE:
         raise Mismatch(
             f"{path} was trained on {card.tiles}; {store.url} holds tiles of {tiles.tile_px} px at {tiles.mpp:g} µm "
