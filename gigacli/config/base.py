@@ -107,8 +107,11 @@ class Config:
         if earlier is None or getattr(self, "redo", False):
             return self
         known = {f.name for f in fields(self) if f.metadata["result"]}
-        followed = replace(self, **{k: v for k, v in earlier.items() if k in known - self.given})
-        return followed._with_given(self.given)
+        return self.but(**{k: v for k, v in earlier.items() if k in known - self.given})
+
+    def but(self, **values: Any) -> Self:
+        """This configuration with other values; what was given stays remembered."""
+        return replace(self, **values)._with_given(self.given)
 
     def _with_given(self, given: frozenset[str]) -> Self:
         object.__setattr__(self, "given", given)

@@ -7,20 +7,20 @@ set, embedded, stored with their numbers. In the same pass every tile is embedde
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from gigacli.cohort.registration import file_problem
+from gigacli.cohort.registration import changed
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import BankConfig
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.frozen import can_compile
-from gigacli.nn.tile_features import BankViews, Batches, SlideEncoding, TileEncoder, draw_views
-from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
+from gigacli.nn.tile_features import Batches, Encoding, TileEncoder, Views, draw_views
+from gigacli.parallel import Writer, over_dask, worker_count
 from gigacli.progress import SILENT, Throughput
 from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
@@ -86,7 +86,7 @@ def bank(
     draws: int = 256,
     independent: bool = False,
     precision: Precision = "auto",
-    compile: Compile = "auto",
+    compile: Compile = "auto",  # noqa: A002 - the name of the flag
     batch_size: int | None = None,
     read_timeout: float = 600.0,
     shard: str | None = None,
@@ -166,7 +166,7 @@ def prepare(config: BankConfig, store: Store) -> Plan:
     precision = pick_precision(config.precision, device)
     compiled = not choice.timm and _compiled(config, device, store.registered)
     encoder = make_encoder(choice, device, precision=precision, compiled=compiled)
-    config = replace(config, precision=precision, compile="yes" if compiled else "no")
+    config = config.but(precision=precision, compile="yes" if compiled else "no")
     inputs = {"tiles": tiles.fingerprint, "encoder": weights_of(choice, encoder)}
     base = {"encoder": choice.name, "precision": config.precision, "compile": config.compile}
     recipes = Recipe("bank", {**config.recipe(), **base}, inputs), Recipe("bank", base, inputs)
@@ -201,7 +201,7 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
     todo = rows if plan.again else plan.bank.todo(tiled.finished, shard)
     plain = plan.features.done().finished
     progress.start("bank", len(rows), done=len(rows) - len(todo))
-    with _reader(plan) as reader, BackgroundWriter() as writer:
+    with _reader(plan) as reader, Writer() as writer:
         outcome = _Outcome(len(rows), len(todo), Throughput(lambda: reader.waited_s))
 
         def fail(row: int, why: str) -> None:
@@ -260,7 +260,7 @@ def _slides(
     """Slides to read; those without tiles are done with, those whose file is not what it was have failed."""
     table = plan.store.slides
     for row in todo:
-        if why := file_problem(table[row]):
+        if why := changed(table[row]):
             fail(row, why)
         elif not counts[row]:
             _write(plan, row, None)
@@ -286,10 +286,10 @@ def _reader(plan: Plan) -> TileReader:
     )
 
 
-def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool) -> SlideEncoding:
+def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool) -> Encoding:
     """What is to be made of a slide: everything, or what an earlier bank of fewer rows has not got."""
     config = plan.config
-    views: BankViews = draw_views(
+    views: Views = draw_views(
         config.seed,
         plan.store.slides[row].id,
         count=count,
@@ -300,10 +300,10 @@ def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool
     )
     if not plan.again:
         views.missing[:] = plan.bank.missing(row)
-    return SlideEncoding(batches, views, count=count, plain=plain)
+    return Encoding(batches, views, count=count, plain=plain)
 
 
-def _write(plan: Plan, row: int, encoding: SlideEncoding | None) -> None:
+def _write(plan: Plan, row: int, encoding: Encoding | None) -> None:
     """Write a slide; ``None`` for one without tissue."""
     if encoding is None:
         plan.features.write(row, None)
@@ -321,7 +321,7 @@ def _on_dask(plan: Plan, progress: Progress, started: float) -> BankSummary:
     config, store = plan.config, plan.store
     given = {k: getattr(config, k) for k in config.given - {"dask", "redo"}}
     options = {**given, "encoder": plan.choice.name, "name": plan.bank.name}
-    shards = run_on_dask(str(config.dask), bank, store.url, slides=store.registered, options=options, progress=progress)
+    shards = over_dask(str(config.dask), bank, store.url, slides=store.registered, options=options, progress=progress)
     sums = {k: sum(getattr(s, k) for s in shards) for k in ("slides", "done", "skipped", "failed", "tiles", "read")}
     seconds, busy = time.monotonic() - started, sum(s.seconds for s in shards)
     return BankSummary(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -20,13 +22,13 @@ from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
 from gigacli.errors import NotFound, kind_of, reason_of
-from gigacli.parallel import as_ready, run_on_dask, worker_count
+from gigacli.parallel import over_dask, worker_count
 from gigacli.progress import SILENT
 from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.wsi.grid import grid_capacity
-from gigacli.wsi.qc_folder import QCFolder
+from gigacli.wsi.qc_folder import Album
 from gigacli.wsi.tiling import Tiles, find_tiles
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def tile(
     store: str | Path | Store,
     slides: str | Path | Sequence[str | Path] = (),
     *,
-    csv: Path | None = None,
+    csv: str | Path | None = None,
     mpp: float = 1.0,
     mag: float | None = None,
     tile_px: int = 256,
@@ -90,8 +92,8 @@ def tile(
     min_tissue: float = 0.5,
     slide_mpp: float | None = None,
     upsample: bool = False,
-    slide_root: Path | None = None,
-    qc: Path | None = None,
+    slide_root: str | Path | None = None,
+    qc: str | Path | None = None,
     strict: bool = False,
     plan: bool = False,
     shard: str | None = None,
@@ -206,7 +208,7 @@ def begin(plan: Plan, progress: Progress) -> Store:
 
 def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
     """Tile what is not done, slide by slide; a slide that is done but has no picture is only drawn."""
-    table, rows, qc = store.slides, plan.rows(store), QCFolder(plan.config.qc)
+    table, rows, qc = store.slides, plan.rows(store), Album(plan.config.qc)
     counts = store.tiles.done().values
     usable = np.array([row.usable for row in table.rows], dtype=bool)
     todo = store.tiles.todo(usable, parse_shard(plan.config.shard))
@@ -225,7 +227,7 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
                 store.tiles.write(row, tiles.coords, tiles.tissue)
                 store.fail("tile", {row: ""})
                 counts[row] = len(tiles.coords)
-            qc.write(slide, tiles.picture)
+            qc.keep(slide, tiles.picture)
         else:
             failures[slide] = tiles
             if row in made:  # a picture alone that cannot be drawn takes nothing back
@@ -234,9 +236,7 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
             if plan.config.strict:
                 break
         progress.advance(note=f"{max(0, int(counts[row]))} tiles")
-    qc.write_sheets(
-        [(slide.id, int(n), failures.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)]
-    )
+    qc.finish([(slide.id, int(n), failures.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)])
     outcome.counts = {table[row].id: int(counts[row]) for row in rows if counts[row] >= 0}
     outcome.new = sum(int(counts[row]) >= 0 for row in todo)
     return outcome
@@ -288,38 +288,44 @@ def _is_another(before: SlideRow, now: SlideRow) -> bool:
 
 
 def _tiles_of(
-    plan: Plan, rows: Iterable[int], table: Sequence[SlideRow], qc: QCFolder
+    plan: Plan, rows: Iterable[int], table: Sequence[SlideRow], qc: Album
 ) -> Iterator[tuple[int, Tiles | str]]:
     """Tiles, or the reason of failure, per slide as they get ready; few slides are in memory at once."""
     config = plan.config
 
     def find(row: int) -> Tiles:
         slide = table[row]
-        return find_tiles(
-            slide.path,
-            slide_mpp=slide.mpp,
-            mpp=config.mpp,
-            tile_px=config.tile_px,
-            overlap_px=config.overlap,
-            min_tissue=config.min_tissue,
-            upsample=config.upsample,
-            mask=slide.mask,
-            title=slide.id,
-            draw=qc.lacks(slide.id),
-        )
+        draw = qc.lacks(slide.id)
+        return find_tiles(slide.path, config, slide_mpp=slide.mpp, mask=slide.mask, title=slide.id, draw=draw)
 
-    for row, found in as_ready(find, rows, workers=worker_count(config.workers)):
-        yield row, reason_of(found) if isinstance(found, Exception) else found
+    workers, waiting = worker_count(config.workers), iter(rows)
+    with ThreadPoolExecutor(workers) as pool:
+        running: dict[Future[Tiles], int] = {}
+        try:
+            while True:
+                for row in islice(waiting, workers * 2 - len(running)):
+                    running[pool.submit(find, row)] = row
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    row = running.pop(future)
+                    try:
+                        yield row, future.result()
+                    except Exception as error:
+                        yield row, reason_of(error)
+        finally:
+            for future in running:
+                future.cancel()
 
 
 def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> TileSummary:
     """The same on a Dask cluster; slides and groups are there, so its workers only fill them."""
     config = plan.config
     options = {"workers": config.workers, "qc": config.qc, "strict": config.strict}
-    shards = run_on_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
+    shards = over_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
     table, counts = store.slides, store.tiles.done().values.tolist()
     refused = {table[row].id: why for row, why in plan.registration.reasons.items() if why}
-    QCFolder(config.qc).write_sheets(
+    Album(config.qc).finish(
         [(slide.id, n, refused.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)]
     )
     outcome = _Outcome(
@@ -336,7 +342,7 @@ def _estimate(plan: Plan, store: Store, started: float) -> TileEstimate:
     table = store.slides
 
     def count_tiles(rows: Sequence[int]) -> dict[int, int]:
-        tried = _tiles_of(plan, rows, table.rows, QCFolder(None))
+        tried = _tiles_of(plan, rows, table.rows, Album(None))
         return {row: len(tiles.coords) for row, tiles in tried if isinstance(tiles, Tiles)}
 
     return estimate(
