@@ -154,7 +154,7 @@ def test_table_4(script, store, labels, tmp_path):
     assert [row["model"] for row in rows] == ["Full dataset", "Independent training set"]
     assert [row["50 WSI, published"] for row in rows] == ["0.894 ± 0.045", "0.885 ± 0.045"]
     assert all(is_auc(row[name], spread=True) for row in rows for name in row if name.endswith("measured"))
-    trained_on = giga.open(store).array("models/giga-independent/trained_on")[:]
+    trained_on = giga.open(store).model("giga-independent").seen()
     assert trained_on.sum() == 8 - len(lab) == 4
     module = import_module("table4")
     barcodes = ["TCGA-55-7910-01Z", "TCGA-A7-A6VV-01Z", "TCGA-55-0000-01Z"]

@@ -17,6 +17,7 @@ import gigacli as giga
 import gigacli.cli.verbs
 from gigacli.cli.command import run_command
 from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.store.groups import Model
 from gigacli.store.info import info
 from gigacli.store.store import Store
 from gigacli.store.validate import validate
@@ -129,7 +130,7 @@ def test_damage_is_found(made, bucket):
         bucket.delete_object(Bucket="cohorts", Key=key)
         with pytest.raises(Mismatch, match="c/3/0/0/0 is missing"):
             giga.train(made, name="other", epochs=1, batch_size=4)
-        assert Store.open(made).names("models") == ["giga"]
+        assert Store.open(made).names(Model) == ["giga"]
     finally:
         bucket.put_object(Bucket="cohorts", Key=key, Body=whole)
 
@@ -166,12 +167,12 @@ def test_killed_and_run_again(bucket, cohort, chain, chunks):
 
 def test_what_other_processes_write_is_seen(made, bucket):
     mine = Store.open(made)
-    assert mine.names("models") == ["giga"]
+    assert mine.names(Model) == ["giga"]
     twins = [f"studies/made.zarr/models/{name}/zarr.json" for name in ("giga", "twin")]
     bucket.copy_object(Bucket="cohorts", CopySource={"Bucket": "cohorts", "Key": twins[0]}, Key=twins[1])
-    assert mine.names("models") == ["giga", "twin"]
+    assert mine.names(Model) == ["giga", "twin"]
     bucket.delete_object(Bucket="cohorts", Key=twins[1])
-    assert mine.names("models") == ["giga"]
+    assert mine.names(Model) == ["giga"]
 
 
 # ---------------------------------------------------------------------- what is not there, and secrets
@@ -244,7 +245,7 @@ def test_the_verbs_in_memory(cohort, tmp_path, monkeypatch):
     assert validate(url).problems == []
     assert info(url).next == f"giga probe {url} --labels labels.csv"
     assert giga.tile(url).skipped == 4
-    assert np.isfinite(giga.open(url).array("embeddings/giga/vectors")[:]).all()
+    assert np.isfinite(giga.open(url).root["embeddings/giga/vectors"][:]).all()
     assert list(tmp_path.iterdir()) == []
     giga.embed(url, views=3, redo=True)
     assert validate(url).problems == []

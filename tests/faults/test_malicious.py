@@ -15,7 +15,8 @@ import gigacli as giga
 import gigacli.cli.verbs
 from gigacli.cli.command import run_command
 from gigacli.store.info import info
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 
 
@@ -56,7 +57,7 @@ def test_paths_of_a_table_that_leave_its_folder_are_read_and_nothing_else(world,
     said = capsys.readouterr()
     assert code == 1
     assert "SECRET" not in said.out + said.err
-    assert giga.open(store).array("tiles/count")[0] > 0
+    assert giga.open(store).root["tiles/count"][0] > 0
     assert {f.slide for f in info(store, slides=True).failures} == {"secret", "zero", "memory", "pipe"}
     assert giga.validate(store).problems == []
     assert around(world) == before
@@ -104,9 +105,9 @@ def test_weights_that_are_a_pickle_are_not_run(world, store_at, capsys):
     opened = Store.open(store, write=True)
     for name in ("weights", "checkpoint"):
         opened.write_bytes(f"models/giga/{name}", pickle.dumps(Bomb(bombs[1])))
-    opened.array("models/giga/done")[...] = -1
+    opened.root["models/giga/done"][...] = -1
     assert run_command(["train", str(store)]) in (1, 2)
-    opened.array("models/giga/done")[...] = 1
+    opened.root["models/giga/done"][...] = 1
     assert run_command(["embed", str(store)]) in (1, 2)
     assert "Traceback" not in capsys.readouterr().err
     assert not any(bomb.exists() for bomb in bombs)
@@ -115,10 +116,9 @@ def test_weights_that_are_a_pickle_are_not_run(world, store_at, capsys):
 def test_a_store_does_not_put_commands_into_the_next_command(tmp_path):
     store = Store.create(tmp_path / "c.zarr")
     store.write_slides(SlideTable((SlideRow(id="a", path="/a"),)))
-    store.begin("tiles", Recipe("tile", {"mpp": 1.0, "tile_px": 256, "overlap": 0}, {}),
-                {"coords": (1, 1, 2), "tissue": (1, 1), "count": (1,)})  # fmt: skip
-    store.array("tiles/count")[:] = np.array([1])
+    store.tiles.begin(Recipe("tile", {"mpp": 1.0, "tile_px": 256, "overlap": 0}, {}), 1, redo=False)
+    store.tiles.write(0, np.zeros((1, 2), dtype=np.int32), None)
     evil = "moco; touch owned"
-    store.begin("banks/b", Recipe("bank", {"encoder": evil, "augmentations": 1, "draws": 1}, {}), {"done": (1,)})
+    store.bank("b").begin(Recipe("bank", {"encoder": evil, "augmentations": 1, "draws": 1}, {}), 1, redo=False)
     words = shlex.split(info(store).next)
     assert words == ["giga", "bank", store.url, "--encoder", evil, "--name", "b"]

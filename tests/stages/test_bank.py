@@ -18,6 +18,7 @@ from gigacli.nn.tile_features import Encoding
 from gigacli.progress import Silent
 from gigacli.randomness import keyed_rng
 from gigacli.stages import bank as bank_stage
+from gigacli.store.groups import Bank
 from gigacli.store.layout import NOT_DONE
 from gigacli.wsi import reader
 from gigacli.wsi.slide import Slide
@@ -27,7 +28,7 @@ NAME = "random-resnet18"
 
 
 def pixels(store, row, tiles):
-    slide, coords = store.slides[row], store.array("tiles/coords")[row]
+    slide, coords = store.slides[row], store.root["tiles/coords"][row]
     with Slide(slide.path, mpp=slide.mpp) as opened:
         images = [opened.read(*map(int, coords[t]), tile_px=64, mpp=1.0) for t in tiles]
     return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
@@ -41,12 +42,12 @@ def encoder_of(store):
 def test_a_bank_holds_what_the_method_says(chain):
     """Every row recomputed from the slide: keyed draw, one parameter set per augmentation, encoder."""
     store = giga.open(chain("bank"))
-    encoder, count = encoder_of(store), store.array("tiles/count")[:]
+    encoder, count = encoder_of(store), store.root["tiles/count"][:]
     for row in (0, 5):
-        vectors = store.array(f"banks/{NAME}/vectors")[row]  # (augmentation, draw, feature)
+        vectors = store.root[f"banks/{NAME}/vectors"][row]  # (augmentation, draw, feature)
         for a in range(3):
             tiles = keyed_rng(0, "draws", store.slides[row].id, a).integers(0, count[row], 8, dtype=np.int32)
-            assert (store.array(f"banks/{NAME}/tile")[row, a] == tiles).all()
+            assert (store.root[f"banks/{NAME}/tile"][row, a] == tiles).all()
             parameters = draw_augmentation(keyed_rng(0, "augmentation", store.slides[row].id, a), 1, tile_px=64)
             folded = fold(parameters, tile_px=64, out_px=output_px(64), device=torch.device("cpu"))
             expected = encoder(augment(pixels(store, row, tiles), folded)).numpy()
@@ -55,12 +56,12 @@ def test_a_bank_holds_what_the_method_says(chain):
 
 def test_unaugmented_features_in_the_same_pass(chain):
     store = giga.open(chain("bank"))
-    n = int(store.array("tiles/count")[2])
-    vectors = store.array(f"features/{NAME}/vectors")[2]
+    n = int(store.root["tiles/count"][2])
+    vectors = store.root[f"features/{NAME}/vectors"][2]
     expected = encoder_of(store)(pixels(store, 2, range(n)).float() / 255).numpy()
     np.testing.assert_allclose(vectors[:n], expected, rtol=2e-3, atol=2e-3)
     assert np.isnan(vectors[n:]).all()
-    assert store.array(f"features/{NAME}/done")[2] == n
+    assert store.root[f"features/{NAME}/done"][2] == n
 
 
 def test_tiles_of_a_view_share_parameters_and_views_do_not(chain, store_at):
@@ -71,12 +72,12 @@ def test_tiles_of_a_view_share_parameters_and_views_do_not(chain, store_at):
     own = giga.open(path)
     pairs = 0
     for row in range(8):
-        tile = shared.array(f"banks/{NAME}/tile")[row]
+        tile = shared.root[f"banks/{NAME}/tile"][row]
         same = {
-            "shared": shared.array(f"banks/{NAME}/vectors")[row],
-            "own": own.array("banks/own/vectors")[row],
+            "shared": shared.root[f"banks/{NAME}/vectors"][row],
+            "own": own.root["banks/own/vectors"][row],
         }
-        assert (own.array("banks/own/tile")[row] == tile).all()
+        assert (own.root["banks/own/tile"][row] == tile).all()
         for a in range(3):
             for t in np.unique(tile[a]):
                 first, *others = np.flatnonzero(tile[a] == t)
@@ -85,9 +86,9 @@ def test_tiles_of_a_view_share_parameters_and_views_do_not(chain, store_at):
                     assert (same["shared"][a, first] == same["shared"][a, other]).all()
                     assert (same["own"][a, first] != same["own"][a, other]).any()
     assert pairs > 3
-    everywhere = [np.intersect1d(tile[0], tile[1]) for tile in shared.array(f"banks/{NAME}/tile")[:]]
+    everywhere = [np.intersect1d(tile[0], tile[1]) for tile in shared.root[f"banks/{NAME}/tile"][:]]
     row, t = next((i, c[0]) for i, c in enumerate(everywhere) if len(c))
-    tile, vectors = shared.array(f"banks/{NAME}/tile")[row], shared.array(f"banks/{NAME}/vectors")[row]
+    tile, vectors = shared.root[f"banks/{NAME}/tile"][row], shared.root[f"banks/{NAME}/vectors"][row]
     views = [vectors[a, np.flatnonzero(tile[a] == t)[0]] for a in (0, 1)]
     assert (views[0] != views[1]).any()
 
@@ -105,24 +106,24 @@ def test_small_blocks_of_tiles_change_nothing_but_rounding(chain, store_at, monk
     path = store_at("tile")
     giga.bank(path, **OPTIONS)
     for array in (f"banks/{NAME}/vectors", f"features/{NAME}/vectors"):
-        ours, theirs = giga.open(path).array(array)[:], giga.open(chain("bank")).array(array)[:]
+        ours, theirs = giga.open(path).root[array][:], giga.open(chain("bank")).root[array][:]
         np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-3)
 
 
 def test_interrupted_and_continued_equals_uninterrupted(chain, store_at, chunks, monkeypatch):
     path = store_at("tile")
-    views, seen = bank_stage._Job._views, []
+    encoding, seen = bank_stage._encoding, []
 
-    def stop_at_third(self, *arguments):
+    def stop_at_third(*arguments, **named):
         seen.append(arguments)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return views(self, *arguments)
+        return encoding(*arguments, **named)
 
-    monkeypatch.setattr(bank_stage._Job, "_views", stop_at_third)
+    monkeypatch.setattr(bank_stage, "_encoding", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         giga.bank(path, **OPTIONS)
-    assert (giga.open(path).array(f"banks/{NAME}/done")[:] != NOT_DONE).sum() == 2
+    assert (giga.open(path).root[f"banks/{NAME}/done"][:] != NOT_DONE).sum() == 2
     monkeypatch.undo()
     summary = giga.bank(path, **OPTIONS)
     assert (summary.done, summary.skipped) == (6, 2)
@@ -136,15 +137,15 @@ def test_more_augmentations_and_draws_keep_what_is_there(store_at, chunks, indep
     options = {**OPTIONS, "independent": independent}
     small = giga.bank(path, **{**options, "augmentations": 2, "draws": 5})
     more = giga.bank(path, **{**options, "augmentations": 2, "draws": 8})
-    views, seen = bank_stage._Job._views, []
+    encoding, seen = bank_stage._encoding, []
 
-    def stop_at_third(self, *arguments):
+    def stop_at_third(*arguments, **named):
         seen.append(arguments)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return views(self, *arguments)
+        return encoding(*arguments, **named)
 
-    monkeypatch.setattr(bank_stage._Job, "_views", stop_at_third)
+    monkeypatch.setattr(bank_stage, "_encoding", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         giga.bank(path, **options)
     monkeypatch.undo()
@@ -152,11 +153,11 @@ def test_more_augmentations_and_draws_keep_what_is_there(store_at, chunks, indep
     giga.bank(path, shard="2/2")
     once = giga.bank(whole, **options)
     ours, theirs = giga.open(path), giga.open(whole)
-    assert (ours.array(f"banks/{NAME}/tile")[:] == theirs.array(f"banks/{NAME}/tile")[:]).all()
-    both = (store.array(f"banks/{NAME}/vectors")[:].astype(np.float32) for store in (ours, theirs))
+    assert (ours.root[f"banks/{NAME}/tile"][:] == theirs.root[f"banks/{NAME}/tile"][:]).all()
+    both = (store.root[f"banks/{NAME}/vectors"][:].astype(np.float32) for store in (ours, theirs))
     np.testing.assert_allclose(*both, rtol=2e-3, atol=2e-3)  # other batches round otherwise
-    assert (ours.array(f"banks/{NAME}/done")[:] == theirs.array(f"banks/{NAME}/done")[:]).all()
-    tiles = int(ours.array("tiles/count")[:].sum())
+    assert (ours.root[f"banks/{NAME}/done"][:] == theirs.root[f"banks/{NAME}/done"][:]).all()
+    tiles = int(ours.root["tiles/count"][:].sum())
     assert small.tiles > tiles
     assert more.tiles < once.tiles - tiles  # un-augmented features were there, and most of the rest
     assert not giga.validate(path).problems
@@ -170,11 +171,11 @@ def test_a_slide_changed_since_is_not_kept(store_at, tmp_path, cohort):
     giga.tile(path, [copy], mpp=1.0, tile_px=64)
     giga.bank(path, **{**OPTIONS, "augmentations": 2})
     giga.bank(path, **OPTIONS)
-    before = giga.open(path).array(f"banks/{NAME}/vectors")[0]
+    before = giga.open(path).root[f"banks/{NAME}/vectors"][0]
     copy.write_bytes(second.read_bytes())
     giga.tile(path, [copy], mpp=1.0, tile_px=64, redo=True)
     giga.bank(path)
-    assert (giga.open(path).array(f"banks/{NAME}/vectors")[0, :2] != before[:2]).any(axis=-1).all()
+    assert (giga.open(path).root[f"banks/{NAME}/vectors"][0, :2] != before[:2]).any(axis=-1).all()
 
 
 def test_a_reader_that_hangs_fails_its_slide_alone(store_at, monkeypatch):
@@ -212,7 +213,7 @@ def test_out_of_device_memory_halves_the_batch_and_goes_on(store_at, chain, monk
         f"the device is out of memory: from here on {n} tiles per batch instead of {2 * n}" for n in (8, 4, 2)
     ]
     for array in (f"banks/{NAME}/vectors", f"features/{NAME}/vectors"):
-        ours, theirs = giga.open(path).array(array)[:], giga.open(chain("bank")).array(array)[:]
+        ours, theirs = giga.open(path).root[array][:], giga.open(chain("bank")).root[array][:]
         np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
     monkeypatch.setattr(
         FrozenTileEncoder, "__call__", lambda self, images: small_device(self, images.repeat(4, 1, 1, 1))
@@ -223,7 +224,7 @@ def test_out_of_device_memory_halves_the_batch_and_goes_on(store_at, chain, monk
 
 def test_a_full_disk_loses_nothing(store_at, chain, chunks, monkeypatch):
     path = store_at("tile")
-    write, left = bank_stage._Job._write, [3]
+    write, left = bank_stage._write, [3]
 
     def full(self, *arguments):
         if not left[0]:
@@ -231,7 +232,7 @@ def test_a_full_disk_loses_nothing(store_at, chain, chunks, monkeypatch):
         left[0] -= 1
         write(self, *arguments)
 
-    monkeypatch.setattr(bank_stage._Job, "_write", full)
+    monkeypatch.setattr(bank_stage, "_write", full)
     with pytest.raises(OSError, match="No space left"):
         giga.bank(path, **OPTIONS)
     monkeypatch.undo()
@@ -255,7 +256,7 @@ def test_reading_is_once_and_ahead(store_at, monkeypatch):
 
     monkeypatch.setattr(Encoding, "add", slow)
     summary = giga.bank(path, **OPTIONS)
-    assert len(reads) == len(set(reads)) == summary.read == giga.open(path).array("tiles/count")[:].sum()
+    assert len(reads) == len(set(reads)) == summary.read == giga.open(path).root["tiles/count"][:].sum()
     assert encoded[0] > 1
     assert summary.waited < 0.5
 
@@ -283,9 +284,9 @@ def test_weights_from_a_file(store_at, tmp_path):
     path = store_at("tile")
     giga.bank(path, encoder=str(weights), augmentations=1, draws=2)
     store = giga.open(path)
-    assert store.names("banks") == ["mine"]
+    assert store.names(Bank) == ["mine"]
     assert store.read_bytes("encoders/mine/weights") == weights.read_bytes()
-    assert store.require("banks/mine").inputs["encoder"] == store.require("features/mine").inputs["encoder"]
+    assert store.bank("mine").recipe.inputs["encoder"] == store.features("mine").recipe.inputs["encoder"]
 
 
 def test_refusals(chain, store_at, tmp_path, chunks):

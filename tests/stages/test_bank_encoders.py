@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def pixels(store, row, tiles):
-    slide, coords = store.slides[row], store.array("tiles/coords")[row]
+    slide, coords = store.slides[row], store.root["tiles/coords"][row]
     with Slide(slide.path, mpp=slide.mpp) as opened:
         images = [opened.read(*map(int, coords[t]), tile_px=64, mpp=1.0) for t in tiles]
     return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
@@ -45,17 +45,17 @@ def test_a_model_of_timm_sees_tiles_at_its_own_size(store_at, vit):
     summary = giga.bank(path, encoder=vit, augmentations=2, draws=4, precision="fp32")
     assert (summary.bank, summary.failed) == ("small-vit", 0)
     store, encoder = giga.open(path), TimmEncoder(vit.removeprefix("timm:"), device=CPU, precision="fp32")
-    assert store.require("banks/small-vit").inputs["encoder"] == encoder.weights_sha256
-    count, px = int(store.array("tiles/count")[3]), encoder.input_px
+    assert store.bank("small-vit").recipe.inputs["encoder"] == encoder.weights_sha256
+    count, px = int(store.root["tiles/count"][3]), encoder.input_px
     images = pixels(store, 3, range(count))
     whole = fold(unchanged(64), tile_px=64, out_px=px, device=CPU)
-    plain = store.array("features/small-vit/vectors")[3, :count]
+    plain = store.root["features/small-vit/vectors"][3, :count]
     np.testing.assert_allclose(plain, encoder(augment(images, whole)).numpy(), rtol=2e-3, atol=2e-3)
-    tile = store.array("banks/small-vit/tile")[3, 1]
+    tile = store.root["banks/small-vit/tile"][3, 1]
     sets = draw_augmentation(keyed_rng(0, "augmentation", store.slides[3].id, 1), 1, tile_px=64)
     views = augment(images[tile.astype(np.int64)], fold(sets, tile_px=64, out_px=px, device=CPU))
     np.testing.assert_allclose(
-        store.array("banks/small-vit/vectors")[3, 1], encoder(views).numpy(), rtol=2e-3, atol=2e-3
+        store.root["banks/small-vit/vectors"][3, 1], encoder(views).numpy(), rtol=2e-3, atol=2e-3
     )
     assert not giga.validate(path).problems
     assert giga.bank(path).skipped == 8  # by its name in the store
@@ -85,7 +85,7 @@ def test_a_trunk_without_layer4_is_a_tile_encoder(store_at, tmp_path, monkeypatc
     (tmp_path / "whole.safetensors").write_bytes(weights_to_bytes(network))
     giga.bank(path, encoder=str(tmp_path / "whole.safetensors"), name="whole", **options)
     store = giga.open(path)
-    np.testing.assert_array_equal(store.array("banks/trunk/vectors")[:], store.array("banks/whole/vectors")[:])
+    np.testing.assert_array_equal(store.root["banks/trunk/vectors"][:], store.root["banks/whole/vectors"][:])
 
 
 def test_a_compiled_encoder_gives_the_same_features(store_at, chain, chunks):
@@ -95,8 +95,8 @@ def test_a_compiled_encoder_gives_the_same_features(store_at, chain, chunks):
     giga.bank(path, **options, compile="yes", batch_size=8, shard="1/2")
     giga.bank(path, shard="2/2", batch_size=8)
     store = giga.open(path)
-    assert store.require(f"banks/{name}").config["compile"] == "yes"
-    ours, theirs = (s.array(f"banks/{name}/vectors")[:].astype(np.float32) for s in (store, giga.open(chain("bank"))))
+    assert store.bank(name).recipe.config["compile"] == "yes"
+    ours, theirs = (s.root[f"banks/{name}/vectors"][:].astype(np.float32) for s in (store, giga.open(chain("bank"))))
     np.testing.assert_allclose(ours, theirs, rtol=3e-3, atol=3e-3)
     with pytest.raises(Mismatch, match="compile: yes here, no asked for"):
         giga.bank(path, **options, compile="no")
@@ -107,8 +107,7 @@ def test_bf16_features_are_near_fp32(chain, store_at):
     path, name = store_at("tile"), "random-resnet18"
     giga.bank(path, encoder=name, augmentations=3, draws=8, precision="bf16")
     ours, theirs = (
-        giga.open(p).array(f"banks/{name}/vectors")[:].reshape(-1, 256).astype(np.float64)
-        for p in (path, chain("bank"))
+        giga.open(p).root[f"banks/{name}/vectors"][:].reshape(-1, 256).astype(np.float64) for p in (path, chain("bank"))
     )
     there = np.isfinite(theirs).all(axis=1)
     ours, theirs = ours[there], theirs[there]

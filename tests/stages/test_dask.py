@@ -9,6 +9,7 @@ import pytest
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, NotFound
+from gigacli.store.groups import Bank
 from gigacli.store.layout import NOT_DONE
 
 NAME = "random-resnet18"
@@ -33,7 +34,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(cluster, store_at, chain,
         stop = time.monotonic() + 60
         while time.monotonic() < stop:
             store = giga.open(path)
-            if store.names("banks") and (store.array(f"banks/{NAME}/done")[:] != NOT_DONE).any():
+            if store.names(Bank) and (store.root[f"banks/{NAME}/done"][:] != NOT_DONE).any():
                 break
             time.sleep(0.02)
         os.kill(victim, signal.SIGKILL)

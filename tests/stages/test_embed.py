@@ -11,18 +11,19 @@ from gigacli.nn.giga import GigaSSL
 from gigacli.nn.views import TilePositions, draw_rows, make_views
 from gigacli.randomness import keyed_rng
 from gigacli.stages import embed as embed_stage
+from gigacli.store.groups import Embedding
 
 
 def test_a_vector_is_the_mean_of_its_views_at_unit_length(chain):
     store = giga.open(chain("embed"))
-    vectors = store.array("embeddings/giga/vectors")[:]
+    vectors = store.root["embeddings/giga/vectors"][:]
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     method = GigaSSL(256, temperature=1.0, seed=0, whiten=True)
     method.load_state_dict(load_safetensors(store.read_bytes("models/giga/weights")))
     row = 3
-    n = int(store.array("tiles/count")[row])
-    features = store.array("features/random-resnet18/vectors")[row, :n]
-    positions = TilePositions([(store.array("tiles/coords")[row, :n], 64 / store.slides[row].mpp)])
+    n = int(store.root["tiles/count"][row])
+    features = store.root["features/random-resnet18/vectors"][row, :n]
+    positions = TilePositions([(store.root["tiles/coords"][row, :n], 64 / store.slides[row].mpp)])
     tiles = draw_rows(keyed_rng(0, "embed", store.slides[row].id), np.full(5, n), 5)  # (views, t)
     with torch.inference_mode():
         views = [
@@ -39,19 +40,19 @@ def test_a_vector_is_the_mean_of_its_views_at_unit_length(chain):
 
 def test_the_mean_of_tiles_is_written_beside_it(chain):
     store = giga.open(chain("embed"))
-    assert store.names("embeddings") == ["giga", "mean-random-resnet18"]
-    n = int(store.array("tiles/count")[1])
-    expected = store.array("features/random-resnet18/vectors")[1, :n].astype(np.float64).mean(axis=0)
-    np.testing.assert_allclose(store.array("embeddings/mean-random-resnet18/vectors")[1], expected, rtol=1e-5)
+    assert store.names(Embedding) == ["giga", "mean-random-resnet18"]
+    n = int(store.root["tiles/count"][1])
+    expected = store.root["features/random-resnet18/vectors"][1, :n].astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(store.root["embeddings/mean-random-resnet18/vectors"][1], expected, rtol=1e-5)
 
 
 def test_the_recipe_names_model_features_views_and_seed(chain):
     store = giga.open(chain("embed"))
-    recipe = store.require("embeddings/giga")
+    recipe = store.embedding("giga").recipe
     named = {key: recipe.config[key] for key in ("model", "features_name", "views", "tiles", "seed")}
     assert named == {"model": "giga", "features_name": "random-resnet18", "views": 5, "tiles": 5, "seed": 0}
-    made_from = {"model": "models/giga", "features": "features/random-resnet18"}
-    assert recipe.inputs == {key: store.require(path).fingerprint for key, path in made_from.items()}
+    made_from = {"model": store.model("giga"), "features": store.features("random-resnet18")}
+    assert recipe.inputs == {key: group.fingerprint for key, group in made_from.items()}
 
 
 def test_same_command_same_bytes(store_at, chunks):
@@ -67,7 +68,7 @@ def test_vectors_do_not_depend_on_the_slides_beside_them(chain, store_at, monkey
     path = store_at("train")
     giga.embed(path, views=5)
     for name in ("giga", "mean-random-resnet18"):
-        ours, theirs = (giga.open(p).array(f"embeddings/{name}/vectors")[:] for p in (path, chain("embed")))
+        ours, theirs = (giga.open(p).root[f"embeddings/{name}/vectors"][:] for p in (path, chain("embed")))
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
@@ -76,7 +77,7 @@ def test_random_init_is_another_embedding(store_at):
     summary = giga.embed(path, views=5, aggregator="random-init")
     assert summary.embedding == "random-giga"
     store = giga.open(path)
-    ours, trained = (store.array(f"embeddings/{n}/vectors")[:] for n in ("random-giga", "giga"))
+    ours, trained = (store.root[f"embeddings/{n}/vectors"][:] for n in ("random-giga", "giga"))
     assert np.abs(ours - trained).max() > 0.01
 
 
@@ -88,11 +89,11 @@ def test_the_mean_needs_no_model(store_at):
 def test_a_slide_without_tiles_has_no_vector(store_at):
     path = store_at("train")
     store = giga.Store.open(path, write=True)
-    store.array("features/random-resnet18/done")[4] = 0
+    store.root["features/random-resnet18/done"][4] = 0
     summary = giga.embed(path, views=2)
     assert (summary.done, summary.without_tiles) == (7, 1)
-    assert np.isnan(store.array("embeddings/giga/vectors")[4]).all()
-    assert store.array("embeddings/giga/done")[4] == 0
+    assert np.isnan(store.root["embeddings/giga/vectors"][4]).all()
+    assert store.root["embeddings/giga/done"][4] == 0
 
 
 def test_refusals(store_at, chunks):

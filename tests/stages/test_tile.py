@@ -19,15 +19,15 @@ OPTIONS = {"mpp": 1.0, "tile_px": 64}
 
 
 def slide_rows(store):
-    return [(i, row) for i, row in enumerate(store.slides.rows) if store.array("tiles/count")[i] > 0]
+    return [(i, row) for i, row in enumerate(store.slides.rows) if store.root["tiles/count"][i] > 0]
 
 
 def test_every_tile_is_inside_its_slide_and_on_enough_tissue(chain):
     store = giga.open(chain("tile"))
     assert len(slide_rows(store)) == 8
     for i, row in slide_rows(store):
-        count = int(store.array("tiles/count")[i])
-        coords, tissue = store.array("tiles/coords")[i], store.array("tiles/tissue")[i]
+        count = int(store.root["tiles/count"][i])
+        coords, tissue = store.root["tiles/coords"][i], store.root["tiles/tissue"][i]
         side = 64 * 1.0 / row.mpp
         assert (coords[:count] >= 0).all()
         assert (coords[:count] + side <= np.array(row.size_px) + 0.5).all()
@@ -44,8 +44,8 @@ def test_known_tissue_is_found(chain, cohort):
     for i, row in slide_rows(store):
         with np.load(cohort.folder / "truth" / f"{row.id}.npz") as truth:
             mask, downsample = truth["tissue"], int(truth["downsample"])
-        count, side = int(store.array("tiles/count")[i]), 64 / row.mpp
-        boxes = store.array("tiles/coords")[i, :count] / downsample
+        count, side = int(store.root["tiles/count"][i]), 64 / row.mpp
+        boxes = store.root["tiles/coords"][i, :count] / downsample
         shares = [
             mask[int(y) : int(np.ceil(y + side / downsample)), int(x) : int(np.ceil(x + side / downsample))].mean()
             for x, y in boxes
@@ -67,7 +67,7 @@ def test_csv_names_slides_patients_and_resolution(chain, cohort, tmp_path):
 def test_shards_equal_one_run(chain, cohort, tmp_path, chunks):
     store = tmp_path / "shards.zarr"
     giga.tile(store, csv=cohort.cohort_csv, plan=True, **OPTIONS)
-    assert (giga.open(store).array("tiles/count")[:] == NOT_DONE).all()
+    assert (giga.open(store).root["tiles/count"][:] == NOT_DONE).all()
     for shard in ("2/3", "1/3", "3/3"):
         giga.tile(store, shard=shard, **OPTIONS)
     assert chunks(store, "tiles") == chunks(chain("tile"), "tiles")
@@ -94,7 +94,7 @@ def test_other_parameters_are_refused_and_named(store_at, chunks):
     assert "--redo" in refused.value.hint
     assert chunks(path) == before
     giga.tile(path, mpp=0.5, tile_px=64, redo=True)
-    assert giga.open(path).require("tiles").config["mpp"] == 0.5
+    assert giga.open(path).tiles.recipe.config["mpp"] == 0.5
 
 
 def test_slides_can_be_added(cohort, tmp_path, chunks):
@@ -150,7 +150,7 @@ def test_real_slides_of_every_format(tmp_path, shared, mpp):
     summary = giga.tile(tmp_path / "a.zarr", shared / "slides", mpp=mpp, tile_px=128)
     assert set(summary.failures) == {"CMU-1-Small-Region.wrong-mpp", "TCGA-CR-7395-01A-01-TS1"}
     store = giga.open(tmp_path / "a.zarr")
-    counts = dict(zip(store.slides.ids, store.array("tiles/count")[:].tolist(), strict=True))
+    counts = dict(zip(store.slides.ids, store.root["tiles/count"][:].tolist(), strict=True))
     vendors = {row.vendor for row in store.slides.rows}
     assert {"aperio", "hamamatsu", "dicom", "generic-tiff"} <= vendors
     assert all(n > 0 for name, n in counts.items() if name not in summary.failures)
@@ -163,7 +163,7 @@ def test_real_slides_of_every_format(tmp_path, shared, mpp):
 
 def test_pixels_of_a_stored_tile_are_those_of_the_slide(chain, cohort):
     store = giga.open(chain("tile"))
-    row, (x, y) = store.slides[0], store.array("tiles/coords")[0, 0]
+    row, (x, y) = store.slides[0], store.root["tiles/coords"][0, 0]
     with Slide(row.path, mpp=row.mpp) as slide:
         tile = slide.read(int(x), int(y), tile_px=64, mpp=1.0)
         native = slide.read(int(x), int(y), tile_px=128, mpp=row.mpp)
@@ -246,7 +246,7 @@ def test_a_changed_file_is_noticed_and_its_results_are_taken_back_on_request(coh
     assert "has changed since it was registered" in noticed.failures[files[1].stem]
     assert "--redo" in noticed.failures[files[1].stem]
     assert giga.tile(path, redo=True).failed == 0
-    assert (giga.open(path).array("banks/random-resnet18/done")[:] == NOT_DONE).tolist() == [False, True, False]
+    assert (giga.open(path).root["banks/random-resnet18/done"][:] == NOT_DONE).tolist() == [False, True, False]
     assert giga.open(path).failures("tile") == ["", "", ""]
 
 
@@ -288,8 +288,8 @@ def test_external_masks(cohort, tmp_path):
     giga.tile(tmp_path / "a.zarr", csv=table, **OPTIONS)
     store = giga.open(tmp_path / "a.zarr")
     for i, axis in ((0, 0), (1, 1)):
-        row, n = store.slides[i], int(store.array("tiles/count")[i])
-        coords = store.array("tiles/coords")[i, :n]
+        row, n = store.slides[i], int(store.root["tiles/count"][i])
+        coords = store.root["tiles/coords"][i, :n]
         grid = tile_grid(row.size_px, mpp=1.0, slide_mpp=row.mpp, tile_px=64)
         middle = (
             grid[:, axis] + 64
@@ -359,7 +359,7 @@ def test_every_zero_has_a_reason(cohort, tmp_path):
     assert summary.why_empty["blank"] == "no tissue was found"
     assert "smaller than a tile" in summary.why_empty["small"]
     assert "no tile is 100 % tissue; the best is" in summary.why_empty["strict"]
-    assert giga.open(tmp_path / "a.zarr").array("tiles/count")[:].tolist() == [0, 0, 0]
+    assert giga.open(tmp_path / "a.zarr").root["tiles/count"][:].tolist() == [0, 0, 0]
 
 
 def test_strict_stops_at_the_first_failure(cohort, tmp_path):

@@ -16,7 +16,8 @@ from gigacli.nn.gigassl import gigassl_cells
 from gigacli.nn.tile_encoder import weights_hash
 from gigacli.nn.views import TilePositions, ViewBatch, draw_rows
 from gigacli.randomness import keyed_rng
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.validate import validate
 from gigacli.weights.card import WeightsCard
 
@@ -49,8 +50,8 @@ def other(made, tmp_path):
 
 def test_an_encoder_keeps_its_hash(chain, made, files):
     ours, theirs = giga.open(chain("train")), giga.open(made)
-    exported = theirs.require("banks/tile-encoder").inputs["encoder"]
-    assert exported == ours.require("banks/random-resnet18").inputs["encoder"]
+    exported = theirs.bank("tile-encoder").recipe.inputs["encoder"]
+    assert exported == ours.bank("random-resnet18").recipe.inputs["encoder"]
     assert theirs.read_bytes("encoders/tile-encoder/weights") == ours.read_bytes("encoders/random-resnet18/weights")
 
 
@@ -60,9 +61,9 @@ def test_a_model_gives_the_same_vectors_on_another_cohort(chain, other, files):
     ours, theirs = giga.open(chain("embed")), giga.open(other)
     rows = [ours.slides.index[id_] for id_ in theirs.slides.ids]
     np.testing.assert_allclose(
-        theirs.array("embeddings/giga/vectors")[:], ours.array("embeddings/giga/vectors")[:][rows], atol=2e-3
+        theirs.root["embeddings/giga/vectors"][:], ours.root["embeddings/giga/vectors"][:][rows], atol=2e-3
     )  # the other store's features were made in other batches
-    recipe = theirs.require("embeddings/giga")
+    recipe = theirs.embedding("giga").recipe
     assert recipe.config["model"] == "giga.safetensors"
     assert recipe.config["variant"] == "giga"
     assert recipe.config["features_name"] == "tile-encoder"
@@ -79,8 +80,8 @@ def test_the_card(chain, files):
         card = WeightsCard.from_metadata(file.metadata(), origin="it")
     assert (card.kind, card.variant, card.features, card.width, card.slides) == ("model", "giga", 256, 512, 8)
     assert (card.mpp, card.tile_px, card.encoder) == (1.0, 64, "random-resnet18")
-    assert card.encoder_sha256 == store.require("banks/random-resnet18").inputs["encoder"]
-    assert Recipe(**card.recipes["model"]).fingerprint == store.require("models/giga").fingerprint
+    assert card.encoder_sha256 == store.bank("random-resnet18").recipe.inputs["encoder"]
+    assert Recipe(**card.recipes["model"]).fingerprint == store.model("giga").recipe.fingerprint
     assert list(card.recipes) == ["bank", "encoder", "model", "tiles"]
     text = (files / "giga.md").read_text()
     for said in (card.encoder_sha256[:12], "64 px at 1 µm", "8 slides", "| lr | 0.001 |", "--model giga.safetensors"):
@@ -115,7 +116,7 @@ def with_card(source, to, **changes):
 def test_what_does_not_belong_together_is_refused_naming_both(other, files, tmp_path, chunks):
     before = chunks(other)
     model = files / "giga.safetensors"
-    encoder = giga.open(other).require("features/tile-encoder").inputs["encoder"]
+    encoder = giga.open(other).features("tile-encoder").recipe.inputs["encoder"]
     for changes, says in (
         ({"encoder_sha256": "f" * 64, "encoder": "moco"}, f"'moco' (weights {'f' * 12}).*weights {encoder[:12]}"),
         ({"encoder_sha256": ""}, "weights not known"),
@@ -192,7 +193,7 @@ def test_features_of_its_own_store_can_be_named_too(store_at):
     more_features(path, "random-resnet18", "again")
     assert giga.embed(path, views=2, features="again").baseline == "mean-again"
     store = giga.open(path)
-    assert store.require("embeddings/giga").config["features_name"] == "again"
+    assert store.embedding("giga").recipe.config["features_name"] == "again"
     assert not validate(store).problems
     more_features(path, "random-resnet18", "third", encoder="a" * 64)
     with pytest.raises(Mismatch, match="features 'third'"):
@@ -202,18 +203,18 @@ def test_features_of_its_own_store_can_be_named_too(store_at):
 def test_weights_that_cannot_leave(store_at, tmp_path):
     path = store_at("train")
     store = Store.open(path, write=True)
-    store.array("models/giga/done")[...] = -1
+    store.root["models/giga/done"][...] = -1
     with pytest.raises(NotFound, match="not finished"):
         giga.export(path, "models", to=tmp_path / "m.safetensors")
-    store.array("models/giga/done")[...] = 1
+    store.root["models/giga/done"][...] = 1
     group = store.root["encoders/random-resnet18"]
-    before, recipe = group.attrs["giga"], store.require("encoders/random-resnet18")
+    before, recipe = group.attrs["giga"], store.encoder("random-resnet18").recipe
     group.attrs["giga"] = {**before, "recipe": {**vars(recipe), "config": {**recipe.config, "timm": "vit_tiny"}}}
     with pytest.raises(NotFound, match="timm's") as raised:
         giga.export(path, "encoders", to=tmp_path / "e.safetensors")
     assert "timm:vit_tiny" in raised.value.hint
     group = store.root["banks/random-resnet18"]
-    before, recipe = group.attrs["giga"], store.require("banks/random-resnet18")
+    before, recipe = group.attrs["giga"], store.bank("random-resnet18").recipe
     group.attrs["giga"] = {**before, "recipe": {**vars(recipe), "config": {**recipe.config, "seed": 9}}}
     with pytest.raises(Mismatch, match="another bank"):
         giga.export(path, "models", to=tmp_path / "m.safetensors")
@@ -228,7 +229,7 @@ def test_a_checkpoint_of_the_authors(store_at, tmp_path, authors_checkpoint):
     for said in ("256 values", "224 px at 10x", "'random-resnet18'", "64 px at 1 µm"):
         assert said in summary.warning
     store = giga.open(path)
-    recipe = store.require("embeddings/checkpoint")
+    recipe = store.embedding("checkpoint").recipe
     assert {k: recipe.config[k] for k in ("model", "variant", "tiles", "cell_px")} == {
         "model": "checkpoint.pth",
         "variant": "gigassl",
@@ -239,16 +240,16 @@ def test_a_checkpoint_of_the_authors(store_at, tmp_path, authors_checkpoint):
     assert not validate(store).problems
     # One slide by hand: level-0 px of a 40x scan, divided by 224 as in their training.
     row = 2
-    n = int(store.array("tiles/count")[row])
+    n = int(store.root["tiles/count"][row])
     edge_px = 64 / store.slides[row].mpp
-    positions = TilePositions([(store.array("tiles/coords")[row, :n], edge_px)])
+    positions = TilePositions([(store.root["tiles/coords"][row, :n], edge_px)])
     tiles = draw_rows(keyed_rng(0, "embed", store.slides[row].id), np.full(3, n), 5)
     at_40x = positions(np.zeros(3, dtype=np.int64), tiles) * 64 * 4
-    features = store.array("features/random-resnet18/vectors")[row, :n][tiles].astype(np.float32)
+    features = store.root["features/random-resnet18/vectors"][row, :n][tiles].astype(np.float32)
     with torch.inference_mode():
         views = encoder.eval()(ViewBatch(torch.from_numpy(features), torch.from_numpy(gigassl_cells(at_40x))))
     mean = views.mean(dim=0)
-    np.testing.assert_allclose(store.array("embeddings/checkpoint/vectors")[row], mean / mean.norm(), atol=1e-5)
+    np.testing.assert_allclose(store.root["embeddings/checkpoint/vectors"][row], mean / mean.norm(), atol=1e-5)
     with pytest.raises(InvalidInput, match="how its slide encoder was born"):
         giga.embed(path, model=str(file), aggregator="random-init")
     with pytest.raises(InvalidInput, match="one set of weights"):
@@ -269,7 +270,7 @@ def test_a_checkpoint_of_the_authors_wants_their_features(store_at, tmp_path, au
 def test_info_names_the_file_of_an_unfinished_embedding(other, files):
     giga.embed(other, model=str(files / "giga.safetensors"), views=2)
     store = Store.open(other, write=True)
-    store.array("embeddings/giga/done")[1] = -1
+    store.root["embeddings/giga/done"][1] = -1
     from gigacli.store.info import info
 
     assert re.search(r"giga embed \S+ --model giga\.safetensors --name giga", info(other).next)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from gigacli.store.feature_bank import FeatureBank, pick_bank
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store import feature_bank
-from gigacli.store.feature_bank import FeatureBank, pick_bank
 from gigacli.store.store import Recipe, Store
 from gigacli.store.table import SlideRow, SlideTable
 
