@@ -7,7 +7,7 @@ ids are unpickled by a reader that knows how to rebuild a numpy array and nothin
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -32,17 +32,23 @@ ALLOWED = {
 
 @dataclass(frozen=True, eq=False)
 class SlideVectors:
-    """Vectors and the slides they belong to.
+    """Vectors of slides, as they were read.
 
     Attributes:
-        ids: (s,), each once.
-        vectors: (s, c).
-        path: Of the vectors.
+        path: Of the vectors, or of the first of them.
+        vectors: Slide -> its vector (c).
+        width: Values of a vector, c.
+        tool: Which tool wrote them.
+        encoder: What made them, "" where the files do not say.
+        failures: Slide -> why its vector cannot be used.
     """
 
-    ids: list[str]
-    vectors: NDArray[Any]
     path: Path
+    vectors: dict[str, NDArray[Any]]
+    width: int
+    tool: str
+    encoder: str = ""
+    failures: dict[str, str] = field(default_factory=dict)
 
 
 class _TextOnly(pickle.Unpickler):
@@ -80,7 +86,7 @@ def read_pair(paths: list[Path]) -> SlideVectors:
     twice = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
     if twice or "" in ids:
         raise InvalidInput(f"{names[0]} has {len(twice)} ids more than once: {', '.join(twice[:5]) or 'an empty id'}")
-    return SlideVectors(ids, values, vectors[0])
+    return SlideVectors(vectors[0], dict(zip(ids, values, strict=True)), values.shape[1], "numpy")
 
 
 def _load(path: Path) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gigacli.errors import InvalidInput, NotFound, reason_of
 from gigacli.importing import h5, tensors, wsidata
-from gigacli.importing.found import Found, NoFeatures
+from gigacli.importing.feature_set import FeatureSet, NoFeatures
 from gigacli.parallel import worker_count
 from gigacli.tables import bare_id
 
@@ -36,7 +36,7 @@ class Discovery:
         ignored: Why files that were met in a folder are no features.
     """
 
-    found: list[Found] = field(default_factory=list)
+    found: list[FeatureSet] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
@@ -70,14 +70,14 @@ def _below(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def look(files: Sequence[Path], named: Iterable[Path], config: ImportConfig, progress: Progress) -> Discovery:
+def read_headers(files: Sequence[Path], named: Iterable[Path], config: ImportConfig, progress: Progress) -> Discovery:
     """Read the headers of all files.
 
     Args:
         files: From :func:`files_of`.
         named: Those of them that the user named: a file named by itself must hold features.
         config: Says how many are read at once.
-        progress: Who listens.
+        progress: Receives progress.
 
     Raises:
         InvalidInput: A file that was named holds no features.
@@ -125,7 +125,7 @@ class _Companions:
             self.coordinates[file.stem.removesuffix(h5.PATCHES)] = coordinates
         return coordinates is not None
 
-    def look_into(self, path: Path) -> tuple[list[Found], Exception | None]:
+    def look_into(self, path: Path) -> tuple[list[FeatureSet], Exception | None]:
         """Feature sets of a file, or why there are none."""
         slide = _slide_of(path)
         try:
@@ -146,7 +146,7 @@ def _slide_of(path: Path) -> str:
     return path.stem.removesuffix(h5.PATCHES)
 
 
-def choose(discovery: Discovery, config: ImportConfig) -> list[Found]:
+def choose(discovery: Discovery, config: ImportConfig) -> list[FeatureSet]:
     """The one feature set that is meant, sorted by slide.
 
     Raises:
@@ -183,7 +183,7 @@ def choose(discovery: Discovery, config: ImportConfig) -> list[Found]:
     return chosen
 
 
-def name_of(chosen: Sequence[Found], paths: Sequence[Path], config: ImportConfig) -> str:
+def name_of(chosen: Sequence[FeatureSet], paths: Sequence[Path], config: ImportConfig) -> str:
     """What the features are called in the store: as asked for, as the encoder, or as the folder of the files."""
     if config.name is not None:
         return config.name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,24 +16,28 @@ from typing import TYPE_CHECKING, Any
 from gigacli.config.base import options_of
 from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, Mismatch, SlideError, reason_of
-from gigacli.importing.discover import choose, files_of, look, name_of, plain_name
-from gigacli.importing.geometry import TOLERANCE, Grid, Placement, grid_of, place
-from gigacli.importing.request import ImportSummary, Request, existing
-from gigacli.importing.slides import Said, merged, patient_of, read_said, refuse_new
-from gigacli.importing.vectors import import_arrays, import_vectors
-from gigacli.importing.writing import Arrays, Target, recipe_for, write_tiles
+from gigacli.importing import vectors
+from gigacli.importing.arrays import read_pair
+from gigacli.importing.destination import ImportSummary, recipe_for
+from gigacli.importing.discover import choose, files_of, name_of, plain_name, read_headers
+from gigacli.importing.feature_set import FeatureSet
+from gigacli.importing.geometry import TOLERANCE, SlideScale, Tiling, scale_of, tiling_of
+from gigacli.importing.slides import SlideMetadata, merged, patient_of, read_metadata, refuse_new
+from gigacli.importing.writing import write_features
 from gigacli.parallel import worker_count
 from gigacli.progress import SILENT
-from gigacli.store.layout import NOT_DONE
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from gigacli.importing.discover import Discovery
-    from gigacli.importing.found import Found
     from gigacli.progress import Progress
+    from gigacli.store.groups import Features
+
+ScaledSet = tuple[FeatureSet, SlideScale]
+"""The features of a slide, and how large their tiles are on it."""
 
 
 @options_of(ImportConfig)
@@ -69,187 +74,205 @@ def import_features(
     if not paths:
         raise InvalidInput("no files were named", "giga import uni.zarr features_uni_v1/")
     found = files_of(paths)
-    request = Request(store, existing(store), read_said(config.csv), config, started)
-    arrays = [path for path in found if path.suffix == ".npy"]
-    if arrays and len(arrays) == len(found):
-        return import_arrays(request, arrays)
-    discovery = look(found, [path for path in paths if path.is_file()], config, progress)
-    chosen = choose(discovery, config)
-    name = name_of(chosen, paths, config)
-    _say_ignored(discovery, progress)
-    if chosen[0].vector:
-        return import_vectors(request, chosen, discovery, name)
-    return _Job(request, chosen, discovery, name).run(progress)
+    opened, metadata = Store.open_or_stand_in(store), read_metadata(config.csv)
+    if all(path.suffix == ".npy" for path in found):
+        read = read_pair(found)
+        name = config.name or plain_name(read.path.resolve().parent.name)
+        return _vectors(config, opened, read=read, name=name, metadata=metadata, started=started)
+    discovery = read_headers(found, [path for path in paths if path.is_file()], config, progress)
+    sets, broken, ignored = choose(discovery, config), discovery.broken, discovery.ignored
+    name = name_of(sets, paths, config)
+    if ignored:
+        progress.say(f"{len(ignored)} files hold no features and are left out, such as {ignored[0]}")
+    if sets[0].vector:
+        read = vectors.read_each(sets, broken)
+        return _vectors(config, opened, read=read, name=name, metadata=metadata, started=started)
+    plan = prepare(config, opened, sets=sets, broken=broken, name=name, metadata=metadata)
+    return summary(plan, work(plan, begin(plan), progress), started=started)
 
 
-def _say_ignored(discovery: Discovery, progress: Progress) -> None:
-    if discovery.ignored:
-        progress.say(
-            f"{len(discovery.ignored)} files hold no features and are left out, such as {discovery.ignored[0]}"
+def _vectors(config: ImportConfig, store: Store, *, started: float, **found: Any) -> ImportSummary:
+    plan = vectors.prepare(config, store, **found)
+    return vectors.summary(plan, vectors.work(plan, vectors.begin(plan)), started=started)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """An import of the tile features of one encoder.
+
+    Attributes:
+        config: The options.
+        store: The store as it was found.
+        name: Of the features.
+        tiling: Of the files.
+        tiles: Recipe of the tiles: of those that the store has, else of those that are imported.
+        recipe: Recipe of the features.
+        sets: Slide -> its features.
+        broken: Slide -> why its file cannot be used.
+        metadata: What the user's table says of slides.
+    """
+
+    config: ImportConfig
+    store: Store
+    name: str
+    tiling: Tiling
+    tiles: Recipe
+    recipe: Recipe
+    sets: dict[str, ScaledSet]
+    broken: dict[str, str]
+    metadata: dict[str, SlideMetadata]
+
+
+def prepare(
+    config: ImportConfig,
+    store: Store,
+    *,
+    sets: Sequence[FeatureSet],
+    broken: Mapping[str, str],
+    name: str,
+    metadata: dict[str, SlideMetadata],
+) -> Plan:
+    """See whether the files belong together and fit into the store.
+
+    Raises:
+        InvalidInput: They do not belong together, do not say what must be known, or none can be used.
+        Mismatch: The store holds other tiles, or other features of that name.
+    """
+    mpp = {slide: row.mpp for slide, row in metadata.items() if row.mpp is not None}
+    tiling = tiling_of(sets, config, mpp)
+    first = next(one for one in sets if one.tiles)
+    tiles = store.tiles.found or Recipe("import", {**vars(tiling), "tool": first.tool}, {})
+    stored = Tiling(**{key: tiles.config[key] for key in vars(tiling)})
+    if abs(tiling.edge_um / stored.edge_um - 1) > TOLERANCE:
+        raise Mismatch(
+            f"{store.url} has tiles of {stored.edge_um:g} microns ({stored.tile_px:g} px at {stored.mpp:g}); those "
+            f"of {first.path} measure {tiling.edge_um:g} ({tiling.tile_px:g} px at {tiling.mpp:g})",
+            "import them into a store of their own",
         )
+    scaled: dict[str, ScaledSet] = {}
+    failures = dict(broken)
+    for one in sets:
+        try:
+            scaled[one.id] = (one, scale_of(one, stored, config, mpp.get(one.id)))
+        except SlideError as error:
+            failures[one.id] = reason_of(error)
+    if not scaled:
+        slide, reason = next(iter(failures.items()))
+        raise InvalidInput(f"none of {len(failures)} files can be used; {slide}: {reason}")
+    made = {
+        "encoder": plain_name(first.encoder or name),
+        "tool": first.tool,
+        "tool_version": ", ".join(sorted({one.tool_version for one in sets} - {""})),
+        "width": first.width,
+        **vars(tiling),
+    }
+    recipe = Recipe("import", made, {"tiles": tiles.fingerprint})
+    recipe = recipe_for(store.features(name), recipe, redo=config.redo)
+    refuse_new(store, scaled)
+    return Plan(config, store, name, tiling, tiles, recipe, scaled, failures, metadata)
 
 
-class _Job:
-    """Import of the tile features of one encoder; what must be refused is, before anything is written."""
-
-    def __init__(self, request: Request, chosen: list[Found], discovery: Discovery, name: str) -> None:
-        self.request, self.config, self.name = request, request.config, name
-        self.failures = dict(discovery.broken)
-        known, config = request.known, request.config
-        table = {slide: row.mpp for slide, row in request.said.items() if row.mpp is not None}
-        self.grid = grid_of(chosen, config, table)
-        self.first = next(one for one in chosen if one.tiles)
-        tiles = known.recipe("tiles") if known is not None else None
-        self.tiles = tiles or Recipe("import", {**_plain(self.grid), "tool": self.first.tool}, {})
-        stored = Grid(self.tiles.config["tile_px"], self.tiles.config["mpp"], self.tiles.config["overlap"])
-        if known is not None:
-            self._check_tiles(known, stored)
-        self.placed: dict[str, tuple[Found, Placement]] = {}
-        for one in chosen:
-            try:
-                self.placed[one.id] = (one, place(one, stored, config, table.get(one.id)))
-            except SlideError as error:
-                self.failures[one.id] = reason_of(error)
-        if not self.placed:
-            slide, reason = next(iter(self.failures.items()))
-            raise InvalidInput(f"none of {len(self.failures)} files can be used; {slide}: {reason}")
-        versions = sorted({one.tool_version for one in chosen} - {""})
-        features = Recipe(
-            "import",
-            {
-                "encoder": plain_name(self.first.encoder or name),
-                "tool": self.first.tool,
-                "tool_version": ", ".join(versions),
-                "width": self.first.width,
-                **_plain(self.grid),
-            },
-            {"tiles": self.tiles.fingerprint},
-        )
-        path = f"features/{name}"
-        self.target = Target(known, path, recipe_for(known, path, features, redo=config.redo))
-        self.target.check(redo=config.redo)
-        if known is not None:
-            refuse_new(known, self.placed)
-
-    def _check_tiles(self, known: Store, stored: Grid) -> None:
-        if abs(self.grid.edge_um / stored.edge_um - 1) > TOLERANCE:
-            raise Mismatch(
-                f"{known.url} has tiles of {stored.edge_um:g} microns ({stored.tile_px:g} px at {stored.mpp:g}); those "
-                f"of {self.first.path} measure {self.grid.edge_um:g} ({self.grid.tile_px:g} px at {self.grid.mpp:g})",
-                "import them into a store of their own",
-            )
-
-    def run(self, progress: Progress) -> ImportSummary:
-        """Register the slides, then import what is not done; the store is valid wherever this is killed."""
-        store = self._begin()
-        table, done = store.slides, store.array(f"{self.target.path}/done")[:]
-        count, earlier = store.array("tiles/count")[:], store.failures("import")
-        index, tiles = table.index, 0
-        mine = {index[slide]: pair for slide, pair in self.placed.items()}
-        todo = [row for row in sorted(mine) if done[row] == NOT_DONE]
-        progress.start(f"importing {self.name}", len(mine), done=len(mine) - len(todo))
-        arrays = Arrays(store, self.target.path)
-        for row, error in self._write(arrays, table, todo, mine, count.tolist()):
-            if error is None:
-                tiles += mine[row][0].tiles
-                if earlier[row]:
-                    store.fail("import", {row: ""})
-            else:
-                self.failures[table[row].id] = reason_of(error)
-                progress.say(f"{table[row].id} failed: {self.failures[table[row].id]}")
-            progress.advance(note=table[row].id)
-        rows = {index[slide]: why for slide, why in self.failures.items() if slide in index}
-        store.fail("import", {row: why for row, why in rows.items() if done[row] == NOT_DONE})
-        failed = sum(row.id in self.failures for row in (table[i] for i in mine))
-        new = len(todo) - failed
-        return ImportSummary(
-            name=self.name,
-            kind="features",
-            tool=self.first.tool,
-            slides=len({*self.placed, *self.failures}),
-            done=new,
-            skipped=len(mine) - len(todo),
-            failed=len(self.failures),
-            tiles=tiles,
-            width=self.first.width,
-            mpp=self.grid.mpp,
-            mpp_source=next(iter(self.placed.values()))[1].source,
-            seconds=time.monotonic() - self.request.started,
-            failures=dict(sorted(self.failures.items())),
-        )
-
-    def _begin(self) -> Store:
-        """Write the slide table and make room; a slide whose file is broken is registered too, to be named later."""
-        store = self.request.opened()
-        imported = self.tiles.stage == "import"
-        if imported:
-            store.write_slides(self._table(store))
-        n = store.registered
-        if imported:
-            most = max(one.tiles for one, _ in self.placed.values())
-            here = store.array("tiles/coords").shape[1] if "tiles/coords" in store.root else 1
-            room = max(1, most, here)
-            store.begin("tiles", self.tiles, {"coords": (n, room, 2), "tissue": (n, room), "count": (n,)})
-        self.target.begin(store, (n, store.array("tiles/coords").shape[1], self.first.width), redo=self.config.redo)
-        return store
-
-    def _table(self, store: Store) -> SlideTable:
-        """The slides there are and the new ones; of those without tiles yet, everything is said anew."""
-        rows = []
-        for slide in sorted({*self.placed, *self.failures}):
-            said = self.request.said.get(slide, Said())
-            patient = patient_of(slide, said)
-            if slide not in self.placed:
-                rows.append(SlideRow(id=slide, path=self._path(said, ""), patient=patient))
-                continue
-            one, placement = self.placed[slide]
-            rows.append(
-                SlideRow(
-                    id=slide,
-                    path=self._path(said, one.slide_path),
-                    patient=patient,
-                    size_px=one.size_px,
-                    mpp=placement.slide_mpp,
-                    mpp_source=placement.source,
-                )
-            )
-        count = store.array("tiles/count")[:].tolist() if "tiles/count" in store.root else []
-        done = {row.id for row, n in zip(store.slides.rows, count, strict=False) if n != NOT_DONE}
-        return merged(store.slides, rows, settled=done)
-
-    def _path(self, said: Said, stated: str) -> str:
-        """The slide file; in a table, relative to it."""
-        return str((Path(self.config.csv or "").parent / said.path).absolute()) if said.path else stated
-
-    def _write(
-        self,
-        arrays: Arrays,
-        table: SlideTable,
-        todo: Sequence[int],
-        mine: dict[int, tuple[Found, Placement]],
-        count: list[int],
-    ) -> Iterator[tuple[int, Exception | None]]:
-        """Slides as they are written, each with what was wrong with it; a few files are open at once."""
-        workers, rows = worker_count(self.config.workers), iter(todo)
-        with ThreadPoolExecutor(workers) as pool:
-            running: dict[Future[None], int] = {}
-            try:
-                while True:
-                    for row in islice(rows, workers * 2 - len(running)):
-                        one, placement = mine[row]
-                        future = pool.submit(write_tiles, arrays, row, one, placement, table[row], count[row])
-                        running[future] = row
-                    if not running:
-                        return
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        error = future.exception()
-                        if error is not None and not isinstance(error, Exception):
-                            raise error
-                        yield running.pop(future), error
-            finally:
-                for future in running:
-                    future.cancel()
+def begin(plan: Plan) -> Features:
+    """Write the slide table and make room; a slide whose file is broken is registered too, to be named later."""
+    store = Store.create(plan.store.url)
+    if plan.tiles.stage == "import":
+        store.write_slides(_slide_table(plan, store))
+        store.tiles.begin(plan.tiles, max(one.tiles for one, _ in plan.sets.values()), redo=False)
+    features = store.features(plan.name)
+    features.begin(plan.recipe, plan.recipe.config["width"], redo=plan.config.redo)
+    return features
 
 
-def _plain(grid: Grid) -> dict[str, Any]:
-    return {"mpp": grid.mpp, "tile_px": grid.tile_px, "overlap": grid.overlap}
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """What became of the files.
+
+    Attributes:
+        sets: Those that were imported now.
+        skipped: Slides that were there.
+        failures: Slide -> why its file cannot be used.
+    """
+
+    sets: list[FeatureSet]
+    skipped: int
+    failures: dict[str, str]
+
+
+def work(plan: Plan, features: Features, progress: Progress) -> Imported:
+    """Import what is not done; the store is valid wherever this is killed."""
+    store, slides = features.store, features.store.slides
+    finished, earlier = features.done().finished, store.failures("import")
+    mine = {slides.index[slide]: one for slide, one in plan.sets.items()}
+    todo = [row for row in sorted(mine) if not finished[row]]
+    sets, failures = [], dict(plan.broken)
+    progress.start(f"importing {plan.name}", len(mine), done=len(mine) - len(todo))
+    for row, error in _written(features, {row: mine[row] for row in todo}, worker_count(plan.config.workers)):
+        slide = slides[row].id
+        if error is None:
+            sets.append(mine[row][0])
+            if earlier[row]:
+                store.fail("import", {row: ""})
+        else:
+            failures[slide] = reason_of(error)
+            progress.say(f"{slide} failed: {failures[slide]}")
+        progress.advance(note=slide)
+    reasons = {slides.index[slide]: why for slide, why in failures.items() if slide in slides.index}
+    store.fail("import", {row: why for row, why in reasons.items() if not finished[row]})
+    return Imported(sets, len(mine) - len(todo), failures)
+
+
+def summary(plan: Plan, imported: Imported, *, started: float) -> ImportSummary:
+    """What was imported, since a time of the monotonic clock."""
+    return ImportSummary(
+        name=plan.name,
+        kind=plan.store.features(plan.name).kind,
+        tool=plan.recipe.config["tool"],
+        slides=len({*plan.sets, *imported.failures}),
+        done=len(imported.sets),
+        skipped=imported.skipped,
+        failed=len(imported.failures),
+        tiles=sum(one.tiles for one in imported.sets),
+        width=plan.recipe.config["width"],
+        mpp=plan.tiling.mpp,
+        mpp_source=next(iter(plan.sets.values()))[1].source,
+        seconds=time.monotonic() - started,
+        failures=dict(sorted(imported.failures.items())),
+    )
+
+
+def _slide_table(plan: Plan, store: Store) -> SlideTable:
+    """The slides there are and the new ones; of those without tiles yet, everything is said anew."""
+    rows = []
+    for slide in sorted({*plan.sets, *plan.broken}):
+        metadata = plan.metadata.get(slide)
+        row = SlideRow(id=slide, path="", patient=patient_of(slide, metadata))
+        if slide in plan.sets:
+            one, scale = plan.sets[slide]
+            row = replace(row, path=one.slide_path, size_px=one.size_px, mpp=scale.slide_mpp, mpp_source=scale.source)
+        if metadata is not None and metadata.path:  # relative to the table
+            row = replace(row, path=str((Path(plan.config.csv or "").parent / metadata.path).absolute()))
+        rows.append(row)
+    finished = store.tiles.done().finished
+    return merged(store.slides, rows, settled={slide for slide, row in store.slides.index.items() if finished[row]})
+
+
+def _written(features: Features, todo: dict[int, ScaledSet], workers: int) -> Iterator[tuple[int, Exception | None]]:
+    """Slides as they are written, each with what was wrong with it; a few files are open at once."""
+    rows, tiled = iter(todo), features.store.tiles.done().finished
+    with ThreadPoolExecutor(workers) as pool:
+        running: dict[Future[None], int] = {}
+        try:
+            while True:
+                for row in islice(rows, workers * 2 - len(running)):
+                    future = pool.submit(write_features, features, row, *todo[row], tiled=bool(tiled[row]))
+                    running[future] = row
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    error = future.exception()
+                    if error is not None and not isinstance(error, Exception):
+                        raise error
+                    yield running.pop(future), error
+        finally:
+            for future in running:
+                future.cancel()

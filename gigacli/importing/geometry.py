@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gigacli.errors import InvalidInput, SlideError
-from gigacli.importing.found import UNKNOWN_SIZE, whole
+from gigacli.importing.feature_set import UNKNOWN_SIZE, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gigacli.config.tools import ImportConfig
-    from gigacli.importing.found import Found
+    from gigacli.importing.feature_set import FeatureSet
 
 TOLERANCE = 0.1
 """How far resolutions may lie apart that are meant to be one: scanners of one nominal magnification differ by a few
@@ -33,17 +33,17 @@ LARGEST = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The tiles of a store.
+class Tiling:
+    """How slides are cut into tiles; the fields are those of the recipe of tiles.
 
     Attributes:
-        tile_px: Edge, pixels at `mpp`.
         mpp: Microns per pixel.
+        tile_px: Edge, pixels at `mpp`.
         overlap: Pixels at `mpp`.
     """
 
-    tile_px: float
     mpp: float
+    tile_px: float
     overlap: float
 
     @property
@@ -53,8 +53,8 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """The tiles of one slide.
+class SlideScale:
+    """How large the tiles are on one slide.
 
     Attributes:
         slide_mpp: Microns per level-0 pixel at which its tiles have the size that the store says.
@@ -67,7 +67,7 @@ class Placement:
     edge_px: float
 
 
-def grid_of(chosen: Sequence[Found], config: ImportConfig, table: Mapping[str, float]) -> Grid:
+def tiling_of(chosen: Sequence[FeatureSet], config: ImportConfig, table: Mapping[str, float]) -> Tiling:
     """The tile size and resolution that all files share.
 
     Args:
@@ -83,15 +83,15 @@ def grid_of(chosen: Sequence[Found], config: ImportConfig, table: Mapping[str, f
         raise InvalidInput(
             f"none of {len(chosen)} files holds a tile, such as {chosen[0].path}", "import others with them"
         )
-    reference, first = full[0], _grid_of(full[0], config, table.get(full[0].id))
+    reference, first = full[0], _tiling_of(full[0], config, table.get(full[0].id))
     for one in full:
-        grid = _grid_of(one, config, table.get(one.id))
-        if (grid.tile_px, round(grid.overlap)) != (first.tile_px, round(first.overlap)) or not _alike(
-            grid.mpp, first.mpp
+        tiling = _tiling_of(one, config, table.get(one.id))
+        if (tiling.tile_px, round(tiling.overlap)) != (first.tile_px, round(first.overlap)) or not _alike(
+            tiling.mpp, first.mpp
         ):
             raise InvalidInput(
                 f"the files do not belong together: tiles of {_named(reference)} are {_said(first)}, "
-                f"of {_named(one)} {_said(grid)}",
+                f"of {_named(one)} {_said(tiling)}",
                 "import those of one kind into one store",
             )
         if one.width != reference.width:
@@ -103,7 +103,7 @@ def grid_of(chosen: Sequence[Found], config: ImportConfig, table: Mapping[str, f
     return first
 
 
-def _grid_of(one: Found, config: ImportConfig, table_mpp: float | None) -> Grid:
+def _tiling_of(one: FeatureSet, config: ImportConfig, table_mpp: float | None) -> Tiling:
     tile_px = one.tile_px or config.tile_px
     if tile_px is None:
         raise InvalidInput(
@@ -123,10 +123,10 @@ def _grid_of(one: Found, config: ImportConfig, table_mpp: float | None) -> Grid:
             f"{one.path} does not say the resolution of its tiles of {tile_px:g} px",
             "give it with --mpp or --mag, or that of the slides: --slide-mpp, or a column mpp in --csv",
         )
-    return Grid(whole(tile_px), float(mpp), whole(one.overlap_px))
+    return Tiling(float(mpp), whole(tile_px), whole(one.overlap_px))
 
 
-def place(one: Found, grid: Grid, config: ImportConfig, table_mpp: float | None) -> Placement:
+def scale_of(one: FeatureSet, tiling: Tiling, config: ImportConfig, table_mpp: float | None) -> SlideScale:
     """How large the tiles are on their slide.
 
     Raises:
@@ -140,7 +140,7 @@ def place(one: Found, grid: Grid, config: ImportConfig, table_mpp: float | None)
         stated, source = config.slide_mpp, "option"
     edge = one.edge_px
     if not one.tiles and (edge is None or stated is None):
-        return Placement(float("nan"), "", float("nan"))
+        return SlideScale(float("nan"), "", float("nan"))
     if edge is None and stated is None:
         raise InvalidInput(
             f"{one.path} does not say the resolution of its slide, in which "
@@ -149,20 +149,20 @@ def place(one: Found, grid: Grid, config: ImportConfig, table_mpp: float | None)
             "on it, but the places of tiles do",
         )
     if edge is None or one.microns:
-        return Placement(float(stated or 0), source, grid.edge_um / float(stated or 1))
-    if stated is not None and abs(grid.edge_um / stated - edge) <= SLACK_PX:
-        return Placement(stated, source, edge)
-    implied = grid.edge_um / edge
+        return SlideScale(float(stated or 0), source, tiling.edge_um / float(stated or 1))
+    if stated is not None and abs(tiling.edge_um / stated - edge) <= SLACK_PX:
+        return SlideScale(stated, source, edge)
+    implied = tiling.edge_um / edge
     if stated is not None and not _alike(stated, implied):
         raise SlideError(
             f"its tiles of {edge:g} level-0 pixels measure {edge * stated:g} microns at {stated:g} microns per pixel; "
-            f"expected {grid.edge_um:g}"
+            f"expected {tiling.edge_um:g}"
         )
     nominal = one.nominal and config.mpp is None
-    return Placement(implied, "nominal" if nominal else "option" if config.mpp is not None else source, edge)
+    return SlideScale(implied, "nominal" if nominal else "option" if config.mpp is not None else source, edge)
 
 
-def level0(coords: NDArray[Any], one: Found, placement: Placement) -> NDArray[np.int32]:
+def level0(coords: NDArray[Any], one: FeatureSet, scale: SlideScale) -> NDArray[np.int32]:
     """Corners (n, 2) in whole level-0 pixels.
 
     Raises:
@@ -170,7 +170,7 @@ def level0(coords: NDArray[Any], one: Found, placement: Placement) -> NDArray[np
     """
     if coords.shape != (one.tiles, 2):
         raise SlideError(f"its coordinates have the shape {coords.shape}; expected {(one.tiles, 2)}")
-    values = coords / placement.slide_mpp if one.microns else coords
+    values = coords / scale.slide_mpp if one.microns else coords
     if not np.isfinite(values).all():
         raise SlideError("its coordinates hold values that are not numbers")
     corners = np.rint(values) if values.dtype.kind == "f" else values
@@ -187,10 +187,10 @@ def _alike(a: float, b: float) -> bool:
     return abs(a / b - 1) <= TOLERANCE
 
 
-def _said(grid: Grid) -> str:
-    overlap = f", overlapping by {grid.overlap:g}" if grid.overlap else ""
-    return f"{grid.tile_px:g} px at {grid.mpp:g} microns per pixel{overlap}"
+def _said(tiling: Tiling) -> str:
+    overlap = f", overlapping by {tiling.overlap:g}" if tiling.overlap else ""
+    return f"{tiling.tile_px:g} px at {tiling.mpp:g} microns per pixel{overlap}"
 
 
-def _named(one: Found) -> str:
+def _named(one: FeatureSet) -> str:
     return f"{one.id} ({one.path.name})"

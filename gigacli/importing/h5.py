@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gigacli.errors import SlideError
-from gigacli.importing.found import Content, Found, NoFeatures, number, size_of, text
+from gigacli.importing.feature_set import Content, FeatureSet, NoFeatures, number, size_of, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 EXACT = {"mpp": "mpp", "slide_mpp": "level0_mpp", "edge_px": "edge_level0_px"}
-"""Fields of :class:`Found` and the attributes that `giga export` adds to those of TRIDENT."""
+"""Fields of :class:`FeatureSet` and the attributes that `giga export` adds to those of TRIDENT."""
 
 PATCHES = "_patches"
 """What TRIDENT adds to the slide's id in the files of coordinates."""
@@ -38,7 +38,7 @@ class Coordinates:
     Attributes:
         path: The file.
         tiles: How many there are.
-        said: What it says of the tiles: fields of :class:`Found`.
+        said: What it says of the tiles: fields of :class:`FeatureSet`.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Coordinates:
             return _corners(file["coords"])
 
 
-def look_into(path: Path, coordinates: Coordinates | None) -> list[Found]:
+def look_into(path: Path, coordinates: Coordinates | None) -> list[FeatureSet]:
     """All feature sets of a file.
 
     Args:
@@ -123,7 +123,7 @@ def _of_tiles(attributes: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-def _trident_or_clam(path: Path, file: Any, coordinates: Coordinates | None) -> Found:
+def _trident_or_clam(path: Path, file: Any, coordinates: Coordinates | None) -> FeatureSet:
     features, coords = file["features"], file.get("coords")
     said = _of_tiles({**file.attrs, **(coords.attrs if coords is not None else {})})
     if said.get("edge_px") is None and coordinates is not None:
@@ -149,16 +149,16 @@ def _trident_or_clam(path: Path, file: Any, coordinates: Coordinates | None) -> 
             yield Content(coords=corners, vectors=lambda a, b: _rows(data, a, b))
 
     slide = path.stem.removesuffix(PATCHES)
-    return Found(id=slide, path=path, encoder=encoder, tiles=shape[0], width=shape[1], read=read, **said)
+    return FeatureSet(id=slide, path=path, encoder=encoder, tiles=shape[0], width=shape[1], read=read, **said)
 
 
-def _atlaspatch(path: Path, file: Any) -> Iterator[Found]:
+def _atlaspatch(path: Path, file: Any) -> Iterator[FeatureSet]:
     said = _of_tiles(dict(file.attrs)) | {"tool": "AtlasPatch"}
     tiles = len(file["coords"])
     for name, features in file["features"].items():
         shape = _shape(features)
         _same_length(shape[0], tiles)
-        yield Found(
+        yield FeatureSet(
             id=path.stem,
             path=path,
             encoder=name,
@@ -183,7 +183,7 @@ def _atlas_reader(path: Path, name: str) -> Any:
     return read
 
 
-def _stamp(path: Path, file: Any) -> Found:
+def _stamp(path: Path, file: Any) -> FeatureSet:
     attributes, feats = file.attrs, file["feats"]
     encoder, version = text(attributes, "extractor") or text(attributes, "encoder"), text(attributes, "stamp_version")
     if (feats.ndim == 1 and len(feats)) or text(attributes, "feat_type") in ("slide", "patient"):
@@ -208,7 +208,7 @@ def _stamp(path: Path, file: Any) -> Found:
             data = opened["feats"]
             yield Content(coords=_corners(opened["coords"]), vectors=lambda a, b: _rows(data, a, b))
 
-    return Found(
+    return FeatureSet(
         id=path.stem,
         path=path,
         tool="STAMP",
@@ -223,7 +223,7 @@ def _stamp(path: Path, file: Any) -> Found:
     )
 
 
-def _vector(path: Path, key: str, data: Any, *, encoder: str, tool: str, version: str = "") -> Found:
+def _vector(path: Path, key: str, data: Any, *, encoder: str, tool: str, version: str = "") -> FeatureSet:
     if data.ndim > 1 and int(np.prod(data.shape[:-1])) != 1:
         raise SlideError(f"a slide vector has the shape {data.shape}; expected one row")
 
@@ -235,7 +235,7 @@ def _vector(path: Path, key: str, data: Any, *, encoder: str, tool: str, version
             row = np.asarray(opened[key][...]).reshape(1, -1)
             yield Content(coords=np.empty((0, 2), dtype=np.int64), vectors=lambda a, b: row[a:b])
 
-    return Found(
+    return FeatureSet(
         id=path.stem,
         path=path,
         tool=tool,

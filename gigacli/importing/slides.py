@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a table says of a slide."""
+class SlideMetadata:
+    """What the user's table says of a slide: microns per level-0 pixel, its patient, its file."""
 
     mpp: float | None = None
     patient: str = ""
     path: str = ""
 
 
-def read_said(csv: Path | None) -> dict[str, Said]:
+def read_metadata(csv: Path | None) -> dict[str, SlideMetadata]:
     """Slide -> what the user's table says of it.
 
     Args:
@@ -45,14 +45,14 @@ def read_said(csv: Path | None) -> dict[str, Said]:
     columns = {name: find_column(table, name, path=csv) for name in ("mpp", "patient_id")}
     if id_column is None and path_column is None:
         raise InvalidInput(f"{csv} has no column slide_id or path: found {', '.join(table)}", "add a column slide_id")
-    said: dict[str, Said] = {}
+    metadata: dict[str, SlideMetadata] = {}
     for i in range(len(next(iter(table.values())))):
         cell = {key: table[c][i] if c is not None else "" for key, c in (*columns.items(), ("path", path_column))}
         slide = bare_id(table[id_column][i] if id_column is not None else cell["path"])
-        if slide in said:
+        if slide in metadata:
             raise InvalidInput(f"{csv} names the slide {slide} twice", "keep one row per slide")
-        said[slide] = Said(_number(cell["mpp"], csv, slide), cell["patient_id"], cell["path"])
-    return said
+        metadata[slide] = SlideMetadata(_number(cell["mpp"], csv, slide), cell["patient_id"], cell["path"])
+    return metadata
 
 
 def _number(cell: str, csv: Path, slide: str) -> float | None:
@@ -69,10 +69,12 @@ def _number(cell: str, csv: Path, slide: str) -> float | None:
     return value
 
 
-def patient_of(slide: str, said: Said) -> str:
+def patient_of(slide: str, metadata: SlideMetadata | None) -> str:
     """The table's patient, else the one in a TCGA barcode, else ""."""
+    if metadata is not None and metadata.patient:
+        return metadata.patient
     barcode = TCGA_BARCODE.match(slide)
-    return said.patient or (barcode.group() if barcode else "")
+    return barcode.group() if barcode else ""
 
 
 def refuse_new(known: Store, slides: Iterable[str]) -> None:
@@ -81,7 +83,7 @@ def refuse_new(known: Store, slides: Iterable[str]) -> None:
     Raises:
         InvalidInput: Slides are not in a store of the first kind.
     """
-    tiles, index = known.recipe("tiles"), known.slides.index
+    tiles, index = known.tiles.found, known.slides.index
     new = [slide for slide in slides if slide not in index]
     if tiles is not None and tiles.stage != "import" and new:
         raise InvalidInput(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gigacli.errors import SlideError
-from gigacli.importing.found import UNKNOWN_SIZE, Content, Found, NoFeatures, number, text
+from gigacli.importing.feature_set import UNKNOWN_SIZE, Content, FeatureSet, NoFeatures, number, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ TILES_META = ".coordinates.meta.json"
 META = ".meta.json"
 
 
-def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -> list[Found]:
+def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -> list[FeatureSet]:
     """The feature set of a ``.pt`` or ``.npz`` file.
 
     Args:
@@ -65,7 +65,7 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
             corners, tissue = coordinates.corners(), None
         yield Content(coords=corners, vectors=lambda a, b: _rows(features, a, b), tissue=tissue)
 
-    return [Found(id=slide, path=path, encoder=encoder, tiles=n, width=shape[-1], read=read, **said)]
+    return [FeatureSet(id=slide, path=path, encoder=encoder, tiles=n, width=shape[-1], read=read, **said)]
 
 
 def _of_hs2p(path: Path) -> dict[str, Any]:
@@ -89,13 +89,15 @@ def _of_hs2p(path: Path) -> dict[str, Any]:
     }
 
 
-def _vector(path: Path, slide: str, encoder: str, width: int) -> Found:
+def _vector(path: Path, slide: str, encoder: str, width: int) -> FeatureSet:
     @contextmanager
     def read() -> Iterator[Content]:
         row = np.asarray(_rows(_open(path), 0, width)).reshape(1, -1)
         yield Content(coords=np.empty((0, 2), dtype=np.int64), vectors=lambda a, b: row[a:b])
 
-    return Found(id=slide, path=path, tool="slide2vec", encoder=encoder, tiles=0, width=width, read=read, vector=True)
+    return FeatureSet(
+        id=slide, path=path, tool="slide2vec", encoder=encoder, tiles=0, width=width, read=read, vector=True
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,49 +1,51 @@
-"""Slide vectors of other tools: one per file, or all in one array as the authors publish theirs."""
+"""Slide vectors of other tools into an embedding: one per file, or all in one array as the authors publish theirs."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gigacli.errors import InvalidInput, reason_of
-from gigacli.importing.arrays import read_pair
+from gigacli.importing.arrays import SlideVectors
+from gigacli.importing.destination import ImportSummary, recipe_for
 from gigacli.importing.discover import plain_name
-from gigacli.importing.request import ImportSummary
-from gigacli.importing.slides import Said, merged, patient_of, refuse_new
-from gigacli.importing.writing import Target, recipe_for, write_vectors
-from gigacli.store.store import Recipe
+from gigacli.importing.slides import SlideMetadata, merged, patient_of, refuse_new
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from gigacli.importing.discover import Discovery
-    from gigacli.importing.found import Found
-    from gigacli.importing.request import Request
+    from gigacli.config.tools import ImportConfig
+    from gigacli.importing.feature_set import FeatureSet
 
 
-def import_arrays(request: Request, arrays: list[Path]) -> ImportSummary:
-    """The authors' layout: one embedding, and the slides it is of."""
-    pair = read_pair(arrays)
-    name = request.config.name or plain_name(pair.path.resolve().parent.name)
-    vectors = {slide: pair.vectors[i] for i, slide in enumerate(pair.ids)}
-    return _import(request, name, vectors, {}, encoder=name, tool="numpy", width=pair.vectors.shape[1])
+def read_each(sets: Sequence[FeatureSet], broken: Mapping[str, str]) -> SlideVectors:
+    """Read one vector per file.
 
+    Args:
+        sets: Files of one encoder.
+        broken: Slide -> why its file cannot be used.
 
-def import_vectors(request: Request, chosen: list[Found], discovery: Discovery, name: str) -> ImportSummary:
-    """One vector per file."""
-    first = chosen[0]
-    other = next((one for one in chosen if one.width != first.width), None)
+    Raises:
+        InvalidInput: The files do not belong together, or none can be used.
+    """
+    first = sets[0]
+    other = next((one for one in sets if one.width != first.width), None)
     if other is not None:
         raise InvalidInput(
             f"the files do not belong together: {first.path} has {first.width} values, {other.path} has {other.width}",
             "import the vectors of one encoder at a time",
         )
-    vectors: dict[str, NDArray[Any]] = {}
-    failures = dict(discovery.broken)
-    for one in chosen:
+    vectors: dict[str, NDArray[np.floating]] = {}
+    failures = dict(broken)
+    for one in sets:
         try:
             with one.read() as content:
                 vectors[one.id] = content.vectors(0, 1)[0]
@@ -51,48 +53,88 @@ def import_vectors(request: Request, chosen: list[Found], discovery: Discovery, 
             failures[one.id] = reason_of(error)
     if not vectors:
         raise InvalidInput(f"none of {len(failures)} files can be used; {next(iter(failures.values()))}")
-    encoder = plain_name(first.encoder or name)
-    return _import(request, name, vectors, failures, encoder=encoder, tool=first.tool, width=first.width)
+    return SlideVectors(first.path, vectors, first.width, first.tool, first.encoder, failures)
 
 
-def _import(
-    request: Request,
-    name: str,
-    vectors: dict[str, NDArray[Any]],
-    failures: dict[str, str],
-    *,
-    encoder: str,
-    tool: str,
-    width: int,
-) -> ImportSummary:
-    path, known, redo = f"embeddings/{name}", request.known, request.config.redo
-    recipe = Recipe("import", {"aggregator": "import", "encoder": encoder, "tool": tool}, {})
-    target = Target(known, path, recipe_for(known, path, recipe, redo=redo))
-    target.check(redo=redo)
-    slides = sorted({*vectors, *failures})
-    if known is not None:
-        refuse_new(known, slides)
-    store = request.opened()
-    said = request.said
-    rows = [SlideRow(id=slide, path="", patient=patient_of(slide, said.get(slide, Said()))) for slide in slides]
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """An import of slide vectors.
+
+    Attributes:
+        config: The options.
+        store: The store as it was found.
+        name: Of the embedding.
+        recipe: How it will have been made.
+        read: The vectors; those that cannot be stored are among its failures.
+        metadata: What the user's table says of slides.
+    """
+
+    config: ImportConfig
+    store: Store
+    name: str
+    recipe: Recipe
+    read: SlideVectors
+    metadata: dict[str, SlideMetadata]
+
+    @property
+    def slides(self) -> list[str]:
+        """Ids of all slides that were named."""
+        return sorted({*self.read.vectors, *self.read.failures})
+
+
+def prepare(
+    config: ImportConfig, store: Store, *, read: SlideVectors, name: str, metadata: dict[str, SlideMetadata]
+) -> Plan:
+    """See whether the vectors fit into the store.
+
+    Raises:
+        Mismatch: The store has another embedding of that name.
+        InvalidInput: It has not got these slides.
+    """
+    encoder = plain_name(read.encoder or name)
+    recipe = Recipe("import", {"aggregator": "import", "encoder": encoder, "tool": read.tool}, {})
+    recipe = recipe_for(store.embedding(name), recipe, redo=config.redo)
+    wrong = [slide for slide, vector in read.vectors.items() if not np.isfinite(vector).all()]
+    failures = {**read.failures, **dict.fromkeys(wrong, "its vector holds values that are not numbers")}
+    plan = Plan(config, store, name, recipe, replace(read, failures=failures), metadata)
+    refuse_new(store, plan.slides)
+    return plan
+
+
+def begin(plan: Plan) -> Store:
+    """Write the slide table and make room; the store is made if it is not there."""
+    store = Store.create(plan.store.url)
+    rows = [SlideRow(id=slide, path="", patient=patient_of(slide, plan.metadata.get(slide))) for slide in plan.slides]
     store.write_slides(merged(store.slides, rows))
-    done, unfit = write_vectors(store, target, vectors, width=width, redo=redo)
-    failures |= unfit
-    index, earlier = store.slides.index, store.failures("import")
-    changed = {index[slide]: failures.get(slide, "") for slide in slides}
-    store.fail("import", {row: why for row, why in changed.items() if why != earlier[row]})
+    store.embedding(plan.name).begin(plan.recipe, plan.read.width, redo=plan.config.redo)
+    return store
+
+
+def work(plan: Plan, store: Store) -> int:
+    """Write the vectors that are not there; how many."""
+    embedding, index, failures = store.embedding(plan.name), store.slides.index, plan.read.failures
+    finished, earlier = embedding.done().finished, store.failures("import")
+    todo = {index[slide]: vector for slide, vector in plan.read.vectors.items() if slide not in failures}
+    rows = [row for row in sorted(todo) if not finished[row]]
+    if rows:
+        embedding.write(np.array(rows), np.stack([todo[row] for row in rows]).astype(np.float32))
+    reasons = {index[slide]: failures.get(slide, "") for slide in plan.slides}
+    store.fail("import", {row: why for row, why in reasons.items() if why != earlier[row]})
+    return len(rows)
+
+
+def summary(plan: Plan, done: int, *, started: float) -> ImportSummary:
+    """What was imported, since a time of the monotonic clock."""
+    failures = plan.read.failures
     return ImportSummary(
-        name=name,
-        kind="embeddings",
-        tool=tool,
-        slides=len(slides),
+        name=plan.name,
+        kind=plan.store.embedding(plan.name).kind,
+        tool=plan.read.tool,
+        slides=len(plan.slides),
         done=done,
-        skipped=len(slides) - done - len(failures),
+        skipped=len(plan.slides) - done - len(failures),
         failed=len(failures),
-        tiles=0,
-        width=width,
-        mpp=float("nan"),
-        mpp_source="",
-        seconds=time.monotonic() - request.started,
+        width=plan.read.width,
+        seconds=time.monotonic() - started,
         failures=failures,
     )

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gigacli.errors import SlideError
-from gigacli.importing.found import UNKNOWN_SIZE, Content, Found, NoFeatures, number
+from gigacli.importing.feature_set import UNKNOWN_SIZE, Content, FeatureSet, NoFeatures, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 
-def look_into(path: Path) -> list[Found]:
+def look_into(path: Path) -> list[FeatureSet]:
     """All tables of tile features in a store.
 
     Raises:
@@ -47,7 +47,7 @@ def look_into(path: Path) -> list[Found]:
     return found
 
 
-def _found(path: Path, table: Any, tiles: str, encoder: str, spec: dict[str, Any], slide: dict[str, Any]) -> Found:
+def _found(path: Path, table: Any, tiles: str, encoder: str, spec: dict[str, Any], slide: dict[str, Any]) -> FeatureSet:
     values = table["X"]
     if not hasattr(values, "shape") or len(values.shape) != 2:
         raise SlideError(f"the features of {encoder} are not a dense matrix")
@@ -61,7 +61,7 @@ def _found(path: Path, table: Any, tiles: str, encoder: str, spec: dict[str, Any
         corners = _corners(path / "shapes" / tiles / "shapes.parquet", table["obs/tile_id"][:])
         yield Content(coords=corners, vectors=lambda a, b: np.asarray(values[a:b]))
 
-    return Found(
+    return FeatureSet(
         id=path.stem,
         path=path,
         tool="wsidata",

@@ -46,22 +46,37 @@ class Features(SlideGroup):
             self.array("vectors")[row, :count] = vectors
         self._set_done(row, count)
 
-    def write_blocks(self, row: int, count: int, blocks: Iterable[NDArray[np.float16]]) -> None:
+    def write_blocks(
+        self,
+        row: int,
+        count: int,
+        blocks: Iterable[NDArray[np.float16]],
+        *,
+        corners: NDArray[np.int32] | None = None,
+        tissue: NDArray[np.float32] | None = None,
+    ) -> None:
         """Write the features of a slide block by block, then mark it done: a slide need not fit into memory.
 
         Args:
             row: Of the slide.
             count: Its tiles.
             blocks: (:data:`TILES_AT_ONCE`, width) each, the last one what is left.
+            corners: (count, 2) of its tiles, level-0 px, where the store has not got them: they are written first, and
+                marked done once their features are there, but before these are.
+            tissue: (count,) share of tissue, 0 to 1; None where it is not known.
         """
-        array, start = self.array("vectors"), 0
+        array, start, tiles = self.array("vectors"), 0, self.store.tiles
         capacity, width = array.shape[1:]
+        if corners is not None:
+            tiles.write_corners(row, corners, tissue)
         for block in blocks:
             whole = min(capacity, start + -(-len(block) // FEATURE_TILES_PER_CHUNK) * FEATURE_TILES_PER_CHUNK)
             padded = np.full((whole - start, width), np.nan, dtype=np.float16)  # whole chunks: none is read first
             padded[: len(block)] = block
             array[row, start:whole] = padded
             start += len(block)
+        if corners is not None:
+            tiles._set_done(row, count)
         self._set_done(row, count)
 
     @property

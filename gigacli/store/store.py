@@ -74,6 +74,16 @@ class Store:
             create_root(url, {"giga": {"format": FORMAT, "version": FORMAT_VERSION, "created_by": CREATED_BY}})
         return cls.open(url, write=True)
 
+    @classmethod
+    def open_or_stand_in(cls, path: str | Path | Store) -> Store:
+        """The store at `path`, to be written to; where there is none yet, an empty one in memory that stands for it.
+
+        So one plan is made for both, before anything is written: :meth:`create` makes what it stands for.
+        """
+        if isinstance(path, Store) or cls.exists(path):
+            return cls.open(path, write=True)
+        return cls(zarr.create_group({}, zarr_format=3), address_of(path))
+
     @staticmethod
     def exists(path: str | Path) -> bool:
         """Whether there is anything at `path`, a store or not; an empty folder is nothing."""

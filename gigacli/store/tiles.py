@@ -53,12 +53,15 @@ class Tiles(SlideGroup):
             coords: (n, 2) corners, level-0 px; none for a slide without tissue.
             tissue: (n,) share of tissue, 0 to 1; None where it is not known.
         """
-        n = len(coords)
-        if n:
+        self.write_corners(row, coords, tissue)
+        self._set_done(row, len(coords))
+
+    def write_corners(self, row: int, coords: NDArray[np.int32], tissue: NDArray[np.floating] | None) -> None:
+        """Write the tiles of a slide without saying that it is done, as of one whose features may turn out damaged."""
+        if n := len(coords):
             self.array("coords")[row, :n] = coords
             if tissue is not None:
                 self.array("tissue")[row, :n] = tissue
-        self._set_done(row, n)
 
     # ------------------------------------------------------------------ what they measure
 

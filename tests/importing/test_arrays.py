@@ -34,7 +34,7 @@ def test_a_store_ready_to_be_probed(tmp_path, published, pickled):
     assert (made.kind, made.name, made.done) == ("embeddings", "TCGA_encoded_t5e1000", 24)
     store = giga.open(tmp_path / "a.zarr")
     assert store.slides.ids == sorted(IDS)
-    np.testing.assert_array_equal(store.array("embeddings/TCGA_encoded_t5e1000/vectors")[:], vectors[np.argsort(IDS)])
+    np.testing.assert_array_equal(store.embedding("TCGA_encoded_t5e1000").read(), vectors[np.argsort(IDS)])
     assert validate(tmp_path / "a.zarr").problems == []
     labels = tmp_path / "labels.csv"
     labels.write_text("slide_id,label\n" + "".join(f"{name},{'ab'[i // 2 % 2]}\n" for i, name in enumerate(IDS)))

@@ -12,9 +12,11 @@ import gigacli as giga
 from gigacli.cohort.registration import changed
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.importing import features as module
-from gigacli.store import feature_bank
+from gigacli.store import mapped
+from gigacli.store.groups import Features
 from gigacli.store.info import info
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.validate import validate
 
 GIGA = Path(sys.executable).with_name("giga")
@@ -32,16 +34,16 @@ def attribute(key, value):
 def test_the_bytes_do_not_depend_on_workers_or_interruptions(tmp_path, features, chunks, monkeypatch):
     giga.import_features(tmp_path / "whole.zarr", features, workers=1)
     giga.import_features(tmp_path / "wide.zarr", features, workers=4)
-    real, calls = module.write_tiles, []
+    real, calls = module.write_features, []
 
-    def stops(*arguments):
+    def stops(*arguments, **options):
         calls.append(1)
         if len(calls) > 3:
             raise KeyboardInterrupt
-        real(*arguments)
+        real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_tiles", stops)
+        patch.setattr(module, "write_features", stops)
         with pytest.raises(KeyboardInterrupt):
             giga.import_features(tmp_path / "cut.zarr", features, workers=1)
     assert validate(tmp_path / "cut.zarr").problems == []
@@ -78,7 +80,7 @@ def test_broken_files_are_failures_of_their_slides(tmp_path, features):
     store = giga.open(tmp_path / "a.zarr")
     row = store.slides.index[files[2].stem]
     assert str(files[2]) in store.failures("import")[row]
-    assert store.array("tiles/count")[row] == -1
+    assert not store.tiles.is_done(row)
     assert validate(store).problems == []
     files[2].write_bytes(whole)
     again = giga.import_features(tmp_path / "a.zarr", features)
@@ -161,7 +163,7 @@ def test_slides_without_tiles_are_done(tmp_path, features, layouts):
     store = giga.open(tmp_path / "a.zarr")
     row = store.slides.index["empty"]
     assert made.done == 9
-    assert store.array("tiles/count")[row] == store.array("features/uni_v1/done")[row] == 0
+    assert store.tiles.done().values[row] == store.features("uni_v1").done().values[row] == 0
     assert validate(store).problems == []
 
 
@@ -173,8 +175,8 @@ def test_more_slides_may_come_later_and_be_larger(tmp_path, features, layouts):
     assert (made.done, made.skipped) == (1, 8)
     store = giga.open(tmp_path / "a.zarr")
     row = store.slides.index["later"]
-    np.testing.assert_array_equal(store.array("tiles/coords")[row], corners)
-    np.testing.assert_array_equal(store.array("features/uni_v1/vectors")[row], vectors.astype(np.float16))
+    np.testing.assert_array_equal(store.tiles.coords(row), corners)
+    np.testing.assert_array_equal(store.features("uni_v1").read(row), vectors.astype(np.float16))
     assert validate(store).problems == []
 
 
@@ -190,10 +192,7 @@ def test_other_features_of_the_same_tiles_are_put_in_their_order(tmp_path, featu
     assert (made.name, made.done, made.failed) == ("conch", 8, 0)
     store = giga.open(tmp_path / "a.zarr")
     for row, slide in enumerate(store.slides.ids):
-        n = len(shuffled[slide])
-        np.testing.assert_array_equal(
-            store.array("features/conch/vectors")[row, :n], shuffled[slide].astype(np.float16)
-        )
+        np.testing.assert_array_equal(store.features("conch").read(row), shuffled[slide].astype(np.float16))
     assert validate(store).problems == []
 
 
@@ -206,7 +205,7 @@ def test_features_of_other_tiles_are_not_mixed_in(tmp_path, features, layouts):
     layouts.trident(tmp_path / "coarse", slide, *layouts.drawn(0), encoder="gigapath", target=10)
     with pytest.raises(Mismatch, match=r"tiles of 128 microns \(256 px at 0.5\)"):
         giga.import_features(tmp_path / "a.zarr", tmp_path / "coarse")
-    assert giga.open(tmp_path / "a.zarr").names("features") == ["conch", "uni_v1"]
+    assert giga.open(tmp_path / "a.zarr").names(Features) == ["conch", "uni_v1"]
 
 
 def test_replacing_makes_what_was_trained_on_it_stale(tmp_path, features):
@@ -220,7 +219,7 @@ def test_replacing_makes_what_was_trained_on_it_stale(tmp_path, features):
     assert giga.import_features(path, features).skipped == 8
     made = giga.import_features(path, features, redo=True)
     assert made.done == 8
-    assert giga.open(path).array("features/uni_v1/vectors")[0, 0].tolist() == [1.0] * 16
+    assert giga.open(path).features("uni_v1").read(0)[0].tolist() == [1.0] * 16
     assert {(p.rule, p.path) for p in validate(path).problems} == {
         ("RECIPE-3", name) for name in ("models/giga", "embeddings/giga", "embeddings/mean-uni_v1")
     }
@@ -232,18 +231,18 @@ def test_replacing_makes_what_was_trained_on_it_stale(tmp_path, features):
 def test_features_for_a_store_that_was_tiled_here(tmp_path, store_at, layouts):
     path = store_at("tile")
     store = giga.open(path)
-    counts = store.array("tiles/count")[:]
+    counts = store.tiles.done().counts
     for row, slide in enumerate(store.slides.ids):
-        corners = store.array("tiles/coords")[row, : counts[row]]
+        corners = store.tiles.coords(row)
         vectors = np.full((counts[row], 4), row, dtype=np.float32)
         layouts.trident(tmp_path / "f", slide, corners, vectors, power=20, target=10, patch_size=64)
     edge_px = 64 / store.slides[0].mpp
     for file in (tmp_path / "f").glob("*.h5"):
         for key, value in (("patch_size_level0", edge_px), ("level0_width", 10**6), ("level0_height", 10**6)):
             edit(file, attribute(key, value))
-    before = store.require("tiles").fingerprint
+    before = store.tiles.fingerprint
     assert giga.import_features(path, tmp_path / "f").done == 8
-    assert giga.open(path).require("tiles").fingerprint == before
+    assert giga.open(path).tiles.fingerprint == before
     assert validate(path).problems == []
     layouts.trident(tmp_path / "f", "stranger", *layouts.drawn(1, width=4), power=20, target=10, patch_size=64)
     with pytest.raises(InvalidInput, match=r"slides that .* does not have, such as stranger"):
@@ -254,22 +253,22 @@ def test_what_giga_made_is_not_replaced(tmp_path, features):
     path = tmp_path / "a.zarr"
     giga.import_features(path, features, name="imported")
     store = Store.open(path, write=True)
-    tiles = store.require("tiles").fingerprint
+    tiles = store.tiles.fingerprint
     made = Recipe("bank", {"encoder": "uni_v1"}, {"tiles": tiles, "encoder": "0" * 64})
-    store.begin("features/uni_v1", made, {"vectors": (8, 17, 16), "done": (8,)})
+    store.features("uni_v1").begin(made, 16, redo=False)
     with pytest.raises(Mismatch, match="of the name 'uni_v1' of its own"):
         giga.import_features(path, features, redo=True)
-    assert giga.open(path).require("features/uni_v1") == made
+    assert giga.open(path).features("uni_v1").recipe == made
 
 
 def test_training_is_the_same_mapped_or_row_by_row(tmp_path, features, monkeypatch):
     weights = []
     for limit in (10**6, 0):
-        monkeypatch.setattr(feature_bank, "mappings", lambda limit=limit: limit)
+        monkeypatch.setattr(mapped, "mappings", lambda limit=limit: limit)
         path = tmp_path / f"{limit}.zarr"
         giga.import_features(path, features)
         giga.train(path, epochs=2, batch_size=3, tiles=20, aggregator="mlp", whiten=True)
-        weights.append(giga.open(path).read_bytes("models/giga/weights"))
+        weights.append(giga.open(path).model("giga").weights())
     assert weights[0] == weights[1]
 
 

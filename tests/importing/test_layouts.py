@@ -3,20 +3,23 @@
 import h5py
 import numpy as np
 import pytest
+import zarr
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, NotFound
+from gigacli.store.groups import Features
 from gigacli.store.validate import validate
 
 
 def tiles_of(path, row=0, name=None):
     """(store, corners, vectors, edge in level-0 px) of a slide."""
     store = giga.open(path)
-    [name] = [name] if name else store.names("features")
-    n = int(store.array("tiles/count")[row])
-    config = store.require("tiles").config
+    [name] = [name] if name else store.names(Features)
+    root = zarr.open_group(path, mode="r")
+    n = int(root["tiles/count"][row])
+    config = store.tiles.config
     edge_px = config["tile_px"] * config["mpp"] / store.slides[row].mpp
-    return store, store.array("tiles/coords")[row, :n], store.array(f"features/{name}/vectors")[row, :n], edge_px
+    return store, root["tiles/coords"][row, :n], root[f"features/{name}/vectors"][row, :n], edge_px
 
 
 def check(path, corners, vectors, *, edge_px, row=0, name=None):
@@ -37,11 +40,11 @@ def test_trident(tmp_path, layouts):
     store = check(tmp_path / "a.zarr", corners, vectors, edge_px=512)
     slide = store.slides[0]
     assert (slide.id, slide.size_px, slide.mpp, slide.mpp_source) == ("S1", layouts.size_px, 0.25, "nominal")
-    tiles, features = store.require("tiles"), store.require("features/uni_v1")
+    tiles, features = store.tiles, store.features("uni_v1").recipe
     assert tiles.config == {"mpp": 0.5, "tile_px": 256, "overlap": 0, "tool": "TRIDENT"}
     assert features.config["encoder"] == "uni_v1"
     assert features.inputs == {"tiles": tiles.fingerprint}
-    assert np.isnan(store.array("tiles/tissue")[:]).all()
+    assert np.isnan(store.tiles.tissue(0)).all()
 
 
 def test_scanners_of_both_magnifications_share_a_grid(tmp_path, layouts):
@@ -51,7 +54,7 @@ def test_scanners_of_both_magnifications_share_a_grid(tmp_path, layouts):
     store = giga.open(tmp_path / "a.zarr")
     assert [tiles_of(tmp_path / "a.zarr", row)[3] for row in (0, 1)] == [512, 256]
     assert [row.mpp for row in store.slides.rows] == [0.25, 0.5]
-    assert store.require("tiles").config["overlap"] == 32
+    assert store.tiles.config["overlap"] == 32
 
 
 def test_trident_coordinates_in_a_file_of_their_own(tmp_path, layouts):
@@ -102,7 +105,7 @@ def test_the_resolution_of_slides_from_a_table_or_an_option(tmp_path, layouts):
     assert slides[0].mpp_source == slides[1].mpp_source == "csv"
     assert [tiles_of(tmp_path / "a.zarr", row)[3] for row in (0, 1)] == [512, 512]
     giga.import_features(tmp_path / "b.zarr", tmp_path / "clam", slide_mpp=0.25)
-    assert giga.open(tmp_path / "b.zarr").require("tiles").config["mpp"] == 0.5
+    assert giga.open(tmp_path / "b.zarr").tiles.config["mpp"] == 0.5
 
 
 def test_stamp(tmp_path, layouts):
@@ -114,7 +117,7 @@ def test_stamp(tmp_path, layouts):
     assert (made.tool, made.name, made.mpp) == ("STAMP", "uni2", 128 / 224)
     store = check(tmp_path / "a.zarr", corners, vectors, edge_px=512)
     assert store.slides[0].size_px == (-1, -1)
-    assert store.require("features/uni2").config["tool_version"] == "2.4.0"
+    assert store.features("uni2").config["tool_version"] == "2.4.0"
 
 
 def test_stamp_before_2_1_is_refused(tmp_path, layouts):
@@ -151,13 +154,11 @@ def test_slide2vec(tmp_path, written, folder):
     vectors = torch.load(root / "tile_embeddings" / "CMU-1-Small-Region.pt", weights_only=True).numpy()
     corners = np.stack([tiles["x"], tiles["y"]], axis=1)
     store = check(tmp_path / "a.zarr", corners, vectors, edge_px=256 * 0.5 / 0.499)
-    np.testing.assert_array_equal(store.array("tiles/tissue")[0], tiles["tissue_fractions"])
+    np.testing.assert_array_equal(store.tiles.tissue(0), tiles["tissue_fractions"])
     assert store.slides[0].mpp == 0.499
 
 
 def test_wsidata(tmp_path, written):
-    import zarr
-
     root = written("wsidata")
     made = giga.import_features(tmp_path / "a.zarr", root)
     assert (made.tool, made.name, made.tiles, made.mpp) == ("wsidata", "resnet18", 20, 1.0)
@@ -174,7 +175,7 @@ def test_slide_vectors_of_trident(tmp_path, layouts):
     made = giga.import_features(tmp_path / "a.zarr", tmp_path / "slide_features_titan")
     assert (made.kind, made.name, made.done, made.width) == ("embeddings", "titan", 3, 16)
     store = giga.open(tmp_path / "a.zarr")
-    np.testing.assert_array_equal(store.array("embeddings/titan/vectors")[:], vectors)
+    np.testing.assert_array_equal(store.embedding("titan").read(), vectors)
     assert validate(tmp_path / "a.zarr").problems == []
     assert giga.import_features(tmp_path / "a.zarr", tmp_path / "slide_features_titan").skipped == 3
 

@@ -22,7 +22,7 @@ class Content:
     """The inside of a file while it is open.
 
     Attributes:
-        coords: (n, 2) top-left corners (x, y), in level-0 pixels or (see :attr:`Found.microns`) microns.
+        coords: (n, 2) top-left corners (x, y), in level-0 pixels or (see :attr:`FeatureSet.microns`) microns.
         vectors: (start, stop) -> the vectors of those tiles, (stop - start, width), as they are stored.
         tissue: (n,) share of tissue per tile, None where the tool does not keep it.
     """
@@ -33,7 +33,7 @@ class Content:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FeatureSet:
     """One set of features, of one slide.
 
     Attributes:
