@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, get_args
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import ExportConfig, Format
-from gigacli.errors import InvalidInput
+from gigacli.errors import InvalidInput, NotFound
 from gigacli.exporting import tiles, vectors
-from gigacli.exporting.chosen import Chosen
 from gigacli.exporting.weights import card_of, write_weights
 from gigacli.files import check_free, size_of
 from gigacli.progress import SILENT
+from gigacli.store.groups import Embedding, Encoder, Features, Model, SlideGroup, Tiles
 from gigacli.store.store import Store
 
 if TYPE_CHECKING:
@@ -22,19 +22,23 @@ if TYPE_CHECKING:
 
     from gigacli.progress import Progress
 
-KINDS = ("embeddings", "features", "tiles", "models", "encoders")
+Result = Embedding | Features | Tiles | Model | Encoder
+KINDS: tuple[type[Result], ...] = (Embedding, Features, Tiles, Model, Encoder)
 
-WRITERS: dict[tuple[str, str], Callable[[Chosen, Path, Progress], str | None]] = {
-    ("embeddings", "npy"): vectors.to_npy,
-    ("embeddings", "csv"): vectors.to_csv,
-    ("embeddings", "parquet"): vectors.to_parquet,
-    ("embeddings", "h5"): vectors.to_h5,
-    ("embeddings", "h5ad"): vectors.to_h5ad,
-    ("features", "h5"): tiles.to_h5,
-    ("features", "npy"): tiles.to_npy,
-    ("tiles", "geojson"): tiles.to_geojson,
+WRITERS: dict[tuple[type[Result], str], Callable[..., str | None]] = {
+    (Embedding, "npy"): vectors.to_npy,
+    (Embedding, "csv"): vectors.to_csv,
+    (Embedding, "parquet"): vectors.to_parquet,
+    (Embedding, "h5"): vectors.to_h5,
+    (Embedding, "h5ad"): vectors.to_h5ad,
+    (Features, "h5"): tiles.to_h5,
+    (Features, "npy"): tiles.to_npy,
+    (Tiles, "geojson"): tiles.to_geojson,
 }
-"""What writes a kind of results in a format, the default for a folder first; they return a warning, if any."""
+"""What writes a kind of results in a format, the default for a folder first.
+
+Called with the group, the rows of the slides that have a result, `to` and `progress`; gives a warning, if any.
+"""
 
 FILES = ("csv", "parquet", "h5ad", "safetensors")
 """Formats that are one file; the others are a folder."""
@@ -42,7 +46,7 @@ FILES = ("csv", "parquet", "h5ad", "safetensors")
 FORMATS = get_args(Format)
 
 
-def formats_of(kind: str) -> list[str]:
+def formats_of(kind: type[Result]) -> list[str]:
     """The formats of a kind of results, the default for a folder first; weights have one."""
     return [name for of, name in WRITERS if of == kind] or ["safetensors"]
 
@@ -103,18 +107,21 @@ def export(
         raise InvalidInput(f"--to is {to}; a file or folder of this machine is written", "write it here, then copy it")
     opened, to = Store.open(store), Path(to)
     group = _group(opened, what)
-    kind = group.partition("/")[0]
-    written_as = _format(kind, to, config.format)
+    written_as = _format(type(group), to, config.format)
     check_free(to, folder=written_as not in FILES, redo=config.redo)
-    if kind in ("models", "encoders"):
-        check_free(card_of(to), folder=False, redo=config.redo)
-        slides, empty, pending, warning = write_weights(opened, group, to), 0, 0, None
+    warning, empty, pending = None, 0, 0
+    if isinstance(group, SlideGroup):
+        done = group.done()
+        if not len(done.rows):
+            raise NotFound(f"{opened.url}/{group.path} holds nothing yet", f"see what is next: giga info {opened.url}")
+        warning = WRITERS[type(group), written_as](group, done.rows, to=to, progress=progress)
+        slides, pending = len(done.rows), int((~done.finished).sum())
+        empty = len(done.values) - slides - pending
     else:
-        chosen = Chosen.of(opened, group)
-        warning = WRITERS[kind, written_as](chosen, to, progress)
-        slides, empty, pending = len(chosen.rows), chosen.empty, chosen.pending
+        check_free(card_of(to), folder=False, redo=config.redo)
+        slides = write_weights(group, to)
     return ExportSummary(
-        group=group,
+        group=group.path,
         format=written_as,
         to=str(to),
         slides=slides,
@@ -126,31 +133,31 @@ def export(
     )
 
 
-def _group(store: Store, what: str | None) -> str:
-    """The path of the group that is meant."""
-    kind, slash, name = (what or "embeddings").strip("/").partition("/")
-    there = [f"{k}/{n}" for k in KINDS if k != "tiles" for n in store.names(k)]
-    there += ["tiles"] if store.recipe("tiles") else []
-    if kind not in KINDS or (kind == "tiles" and slash):
+def _group(store: Store, what: str | None) -> Result:
+    """The group that is meant."""
+    named, slash, name = (what or Embedding.kind).strip("/").partition("/")
+    kind = next((kind for kind in KINDS if kind.kind == named), None)
+    if kind is None or (kind is Tiles and slash):
+        there = [group.path for kind in KINDS if kind is not Tiles for group in store.groups(kind)]
+        there += [Tiles.kind] if store.tiles.found else []
         raise InvalidInput(
             f"{what!r} is nothing that can be exported",
             f"{store.url} has {', '.join(there)}" if there else f"{store.url} holds no results",
         )
-    if kind == "tiles":
-        store.require("tiles")
-        return kind
+    if kind is Tiles:
+        return store.tiles
     names = store.names(kind)
     if not name and len(names) > 1:
         raise InvalidInput(
-            f"{store.url} holds several {kind}: {', '.join(names)}",
-            f"name one: giga export {store.url} {kind}/{names[0]} --to ...",
+            f"{store.url} holds several {named}: {', '.join(names)}",
+            f"name one: giga export {store.url} {named}/{names[0]} --to ...",
         )
-    return f"{kind}/{store.pick(kind, name or None)}"
+    return store.pick(kind, name or None)
 
 
-def _format(kind: str, to: Path, given: Format | None) -> str:
+def _format(of: type[Result], to: Path, given: Format | None) -> str:
     """The format, from what was given and from the name of the file."""
-    formats, ending = formats_of(kind), to.suffix.lower().removeprefix(".")
+    kind, formats, ending = of.kind, formats_of(of), to.suffix.lower().removeprefix(".")
     named = given or (ending if ending in FORMATS else None)
     if named is None and ending and not to.is_dir():
         raise InvalidInput(

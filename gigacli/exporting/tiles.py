@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gigacli.errors import SlideError
-from gigacli.exporting.chosen import Grid
 from gigacli.exporting.h5 import write_h5
+from gigacli.exporting.origin import note_of, slides_for_files
 from gigacli.files import new_folder
-from gigacli.store.bank import FeatureReader
 from gigacli.wsi.slide import Slide
 
 if TYPE_CHECKING:
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gigacli.exporting.chosen import Chosen
+    from gigacli.exporting.origin import Rows
     from gigacli.progress import Progress
+    from gigacli.store.groups import Features, TileGrid, Tiles
     from gigacli.store.table import SlideRow
 
 CROPPED = ("mirax", "leica", "ventana", "zeiss")
@@ -29,38 +29,36 @@ CROPPED = ("mirax", "leica", "ventana", "zeiss")
 and slides of which the store does not know what they are."""
 
 
-def to_h5(chosen: Chosen, to: Path, progress: Progress) -> None:
+def to_h5(group: Features, rows: Rows, *, to: Path, progress: Progress) -> None:
     """A file per slide in the layout of TRIDENT's tile features: ``features`` (tiles, width), ``coords`` (tiles, 2)."""
-    encoder = str(chosen.recipe.config.get("encoder", chosen.path.partition("/")[2]))
-    with new_folder(to, chosen.note) as folder:
-        for slide, grid, features in _features(chosen, progress):
-            write_h5(folder / f"{slide.id}.h5", features, grid, slide=slide, encoder=encoder)
+    encoder, tiling = str(group.config.get("encoder", group.name)), group.store.tiles.config
+    with new_folder(to, note_of(group)) as folder:
+        for slide, grid, features in _features(group, rows, progress):
+            write_h5(folder / f"{slide.id}.h5", features, slide=slide, encoder=encoder, grid=grid, tiling=tiling)
 
 
-def to_npy(chosen: Chosen, to: Path, progress: Progress) -> None:
+def to_npy(group: Features, rows: Rows, *, to: Path, progress: Progress) -> None:
     """Two files per slide: features/ID.npy (tiles, width) float16, coords/ID.npy (tiles, 2) int32, level-0 px."""
-    with new_folder(to, chosen.note) as folder:
+    with new_folder(to, note_of(group)) as folder:
         (folder / "features").mkdir()
         (folder / "coords").mkdir()
-        for slide, grid, features in _features(chosen, progress):
+        for slide, grid, features in _features(group, rows, progress):
             np.save(folder / "features" / f"{slide.id}.npy", features, allow_pickle=False)
             np.save(folder / "coords" / f"{slide.id}.npy", grid.coords, allow_pickle=False)
 
 
-def _features(chosen: Chosen, progress: Progress) -> Iterator[tuple[SlideRow, Grid, NDArray[np.float16]]]:
-    """Slide after slide, so that no more than one is in memory."""
-    chosen.store.require("tiles")
-    read = FeatureReader(chosen.store, chosen.path.partition("/")[2])
-    slides = list(chosen.named())
-    progress.start(f"exporting {chosen.path}", len(slides))
-    for row, slide in slides:
-        grid = Grid.of(chosen.store, row)
-        assert grid is not None
-        yield slide, grid, read(row, len(grid.coords))
+def _features(
+    group: Features, rows: Rows, progress: Progress
+) -> Iterator[tuple[SlideRow, TileGrid, NDArray[np.float16]]]:
+    """Slide after slide, so that no more than the features of one are in memory."""
+    slides, grids = slides_for_files(group, rows), group.store.tiles.grids(rows)
+    progress.start(f"exporting {group.path}", len(slides))
+    for row, slide, grid in zip(rows.tolist(), slides, grids, strict=True):
+        yield slide, grid, group.read(row)
         progress.advance()
 
 
-def to_geojson(chosen: Chosen, to: Path, progress: Progress) -> str:
+def to_geojson(group: Tiles, rows: Rows, *, to: Path, progress: Progress) -> str:
     """A file per slide for QuPath: a FeatureCollection with one tile object per tile, its tissue share as measurement.
 
     QuPath shows the slides of some scanners cropped to the bounds they state and counts pixels from there, so the
@@ -69,17 +67,14 @@ def to_geojson(chosen: Chosen, to: Path, progress: Progress) -> str:
     Returns:
         Which slides could not be opened to look for bounds, in words; "" where all were.
     """
-    slides, unknown = list(chosen.named()), []
-    shares = chosen.store.array("tiles/tissue")
-    progress.start("exporting tiles", len(slides))
-    with new_folder(to, chosen.note) as folder:
-        for row, slide in slides:
-            grid = Grid.of(chosen.store, row)
-            assert grid is not None
+    slides, unknown = slides_for_files(group, rows), []
+    progress.start(f"exporting {group.path}", len(slides))
+    with new_folder(to, note_of(group)) as folder:
+        for row, slide, grid in zip(rows.tolist(), slides, group.grids(rows), strict=True):
             origin = _origin(slide)
             if origin is None:
                 unknown.append(slide.id)
-            collection = _collection(grid, shares[row, : len(grid.coords)], origin or (0, 0))
+            collection = _collection(grid, group.tissue(row), origin or (0, 0))
             text = json.dumps(collection, separators=(",", ":"))
             (folder / f"{slide.id}.geojson").write_text(text + "\n", encoding="utf-8")
             progress.advance()
@@ -102,7 +97,7 @@ def _origin(slide: SlideRow) -> tuple[int, int] | None:
         return None
 
 
-def _collection(grid: Grid, tissue: NDArray[np.float32], origin: tuple[int, int]) -> dict[str, Any]:
+def _collection(grid: TileGrid, tissue: NDArray[np.float32], origin: tuple[int, int]) -> dict[str, Any]:
     """GeoJSON as QuPath (0.4 and later) reads it; members that QuPath does not know are left out by it."""
     features = []
     for i, ((x, y), share) in enumerate(zip((grid.coords - np.array(origin)).tolist(), tissue.tolist(), strict=True)):

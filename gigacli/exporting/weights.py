@@ -11,26 +11,25 @@ from safetensors.numpy import load, save
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.files import new_file
-from gigacli.store.store import CREATED_BY
-from gigacli.store.trained import Trained, finished_model, source_of
+from gigacli.store.groups import Encoder, Model
+from gigacli.store.recipe import CREATED_BY
 from gigacli.weights.card import WeightsCard
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gigacli.store.store import Recipe, Store
+    from gigacli.store.recipe import Recipe
 
 RESNET18_FEATURES = 256
 SLIDE_WIDTH = "projector.0.weight"
 """The layer of a model whose inputs are the values of a slide vector, whatever its aggregator."""
 
 
-def write_weights(store: Store, path: str, to: Path) -> int:
+def write_weights(group: Model | Encoder, to: Path) -> int:
     """Write a model or an encoder, its card in its metadata, and the same card for people beside it.
 
     Args:
-        store: The cohort store.
-        path: Of the model or encoder, for example ``models/giga``.
+        group: The model or encoder.
         to: The safetensors file; the card beside it is :func:`card_of` of it.
 
     Returns:
@@ -40,9 +39,7 @@ def write_weights(store: Store, path: str, to: Path) -> int:
         NotFound: It is not there or not finished, or the store does not keep its weights.
         Mismatch: What it was made from has been replaced.
     """
-    kind, _, name = path.partition("/")
-    make = _model_card if kind == "models" else _encoder_card
-    card, weights = make(store, name)
+    card, weights = _model_card(group) if isinstance(group, Model) else _encoder_card(group)
     data = save(load(weights), metadata=card.to_metadata())
     with new_file(card_of(to)) as file:
         file.write_text(_markdown(card, to.name, hashlib.sha256(data).hexdigest()), encoding="utf-8")
@@ -56,22 +53,20 @@ def card_of(to: Path) -> Path:
     return to.with_suffix(".md")
 
 
-def _model_card(store: Store, name: str) -> tuple[WeightsCard, bytes]:
-    trained = finished_model(store, name)
-    source = source_of(trained)
-    bank, tiles = store.require(source), store.require("tiles")
+def _model_card(model: Model) -> tuple[WeightsCard, bytes]:
+    trained, source, store = model.usable, model.source, model.store
+    bank, tiles = source.recipe, store.tiles.recipe
     if bank.inputs.get("tiles") != tiles.fingerprint:
         raise Mismatch(
-            f"model {name!r} was trained on other tiles than {store.url} holds now", f"run: giga validate {store.url}"
+            f"model {model.name!r} was trained on other tiles than {store.url} holds now",
+            f"run: giga validate {store.url}",
         )
     encoder = str(bank.config["encoder"])
-    made = store.recipe(f"encoders/{encoder}")
-    role = "bank" if source.startswith("banks/") else "features"
-    recipes = {"tiles": tiles, "encoder": made, role: bank, "model": trained}
-    weights = store.read_bytes(f"models/{name}/weights")
+    made = store.encoder(encoder).found
+    weights = model.weights()
     card = WeightsCard(
         kind="model",
-        name=name,
+        name=model.name,
         created_by=CREATED_BY,
         variant="giga",
         encoder=encoder,
@@ -79,48 +74,46 @@ def _model_card(store: Store, name: str) -> tuple[WeightsCard, bytes]:
         timm=str(made.config.get("timm", "")) if made is not None else "",
         mpp=tiles.config["mpp"],
         tile_px=tiles.config["tile_px"],
-        features=store.array(f"{source}/vectors").shape[-1],
+        features=source.width,
         width=int(load(weights)[SLIDE_WIDTH].shape[1]),
-        slides=_trained_on(store, f"models/{name}"),
-        recipes=_plain(recipes),
+        slides=_slides_seen(model),
+        recipes=_plain({"tiles": tiles, "encoder": made, source.input_name: bank, "model": trained}),
     )
     return card, weights
 
 
-def _encoder_card(store: Store, name: str) -> tuple[WeightsCard, bytes]:
-    made = store.require(f"encoders/{name}")
-    if not Trained(store, f"encoders/{name}").done:
-        raise NotFound(f"encoder {name!r} is not finished", f"run: giga pretrain-tiles {store.url} --name {name}")
+def _encoder_card(encoder: Encoder) -> tuple[WeightsCard, bytes]:
+    made, store = encoder.finished, encoder.store
     if timm := made.config.get("timm"):
         raise NotFound(
-            f"{store.url} does not keep the weights of encoder {name!r}, which are timm's",
+            f"{store.url} does not keep the weights of encoder {encoder.name!r}, which are timm's",
             f"they are to be had there: giga bank STORE --encoder timm:{timm}",
         )
-    weights = store.read_bytes(f"encoders/{name}/weights")
-    tiles = store.recipe("tiles") if made.stage == "pretrain-tiles" else None
+    weights = encoder.weights()
+    tiles = store.tiles.found if made.stage == "pretrain-tiles" else None
     if tiles is not None and tiles.fingerprint != made.inputs.get("tiles"):
         tiles = None
     card = WeightsCard(
         kind="encoder",
-        name=name,
+        name=encoder.name,
         created_by=CREATED_BY,
         variant="",
-        encoder=name,
+        encoder=encoder.name,
         encoder_sha256=hashlib.sha256(weights).hexdigest(),
         timm="",
         mpp=tiles.config["mpp"] if tiles is not None else None,
         tile_px=tiles.config["tile_px"] if tiles is not None else None,
         features=RESNET18_FEATURES,
         width=0,
-        slides=_trained_on(store, f"encoders/{name}"),
+        slides=_slides_seen(encoder),
         recipes=_plain({"tiles": tiles, "encoder": made}),
     )
     return card, weights
 
 
-def _trained_on(store: Store, path: str) -> int:
-    array = f"{path}/trained_on"
-    return int(np.count_nonzero(store.array(array)[:])) if array in store.root else 0
+def _slides_seen(group: Model | Encoder) -> int:
+    seen = group.seen()
+    return 0 if seen is None else int(np.count_nonzero(seen))
 
 
 def _plain(recipes: dict[str, Recipe | None]) -> dict[str, dict[str, Any]]:

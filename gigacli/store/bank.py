@@ -117,6 +117,11 @@ class Bank(SlideGroup):
         shape: tuple[int, int, int, int] = self.array("vectors").shape
         return shape
 
+    @property
+    def width(self) -> int:
+        """Features of a tile."""
+        return self.shape[3]
+
     def mapped(self, *, leave_out: NDArray[np.bool_] | None = None) -> MappedBank:
         """What views are drawn from: the slides that are done and have tiles, mapped into memory.
 
