@@ -90,8 +90,8 @@ def tiling_of(chosen: Sequence[FeatureSet], config: ImportConfig, table: Mapping
             tiling.mpp, first.mpp
         ):
             raise InvalidInput(
-                f"the files do not belong together: tiles of {_named(reference)} are {_said(first)}, "
-                f"of {_named(one)} {_said(tiling)}",
+                f"the files do not belong together: tiles of {_named(reference)} are {_described(first)}, "
+                f"of {_named(one)} {_described(tiling)}",
                 "import those of one kind into one store",
             )
         if one.width != reference.width:
@@ -187,7 +187,7 @@ def _alike(a: float, b: float) -> bool:
     return abs(a / b - 1) <= TOLERANCE
 
 
-def _said(tiling: Tiling) -> str:
+def _described(tiling: Tiling) -> str:
     overlap = f", overlapping by {tiling.overlap:g}" if tiling.overlap else ""
     return f"{tiling.tile_px:g} px at {tiling.mpp:g} microns per pixel{overlap}"
 

@@ -3,7 +3,7 @@
 - TRIDENT: dataset `features` (n, c), or (c) for a slide; `coords` (n, 2) in level-0 pixels, whose attributes give the
   tiles by magnifications, which are nominal. `giga export` writes the same, and beside it what is exact.
 - CLAM: dataset `features` (n, c), in old files (n, 1, c); `coords` (n, 2) in level-0 pixels. What tiles they are is
-  said in the file of patches, and no resolution anywhere.
+  stated in the file of patches, and no resolution anywhere.
 - AtlasPatch: a group `features` with a dataset per encoder; `coords` (n, 5): x and y in level-0 pixels, then what was
   read; attributes of the file as TRIDENT's.
 - STAMP, from 2.1: dataset `feats` (n, c), or (c) for a slide; `coords` (n, 2) in microns; attributes of the file.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,12 +39,12 @@ class Coordinates:
     Attributes:
         path: The file.
         tiles: How many there are.
-        said: What it says of the tiles: fields of :class:`FeatureSet`.
+        stated: What it says of the tiles: fields of :class:`FeatureSet`.
     """
 
     path: Path
     tiles: int
-    said: dict[str, Any]
+    stated: dict[str, Any]
 
     def corners(self) -> np.ndarray:
         """(n, 2), level-0 pixels."""
@@ -86,8 +87,8 @@ def look_for_coordinates(path: Path) -> Coordinates | None:
         coords = file.get("coords")
         if not isinstance(coords, h5py.Dataset) or "features" in file or "feats" in file:
             return None
-        said = _of_tiles({**file.attrs, **coords.attrs})
-        return Coordinates(path=path, tiles=len(coords), said=said)
+        stated = _of_tiles({**file.attrs, **coords.attrs})
+        return Coordinates(path=path, tiles=len(coords), stated=stated)
 
 
 def _of_tiles(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -110,27 +111,27 @@ def _of_tiles(attributes: dict[str, Any]) -> dict[str, Any]:
         }
         exact = {k: number(attributes, name) for k, name in EXACT.items()}
         return found | ({**exact, "tool": "giga", "nominal": False} if all(exact.values()) else {})
-    said: dict[str, Any] = {"tool": "CLAM"}
+    stated: dict[str, Any] = {"tool": "CLAM"}
     if size is not None and "downsample" in attributes:
         down = np.ravel(np.asarray(attributes["downsample"], dtype=float))
         # with a custom downsample, `patch_size` pixels are read as so many times more, and shrunk
-        said |= {"tile_px": size, "edge_px": size * float(down[0]) * (number(attributes, "custom_downsample") or 1)}
+        stated |= {"tile_px": size, "edge_px": size * float(down[0]) * (number(attributes, "custom_downsample") or 1)}
         if "level_dim" in attributes:
             width, height = (
                 round(float(v) * d) for v, d in zip(attributes["level_dim"], (down[0], down[-1]), strict=True)
             )
-            said["size_px"] = (width, height)
-    return said
+            stated["size_px"] = (width, height)
+    return stated
 
 
 def _trident_or_clam(path: Path, file: Any, coordinates: Coordinates | None) -> FeatureSet:
     features, coords = file["features"], file.get("coords")
-    said = _of_tiles({**file.attrs, **(coords.attrs if coords is not None else {})})
-    if said.get("edge_px") is None and coordinates is not None:
-        said = coordinates.said
+    stated = _of_tiles({**file.attrs, **(coords.attrs if coords is not None else {})})
+    if stated.get("edge_px") is None and coordinates is not None:
+        stated = coordinates.stated
     encoder = text(features.attrs, "encoder") or text(file.attrs, "encoder")
     if features.ndim == 1 and len(features):
-        tool = "TRIDENT" if encoder or said["tool"] == "TRIDENT" else "HDF5"
+        tool = "TRIDENT" if encoder or stated["tool"] == "TRIDENT" else "HDF5"
         return _vector(path, "features", features, encoder=encoder, tool=tool)
     shape = _shape(features)
     if coords is None and coordinates is None:
@@ -138,22 +139,12 @@ def _trident_or_clam(path: Path, file: Any, coordinates: Coordinates | None) -> 
     where = coordinates if coords is None else None
     tiles = where.tiles if where is not None else len(coords)
     _same_length(shape[0], tiles)
-
-    @contextmanager
-    def read() -> Iterator[Content]:
-        import h5py
-
-        with h5py.File(path) as opened:
-            data = opened["features"]
-            corners = _corners(opened["coords"]) if where is None else where.corners()
-            yield Content(coords=corners, vectors=lambda a, b: _rows(data, a, b))
-
-    slide = path.stem.removesuffix(PATCHES)
-    return FeatureSet(id=slide, path=path, encoder=encoder, tiles=shape[0], width=shape[1], read=read, **said)
+    read, slide = partial(_open, path, "features", where), path.stem.removesuffix(PATCHES)
+    return FeatureSet(id=slide, path=path, encoder=encoder, tiles=shape[0], width=shape[1], read=read, **stated)
 
 
 def _atlaspatch(path: Path, file: Any) -> Iterator[FeatureSet]:
-    said = _of_tiles(dict(file.attrs)) | {"tool": "AtlasPatch"}
+    stated = _of_tiles(dict(file.attrs)) | {"tool": "AtlasPatch"}
     tiles = len(file["coords"])
     for name, features in file["features"].items():
         shape = _shape(features)
@@ -164,23 +155,11 @@ def _atlaspatch(path: Path, file: Any) -> Iterator[FeatureSet]:
             encoder=name,
             tiles=tiles,
             width=shape[1],
-            read=_atlas_reader(path, name),
+            read=partial(_open, path, f"features/{name}"),
             slide_mpp=number(file.attrs, "mpp"),
             slide_path=text(file.attrs, "wsi_path"),
-            **said,
+            **stated,
         )
-
-
-def _atlas_reader(path: Path, name: str) -> Any:
-    @contextmanager
-    def read() -> Iterator[Content]:
-        import h5py
-
-        with h5py.File(path) as opened:
-            data = opened[f"features/{name}"]
-            yield Content(coords=_corners(opened["coords"]), vectors=lambda a, b: _rows(data, a, b))
-
-    return read
 
 
 def _stamp(path: Path, file: Any) -> FeatureSet:
@@ -199,15 +178,6 @@ def _stamp(path: Path, file: Any) -> FeatureSet:
             "size of tiles; expected the attributes unit, tile_size_um and tile_size_px",
             "extract the features with STAMP 2.1 or newer",
         )
-
-    @contextmanager
-    def read() -> Iterator[Content]:
-        import h5py
-
-        with h5py.File(path) as opened:
-            data = opened["feats"]
-            yield Content(coords=_corners(opened["coords"]), vectors=lambda a, b: _rows(data, a, b))
-
     return FeatureSet(
         id=path.stem,
         path=path,
@@ -216,7 +186,7 @@ def _stamp(path: Path, file: Any) -> FeatureSet:
         encoder=encoder,
         tiles=shape[0],
         width=shape[1],
-        read=read,
+        read=partial(_open, path, "feats"),
         tile_px=tile_px,
         mpp=edge_um / tile_px,
         microns=True,
@@ -226,15 +196,6 @@ def _stamp(path: Path, file: Any) -> FeatureSet:
 def _vector(path: Path, key: str, data: Any, *, encoder: str, tool: str, version: str = "") -> FeatureSet:
     if data.ndim > 1 and int(np.prod(data.shape[:-1])) != 1:
         raise SlideError(f"a slide vector has the shape {data.shape}; expected one row")
-
-    @contextmanager
-    def read() -> Iterator[Content]:
-        import h5py
-
-        with h5py.File(path) as opened:
-            row = np.asarray(opened[key][...]).reshape(1, -1)
-            yield Content(coords=np.empty((0, 2), dtype=np.int64), vectors=lambda a, b: row[a:b])
-
     return FeatureSet(
         id=path.stem,
         path=path,
@@ -243,9 +204,20 @@ def _vector(path: Path, key: str, data: Any, *, encoder: str, tool: str, version
         encoder=encoder,
         tiles=0,
         width=int(data.shape[-1]),
-        read=read,
+        read=partial(_open, path, key),
         vector=True,
     )
+
+
+@contextmanager
+def _open(path: Path, key: str, coordinates: Coordinates | None = None) -> Iterator[Content]:
+    """The features under a key, and their coordinates: from the same file, or from one of their own."""
+    import h5py
+
+    with h5py.File(path) as file:
+        data = file[key]
+        corners = _corners(file.get("coords")) if coordinates is None else coordinates.corners()
+        yield Content(coords=corners, vectors=lambda a, b: _rows(data, a, b))
 
 
 def _shape(data: Any) -> tuple[int, int]:
@@ -260,12 +232,15 @@ def _shape(data: Any) -> tuple[int, int]:
 
 
 def _corners(coords: Any) -> np.ndarray:
-    """(n, 2) of coordinates whose further columns say how tiles were read."""
-    return np.asarray(coords[:, :2]) if coords.ndim == 2 else np.empty((0, 2), dtype=np.int64)
+    """(n, 2) of coordinates whose further columns say how tiles were read; a slide vector has none."""
+    there = coords is not None and coords.ndim == 2
+    return np.asarray(coords[:, :2]) if there else np.empty((0, 2), dtype=np.int64)
 
 
 def _rows(data: Any, start: int, stop: int) -> np.ndarray:
-    """Rows of features whatever their shape, (stop - start, c). One request: chunks of one row are slow one by one."""
+    """(stop - start, c): rows of features, or that of a slide. One request: chunks of one row are slow one by one."""
+    if data.ndim == 1:
+        return np.asarray(data[...])[None]
     if data.ndim == 3 and data.shape[0] == 1:
         return np.asarray(data[0, start:stop])
     return np.asarray(data[start:stop]).reshape(stop - start, -1)

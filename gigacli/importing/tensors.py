@@ -46,8 +46,8 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
             "name the folder with the coordinates, too: hs2p's tiles/, or CLAM's patches/",
         )
     n = shape[0]
-    said = _of_hs2p(tiles) if tiles is not None else coordinates.said if coordinates is not None else {}
-    found = said.pop("tiles", None) if tiles is not None else coordinates.tiles if coordinates is not None else None
+    stated = _of_hs2p(tiles) if tiles is not None else coordinates.stated if coordinates is not None else {}
+    found = stated.pop("tiles", None) if tiles is not None else coordinates.tiles if coordinates is not None else None
     if found != n:
         raise SlideError(
             f"it has {n} feature vectors, but {tiles or (coordinates and coordinates.path)} has {found} tiles"
@@ -65,7 +65,7 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
             corners, tissue = coordinates.corners(), None
         yield Content(coords=corners, vectors=lambda a, b: _rows(features, a, b), tissue=tissue)
 
-    return [FeatureSet(id=slide, path=path, encoder=encoder, tiles=n, width=shape[-1], read=read, **said)]
+    return [FeatureSet(id=slide, path=path, encoder=encoder, tiles=n, width=shape[-1], read=read, **stated)]
 
 
 def _of_hs2p(path: Path) -> dict[str, Any]:

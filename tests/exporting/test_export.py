@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
+import zarr
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound, SlideError
-from gigacli.exporting import aside, extras, tiles
-from gigacli.exporting.chosen import Chosen
+from gigacli.exporting import extras, tiles
 from gigacli.exporting.export import FILES, FORMATS, KINDS, WRITERS, formats_of
-from gigacli.store.store import Store
+from gigacli.exporting.origin import note_of
+from gigacli.files import new_folder
+from gigacli.store.groups import Embedding, Model
 from gigacli.weights.card import CARD_VERSION, WeightsCard
 
 
@@ -31,7 +33,7 @@ def store(chain):
 
 @pytest.fixture
 def vectors(store):
-    return store.array("embeddings/giga/vectors")[:]
+    return store.embedding("giga").read()
 
 
 def test_npy_is_the_authors_layout(store, vectors, tmp_path):
@@ -45,7 +47,7 @@ def test_npy_is_the_authors_layout(store, vectors, tmp_path):
     assert ids.tolist() == store.slides.ids
     note = json.loads((tmp_path / "out" / "giga" / "giga.json").read_text())
     assert note["group"] == "embeddings/giga"
-    assert note["recipe"] == vars(store.require("embeddings/giga"))
+    assert note["recipe"] == vars(store.embedding("giga").recipe)
     assert summary.bytes > found.nbytes
 
 
@@ -74,7 +76,7 @@ def test_anndata_opens_h5ad(store, vectors, tmp_path):
     assert data.obs_names.tolist() == store.slides.ids
     assert data.var_names[:2].tolist() == ["v0", "v1"]
     assert data.obs["patient_id"].tolist() == [row.patient for row in store.slides.rows]
-    assert data.obs["tiles"].tolist() == store.array("tiles/count")[:].tolist()
+    assert data.obs["tiles"].tolist() == store.tiles.done().values.tolist()
     np.testing.assert_array_equal(data.obs["mpp"], [row.mpp for row in store.slides.rows])
     assert json.loads(data.uns["giga"])["recipe"]["stage"] == "embed"
 
@@ -82,16 +84,15 @@ def test_anndata_opens_h5ad(store, vectors, tmp_path):
 def test_h5_is_tridents_layout(store, vectors, tmp_path):
     giga.export(store, "embeddings/giga", to=tmp_path / "slides", format="h5")
     giga.export(store, "features", to=tmp_path / "tiles")
-    features = store.array("features/random-resnet18/vectors")
+    features = store.features("random-resnet18")
     for row, slide in enumerate(store.slides.rows):
-        n = int(store.array("tiles/count")[row])
-        coords = store.array("tiles/coords")[row, :n]
+        coords = store.tiles.coords(row)
         with h5py.File(tmp_path / "slides" / f"{slide.id}.h5") as file:
             np.testing.assert_array_equal(file["features"][:], vectors[row])
             np.testing.assert_array_equal(file["coords"][:], coords)
         with h5py.File(tmp_path / "tiles" / f"{slide.id}.h5") as file:
             assert (file["features"].dtype, file["coords"].dtype) == (np.float32, np.int64)
-            np.testing.assert_array_equal(file["features"][:], features[row, :n].astype(np.float32))
+            np.testing.assert_array_equal(file["features"][:], features.read(row).astype(np.float32))
             np.testing.assert_array_equal(file["coords"][:], coords)
             about = dict(file["coords"].attrs)
             assert file["features"].attrs["encoder"] == "random-resnet18"
@@ -107,26 +108,24 @@ def test_what_was_exported_is_imported_as_it_was(store, tmp_path):
     giga.export(store, "features", to=tmp_path / "uni")
     giga.import_features(tmp_path / "again.zarr", [tmp_path / "uni"])
     again = giga.open(tmp_path / "again.zarr")
-    assert again.require("tiles").config["tool"] == "giga"
+    assert again.tiles.config["tool"] == "giga"
     rows = [again.slides.ids.index(name) for name in store.slides.ids]
     assert {again.slides[row].mpp_source for row in rows} == {"import"}
     for row, slide in zip(rows, store.slides.rows, strict=True):
         assert again.slides[row].mpp == pytest.approx(slide.mpp, rel=1e-12)
         assert again.slides[row].size_px == slide.size_px
-    capacity = again.array("tiles/coords").shape[1]
+    capacity = again.tiles.capacity
     for path in ("tiles/coords", "tiles/count", "features/random-resnet18/vectors"):
-        there, here = store.array(path)[:], again.array(path)[:][rows]
+        there, here = zarr.open_group(store.url)[path][:], zarr.open_group(again.url)[path][:][rows]
         np.testing.assert_array_equal(here, there[:, :capacity] if there.ndim > 1 else there)
 
 
 def test_features_as_npy(store, tmp_path):
     giga.export(store, "features/random-resnet18", to=tmp_path / "f", format="npy")
-    n = int(store.array("tiles/count")[2])
     name = f"{store.slides[2].id}.npy"
-    np.testing.assert_array_equal(
-        np.load(tmp_path / "f" / "features" / name), store.array("features/random-resnet18/vectors")[2, :n]
-    )
-    np.testing.assert_array_equal(np.load(tmp_path / "f" / "coords" / name), store.array("tiles/coords")[2, :n])
+    features = store.features("random-resnet18").read(2)
+    np.testing.assert_array_equal(np.load(tmp_path / "f" / "features" / name), features)
+    np.testing.assert_array_equal(np.load(tmp_path / "f" / "coords" / name), store.tiles.coords(2))
 
 
 def test_geojson_for_qupath(store, tmp_path):
@@ -135,11 +134,10 @@ def test_geojson_for_qupath(store, tmp_path):
     row, slide = 5, store.slides[5]
     collection = json.loads((tmp_path / "tiles" / f"{slide.id}.geojson").read_text())
     assert collection["type"] == "FeatureCollection"
-    n = int(store.array("tiles/count")[row])
-    assert len(collection["features"]) == n
+    assert len(collection["features"]) == store.tiles.count(row)
     edge = 64 / slide.mpp
     for feature, (x, y), share in zip(
-        collection["features"], store.array("tiles/coords")[row, :n], store.array("tiles/tissue")[row, :n], strict=True
+        collection["features"], store.tiles.coords(row), store.tiles.tissue(row), strict=True
     ):
         [ring] = feature["geometry"]["coordinates"]
         assert ring[0] == ring[-1] == [x, y]
@@ -150,12 +148,13 @@ def test_geojson_for_qupath(store, tmp_path):
 
 def test_slides_that_qupath_crops_are_counted_from_their_bounds(store_at, tmp_path, monkeypatch):
     path = store_at("tile")
-    store = Store.open(path, write=True)
-    store.array("slides/vendor")[1] = "mirax"
-    store.array("slides/vendor")[2] = "mirax"
-    store.array("slides/path")[2] = "gone.mrxs"
-    store.array("slides/vendor")[3] = ""  # as of tiles that another tool made
-    store.array("slides/path")[3] = ""
+    root = zarr.open_group(path)
+    root["slides/vendor"][1] = "mirax"
+    root["slides/vendor"][2] = "mirax"
+    root["slides/path"][2] = "gone.mrxs"
+    root["slides/vendor"][3] = ""  # as of tiles that another tool made
+    root["slides/path"][3] = ""
+    store = giga.open(path)
 
     def opened(path):
         if path in ("gone.mrxs", ""):
@@ -170,18 +169,28 @@ def test_slides_that_qupath_crops_are_counted_from_their_bounds(store_at, tmp_pa
         found = json.loads((tmp_path / "tiles" / f"{store.slides[row].id}.geojson").read_text())
         assert found["origin_px"] == list(origin)
         corner = found["features"][0]["geometry"]["coordinates"][0][0]
-        assert corner == (store.array("tiles/coords")[row, 0] - np.array(origin)).tolist()
+        assert corner == (store.tiles.coords(row)[0] - np.array(origin)).tolist()
 
 
 def test_slides_without_a_result_are_left_out_and_counted(store_at, tmp_path):
     path = store_at("embed")
-    store = Store.open(path, write=True)
-    store.array("embeddings/giga/done")[3] = 0
-    store.array("embeddings/giga/done")[5] = -1
+    store = giga.open(path)
+    done = zarr.open_group(path)["embeddings/giga/done"]
+    done[3], done[5] = 0, -1
     summary = giga.export(path, "embeddings/giga", to=tmp_path / "v.csv")
     assert (summary.slides, summary.empty, summary.pending) == (6, 1, 1)
     ids = pd.read_csv(tmp_path / "v.csv")["slide_id"].tolist()
     assert ids == [id_ for i, id_ in enumerate(store.slides.ids) if i not in (3, 5)]
+
+
+def test_an_embedding_of_slides_without_a_resolution(store_at, tmp_path):
+    """As where slide vectors were imported into a store with tiles."""
+    path = store_at("embed")
+    zarr.open_group(path)["slides/mpp"][2] = np.nan
+    giga.export(path, "embeddings/giga", to=tmp_path / "h", format="h5")
+    for row, slide in enumerate(giga.open(path).slides.ids):
+        with h5py.File(tmp_path / "h" / f"{slide}.h5") as file:
+            assert ("coords" in file) == (row != 2)
 
 
 def test_an_embedding_without_tiles(store_at, tmp_path):
@@ -196,7 +205,7 @@ def test_an_embedding_without_tiles(store_at, tmp_path):
     assert "tiles" not in anndata.read_h5ad(tmp_path / "v.h5ad").obs
 
 
-@pytest.mark.parametrize(("kind", "kind_of_file"), WRITERS)
+@pytest.mark.parametrize(("kind", "kind_of_file"), [(kind.kind, name) for kind, name in WRITERS])
 def test_same_results_same_bytes(store, tmp_path, chunks, kind, kind_of_file):
     what = "embeddings/giga" if kind == "embeddings" else kind
     name = f"x.{kind_of_file}" if kind_of_file in ("csv", "parquet", "h5ad") else "x"
@@ -286,11 +295,11 @@ def test_refusals(chain, store, store_at, tmp_path):
     with pytest.raises(NotFound, match="no embeddings"):
         giga.export(chain("train"), to=tmp_path / "v.csv")
     path = store_at("embed")
-    opened = Store.open(path, write=True)
-    opened.array("embeddings/giga/done")[:] = -1
+    root = zarr.open_group(path)
+    root["embeddings/giga/done"][:] = -1
     with pytest.raises(NotFound, match="holds nothing yet"):
         giga.export(path, "embeddings/giga", to=tmp_path / "v.csv")
-    opened.array("slides/id")[0] = "a/b"
+    root["slides/id"][0] = "a/b"
     with pytest.raises(InvalidInput, match="cannot give a file its name"):
         giga.export(path, "tiles", to=tmp_path / "v")
     with pytest.raises(Mismatch):
@@ -312,14 +321,14 @@ def test_a_library_that_is_not_installed_is_named(store, tmp_path, monkeypatch):
 
 def test_formats():
     assert set(FORMATS) == {"npy", "csv", "parquet", "h5", "h5ad", "geojson", "safetensors"}
-    assert formats_of("models") == ["safetensors"]
-    assert formats_of("embeddings")[0] == "npy"
+    assert formats_of(Model) == ["safetensors"]
+    assert formats_of(Embedding)[0] == "npy"
 
 
 def test_a_kill_between_the_renames_loses_nothing(store, tmp_path):
     """What was there stands aside until the new folder is in its place."""
     giga.export(store, "tiles", to=tmp_path / "t")
-    with aside.new_folder(tmp_path / "t", Chosen.of(store, "tiles").note) as folder:
+    with new_folder(tmp_path / "t", note_of(store.tiles)) as folder:
         (folder / "x").write_text("new")
         assert len(list((tmp_path / "t").iterdir())) == 9
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == ["giga.json", "x"]
@@ -328,8 +337,12 @@ def test_a_kill_between_the_renames_loses_nothing(store, tmp_path):
 def test_the_page_of_exports_lists_every_format_and_every_member_of_the_card():
     text = (Path(__file__).parents[2] / "spec" / "exports.md").read_text()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    formats = {(row[0], row[1]): row[2] for row in rows if len(row) == 4 and row[0] in KINDS}
-    assert set(formats) == {*WRITERS, ("models", "safetensors"), ("encoders", "safetensors")}
+    formats = {(row[0], row[1]): row[2] for row in rows if len(row) == 4 and row[0] in {kind.kind for kind in KINDS}}
+    assert set(formats) == {
+        *((kind.kind, name) for kind, name in WRITERS),
+        ("models", "safetensors"),
+        ("encoders", "safetensors"),
+    }
     assert all(to == ("file" if name in FILES else "folder") for (_, name), to in formats.items())
     members = [row[0].strip("`") for row in rows if len(row) == 3 and row[0].startswith("`")]
     assert members == [field.name for field in fields(WeightsCard)]

@@ -108,7 +108,11 @@ def test_values_that_cannot_be_stored_fail_their_slide(tmp_path, features, name)
     assert list(made.failures) == [file.stem]
     assert says in made.failures[file.stem]
     assert made.done == 7
-    assert validate(tmp_path / "a.zarr").problems == []
+    store = giga.open(tmp_path / "a.zarr")
+    row = store.slides.index[file.stem]
+    assert not store.tiles.is_done(row)
+    assert not store.features("uni_v1").is_done(row)
+    assert validate(store).problems == []
 
 
 def shorter(file):
