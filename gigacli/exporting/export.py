@@ -11,7 +11,7 @@ from gigacli.config.base import options_of
 from gigacli.config.tools import ExportConfig, Format
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.exporting import tiles, vectors
-from gigacli.exporting.weights import card_of, write_weights
+from gigacli.exporting.weights import write_weights
 from gigacli.files import check_free, size_of
 from gigacli.progress import SILENT
 from gigacli.store.groups import Embedding, Encoder, Features, Model, SlideGroup, Tiles
@@ -115,11 +115,9 @@ def export(
         if not len(done.rows):
             raise NotFound(f"{opened.url}/{group.path} holds nothing yet", f"see what is next: giga info {opened.url}")
         warning = WRITERS[type(group), written_as](group, done.rows, to=to, progress=progress)
-        slides, pending = len(done.rows), int((~done.finished).sum())
-        empty = len(done.values) - slides - pending
+        slides, empty, pending = len(done.rows), int((done.values == 0).sum()), int((~done.finished).sum())
     else:
-        check_free(card_of(to), folder=False, redo=config.redo)
-        slides = write_weights(group, to)
+        slides = write_weights(group, to, redo=config.redo)
     return ExportSummary(
         group=group.path,
         format=written_as,

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from gigacli.errors import Mismatch, NotFound
-from gigacli.files import new_file
+from gigacli.files import check_free, new_file
 from gigacli.store.groups import Encoder, Model
 from gigacli.store.recipe import CREATED_BY
 from gigacli.weights.card import WeightsCard
@@ -25,20 +25,23 @@ SLIDE_WIDTH = "projector.0.weight"
 """The layer of a model whose inputs are the values of a slide vector, whatever its aggregator."""
 
 
-def write_weights(group: Model | Encoder, to: Path) -> int:
+def write_weights(group: Model | Encoder, to: Path, *, redo: bool) -> int:
     """Write a model or an encoder, its card in its metadata, and the same card for people beside it.
 
     Args:
         group: The model or encoder.
         to: The safetensors file; the card beside it is :func:`card_of` of it.
+        redo: Replace a card that is there.
 
     Returns:
         Slides it was trained on, 0 where it was not trained in this store.
 
     Raises:
+        InvalidInput: There is a card, and `redo` is off.
         NotFound: It is not there or not finished, or the store does not keep its weights.
         Mismatch: What it was made from has been replaced.
     """
+    check_free(card_of(to), folder=False, redo=redo)
     card, weights = _model_card(group) if isinstance(group, Model) else _encoder_card(group)
     data = save(load(weights), metadata=card.to_metadata())
     with new_file(card_of(to)) as file:
