@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gigacli.errors import SlideError
+from gigacli.exporting.geojson import tile_feature
 from gigacli.exporting.h5 import write_h5
 from gigacli.exporting.origin import note_of, slides_for_files
 from gigacli.files import new_folder
@@ -98,20 +99,9 @@ def _origin(slide: SlideRow) -> tuple[int, int] | None:
 
 
 def _collection(grid: TileGrid, tissue: NDArray[np.float32], origin: tuple[int, int]) -> dict[str, Any]:
-    """GeoJSON as QuPath (0.4 and later) reads it; members that QuPath does not know are left out by it."""
     features = []
     for i, ((x, y), share) in enumerate(zip((grid.coords - np.array(origin)).tolist(), tissue.tolist(), strict=True)):
-        right, bottom = round(x + grid.edge_px, 2), round(y + grid.edge_px, 2)
-        ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
-        features.append(
-            {
-                "type": "Feature",
-                "geometry": {"type": "Polygon", "coordinates": [ring]},
-                "properties": {
-                    "objectType": "tile",
-                    "name": f"tile {i}",
-                    "measurements": {"tile": i} | ({"tissue": round(share, 4)} if np.isfinite(share) else {}),
-                },
-            }
-        )
+        box = (x, y, round(x + grid.edge_px, 2), round(y + grid.edge_px, 2))
+        measurements = {"tile": i} | ({"tissue": round(share, 4)} if np.isfinite(share) else {})
+        features.append(tile_feature(i, box, measurements=measurements))
     return {"type": "FeatureCollection", "origin_px": list(origin), "features": features}
