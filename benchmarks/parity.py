@@ -62,7 +62,7 @@ def main() -> None:
                 ours, best = (score(given, labels, splits, scale=scale, converged=c) for c in (False, True))
                 with threadpool_limits(1):
                     theirs = np.array([plain(given, labels, split, scale=scale) for split in splits])
-                aucs, optima = (np.array([fold.auc for fold in scored.folds]) for scored in (ours, best))
+                aucs, optima = (np.array([fold.auc for fold in folds]) for folds in (ours, best))
                 gaps = np.abs(aucs - theirs).max(), np.abs(aucs - optima).max(), abs(aucs.mean() - optima.mean())
                 worst, compared = np.maximum(worst, gaps), compared + len(splits)
                 kind = "standardised" if scale else "unit length"

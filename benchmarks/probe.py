@@ -127,14 +127,14 @@ def main() -> None:
             seconds = cpu_seconds([sys.executable, "-c", PLAIN_IMPORTS], ONE_THREAD)[0]
             figures["plain script, imports"].append(seconds)
             started = time.process_time()
-            scored = score(vectors, names, splits)
+            folds = score(vectors, names, splits)
             figures[f"giga probe, {len(splits)} fits"].append(time.process_time() - started)
             started = time.process_time()
             plain_fits(vectors, names, splits)
             figures[f"plain script, {len(splits)} fits"].append(time.process_time() - started)
-    ours, theirs = np.array([fold.auc for fold in scored.folds]), np.array(printed.split(), dtype=float)  # (splits,)
+    ours, theirs = np.array([fold.auc for fold in folds]), np.array(printed.split(), dtype=float)  # (splits,)
     apart = np.abs(ours - theirs).max()
-    print(f"{len(y)} slides x {options.features}, {len(splits)} splits, AUC {scored.auc_mean:.3f}; CPU-seconds")
+    print(f"{len(y)} slides x {options.features}, {len(splits)} splits, AUC {ours.mean():.3f}; CPU-seconds")
     for name, seconds in figures.items():
         print(f"{name:>26}: median {median(seconds):.3f}, least {min(seconds):.3f}")
     print(f"AUC of a split differs from the plain script's by at most {apart:.1e}")

@@ -196,7 +196,8 @@ class Cohort:
         splits, _ = make_splits(labels, patients, folds=FOLDS, seed=0)
         if few:
             splits = [subsample(split, labels, n_train=FEW, seed=0) for split in splits]
-        return score(vectors, labels, splits, C=c, scale=scale, groups=patients).auc_mean
+        folds = score(vectors, labels, splits, C=c, scale=scale, groups=patients)
+        return float(np.mean([fold.auc for fold in folds]))
 
     def row(self, variant: str, vectors: NDArray[np.floating], *, scale: bool = True, **more: float) -> Run:
         """All scores of some vectors; those that are no embedding of views are scaled, like a mean of tiles."""

@@ -153,6 +153,8 @@ def show_json(value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if hasattr(value, "to_json"):
+        value = value.to_json()
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):

@@ -1,9 +1,10 @@
-"""Which tiles pull the vector of a slide towards a class.
+"""Attribution of a slide's score to its tiles: which tiles pull it towards a class.
 
 The score of a slide is linear in its vector, and the vector is a mean over views of T tiles each (or of all tiles). So
-the score is a mean over views, and a tile's part in it can be told from the views that hold it. The **pull** of tile i
-of n is ``n * (score of the slide - score of the slide without tile i)``: to first order, how much higher the score
-would be if the whole slide were like this tile. It does not depend on the size of the slide.
+the score is a mean over views, and a tile's part in it can be told from the views that hold it. The attribution of
+tile i of n, its *pull* in exported files, is ``n * (score of the slide - score of the slide without tile i)``: to first
+order, how much higher the score would be if the whole slide were like this tile. It does not depend on the size of the
+slide.
 
 With every T-subset of the tiles equally likely as a view, the slide without tile i is the mean over the views without
 it, and ``score - score without i = T/n * (mean of views with i - mean of views without i)``.
@@ -22,18 +23,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FALSE_DISCOVERIES = 0.05
-"""Share of the tiles called significant that may be so by chance."""
+"""Share of the tiles called significant that may be there by chance."""
 
 
 @dataclass(frozen=True, eq=False)
-class Pull:
-    """The pull of every tile of a slide.
+class TileAttribution:
+    """How far every tile of a slide pulls its score.
 
     Attributes:
         value: In units of the score (log odds), (n,); positive: towards the class.
-        error: Standard error, from the sampling of views, (n,); 0 where the pull is exact.
-        significant: Whether it is more than the noise of sampling, at most :data:`FALSE_DISCOVERIES` of them by chance
-            (Benjamini and Hochberg 1995), (n,).
+        error: Standard error, from the sampling of views, (n,); 0 where the value is exact.
+        significant: Whether the value is beyond the noise of sampling, (n,), at a false discovery rate of
+            :data:`FALSE_DISCOVERIES` (Benjamini and Hochberg 1995).
     """
 
     value: NDArray[np.float64]
@@ -58,13 +59,13 @@ def balanced_views(rng: np.random.Generator, n: int, *, tiles: int, per_tile: in
             f"the slide has {n} tiles, and a view holds {tiles}: no view is without a tile",
             "Only slides with more tiles than a view can be explained.",
         )
-    whole = -(-n // tiles) * tiles
-    shuffled = [np.resize(rng.permutation(n), whole) for _ in range(per_tile)]
+    filled = -(-n // tiles) * tiles  # n rounded up to a multiple
+    shuffled = [np.resize(rng.permutation(n), filled) for _ in range(per_tile)]
     return np.concatenate(shuffled).reshape(-1, tiles)
 
 
-def pull_of_views(scores: NDArray[np.float64], views: NDArray[np.int64], n: int) -> Pull:
-    """The pull of `n` tiles, estimated from the scores of views.
+def attribution_from_views(scores: NDArray[np.float64], views: NDArray[np.int64], n: int) -> TileAttribution:
+    """Attribution to `n` tiles, estimated from the scores of views.
 
     Args:
         scores: Of each view, (views,).
@@ -88,11 +89,11 @@ def pull_of_views(scores: NDArray[np.float64], views: NDArray[np.int64], n: int)
     with np.errstate(divide="ignore", invalid="ignore"):
         chance = 2 * t.sf(np.abs(gap / error), times - 1)  # (n,)
     chance = np.where(error > 0, chance, np.where(gap == 0, 1.0, 0.0))
-    return Pull(tiles * gap, tiles * error, false_discovery_control(chance) <= FALSE_DISCOVERIES)
+    return TileAttribution(tiles * gap, tiles * error, false_discovery_control(chance) <= FALSE_DISCOVERIES)
 
 
-def pull_of_mean(scores: NDArray[np.float64]) -> Pull:
-    """The pull of tiles on the score of their mean: exact, as the score is linear in the tiles.
+def attribution_of_mean(scores: NDArray[np.float64]) -> TileAttribution:
+    """Attribution of the score of a mean of tiles: exact, as the score is linear in the tiles.
 
     Args:
         scores: Of each tile by itself, (n,), n at least 2.
@@ -101,4 +102,4 @@ def pull_of_mean(scores: NDArray[np.float64]) -> Pull:
     if n < 2:
         raise InvalidInput(f"the slide has {n} tiles; without one nothing is left", "Choose a slide with more tiles.")
     without = (scores.sum() - scores) / (n - 1)
-    return Pull(scores - without, np.zeros(n), np.ones(n, dtype=bool))
+    return TileAttribution(scores - without, np.zeros(n), np.ones(n, dtype=bool))

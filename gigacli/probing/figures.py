@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from gigacli.probing.results import Judged, ProbeRow
+    from gigacli.probing.evaluation import Evaluation
+    from gigacli.probing.results import ProbeRow
 
 DPI = 200
 _GRID = np.linspace(0, 1, 201)
-_ASIDE = 1.015
+_OFFSET = 1.015
 """Factor between neighbouring lines of a learning curve along the number of labels."""
-_APART = 1.15
+_LEAST_GAP = 1.15
 """Least factor between two numbers under its axis."""
-_ACROSS = 3
+_COLUMNS = 3
 """Panels side by side."""
 
 
@@ -40,13 +41,13 @@ def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = F
     """
     lines: dict[str, list[ProbeRow]] = {}
     for row in rows:
-        lines.setdefault(f"{row.embedding}, {row.judge}", []).append(row)
+        lines.setdefault(f"{row.embedding}, {row.setting}", []).append(row)
     for i, (name, line) in enumerate(lines.items()):
         points = sorted((r for r in line if not difference or r.difference is not None), key=lambda row: row.n_train)
         if not points:  # the baseline itself: it keeps its colour for the other panel
             continue
-        aside = _ASIDE ** (i - (len(lines) - 1) / 2)  # so that bars of one budget stand side by side
-        x = [row.n_train * aside for row in points]
+        offset = _OFFSET ** (i - (len(lines) - 1) / 2)  # so that bars of one budget stand side by side
+        x = [row.n_train * offset for row in points]
         if difference:
             y = np.array([row.difference for row in points], dtype=float)
             ends = np.array([(row.difference_low, row.difference_high) for row in points], dtype=float).T  # (2, points)
@@ -54,15 +55,8 @@ def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = F
         else:
             y = np.array([row.auc_mean for row in points])
             reach = np.array([[row.auc_std or 0.0 for row in points]] * 2)
-        style: dict[str, Any] = {
-            "color": f"C{i}",
-            "marker": "o",
-            "markersize": 3,
-            "capsize": 2,
-            "linewidth": 1,
-            "elinewidth": 0.7,
-        }
-        axes.errorbar(x, y, yerr=np.nan_to_num(reach), label=name, **style)
+        style: dict[str, Any] = {"color": f"C{i}", "marker": "o", "markersize": 3, "linewidth": 1}
+        axes.errorbar(x, y, yerr=np.nan_to_num(reach), label=name, capsize=2, elinewidth=0.7, **style)
     if difference:
         baselines = " / ".join(dict.fromkeys(row.baseline for row in rows if row.baseline))
         axes.axhline(0, color="black", linewidth=0.8)
@@ -73,7 +67,7 @@ def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = F
         axes.set_xlabel("training labels (bars: standard deviation over splits)")
     ticks: list[int] = []
     for n in sorted({round(row.n_train) for row in rows}):
-        ticks += [n] if not ticks or n >= _APART * ticks[-1] else []  # what is too close to be told apart has no label
+        ticks += [n] if not ticks or n >= _LEAST_GAP * ticks[-1] else []  # labels that would overlap are left out
     axes.set_xscale("log")
     axes.set_xticks(ticks, labels=[str(n) for n in ticks])
     axes.minorticks_off()
@@ -82,21 +76,18 @@ def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = F
     return axes
 
 
-def roc_curves(judged: Sequence[Judged], axes: Axes) -> Axes:
+def roc_curves(evaluations: Sequence[Evaluation], axes: Axes) -> Axes:
     """Mean ROC curve over the splits, a line per embedding and method; for many classes the mean over them.
 
     Args:
-        judged: Of one target and one budget.
+        evaluations: Those of one target and one budget.
         axes: To draw into.
     """
-    for one in judged:
-        curves = []
-        place = {name: i for i, name in enumerate(one.score.classes)}
-        for split, fold in zip(one.splits, one.score.folds, strict=True):
-            truth = np.array([place[str(name)] for name in one.units.label[split.test]])
-            curves += list(_curves(truth, fold.probabilities))
+    for one in evaluations:
+        y = np.searchsorted(one.task.units.classes, one.task.units.label)  # (units,)
+        curves = [curve for fold in one.folds for curve in _curves(y[fold.split.test], fold.probabilities)]
         mean = np.mean(curves, axis=0)  # (points,)
-        axes.plot(_GRID, mean, linewidth=1, label=f"{one.name}: {one.score.auc_mean:.3f}")
+        axes.plot(_GRID, mean, linewidth=1, label=f"{one.name}: {one.auc:.3f}")
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.6, linestyle=":")
     axes.set_aspect("equal")
     axes.set_xlabel("false positive rate")
@@ -112,7 +103,7 @@ def _curves(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> Ite
         yield np.where(_GRID > 0, np.interp(_GRID, false, true), 0.0)
 
 
-def write_probe(folder: Path, rows: Sequence[ProbeRow], judged: Sequence[Judged]) -> list[str]:
+def write_probe(folder: Path, rows: Sequence[ProbeRow], evaluations: Sequence[Evaluation]) -> list[str]:
     """Write learning-curve.png and roc.png of every target; with several, their names end in the target's."""
     targets = list(dict.fromkeys(row.target for row in rows))
     files = []
@@ -125,11 +116,11 @@ def write_probe(folder: Path, rows: Sequence[ProbeRow], judged: Sequence[Judged]
             learning_curve(mine, figure.add_subplot(1, 1 + compared, i + 1, title=target), difference=i == 1)
         files.append(save(figure, folder / f"learning-curve{ending}.png"))
         budgets = list(dict.fromkeys(row.budget for row in sorted(mine, key=lambda row: row.n_train)))
-        across, down = min(len(budgets), _ACROSS), -(-len(budgets) // _ACROSS)
+        across, down = min(len(budgets), _COLUMNS), -(-len(budgets) // _COLUMNS)
         figure = Figure(figsize=(3.7 * across, 4.0 * down), layout="constrained")
         for i, budget in enumerate(budgets):
             panel = figure.add_subplot(down, across, i + 1, title=f"{target}, {_labels(budget)}")
-            roc_curves([one for one in judged if (one.target, one.budget) == (target, budget)], panel)
+            roc_curves([one for one in evaluations if (one.task.target, one.budget) == (target, budget)], panel)
         files.append(save(figure, folder / f"roc{ending}.png"))
     return files
 

@@ -103,11 +103,11 @@ def read_labels(path: str | Path, *, target: str | None = None, level: Literal["
     if not rows:
         raise InvalidInput(f"{path}: every cell of the column `{label_column}` is empty", "Choose another --target.")
     _check_consistent(rows, path, per_patient=per_patient)
-    said = tuple(None if patient.casefold() in MISSING else patient for _, _, patient in rows)
+    known_patients = tuple(None if patient.casefold() in MISSING else patient for _, _, patient in rows)
     return Labels(
         slide_id=tuple(unit for unit, _, _ in rows),
         label=tuple(label for _, label, _ in rows),
-        patient_id=None if patient_column is None else said,
+        patient_id=None if patient_column is None else known_patients,
         target=label_column,
         missing=len(known) - sum(known),
         notes=tuple(notes),
@@ -171,8 +171,8 @@ def join(
         "missing": labels.missing,
         "classes": classes,
     }
-    said = None if labels.patient_id is None else tuple(labels.patient_id[row] for row in rows)
-    return Join(index=index, label=matched, patient_id=said, counts=counts)
+    patient_id = None if labels.patient_id is None else tuple(labels.patient_id[row] for row in rows)
+    return Join(index=index, label=matched, patient_id=patient_id, counts=counts)
 
 
 def patients_of(
@@ -186,7 +186,7 @@ def patients_of(
     Args:
         slide_ids: The slides, (n,).
         from_store: Their patients in the store, (n,); None or empty where not known.
-        from_labels: Their patients in the table of labels, likewise.
+        from_labels: Their patients in the table of labels, (n,); None or empty where not known.
 
     Returns:
         The patients, (n,), or None when nothing is known of any; and where they come from, to be shown.
@@ -241,11 +241,11 @@ def _label_column(table: dict[str, list[str]], target: str | None, path: str | P
 def _check_consistent(rows: Sequence[tuple[str, str, str]], path: str | Path, *, per_patient: bool) -> None:
     unit = "patients" if per_patient else "slides"
     for what, place in (("label", 1), ("patient", 2)):
-        said: dict[str, list[str]] = {}
+        values_of: dict[str, list[str]] = {}
         for row in rows:
-            values = said.setdefault(row[0], [])
+            values = values_of.setdefault(row[0], [])
             values += [row[place]] if row[place] not in values else []
-        several = {name: values for name, values in said.items() if len(values) > 1}
+        several = {name: values for name, values in values_of.items() if len(values) > 1}
         if several:
             first = " and ".join(f"`{value}`" for value in next(iter(several.values())))
             raise InvalidInput(

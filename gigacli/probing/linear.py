@@ -11,8 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from gigacli.errors import InvalidInput
 from gigacli.probing.logistic import TOLERANCE, fit
-from gigacli.probing.scores import auc, check_split, score_fold, summarise
+from gigacli.probing.scores import auc, check_split, score_fold
 from gigacli.probing.splits import Split, make_splits
+from gigacli.probing.standardise import moments, standardise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from gigacli.probing.logistic import Logistic
-    from gigacli.probing.scores import FoldScore, Score
+    from gigacli.probing.scores import Fold
 
 PAPER_C: Final = 10.0
 GRID: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
@@ -40,8 +41,8 @@ def score(
     seed: int = 0,
     groups: ArrayLike | None = None,
     converged: bool = False,
-) -> Score:
-    """Fit and score every split, with one BLAS thread: these problems are too small to share.
+) -> list[Fold]:
+    """Fit and score every split, in their order, with one BLAS thread: these problems are too small to share.
 
     Args:
         vectors: One per slide, finite, (slides, features). They are fitted in their own precision.
@@ -58,11 +59,13 @@ def score(
     Raises:
         InvalidInput: No split, vectors that are not finite, or a split with a class missing from one side.
     """
+    if not splits:
+        raise InvalidInput("there are no splits to score", "Make or read at least one.")
     names = np.asarray(labels)
     classes, y = np.unique(names, return_inverse=True)  # (classes,), (slides,)
     if converged:
         vectors = vectors.astype(np.float64)
-    folds: list[FoldScore] = []
+    folds = []
     with threadpool_limits(1):
         for split in splits:
             check_split(y, split, classes.tolist())
@@ -76,7 +79,7 @@ def score(
             model = _fit(train, y[split.train], C=chosen, converged=converged)
             fold = score_fold(y, model.probabilities(test), split)
             folds.append(replace(fold, C=chosen, not_converged=stopped + (not model.converged), note=note))
-    return summarise(folds, classes.tolist())
+    return folds
 
 
 def _fit(
@@ -97,12 +100,8 @@ def _sides(
     """Vectors of the training and the test side, (n_train, features) and (n_test, features), standardised if asked."""
     train, test = vectors[split.train], vectors[split.test]
     if scale:
-        mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
-        constant = deviation <= 10 * np.finfo(train.dtype).eps * np.abs(mean)  # rounding, not spread
-        deviation[constant | (deviation == 0)] = 1.0
-        for side in (train, test):  # rounded after each step, as scikit-learn's scaler does
-            side -= mean
-            side /= deviation
+        mean, deviation = moments(train)
+        return standardise(train, mean, deviation), standardise(test, mean, deviation)
     return train, test
 
 
@@ -117,7 +116,7 @@ def _choose(
     groups: ArrayLike | None,
     seed: int,
 ) -> tuple[float, int, str]:
-    """Return the best C of the grid inside the training side, how many fits stopped short, and why it had no choice.
+    """Return the best C of the grid inside the training side, how many fits stopped short, and why it could not choose.
 
     From weak to strong, each fit starting where the last one ended.
     """

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from gigacli.probing.scores import Score
-    from gigacli.probing.splits import Split
-    from gigacli.probing.units import Units
+    from gigacli.probing.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class ProbeRow:
     aucs: tuple[float, ...]
 
     @property
-    def judge(self) -> str:
+    def setting(self) -> str:
         """The method with its settings, in a few characters."""
         return f"{'scaled, ' if self.scaled else ''}C={self.c}" if self.method == "linear" else self.method
 
@@ -79,57 +77,27 @@ class ProbeResult:
 
     Attributes:
         scores: One row per target, embedding, method and budget.
-        joins: How labels and vectors met; with several targets, by target.
-        warnings: What deserves a sentence: leaks, small classes, fits that stopped short.
+        joins: How labels and vectors met, by target.
+        warnings: What casts doubt on the scores: leaks, small classes, fits that stopped short.
         notes: What was decided: where patients come from, how splits were made.
         files: What was written with ``out``.
         seconds: Time it took.
     """
 
     scores: list[ProbeRow]
-    joins: dict[str, Any]
+    joins: dict[str, dict[str, Any]]
     warnings: list[str]
     notes: list[str]
     files: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """One row before it is compared: who was judged, on what, and how it went.
-
-    Attributes:
-        embedding: As in :class:`ProbeRow`.
-        method: Likewise.
-        c: Likewise.
-        scaled: Likewise.
-        budget: Likewise.
-        target: Likewise.
-        features: Fingerprint of the tile features behind it.
-        units: The slides or patients.
-        splits: The splits at this budget, (J,).
-        score: What came of it.
-    """
-
-    embedding: str
-    method: str
-    c: str
-    scaled: bool
-    budget: str
-    target: str
-    features: str
-    units: Units
-    splits: Sequence[Split]
-    score: Score
-
-    @property
-    def name(self) -> str:
-        """Who was judged and how, for a legend or a sentence."""
-        how = "" if self.method == "linear" and self.c == "10" else f" ({self.method if not self.c else f'C={self.c}'})"
-        return f"{self.embedding}{how}"
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` shows: with a single target, `joins` are its counts."""
+        joins = next(iter(self.joins.values())) if len(self.joins) == 1 else self.joins
+        return {**asdict(self), "joins": joins}
 
 
-def write(folder: Path, rows: Sequence[ProbeRow], judged: Sequence[Judged]) -> list[str]:
+def write(folder: Path, rows: Sequence[ProbeRow], evaluations: Sequence[Evaluation]) -> list[str]:
     """Write scores.csv and predictions.csv; the paths.
 
     predictions.csv has a row per test slide, split and line of the table, with a column `p_CLASS` per class.
@@ -141,24 +109,25 @@ def write(folder: Path, rows: Sequence[ProbeRow], judged: Sequence[Judged]) -> l
         table = csv.writer(file)
         table.writerow(names)
         table.writerows([_cell(getattr(row, name)) for name in names] for row in rows)
-    classes = sorted({name for one in judged for name in one.score.classes})
-    unit = judged[0].units.level
+    classes = sorted({name for one in evaluations for name in one.task.units.classes})
+    unit = evaluations[0].task.units.level
     with predictions.open("w", newline="", encoding="utf-8") as file:
         header = ["target", "embedding", "method", "c", "budget", "split", unit, "truth", *(f"p_{c}" for c in classes)]
         lines = csv.DictWriter(file, header, restval="")
         lines.writeheader()
-        for one in judged:
-            lines.writerows(_predictions(one, unit))
+        for row, one in zip(rows, evaluations, strict=True):
+            what = {name: getattr(row, name) for name in header[:5]}
+            lines.writerows({**what, **prediction} for prediction in _predictions(one, unit))
     return [str(scores), str(predictions)]
 
 
-def _predictions(one: Judged, unit: str) -> Iterator[dict[str, object]]:
-    who = {"target": one.target, "embedding": one.embedding, "method": one.method, "c": one.c, "budget": one.budget}
-    columns = [f"p_{name}" for name in one.score.classes]
-    for number, (split, fold) in enumerate(zip(one.splits, one.score.folds, strict=True)):
-        for place, shares in zip(split.test.tolist(), fold.probabilities.tolist(), strict=True):
-            said = {unit: one.units.ids[place], "truth": one.units.label[place]}
-            yield {**who, "split": number, **said, **dict(zip(columns, shares, strict=True))}
+def _predictions(one: Evaluation, unit: str) -> Iterator[dict[str, object]]:
+    units = one.task.units
+    columns = [f"p_{name}" for name in units.classes]
+    for number, fold in enumerate(one.folds):
+        for i, shares in zip(fold.split.test.tolist(), fold.probabilities.tolist(), strict=True):
+            case = {"split": number, unit: units.ids[i], "truth": units.label[i]}
+            yield case | dict(zip(columns, shares, strict=True))
 
 
 def _cell(value: object) -> object:
@@ -175,7 +144,7 @@ COLUMNS = (
 
 
 def tables(result: ProbeResult) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-    """Per target what was judged, and the rows as text under :data:`COLUMNS`."""
+    """Tables to show: per target its title, and its rows as text under :data:`COLUMNS`."""
     for target in dict.fromkeys(row.target for row in result.scores):
         rows = [row for row in result.scores if row.target == target]
         first, known = rows[0], rows[0].patients or {}
@@ -185,11 +154,10 @@ def tables(result: ProbeResult) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
 
 
 def lines(result: ProbeResult) -> Iterator[str]:
-    """How labels and vectors met, what was decided, what deserves attention, what was written: in sentences."""
-    targets = list(dict.fromkeys(row.target for row in result.scores))
-    for target in targets:
-        for line in _join_lines(result.joins if len(targets) == 1 else result.joins[target]):
-            yield line if len(targets) == 1 else f"{target}: {line}"
+    """Sentences to show: how labels and vectors met, what was decided, warnings, and what was written."""
+    for target, counts in result.joins.items():
+        for line in _join_lines(counts):
+            yield line if len(result.joins) == 1 else f"{target}: {line}"
     yield from result.notes
     yield from (f"warning: {text}" for text in result.warnings)
     yield from (f"wrote {file}" for file in result.files)
@@ -211,7 +179,7 @@ def _join_lines(counts: dict[str, Any]) -> Iterator[str]:
 def _texts(row: ProbeRow) -> tuple[str, ...]:
     return (
         row.embedding,
-        row.judge,
+        row.setting,
         row.budget,
         f"{row.auc_mean:.3f}" + ("" if row.auc_std is None else f" ± {row.auc_std:.3f}"),
         "" if row.auc_low is None else f"{row.auc_low:.3f}-{row.auc_high:.3f}",

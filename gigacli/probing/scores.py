@@ -18,142 +18,57 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class FoldScore:
-    """What one fit is worth on its test side.
+class Fold:
+    """One fit: what it predicts of the test side of its split, and how well.
 
     Attributes:
+        split: The split.
+        probabilities: Of each class in sorted order, float64 (n_test, classes), rows as in `split.test`.
         auc: Area under the ROC curve of the second class in sorted order; for more than two classes the mean over
             each against the rest.
         accuracy: Share of test slides whose most probable class is theirs.
         balanced_accuracy: The same per class, averaged over classes.
-        probabilities: Of each class in sorted order, float64 (n_test, classes), rows as in `split.test`.
-        n_train: Slides fitted on.
-        n_test: Slides scored.
-        pool: Slides of which those fitted on are a part.
         C: The inverse regularisation used; None where there is none.
         not_converged: Fits that stopped short, the inner ones of `C="auto"` included.
         note: Why `C="auto"` could not choose, or "".
     """
 
+    split: Split
+    probabilities: NDArray[np.float64]
     auc: float
     accuracy: float
     balanced_accuracy: float
-    probabilities: NDArray[np.float64]
-    n_train: int
-    n_test: int
-    pool: int
     C: float | None = None
     not_converged: int = 0
     note: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Score:
-    """A set of vectors judged over all splits.
-
-    Attributes:
-        auc_mean: Mean of the AUC over the splits.
-        auc_std: Its sample standard deviation (ddof = 1; numpy's default, ddof = 0, is 5 % smaller with ten splits);
-            None for one split.
-        auc_low: Lower end of the 95 % interval of the mean, see :func:`interval`; None for one split.
-        auc_high: Its upper end.
-        accuracy: Mean over the splits.
-        balanced_accuracy: Mean over the splits.
-        n_train: Mean number of training slides.
-        n_test: Mean number of test slides.
-        pool: Mean number of slides of which the training slides are a part.
-        splits: How many.
-        not_converged: Fits that stopped short, over all splits.
-        classes: The classes, in the order of the columns of the probabilities.
-        folds: What each split gave.
-        notes: What deserves a sentence.
-    """
-
-    auc_mean: float
-    auc_std: float | None
-    auc_low: float | None
-    auc_high: float | None
-    accuracy: float
-    balanced_accuracy: float
-    n_train: float
-    n_test: float
-    pool: float
-    splits: int
-    not_converged: int
-    classes: tuple[str, ...]
-    folds: tuple[FoldScore, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much higher the AUC is than another on the same splits.
-
-    Attributes:
-        mean: Over the splits.
-        low: Lower end of the 95 % interval of the mean, see :func:`interval`; None for one split.
-        high: Its upper end.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-
-
-def score_fold(y: NDArray[np.int64], probabilities: NDArray[np.float64], split: Split) -> FoldScore:
+def score_fold(y: NDArray[np.int64], probabilities: NDArray[np.float64], split: Split) -> Fold:
     """Score one test side; its classes `y[split.test]` are columns of `probabilities` (n_test, classes), each there."""
     truth = y[split.test]  # (n_test,)
     hit = probabilities.argmax(axis=1) == truth  # (n_test,)
-    return FoldScore(
-        auc=auc(truth, probabilities),
-        accuracy=float(hit.mean()),
-        balanced_accuracy=float(np.mean([hit[truth == c].mean() for c in range(probabilities.shape[1])])),
-        probabilities=probabilities,
-        n_train=len(split.train),
-        n_test=len(truth),
-        pool=split.pool or len(split.train),
-    )
+    by_class = [hit[truth == c].mean() for c in range(probabilities.shape[1])]
+    return Fold(split, probabilities, auc(truth, probabilities), float(hit.mean()), float(np.mean(by_class)))
 
 
-def summarise(folds: Sequence[FoldScore], classes: Sequence[str]) -> Score:
-    """Mean and spread over the splits.
-
-    Raises:
-        InvalidInput: There is no split.
-    """
-    if not folds:
-        raise InvalidInput("there are no splits to score", "Make or read at least one.")
-    aucs = np.array([fold.auc for fold in folds])  # (splits,)
-    n_train, n_test, pool = (
-        float(np.mean(n)) for n in zip(*((f.n_train, f.n_test, f.pool) for f in folds), strict=True)
-    )
-    several = len(folds) > 1
-    low, high = interval(aucs, n_train=pool, n_test=n_test) if several else (None, None)
-    return Score(
-        auc_mean=float(aucs.mean()),
-        auc_std=float(aucs.std(ddof=1)) if several else None,
-        auc_low=low,
-        auc_high=high,
-        accuracy=float(np.mean([fold.accuracy for fold in folds])),
-        balanced_accuracy=float(np.mean([fold.balanced_accuracy for fold in folds])),
-        n_train=n_train,
-        n_test=n_test,
-        pool=pool,
-        splits=len(folds),
-        not_converged=sum(fold.not_converged for fold in folds),
-        classes=tuple(classes),
-        folds=tuple(folds),
-        notes=tuple(dict.fromkeys(fold.note for fold in folds if fold.note)),
-    )
+def auc_interval(folds: Sequence[Fold]) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of the mean AUC over splits, see :func:`interval`; None for one split."""
+    return _interval_of([fold.auc for fold in folds], folds, lowest=0.0)
 
 
-def difference(mine: Score, other: Score) -> Difference:
-    """Compare two scores split by split: their test sides must be the same."""
-    gaps = [a.auc - b.auc for a, b in zip(mine.folds, other.folds, strict=True)]
-    low, high = None, None
-    if len(gaps) > 1:
-        low, high = interval(gaps, n_train=mine.pool, n_test=mine.n_test, lowest=-1.0)
-    return Difference(mean=float(np.mean(gaps)), low=low, high=high)
+def difference(mine: Sequence[Fold], other: Sequence[Fold]) -> tuple[float, float | None, float | None]:
+    """How much higher the AUC is than another's on the same splits: mean, and its paired 95 % interval."""
+    gaps = [a.auc - b.auc for a, b in zip(mine, other, strict=True)]
+    return float(np.mean(gaps)), *_interval_of(gaps, mine, lowest=-1.0)
+
+
+def _interval_of(
+    values: list[float], folds: Sequence[Fold], *, lowest: float
+) -> tuple[float, float] | tuple[None, None]:
+    if len(values) < 2:
+        return None, None
+    n_train = float(np.mean([fold.split.pool or len(fold.split.train) for fold in folds]))
+    return interval(values, n_train=n_train, n_test=float(np.mean([len(f.split.test) for f in folds])), lowest=lowest)
 
 
 def interval(values: ArrayLike, *, n_train: float, n_test: float, lowest: float = 0.0) -> tuple[float, float]:
@@ -204,7 +119,7 @@ def check_split(y: NDArray[np.int64], split: Split, classes: Sequence[str]) -> N
     for side, places in (("training", split.train), ("test", split.test)):
         found = np.bincount(y[places], minlength=len(classes))  # (classes,)
         if not found.all():
-            counts = ", ".join(f"`{c}` {n}" for c, n in zip(classes, found, strict=True))
+            counts = ", ".join(f"{c!r} {n}" for c, n in zip(classes, found, strict=True))
             raise InvalidInput(
                 f"a class is missing from the {side} side of a split: {counts}",
                 "Leave that class out of the labels, or use splits that have every class on both sides.",

@@ -27,7 +27,7 @@ class Split:
 
     Attributes:
         train: Places in the list of slides that was split, int64 (n_train,).
-        test: Likewise, (n_test,).
+        test: Places in the same list, int64 (n_test,).
         pool: Of how many slides the training side is a part, where a smaller budget took some.
     """
 

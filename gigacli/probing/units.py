@@ -39,6 +39,11 @@ class Units:
     patient: tuple[str, ...] | None
     slides: tuple[NDArray[np.int64], ...]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The distinct labels in sorted order: the columns of predicted probabilities."""
+        return tuple(np.unique(self.label).tolist())
+
     def vectors(self, of_slides: NDArray[np.float32], *, unit_length: bool) -> NDArray[np.float32]:
         """One vector per unit, (units, features); a patient's is the mean of the slides'.
 
@@ -68,7 +73,7 @@ class Units:
 def units_of(
     joined: Join, slide_ids: Sequence[str], patients: Sequence[str], *, level: Literal["slide", "patient"]
 ) -> tuple[Units, str]:
-    """Say what is judged, and where the patients come from.
+    """The units to judge, and where their patients come from, in words.
 
     Args:
         joined: The slides with a label and a vector.
@@ -86,7 +91,7 @@ def units_of(
         return Units(level, tuple(mine), joined.label, None if known is None else tuple(known), rows), source
     if known is None:
         raise InvalidInput(
-            "--level patient: it is not known which slides belong to one patient",
+            "`level='patient'`: it is not known which slides belong to one patient",
             "Add a column patient_id to the labels, or to the CSV of `giga tile --csv`.",
         )
     slides: dict[str, list[int]] = {}  # in the order in which the patients come
@@ -94,12 +99,12 @@ def units_of(
     for patient, label, row in zip(known, joined.label.tolist(), joined.index.tolist(), strict=True):
         slides.setdefault(patient, []).append(row)
         labels.setdefault(patient, set()).add(label)
-    torn = [patient for patient, said in labels.items() if len(said) > 1]
-    if torn:
+    ambiguous = [patient for patient, values in labels.items() if len(values) > 1]
+    if ambiguous:
         raise InvalidInput(
-            f"{len(torn)} patients have slides of more than one class: {', '.join(torn[:_SHOWN])} "
-            f"(the first: {' and '.join(sorted(labels[torn[0]]))})",
-            "Give all slides of a patient one label, or judge slides: --level slide.",
+            f"{len(ambiguous)} patients have slides of more than one class: {', '.join(ambiguous[:_SHOWN])} "
+            f"(the first: {' and '.join(sorted(labels[ambiguous[0]]))})",
+            "Give all slides of a patient one label, or judge slides: `level='slide'`.",
         )
     names = tuple(slides)
     label = np.array([next(iter(labels[name])) for name in names])

@@ -1,4 +1,4 @@
-"""Vectors as people look at them: two numbers a slide, and which slides lie next to which."""
+"""Vectors to look at: two coordinates per slide (PCA, t-SNE), and which slides lie next to which."""
 
 from __future__ import annotations
 
@@ -21,13 +21,6 @@ COMPONENTS = 50
 """Principal components that t-SNE starts from: neighbours hardly change, and are found ten times as fast."""
 
 ROWS_AT_ONCE = 1024
-
-
-def standardised(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Columns with mean 0 and standard deviation 1, as the probe treats a mean of tiles; constant ones are 0."""
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    deviation = centred.std(axis=0)
-    return np.asarray(centred / np.where(deviation > 0, deviation, 1.0))
 
 
 def pca(vectors: NDArray[np.floating], *, components: int = 2) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -115,13 +108,13 @@ def agreement(values: Sequence[str], groups: Sequence[str], neighbour: NDArray[n
     known = names[code] != ""
     if len(set(names.tolist()) - {""}) < 2:
         return None
-    judged = known & (neighbour >= 0)
-    judged[judged] = known[neighbour[judged]]
+    counted = known & (neighbour >= 0)  # (n,)
+    counted[counted] = known[neighbour[counted]]
     patient = np.unique(np.asarray(groups), return_inverse=True)[1]
     table = np.zeros((patient.max() + 1, len(names)))
     np.add.at(table, (patient[known], code[known]), 1)  # (patients, values)
     others = table.sum(axis=0) - table[patient]  # (n, values)
     chance = others[np.arange(len(code)), code] / np.maximum(others.sum(axis=1), 1)
-    if not judged.any():
+    if not counted.any():
         return None
-    return float((code[judged] == code[neighbour[judged]]).mean()), float(chance[judged].mean())
+    return float((code[counted] == code[neighbour[counted]]).mean()), float(chance[counted].mean())

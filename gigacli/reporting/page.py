@@ -25,13 +25,13 @@ def check_place(file: Path) -> None:
         InvalidInput: `file` is a folder or another file, or its folder is not there.
     """
     if not file.parent.is_dir():
-        raise InvalidInput(f"{file}: there is no folder {file.parent}", "make it first, or choose another --out")
+        raise InvalidInput(f"{file}: there is no folder {file.parent}", "make it first, or choose another `out`")
     if file.is_dir():
-        raise InvalidInput(f"{file} is a folder", f"name a file in it: --out {file}/report.html")
+        raise InvalidInput(f"{file} is a folder", f"name a file in it: `out={file}/report.html`")
     if file.exists():
         with file.open("rb") as opened:
             if MARK.encode() not in opened.read(200):
-                raise InvalidInput(f"{file} is there and is no giga report", "choose another --out, or remove it")
+                raise InvalidInput(f"{file} is there and is no giga report", "choose another `out`, or remove it")
 
 
 def write(file: Path, page: bytes) -> None:

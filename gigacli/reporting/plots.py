@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from gigacli.probing.attribution import Pull
+    from gigacli.probing.attribution import TileAttribution
+    from gigacli.store.groups import TrainedGroup
     from gigacli.store.store import Store
     from gigacli.wsi.overlay import Thumbnail
 
@@ -26,11 +27,8 @@ MOST_COLOURS = 8
 """Groups that get a colour of their own: more cannot be told apart. The others are grey."""
 
 
-def tile_counts(store: Store, axes: Axes) -> Axes:
-    """How many slides have how many tiles."""
-    from gigacli.store.chunks import read_column
-
-    counts = read_column(store.array("tiles/count"))
+def tile_counts(counts: NDArray[np.integer], axes: Axes) -> Axes:
+    """How many slides have how many tiles, from tiles per slide (slides,), negative where not known."""
     counts = counts[counts >= 0]
     axes.hist(counts, bins=min(40, max(5, round(2 * len(counts) ** 0.5))), rwidth=0.92)
     axes.set_xlabel("tiles of a slide")
@@ -40,22 +38,16 @@ def tile_counts(store: Store, axes: Axes) -> Axes:
     return axes
 
 
-def training_curve(store: Store, path: str, axes: Axes) -> Axes:
-    """Loss over epochs, with the loss of a network that tells nothing from nothing.
+def training_curve(trained: TrainedGroup, axes: Axes) -> Axes:
+    """Loss of an encoder or a model over epochs, with the loss of a network that tells nothing from nothing.
 
-    Args:
-        store: The cohort store.
-        path: ``encoders/NAME`` or ``models/NAME``.
-        axes: To draw into.
+    Raises:
+        NotFound: It has no history.
     """
-    from gigacli.store.trained import Trained
-
-    trained = Trained(store, path)
-    loss = trained.history("loss")
+    loss, chance = trained.array("history/loss")[:], trained.history("chance")
     epochs = np.arange(1, len(loss) + 1)
     axes.plot(epochs, loss, linewidth=1.2, label="loss", marker="o" if len(loss) < 4 else "", markersize=3)
-    if f"{path}/history/chance" in store.root:
-        chance = trained.history("chance")
+    if chance is not None:
         axes.plot(epochs, chance, linewidth=1, linestyle="--", color="grey", label="chance", marker="")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("epoch")
@@ -77,8 +69,8 @@ def vector_map(store: Store, embedding: str, axes: Axes, *, colour: Sequence[str
     """
     from gigacli.reporting.neighbours import neighbour_map, pca
 
-    have = store.array(f"embeddings/{embedding}/done")[:] > 0
-    vectors = store.array(f"embeddings/{embedding}/vectors")[:][have]
+    have = store.embedding(embedding).done().filled
+    vectors = store.embedding(embedding).read()[have]
     if method not in ("pca", "t-sne"):
         raise InvalidInput(f"method is {method!r}; it must be pca or t-sne")
     places, share = pca(vectors)
@@ -107,32 +99,36 @@ def vector_map(store: Store, embedding: str, axes: Axes, *, colour: Sequence[str
     return axes
 
 
-def tiles(store: Store, slide: str, axes: Axes, *, pull: Pull | None = None) -> Axes:
+def tiles(store: Store, slide: str, axes: Axes, *, attribution: TileAttribution | None = None) -> Axes:
     """The tiles of a slide on its thumbnail.
 
     Args:
         store: The cohort store.
         slide: Its id.
         axes: To draw into.
-        pull: Colours the tiles by what they do to the score of a class; those within the noise stay empty.
+        attribution: Colours the tiles by how far they pull the score of a class; those within the noise stay empty.
 
     Raises:
         NotFound: There is no such slide, or it has not been tiled.
         SlideError: The slide file is gone or cannot be read.
     """
-    from gigacli.store.bank import tile_grid_of
     from gigacli.wsi.overlay import thumbnail
 
     row = store.slides.index.get(slide)
     if row is None:
         raise NotFound(f"{store.url} holds no slide {slide!r}", f"it has: {', '.join(store.slides.ids[:3])}, ...")
-    coords, edge_px = tile_grid_of(store, row)
+    coords, edge_px = store.tiles.grid(row)
     small = thumbnail(store.slides[row].path, mpp=store.slides[row].mpp, long_px=THUMBNAIL_PX)
-    return tile_squares(coords, edge_px, axes, small=small, pull=pull)
+    return tile_squares(coords, edge_px, axes, small=small, attribution=attribution)
 
 
 def tile_squares(
-    coords: NDArray[np.int32], edge_px: float, axes: Axes, *, small: Thumbnail | None, pull: Pull | None = None
+    coords: NDArray[np.int32],
+    edge_px: float,
+    axes: Axes,
+    *,
+    small: Thumbnail | None,
+    attribution: TileAttribution | None = None,
 ) -> Axes:
     """Tiles as squares in level-0 pixels, over the slide where there is a picture of it.
 
@@ -141,7 +137,7 @@ def tile_squares(
         edge_px: Edge of a tile in level-0 pixels.
         axes: To draw into.
         small: The slide.
-        pull: As for :func:`tiles`.
+        attribution: As for :func:`tiles`.
     """
     from matplotlib.collections import PolyCollection
 
@@ -151,11 +147,12 @@ def tile_squares(
         extent = (left, left + width / small.scale, top + height / small.scale, top)
         axes.imshow(small.pixels, extent=extent, interpolation="bilinear")
     squares = PolyCollection(list(corners), facecolors="none", edgecolors=(0.1, 0.1, 0.35, 0.35), linewidths=0.3)
-    if pull is not None:
+    if attribution is not None:
         axes.add_collection(squares)
-        most = float(np.quantile(np.abs(pull.value[pull.significant]), 0.98)) if pull.significant.any() else 1.0
-        squares = PolyCollection(list(corners[pull.significant]), cmap="PuOr_r", alpha=0.75, linewidths=0)
-        squares.set_array(pull.value[pull.significant])
+        values = attribution.value[attribution.significant]
+        most = float(np.quantile(np.abs(values), 0.98)) if len(values) else 1.0
+        squares = PolyCollection(list(corners[attribution.significant]), cmap="PuOr_r", alpha=0.75, linewidths=0)
+        squares.set_array(values)
         squares.set_clim(-most, most)
     axes.add_collection(squares)
     if small is None:

@@ -12,11 +12,12 @@ import numpy as np
 from gigacli.config.base import options_of
 from gigacli.config.tools import ReportConfig
 from gigacli.errors import InvalidInput
-from gigacli.probing import results as probe_report
+from gigacli.probing import results
 from gigacli.progress import SILENT
 from gigacli.reporting import slides, svg, vectors
 from gigacli.reporting.page import check_place, render, write
 from gigacli.stages.probe import probe
+from gigacli.store.groups import Encoder, Model, group_at
 from gigacli.store.info import info
 from gigacli.store.store import Store
 from gigacli.version import __version__
@@ -24,9 +25,12 @@ from gigacli.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from gigacli.probing.results import ProbeResult
     from gigacli.progress import Progress
-    from gigacli.reporting.slides import Attribute, Picture
+    from gigacli.reporting.slides import Grouping
+    from gigacli.store.info import Info
 
 FRACTIONS = (0.25, 0.5, 1.0)
 """Shares of the training labels that make a learning curve where none were asked for."""
@@ -45,7 +49,7 @@ class ReportSummary:
         embeddings: Embeddings on it.
         seconds: Time it took.
         files: What was written.
-        notes: What deserves a sentence.
+        notes: Remarks for the reader.
     """
 
     report: str
@@ -92,10 +96,11 @@ def report(
         raise InvalidInput(f"{opened.url} holds no slides yet", f"run: giga tile {opened.url} SLIDES")
     file = config.out or Path(f"{Path(opened.url.rstrip('/')).stem}-report.html")
     check_place(file)
-    attributes, patients = slides.attributes_of(opened, labels)
-    names = vectors.order_of(opened, config.embedding)
+    table, counts, found = opened.slides, opened.tiles.done().values, info(opened)
+    groupings, patients = slides.groupings_of(table, labels)
+    embeddings = vectors.embeddings_of(opened, config.embedding)
     probed = None
-    if labels is not None and names:
+    if labels is not None and embeddings:
         probed = probe(
             opened,
             labels,
@@ -106,28 +111,30 @@ def report(
             seed=config.seed,
             progress=progress,
         )
-    maps, shared = vectors.maps_of(opened, names, attributes, patients, seed=config.seed, progress=progress)
-    pictures = slides.pictures_of(opened, most=config.thumbnails, workers=config.workers, progress=progress)
+    maps, agreements = vectors.maps_of(embeddings, groupings, patients, seed=config.seed, progress=progress)
+    pictures = slides.gallery_of(
+        opened, table, counts, most=config.thumbnails, workers=config.workers, progress=progress
+    )
     page = render(
         {
             "version": __version__,
             "name": Path(opened.url.rstrip("/")).name,
-            "info": info(opened),
-            "recipes": _recipes(opened),
-            "tiles": slides.tile_facts(opened),
-            "histogram": svg.tile_counts(opened) if slides.tile_facts(opened) else "",
-            "scanners": slides.scanners_of(opened),
-            "failures": slides.failures_of(opened),
+            "info": found,
+            "recipes": _recipes(opened, found),
+            "tiles": slides.tile_facts(counts),
+            "histogram": svg.tile_counts(counts) if (counts >= 0).any() else "",
+            "scanners": slides.scanners_of(table),
+            "failures": slides.failures_of(opened, table.ids),
             "pictures": pictures,
-            "captions": _captions(pictures, attributes),
+            "captions": {one.row: groupings[0].values[one.row] for one in pictures if groupings},
             "training": _training(opened),
             "maps": maps,
-            "shared": shared,
+            "agreements": agreements,
             "probe": _probe(probed) if probed is not None else None,
             "labels": Path(labels).name if labels is not None else "",
-            "embeddings": names,
+            "embeddings": embeddings,
         },
-        data=_data(opened, attributes, patients, maps),
+        data=_data(table.ids, counts, groupings, patients, maps),
     )
     write(file, page)
     unreadable = [picture for picture in pictures if not picture.uri]
@@ -137,21 +144,21 @@ def report(
     return ReportSummary(
         report=str(file),
         bytes=len(page),
-        slides=opened.registered,
+        slides=len(table),
         pictures=len(pictures) - len(unreadable),
         unreadable=len(unreadable),
-        embeddings=len(names),
+        embeddings=len(embeddings),
         seconds=time.monotonic() - started,
         files=[str(file)],
         notes=notes,
     )
 
 
-def _recipes(store: Store) -> list[dict[str, Any]]:
+def _recipes(store: Store, found: Info) -> list[dict[str, Any]]:
     """Every group with the configuration and the inputs it was made from."""
     listed = []
-    for group in info(store).groups:
-        recipe = store.require(group.path)
+    for group in found.groups:
+        recipe = group_at(store, group.path).recipe
         options = sorted((key, str(value)) for key, value in recipe.config.items())
         listed.append({"group": group, "options": options, "inputs": recipe.inputs, "print": recipe.fingerprint})
     return listed
@@ -159,27 +166,23 @@ def _recipes(store: Store) -> list[dict[str, Any]]:
 
 def _training(store: Store) -> list[dict[str, Any]]:
     """Everything in the store that has a training to show."""
-    found: list[dict[str, Any]] = []
-    for kind in ("encoders", "models"):
-        for name in store.names(kind):
-            path = f"{kind}/{name}"
-            if f"{path}/history/loss" not in store.root:
-                continue
-            last: dict[str, float] = {}
-            for figure in ("loss", "chance", "rank"):
-                if f"{path}/history/{figure}" in store.root:
-                    values = store.array(f"{path}/history/{figure}")[:]
-                    last |= {figure: float(values[np.isfinite(values)][-1])} if np.isfinite(values).any() else {}
-            seen = f"{path}/trained_on"
-            found.append(
-                {
-                    "path": path,
-                    "figure": svg.training(store, path, number=len(found)),
-                    "sentences": _sentences(last, int(store.array(seen)[:].sum()) if seen in store.root else None),
-                    "done": bool(store.array(f"{path}/done")[()] == 1),
-                }
-            )
-    return found
+    shown: list[dict[str, Any]] = []
+    for trained in (*store.groups(Encoder), *store.groups(Model)):
+        histories = {name: trained.history(name) for name in ("loss", "chance", "rank")}
+        if histories["loss"] is None:
+            continue
+        finite = {name: values[np.isfinite(values)] for name, values in histories.items() if values is not None}
+        last = {name: float(values[-1]) for name, values in finite.items() if len(values)}
+        seen = trained.seen()
+        shown.append(
+            {
+                "path": trained.path,
+                "figure": svg.training(trained, number=len(shown)),
+                "sentences": _sentences(last, None if seen is None else int(seen.sum())),
+                "done": trained.done,
+            }
+        )
+    return shown
 
 
 def _sentences(last: dict[str, float], seen: int | None) -> list[str]:
@@ -189,48 +192,47 @@ def _sentences(last: dict[str, float], seen: int | None) -> list[str]:
         last: Figures of its last epoch.
         seen: Slides it was trained on, where that is known.
     """
-    said = []
+    sentences = []
     if "loss" in last:
         chance = f", where knowing nothing gives {last['chance']:.3f}" if "chance" in last else ""
-        said.append(f"Loss {last['loss']:.3f}{chance}.")
+        sentences.append(f"Loss {last['loss']:.3f}{chance}.")
     if "rank" in last:
-        said.append(f"Effective rank of the vectors of a batch: {last['rank']:.1f}.")
+        sentences.append(f"Effective rank of the vectors of a batch: {last['rank']:.1f}.")
     if seen is not None:
-        said.append(f"Trained on {seen:,} slides, without labels.")
-    return said
+        sentences.append(f"Trained on {seen:,} slides, without labels.")
+    return sentences
 
 
 def _probe(result: ProbeResult) -> list[dict[str, Any]]:
-    """Per target: its table, its figures; and, with the first, what was noted."""
+    """Per target: its table, its figures; and, with the last, what was noted."""
     parts = []
-    for number, (title, rows) in enumerate(probe_report.tables(result)):
-        target = list(dict.fromkeys(row.target for row in result.scores))[number]
-        mine = [row for row in result.scores if row.target == target]
-        figure = svg.learning_curves(mine, number=number) if len({row.budget for row in mine}) > 1 else []
-        parts.append({"title": title, "rows": rows, "columns": probe_report.COLUMNS, "figures": figure, "lines": []})
-    parts[-1]["lines"] = list(probe_report.lines(result))
+    targets = dict.fromkeys(row.target for row in result.scores)
+    for number, (target, (title, texts)) in enumerate(zip(targets, results.tables(result), strict=True)):
+        rows = [row for row in result.scores if row.target == target]
+        figures = svg.learning_curves(rows, number=number) if len({row.budget for row in rows}) > 1 else []
+        parts.append({"title": title, "rows": texts, "columns": results.COLUMNS, "figures": figures, "lines": []})
+    parts[-1]["lines"] = list(results.lines(result))
     return parts
 
 
-def _captions(pictures: Sequence[Picture], attributes: Sequence[Attribute]) -> dict[int, str]:
-    """The first thing known of each slide that is drawn: its label."""
-    known = attributes[0].values if attributes else []
-    return {picture.row: known[picture.row] for picture in pictures if known}
-
-
 def _data(
-    store: Store, attributes: Sequence[Attribute], patients: Sequence[str], maps: list[dict[str, Any]]
+    ids: Sequence[str],
+    counts: NDArray[np.integer],
+    groupings: Sequence[Grouping],
+    patients: Sequence[str],
+    maps: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What the page's script draws: slides by row, what they can be coloured by, and the maps."""
     groups = []
-    for attribute in attributes:
-        names = sorted(set(attribute.values) - {""})
+    for grouping in groupings:
+        names = sorted(set(grouping.values) - {""})
         code = {name: i for i, name in enumerate(names)} | {"": -1}
-        groups.append({"name": attribute.name, "names": names, "codes": [code[v] for v in attribute.values]})
-    return {
-        "ids": store.slides.ids if maps else [],
-        "patients": list(patients) if maps and list(patients) != store.slides.ids else [],
-        "tiles": slides.tile_numbers(store).tolist() if maps else [],
-        "groups": groups if maps else [],
+        groups.append({"name": grouping.name, "names": names, "codes": [code[v] for v in grouping.values]})
+    data = {
+        "ids": list(ids),
+        "patients": list(patients) if list(patients) != list(ids) else [],
+        "tiles": counts.tolist(),
+        "groups": groups,
         "maps": maps,
     }
+    return data if maps else {key: [] for key in data}

@@ -15,9 +15,8 @@ from gigacli.cohort.registration import changed
 from gigacli.errors import InvalidInput, kind_of, reason_of
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import MISSING, match, patients_of
-from gigacli.store.bank import tile_grid_of
-from gigacli.store.chunks import read_column
 from gigacli.store.layout import STAGES
+from gigacli.store.tiles import TileGrid
 from gigacli.tables import SYNONYMS, find_column, read_columns, require_column
 from gigacli.wsi.overlay import draw_grid, thumbnail
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from gigacli.progress import Progress
     from gigacli.store.store import Store
-    from gigacli.store.table import SlideRow
+    from gigacli.store.table import SlideRow, SlideTable
 
 THUMBNAIL_PX = 320
 QUALITY = 78
@@ -40,18 +39,18 @@ MOST_REASONS = 12
 
 
 @dataclass(frozen=True, eq=False)
-class Attribute:
-    """Something known of every slide that points can be coloured by.
+class Grouping:
+    """A property that divides slides into groups: a label, a lab, the scanner.
 
     Attributes:
         name: As shown.
-        values: One text per slide of the store, "" where not known.
-        compared: Whether neighbours are to be compared by it.
+        values: The group of every slide of the store, "" where not known.
+        compare_neighbours: Whether to count how often neighbours are of one group.
     """
 
     name: str
     values: list[str]
-    compared: bool = True
+    compare_neighbours: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A slide in small with its tiles, as a data URI, or why there is none."""
+class GalleryImage:
+    """A thumbnail of a slide with its tiles, as a data URI, or why there is none."""
 
     row: int
     slide: str
@@ -74,35 +73,34 @@ class Picture:
     uri: str = ""
 
 
-def attributes_of(store: Store, labels: str | Path | None) -> tuple[list[Attribute], list[str]]:
+def groupings_of(slides: SlideTable, labels: str | Path | None) -> tuple[list[Grouping], list[str]]:
     """What slides can be coloured by: columns of the labels, TCGA's tissue source site, scanner; and patients.
 
     Args:
-        store: The cohort store.
+        slides: The slides of the store.
         labels: Table of labels, if any.
 
     Returns:
-        The attributes; and the patient of each slide, its own id where that is not known.
+        The groupings; and the patient of each slide, its own id where that is not known.
 
     Raises:
         InvalidInput: The table cannot be used, or names no slide of the store.
     """
-    slides = store.slides
     ids = slides.ids
     found, patient_cells = _columns(ids, labels) if labels is not None else ([], None)
     known = [mine or row.patient for mine, row in zip(patient_cells or [""] * len(ids), slides.rows, strict=True)]
     patients, _ = patients_of(ids, from_store=known, from_labels=None)
     if all(slide.startswith("TCGA-") and len(slide) >= 12 for slide in ids):
-        found.append(Attribute("tissue source site", [slide[5:7] for slide in ids]))
+        found.append(Grouping("tissue source site", [slide[5:7] for slide in ids]))
     vendors = [row.vendor for row in slides.rows]
     if len(set(vendors)) > 1:
-        found.append(Attribute("scanner", vendors))
+        found.append(Grouping("scanner", vendors))
     if patients is not None:
-        found.append(Attribute("patient", patients, compared=False))
+        found.append(Grouping("patient", patients, compare_neighbours=False))
     return found, patients or ids
 
 
-def _columns(ids: Sequence[str], labels: str | Path) -> tuple[list[Attribute], list[str] | None]:
+def _columns(ids: Sequence[str], labels: str | Path) -> tuple[list[Grouping], list[str] | None]:
     """Columns of the table that group slides, and the patient of each slide if the table has them."""
     table = read_columns(labels)
     slide_column = require_column(table, "slide_id", path=labels)
@@ -115,7 +113,7 @@ def _columns(ids: Sequence[str], labels: str | Path) -> tuple[list[Attribute], l
             "Make the slide ids of the table those of the store.",
         )
     ours = {name for key in ("path", "mpp", "mask", "slide_id") for name in (key, *SYNONYMS[key])}
-    attributes, patients = [], None
+    groupings, patients = [], None
     for column, cells in table.items():
         values = [""] * len(ids)
         for where, cell in zip(place.tolist(), cells, strict=True):
@@ -125,15 +123,14 @@ def _columns(ids: Sequence[str], labels: str | Path) -> tuple[list[Attribute], l
             patients = values
         groups = set(values) - {""}
         some = sum(value != "" for value in values)
-        told = column not in (slide_column, patient_column) and column.casefold() not in ours
-        if told and 1 < len(groups) <= max(2, MOST_GROUPS * some):
-            attributes.append(Attribute(column, values))
-    return attributes, patients
+        foreign = column not in (slide_column, patient_column) and column.casefold() not in ours
+        if foreign and 1 < len(groups) <= max(2, MOST_GROUPS * some):
+            groupings.append(Grouping(column, values))
+    return groupings, patients
 
 
-def failures_of(store: Store) -> list[Failed]:
-    """Why slides failed, by stage and kind of reason, the most frequent first."""
-    ids = store.slides.ids
+def failures_of(store: Store, ids: Sequence[str]) -> list[Failed]:
+    """Why slides (`ids` of all of them) failed, by stage and kind of reason, the most frequent first."""
     found: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], tuple[str, str]] = {}
     for stage in STAGES:
@@ -145,20 +142,17 @@ def failures_of(store: Store) -> list[Failed]:
     return [Failed(key[0], n, first[key][1], first[key][0]) for key, n in found.most_common(MOST_REASONS)]
 
 
-def scanners_of(store: Store) -> list[tuple[str, str, str, int]]:
+def scanners_of(slides: SlideTable) -> list[tuple[str, str, str, int]]:
     """Format, microns per pixel of level 0, who says so, and slides, the most frequent first."""
     kinds = Counter(
         (row.vendor or "unreadable", f"{row.mpp:.3g}" if np.isfinite(row.mpp) else "unknown", row.mpp_source)
-        for row in store.slides.rows
+        for row in slides.rows
     )
     return [(*kind, n) for kind, n in kinds.most_common(MOST_REASONS)]
 
 
-def tile_facts(store: Store) -> dict[str, Any]:
-    """Tiles in all and per slide; empty where nothing is tiled."""
-    if store.recipe("tiles") is None:
-        return {}
-    counts = read_column(store.array("tiles/count"))[: store.registered]
+def tile_facts(counts: NDArray[np.integer]) -> dict[str, Any]:
+    """Tiles in all and per slide, from the tiles of every slide, -1 where not done; empty where nothing is tiled."""
     done = np.sort(counts[counts >= 0])
     if not len(done):
         return {}
@@ -173,18 +167,18 @@ def tile_facts(store: Store) -> dict[str, Any]:
     }
 
 
-def pictures_of(store: Store, *, most: int, workers: int | None, progress: Progress) -> list[Picture]:
+def gallery_of(
+    store: Store, slides: SlideTable, counts: NDArray[np.integer], *, most: int, workers: int | None, progress: Progress
+) -> list[GalleryImage]:
     """Slides with their tiles, at most `most` of them, evenly spread over the table.
 
     Reads pixels of slides; what cannot be read is said in the note of its picture.
     """
-    slides = store.slides
     rows = np.unique(np.linspace(0, len(slides) - 1, min(most, len(slides))).round().astype(int)).tolist()
-    tiled = store.recipe("tiles") is not None
     progress.start("drawing slides", len(rows))
 
-    def draw(row: int) -> Picture:
-        made = _picture(store, slides[row], row, tiled=tiled)
+    def draw(row: int) -> GalleryImage:
+        made = _image(store, slides[row], row, tiles=int(counts[row]))
         progress.advance()
         return made
 
@@ -192,25 +186,18 @@ def pictures_of(store: Store, *, most: int, workers: int | None, progress: Progr
         return list(pool.map(draw, rows))
 
 
-def _picture(store: Store, slide: SlideRow, row: int, *, tiled: bool) -> Picture:
+def _image(store: Store, slide: SlideRow, row: int, *, tiles: int) -> GalleryImage:
     why = changed(slide) or ("" if slide.usable else "its size or resolution is not known")
     if why:
-        return Picture(row, slide.id, why)
+        return GalleryImage(row, slide.id, why)
     try:
         small = thumbnail(slide.path, mpp=slide.mpp, long_px=THUMBNAIL_PX)
-        count = int(store.array("tiles/count")[row]) if tiled else -1
-        coords, edge_px = tile_grid_of(store, row) if count > 0 else (np.zeros((0, 2), np.int32), 1.0)
+        grid = store.tiles.grid(row) if tiles > 0 else TileGrid(np.zeros((0, 2), np.int32), 1.0)
     except Exception as error:  # a damaged slide can raise anything, and must not take the report with it
-        return Picture(row, slide.id, reason_of(error))
-    picture = draw_grid(small, coords, edge_px=edge_px)
+        return GalleryImage(row, slide.id, reason_of(error))
+    picture = draw_grid(small, grid.coords, edge_px=grid.edge_px)
     data = BytesIO()
     picture.save(data, "JPEG", quality=QUALITY)
-    note = f"{count:,} tiles" if count >= 0 else "not tiled"
-    return Picture(row, slide.id, note, f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}")
-
-
-def tile_numbers(store: Store) -> NDArray[np.int64]:
-    """Tiles of every slide, -1 where not done, (slides,)."""
-    if store.recipe("tiles") is None:
-        return np.full(store.registered, -1, dtype=np.int64)
-    return read_column(store.array("tiles/count"))[: store.registered].astype(np.int64)
+    note = f"{tiles:,} tiles" if tiles >= 0 else "not tiled"
+    uri = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return GalleryImage(row, slide.id, note, uri)

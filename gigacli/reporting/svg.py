@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ from gigacli.reporting import plots
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
     from gigacli.probing.results import ProbeRow
-    from gigacli.store.store import Store
+    from gigacli.store.groups import TrainedGroup
 
 PALETTE = 8
 _INK, _MUTED, _LINE = "#010101", "#020202", "#030303"
@@ -102,38 +105,26 @@ def _auc(rows: Sequence[ProbeRow], axes: Axes) -> None:
     axes.axhline(0.5, color="grey", linestyle=":", linewidth=1)
 
 
-def tile_counts(store: Store) -> str:
-    """How many slides have how many tiles."""
-    return svg(lambda axes: plots.tile_counts(store, axes), name="tiles", label="Histogram of tiles per slide")
+def tile_counts(counts: NDArray[np.integer]) -> str:
+    """How many slides have how many tiles, from tiles per slide."""
+    return svg(lambda axes: plots.tile_counts(counts, axes), name="tiles", label="Histogram of tiles per slide")
 
 
-def training(store: Store, path: str, *, number: int) -> str:
+def training(trained: TrainedGroup, *, number: int) -> str:
     """The loss of an encoder or a model over epochs, and its chance level."""
     return svg(
-        lambda axes: plots.training_curve(store, path, axes),
+        lambda axes: plots.training_curve(trained, axes),
         name=f"training{number}",
-        label=f"Loss of {path} over epochs, beside chance",
+        label=f"Loss of {trained.path} over epochs, beside chance",
     )
 
 
 def learning_curves(rows: Sequence[ProbeRow], *, number: int) -> list[str]:
     """AUC over training labels, and how far above the baseline it is, of one target."""
-    target = rows[0].target
-    figures = [
-        svg(
-            lambda axes: _auc(rows, axes),
-            name=f"curve{number}",
-            label=f"AUC of {target} over the number of training labels",
-            size=(4.2, 3.2),
-        )
-    ]
+    target, over = rows[0].target, "over the number of training labels"
+    figures: list[tuple[str, str, Callable[..., object]]] = [("curve", f"AUC of {target} {over}", _auc)]
     if any(row.difference is not None for row in rows):
-        figures.append(
-            svg(
-                lambda axes: learning_curve(rows, axes, difference=True),
-                name=f"gain{number}",
-                label=f"AUC of {target} above the baseline over the number of training labels",
-                size=(4.2, 3.2),
-            )
-        )
-    return figures
+        figures.append(("gain", f"AUC of {target} above the baseline {over}", partial(learning_curve, difference=True)))
+    return [
+        svg(partial(draw, rows), name=f"{name}{number}", label=label, size=(4.2, 3.2)) for name, label, draw in figures
+    ]

@@ -1,4 +1,4 @@
-"""``giga tile-map``: the tiles of one slide, coloured by how they pull its vector towards a class."""
+"""``giga tile-map``: the tiles of one slide, coloured by how far they pull its vector towards a class."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gigacli.cohort.registration import changed
 from gigacli.config.base import options_of
 from gigacli.config.tools import TileMapConfig
 from gigacli.errors import SlideError
+from gigacli.exporting.geojson import tile_feature
 from gigacli.probing.figures import save
 from gigacli.progress import SILENT
 from gigacli.reporting.attribution import explain
@@ -26,6 +27,7 @@ from gigacli.wsi.overlay import thumbnail
 if TYPE_CHECKING:
     from gigacli.progress import Progress
     from gigacli.reporting.attribution import Explanation
+    from gigacli.store.table import SlideRow
     from gigacli.wsi.overlay import Thumbnail
 
 TOWARDS, AWAY = (230, 97, 1), (94, 60, 153)
@@ -49,7 +51,7 @@ class TileMapSummary:
         label: The slide's own label, "" where it has none.
         embedding: The embedding explained.
         tiles: Tiles of the slide.
-        views: Views the pulls were estimated from, 0 where they are exact.
+        views: Views that this was estimated from, 0 where it is exact.
         towards: Tiles that pull towards the class, beyond the noise.
         away: Tiles that pull away from it, beyond the noise.
         logit: Score of the slide: log odds of the class by a probe that has not seen its patient.
@@ -61,7 +63,7 @@ class TileMapSummary:
         similarity: Cosine of the stored vector and the one these views give.
         seconds: Time it took.
         files: What was written.
-        notes: What deserves a sentence.
+        notes: Remarks for the reader.
     """
 
     slide: str
@@ -116,43 +118,31 @@ def tile_map(
     """
     started = time.monotonic()
     opened = Store.open(store)
-    found = explain(
-        opened,
-        slide,
-        labels,
-        target=config.target,
-        positive=config.positive,
-        embedding=config.embedding,
-        views=config.views,
-        seed=config.seed,
-        device=config.device,
-        progress=progress,
-    )
-    small, notes = _picture(opened, found.row)
-    folder = config.out
+    found = explain(opened, slide, labels, config, progress=progress)
+    small, notes = _thumbnail(found.slide)
+    folder, probe = config.out, found.probe
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / re.sub(r"[^\w.-]", "_", f"{slide}.{found.positive}").lstrip(".")
+    stem = folder / re.sub(r"[^\w.-]", "_", f"{slide}.{probe.positive}").lstrip(".")
     files = [f"{stem}.geojson", f"{stem}.png"]
     _replace(Path(files[0]), json.dumps(geojson(found), ensure_ascii=False, allow_nan=False).encode())
     _draw(found, small, Path(files[1]))
-    stands_out = found.pull.value[found.pull.significant]
-    judged = found.judged
+    significant = found.attribution.value[found.attribution.significant]
     return TileMapSummary(
         slide=slide,
-        target=found.target,
-        positive=found.positive,
-        label=found.label,
+        target=probe.target,
+        positive=probe.positive,
+        label=probe.label,
         embedding=found.embedding,
         tiles=len(found.coords),
         views=found.views,
-        towards=int((stands_out > 0).sum()),
-        away=int((stands_out < 0).sum()),
-        logit=found.logit,
-        auc_mean=judged.auc_mean if judged is not None else None,
-        auc_low=judged.auc_low if judged is not None else None,
-        auc_high=judged.auc_high if judged is not None else None,
-        trained_on=found.trained_on,
-        left_out=found.left_out,
+        towards=int((significant > 0).sum()),
+        away=int((significant < 0).sum()),
+        logit=probe.logit,
+        auc_mean=probe.auc[0],
+        auc_low=probe.auc[1],
+        auc_high=probe.auc[2],
+        trained_on=probe.trained_on,
+        left_out=probe.left_out,
         similarity=found.similarity,
         seconds=time.monotonic() - started,
         files=files,
@@ -165,29 +155,26 @@ def geojson(found: Explanation) -> dict[str, Any]:
 
     Tiles within the noise carry their measurements, too, but no class.
     """
-    features = []
+    features, positive, edge = [], found.probe.positive, found.edge_px
     for i, (x, y) in enumerate(found.coords.tolist()):
-        right, bottom = x + found.edge_px, y + found.edge_px
-        value = float(found.pull.value[i])
-        properties: dict[str, Any] = {
-            "objectType": "tile",
-            "name": f"tile {i}",
-            "isLocked": True,
-            "measurements": {"pull": value, "standard error": float(found.pull.error[i])},
-        }
-        if found.pull.significant[i]:
-            side = f"towards {found.positive}" if value > 0 else f"away from {found.positive}"
-            properties["classification"] = {"name": side, "color": list(TOWARDS if value > 0 else AWAY)}
-        ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
-        geometry = {"type": "Polygon", "coordinates": [ring]}
-        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
-    about = {"slide": found.slide, "target": found.target, "class": found.positive, "embedding": found.embedding}
-    return {"type": "FeatureCollection", "features": features, "giga": {**about, "limits": LIMITS}}
+        value = float(found.attribution.value[i])
+        members: dict[str, Any] = {"measurements": {"pull": value, "standard error": float(found.attribution.error[i])}}
+        if found.attribution.significant[i]:
+            name, colour = (f"towards {positive}", TOWARDS) if value > 0 else (f"away from {positive}", AWAY)
+            members["classification"] = {"name": name, "color": list(colour)}
+        features.append(tile_feature(i, (x, y, x + edge, y + edge), isLocked=True, **members))
+    about = {
+        "slide": found.slide.id,
+        "target": found.probe.target,
+        "class": positive,
+        "embedding": found.embedding,
+        "limits": LIMITS,
+    }
+    return {"type": "FeatureCollection", "features": features, "giga": about}
 
 
-def _picture(store: Store, row: int) -> tuple[Thumbnail | None, list[str]]:
+def _thumbnail(slide: SlideRow) -> tuple[Thumbnail | None, list[str]]:
     """The slide in small, or why there is none."""
-    slide = store.slides[row]
     why = changed(slide)
     if not why:
         try:
@@ -198,27 +185,26 @@ def _picture(store: Store, row: int) -> tuple[Thumbnail | None, list[str]]:
 
 
 def _draw(found: Explanation, small: Thumbnail | None, path: Path) -> None:
+    """Write the map as PNG."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    probe, significant = found.probe, found.attribution.significant
     span = np.ptp(found.coords, axis=0) + found.edge_px if small is None else np.array(small.pixels.shape[1::-1])
     ratio = float(np.clip(span[1] / span[0], 0.4, 2.5))
     with rc_context({"text.parse_math": False}):  # names come from tables: a dollar is a dollar
         figure = Figure(figsize=(7.2, 5.7 * ratio + 0.8), layout="constrained")
         axes = figure.add_subplot()
-        tile_squares(found.coords, found.edge_px, axes, small=small, pull=found.pull)
+        tile_squares(found.coords, found.edge_px, axes, small=small, attribution=found.attribution)
         bar = figure.colorbar(axes.collections[-1], ax=axes, shrink=0.7, extend="both")
-        bar.set_label(f"pull towards {found.positive} (log odds)", fontsize=8)
+        bar.set_label(f"pull towards {probe.positive} (log odds)", fontsize=8)
         bar.ax.tick_params(labelsize=7)
-        own = f", labelled {found.label}" if found.label else ""
-        axes.set_title(f"{found.slide}{own}", fontsize=10, loc="left")
-        how = f"{found.views:,} views" if found.views else "exact"
-        stands_out = (
-            f"coloured: {int(found.pull.significant.sum())} of {len(found.coords)} tiles, those beyond the noise"
-        )
-        judged = f", AUC {found.judged.auc_mean:.3f}" if found.judged is not None else ""
+        axes.set_title(f"{found.slide.id}{f', labelled {probe.label}' * bool(probe.label)}", fontsize=10, loc="left")
+        auc = f", AUC {probe.auc[0]:.3f}" if probe.auc[0] is not None else ""
         figure.supxlabel(
-            f"{found.embedding}, {how}; {stands_out}. Probe without this patient{judged}: log odds {found.logit:+.2f}",
+            f"{found.embedding}, {f'{found.views:,} views' if found.views else 'exact'}; coloured: "
+            f"{int(significant.sum())} of {len(found.coords)} tiles, those beyond the noise. "
+            f"Probe without this patient{auc}: log odds {probe.logit:+.2f}",
             fontsize=7,
         )
         part = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")

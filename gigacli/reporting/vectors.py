@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.reporting.neighbours import FEWEST, agreement, nearest, neighbour_map, pca, standardised
+from gigacli.probing.standardise import moments, standardise
+from gigacli.probing.task import MEAN
+from gigacli.reporting.neighbours import FEWEST, agreement, nearest, neighbour_map, pca
+from gigacli.store.groups import Embedding
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from gigacli.progress import Progress
-    from gigacli.reporting.slides import Attribute
+    from gigacli.reporting.slides import Grouping
     from gigacli.store.store import Store
 
 NEIGHBOURS = 6
@@ -24,85 +27,96 @@ STEPS = 4095
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What a slide has in common with its nearest slide of another patient.
+class NeighbourAgreement:
+    """How often a slide is in the same group as its nearest slide of another patient.
 
     Attributes:
         embedding: Name of the embedding.
-        attribute: What is compared.
-        share: Share of slides that have it in common.
+        grouping: What the slides are grouped by.
+        share: Share of slides for which that is so.
         chance: The share with any slide of another patient.
     """
 
     embedding: str
-    attribute: str
+    grouping: str
     share: float
     chance: float
 
 
-def order_of(store: Store, wanted: Sequence[str]) -> list[str]:
-    """The embeddings to show: those of slide encoders first, means of tiles last."""
-    for name in wanted:
-        store.pick("embeddings", name)
-    order = ["model", "", "random-init", "mean"]
-    kinds = {n: str(store.require(f"embeddings/{n}").config.get("aggregator", "")) for n in store.names("embeddings")}
-    chosen = [n for n in kinds if not wanted or n in wanted]
-    return sorted(chosen, key=lambda n: (order.index(kinds[n]) if kinds[n] in order else 1, n))
+def embeddings_of(store: Store, wanted: Sequence[str]) -> list[Embedding]:
+    """The embeddings to show: those of slide encoders first, means of tiles last.
+
+    Raises:
+        NotFound: One of those wanted is not there.
+    """
+    chosen = [store.pick(Embedding, name) for name in dict.fromkeys(wanted)] or store.groups(Embedding)
+    rank = {"model": 0, "random-init": 2, MEAN: 3}
+    return sorted(chosen, key=lambda one: (rank.get(one.aggregator, 1), one.name))
 
 
 def maps_of(
-    store: Store,
-    names: Sequence[str],
-    attributes: Sequence[Attribute],
+    embeddings: Sequence[Embedding],
+    groupings: Sequence[Grouping],
     patients: Sequence[str],
     *,
     seed: int,
     progress: Progress,
-) -> tuple[list[dict[str, Any]], list[Shared]]:
-    """Places and neighbours of all slides in every embedding, ready for JSON; and what neighbours share.
+) -> tuple[list[dict[str, Any]], list[NeighbourAgreement]]:
+    """Places and neighbours of all slides in every embedding, ready for JSON; and how often neighbours agree.
 
     A mean of tiles is standardised first, as the probe does.
     """
-    maps, shared = [], []
-    progress.start("mapping vectors", len(names))
-    for name in names:
-        have = np.flatnonzero(store.array(f"embeddings/{name}/done")[: store.registered] > 0)
-        vectors = store.array(f"embeddings/{name}/vectors")[: store.registered][have]
-        width = int(vectors.shape[1])
-        if store.require(f"embeddings/{name}").config.get("aggregator") == "mean" and len(vectors):
-            vectors = standardised(vectors)
-        if len(vectors) < 2:
-            progress.advance()
-            continue
-        principal, share = pca(vectors)
-        places = neighbour_map(vectors, seed=seed)
-        near, similar = nearest(vectors, NEIGHBOURS)
-        maps.append(
-            {
-                "embedding": name,
-                "width": width,
-                "rows": have.tolist(),
-                "pca": _whole(principal),
-                "explained": [round(float(s), 4) for s in share],
-                "tsne": None if places is None else _whole(places),
-                "near": have[near].tolist(),
-                "similar": np.rint(1000 * similar).astype(int).tolist(),
-            }
-        )
-        if len(vectors) >= FEWEST:
-            owner = [patients[i] for i in have.tolist()]
-            other = nearest(vectors, 1, groups=owner)[0][:, 0]
-            for attribute in attributes:
-                values = [attribute.values[i] for i in have.tolist()]
-                found = agreement(values, owner, other) if attribute.compared else None
-                if found is not None:
-                    shared.append(Shared(name, attribute.name, *found))
+    maps: list[dict[str, Any]] = []
+    agreements: list[NeighbourAgreement] = []
+    progress.start("mapping vectors", len(embeddings))
+    for embedding in embeddings:
+        name, rows = embedding.name, embedding.done().rows
+        vectors: NDArray[np.floating] = embedding.read()[rows]  # (n, width)
+        if embedding.aggregator == MEAN and len(rows):
+            vectors = standardise(vectors.astype(np.float64), *moments(vectors))
+        if len(rows) >= 2:
+            maps.append(_map(name, vectors, rows, seed))
+        if len(rows) >= FEWEST:
+            agreements += _agreements(name, vectors, rows, groupings, patients)
         progress.advance(note=name)
-    return maps, shared
+    return maps, agreements
 
 
-def _whole(places: NDArray[np.float64]) -> list[int]:
-    """Places (n, 2) as whole numbers x, y, x, y, ... with equal units on both axes."""
+def _map(name: str, vectors: NDArray[np.floating], rows: NDArray[np.int64], seed: int) -> dict[str, Any]:
+    """Places in two dimensions and nearest slides."""
+    principal, share = pca(vectors)
+    places = neighbour_map(vectors, seed=seed)
+    near, similar = nearest(vectors, NEIGHBOURS)
+    return {
+        "embedding": name,
+        "width": vectors.shape[1],
+        "rows": rows.tolist(),
+        "pca": _to_integers(principal),
+        "explained": [round(float(s), 4) for s in share],
+        "tsne": None if places is None else _to_integers(places),
+        "near": rows[near].tolist(),
+        "similar": np.rint(1000 * similar).astype(int).tolist(),
+    }
+
+
+def _agreements(
+    name: str,
+    vectors: NDArray[np.floating],
+    rows: NDArray[np.int64],
+    groupings: Sequence[Grouping],
+    patients: Sequence[str],
+) -> Iterator[NeighbourAgreement]:
+    owners = [patients[i] for i in rows.tolist()]
+    other = nearest(vectors, 1, groups=owners)[0][:, 0]  # (n,)
+    for grouping in groupings:
+        values = [grouping.values[i] for i in rows.tolist()]
+        found = agreement(values, owners, other) if grouping.compare_neighbours else None
+        if found is not None:
+            yield NeighbourAgreement(name, grouping.name, *found)
+
+
+def _to_integers(places: NDArray[np.float64]) -> list[int]:
+    """Places (n, 2) as whole numbers x, y, x, y, ... up to :data:`STEPS`, with equal units on both axes."""
     low, high = places.min(axis=0), places.max(axis=0)
     unit = max(float((high - low).max()), np.finfo(np.float64).tiny) / STEPS
     middle = (low + high) / 2

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gigacli.config.base import options_of
 from gigacli.config.verbs import ProbeConfig
-from gigacli.errors import NotFound
-from gigacli.probing.compare import compared
-from gigacli.probing.labels import join, patients_of, read_labels
-from gigacli.probing.linear import PAPER_C, score
-from gigacli.probing.results import Judged, ProbeResult, ProbeRow, write
-from gigacli.probing.scores import check_split, score_fold, summarise
-from gigacli.probing.splits import leaking_patients, make_splits, read_splits, subsample
-from gigacli.probing.units import units_of
+from gigacli.errors import InvalidInput, NotFound
+from gigacli.probing.evaluation import Evaluation, compare, evaluate_linear
+from gigacli.probing.labels import read_labels
+from gigacli.probing.results import ProbeResult, write
+from gigacli.probing.scores import score_fold
+from gigacli.probing.task import MEAN, Candidate, Task, make_task
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng
 from gigacli.store.address import find_store
+from gigacli.store.groups import Embedding, Features
 from gigacli.store.store import Store
 
 if TYPE_CHECKING:
@@ -34,17 +34,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gigacli.config.verbs import Group, Level, Method
-    from gigacli.probing.labels import Labels
-    from gigacli.probing.scores import Score
-    from gigacli.probing.splits import Split
-    from gigacli.probing.units import Units
     from gigacli.progress import Progress
-
-# Vectors of unit length are probed as they are; a mean of tile features is standardised, as in the paper.
-MEAN = "mean"
 
 KEPT_TILES = 4096
 """Tiles of a slide that attention MIL keeps in memory, drawn once where there are more: 2 MB of 256 features."""
+
+ORDER = ("model", "random-init", MEAN)
+"""Kinds of embeddings in the order of the table, baselines last; others are shown with the first."""
 
 
 @options_of(ProbeConfig)
@@ -82,31 +78,75 @@ def probe(
         InvalidInput: A table that cannot be used, or too few slides per class.
     """
     started = time.monotonic()
+    plan = prepare(config, Store.open(store if store is not None else find_store()), labels)
+    return summary(plan, work(plan, progress), started=started)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is judged: every candidate on every task, of which there is one per target."""
+
+    config: ProbeConfig
+    candidates: list[Candidate]
+    tasks: list[Task]
+
+
+def prepare(config: ProbeConfig, store: Store, labels: str | Path) -> Plan:
+    """Read labels and vectors, and split.
+
+    All candidates are judged on the same slides: those that have a vector in every embedding, and tiles if need be.
+
+    Raises:
+        NotFound: The store or the table lacks something.
+        InvalidInput: A table that cannot be used, too few slides per class, or an unknown baseline.
+    """
     tables = [read_labels(labels, target=target, level=config.level) for target in config.target or (None,)]
-    cohort = _Cohort.read(Store.open(store if store is not None else find_store()), config)
-    warnings: list[str] = []
-    notes = [note for table in tables for note in table.notes]
-    joins: dict[str, Any] = {}
-    rows: list[ProbeRow] = []
-    judged: list[Judged] = []
-    tasks = [_Task.of(table, cohort, config, joins, notes, warnings) for table in tables]
-    progress.start("probing", sum(len(task.budgets) for task in tasks) * len(cohort.rows(config)))
-    for task in tasks:
-        for budget, drawn in task.budgets.items():
-            scored = [one for entry in cohort.rows(config) for one in task.judge(entry, budget, drawn, progress)]
-            warnings += [f"{one.name}, {budget}: {text}" for one in scored for text in _doubts(one.score)]
-            mine = compared(scored, config.baseline)
-            notes += [f"differences are to {row.baseline}, split by split" for row in mine if row.baseline]
-            rows += mine
-            judged += scored
+    slides = store.slides
+    found = read_candidates(store, config)
+    # the mean of tiles stands beside attention MIL alone, too
+    candidates = [one for one in found if one.method in config.method or one.scaled]
+    if config.baseline is not None and not any(config.baseline in (one.name, one.method) for one in candidates):
+        raise InvalidInput(
+            f"`baseline` is {config.baseline!r}, which is not among what is probed: "
+            f"{', '.join(one.name for one in candidates)}",
+            "Name an embedding, or abmil together with `method='abmil'`.",
+        )
+    has_vector = np.logical_and.reduce([one.have for one in found])  # (slides,)
+    patients = [row.patient for row in slides.rows]
+    tasks = [make_task(table, slides.ids, patients, has_vector, candidates, config=config) for table in tables]
+    return Plan(config, candidates, tasks)
+
+
+def work(plan: Plan, progress: Progress) -> list[Evaluation]:
+    """Judge every candidate on every task with every label budget."""
+    progress.start("probing", sum(len(task.budgets) for task in plan.tasks) * len(plan.candidates))
+    evaluations: list[Evaluation] = []
+    for task in plan.tasks:
+        for budget in task.budgets:
+            for candidate in plan.candidates:
+                if candidate.method == "linear":
+                    evaluations += evaluate_linear(candidate, task, budget, plan.config)
+                else:
+                    evaluations.append(_evaluate_attention(candidate, task, budget, plan.config, progress))
+                progress.advance(note=f"{candidate.name}, {candidate.method} {evaluations[-1].auc:.3f}")
+    return evaluations
+
+
+def summary(plan: Plan, evaluations: Sequence[Evaluation], *, started: float) -> ProbeResult:
+    """Table, notes and warnings, written to files where these are wanted."""
+    rows = compare(evaluations, plan.config.baseline)
+    notes = [note for task in plan.tasks for note in task.notes]
+    notes += [f"differences are to {row.baseline}, split by split" for row in rows if row.baseline]
+    warnings = [text for task in plan.tasks for text in task.warnings]
+    warnings += [text for one in evaluations for text in one.warnings]
     files = []
-    if config.out is not None:
+    if plan.config.out is not None:
         from gigacli.probing.figures import write_probe
 
-        files = [*write(config.out, rows, judged), *write_probe(config.out, rows, judged)]
+        files = [*write(plan.config.out, rows, evaluations), *write_probe(plan.config.out, rows, evaluations)]
     return ProbeResult(
         scores=rows,
-        joins=joins[tables[0].target] if len(tables) == 1 else joins,
+        joins={task.target: task.joined for task in plan.tasks},
         warnings=list(dict.fromkeys(warnings)),
         notes=list(dict.fromkeys(notes)),
         files=files,
@@ -114,248 +154,102 @@ def probe(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Entry:
-    """An embedding, or tile features for attention MIL.
+def _evaluate_attention(
+    candidate: Candidate, task: Task, budget: str, config: ProbeConfig, progress: Progress
+) -> Evaluation:
+    """Train an attention MIL on the tiles of every split's training side."""
+    from gigacli.nn.abmil import probabilities, train
+    from gigacli.nn.device import pick_device
 
-    Attributes:
-        name: In the store.
-        kind: "model", "random-init", "mean" or "abmil".
-        features: Fingerprint of the tile features behind it.
-        have: Which slides have a vector or tiles, (slides,).
-        vectors: (slides, features); None for attention MIL.
+    assert candidate.tiles is not None
+    device = pick_device(config.device)
+    y = np.searchsorted(task.units.classes, task.units.label)  # (units,)
+    bags = [np.concatenate([candidate.tiles(row) for row in rows.tolist()]) for rows in task.units.slides]
+    folds = []
+    for split in task.budgets[budget]:
+        mine = [bags[i] for i in split.train.tolist()]
+        model = train(mine, y[split.train], classes=len(task.units.classes), seed=config.seed, device=device)
+        folds.append(score_fold(y, probabilities(model, [bags[i] for i in split.test.tolist()]), split))
+        progress.advance(0, note=f"{candidate.name}, abmil, split {len(folds)}: {folds[-1].auc:.3f}")
+    return Evaluation(candidate, task, budget, "", folds)
+
+
+# ---------------------------------------------------------------------- what is read from the store
+
+
+def read_candidates(store: Store, config: ProbeConfig) -> list[Candidate]:
+    """The embeddings of a store, baselines last, and for attention MIL the tile features behind them.
+
+    The mean of the same features stands beside the embeddings that were named.
+
+    Raises:
+        NotFound: There are none, or none of a name.
     """
-
-    name: str
-    kind: str
-    features: str
-    have: NDArray[np.bool_]
-    vectors: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Cohort:
-    """What the store holds that matters here: slides, and everything that is to be judged on the same of them."""
-
-    store: Store
-    ids: tuple[str, ...]
-    patients: list[str]
-    entries: list[_Entry]
-    bags: dict[tuple[str, int], NDArray[np.float16]]
-
-    @classmethod
-    def read(cls, store: Store, config: ProbeConfig) -> _Cohort:
-        entries = _embeddings(store, config) if "linear" in config.method or "embeddings" in store.root else []
-        if "abmil" in config.method:
-            entries += _features(store, [e.features for e in entries] if config.embedding else None)
-        slides = store.slides
-        return cls(store, tuple(slides.ids), [row.patient for row in slides.rows], entries, {})
-
-    def rows(self, config: ProbeConfig) -> list[_Entry]:
-        """What is asked for; the mean of tiles stands beside attention MIL alone, too."""
-        return [
-            e for e in self.entries if ("abmil" if e.kind == "abmil" else "linear") in config.method or e.kind == MEAN
-        ]
-
-    def bag(self, entry: _Entry, slides: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Tile features of one slide, or of all slides of a patient, (tiles, features)."""
-        for row in slides.tolist():
-            if (entry.name, row) not in self.bags:
-                count = int(self.store.array("tiles/count")[row])
-                tiles = self.store.array(f"features/{entry.name}/vectors")[row, :count]
-                if count > KEPT_TILES:
-                    tiles = tiles[np.sort(keyed_rng("abmil", self.ids[row]).permutation(count)[:KEPT_TILES])]
-                self.bags[entry.name, row] = tiles
-        return np.concatenate([self.bags[entry.name, row] for row in slides.tolist()])
-
-    def seen(self, entry: _Entry) -> Iterator[tuple[str, NDArray[np.bool_] | None]]:
-        """The encoders behind an entry, and which slides each was trained on, (slides,); None where not known."""
-        if entry.kind == "abmil":
-            features: str | None = entry.name
-        else:
-            recipe = self.store.require(f"embeddings/{entry.name}")
-            model = self.store.recipe(f"models/{recipe.config.get('model')}")
-            features = recipe.config.get("features_name") or (model.config.get("bank") if model else None)
-            if entry.kind == "model":
-                same = model is not None and recipe.inputs.get("model", model.fingerprint) == model.fingerprint
-                name = str(recipe.config.get("model"))
-                yield f"slide encoder `{name}`", self._trained_on(f"models/{name}") if same else None
-        made = self.store.recipe(f"features/{features}") if features else None
-        encoder = made.config.get("encoder") if made else None
-        if encoder:
-            yield f"tile encoder `{encoder}`", self._trained_on(f"encoders/{encoder}")
-
-    def _trained_on(self, path: str) -> NDArray[np.bool_] | None:
-        array = f"{path}/trained_on"
-        return self.store.array(array)[:] if array in self.store.root else None
-
-
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """A target: its slides or patients, and the splits of every label budget."""
-
-    target: str
-    cohort: _Cohort
-    config: ProbeConfig
-    units: Units
-    groups: tuple[str, ...] | None
-    budgets: dict[str, list[Split]]
-
-    @classmethod
-    def of(
-        cls,
-        labels: Labels,
-        cohort: _Cohort,
-        config: ProbeConfig,
-        joins: dict[str, Any],
-        notes: list[str],
-        warnings: list[str],
-    ) -> _Task:
-        """Join labels and vectors, split, and say what was found on the way."""
-        common = np.logical_and.reduce([e.have for e in cohort.entries])  # all are judged on the same slides
-        everyone, _ = patients_of(cohort.ids, from_store=cohort.patients, from_labels=None)
-        joined = join(labels, cohort.ids, common, patients=everyone)
-        units, source = units_of(joined, cohort.ids, cohort.patients, level=config.level)
-        joins[labels.target] = {**joined.counts, **units.per_class()}
-        notes.append(f"patients: {source}" if units.patient else "patients are not known: each slide counts as one")
-        if config.level == "patient":
-            notes.append(f"{len(units.ids)} patients are judged, each by the mean of the vectors of its slides")
-        groups = None if config.group == "none" else units.patient
-        if config.splits is None:
-            splits, said = make_splits(units.label, groups, folds=config.folds, seed=config.seed)
-        else:
-            slides = [cohort.ids[row] for rows in units.slides for row in rows.tolist()]
-            owners = [name for name, rows in zip(units.ids, units.slides, strict=True) for _ in rows]
-            splits, said = read_splits(config.splits, slides, patients=owners if config.level == "patient" else None)
-            said = [f"splits: {len(splits)} files of {config.splits}", *said]
-        notes += said
-        _say_leaks(cohort, config, units, splits, notes, warnings)
-        budgets = {
-            name: [subsample(s, units.label, seed=config.seed, **limits) if limits else s for s in splits]
-            for name, limits in _budgets(config).items()
-        }
-        for n in config.n_train:
-            least = min(len(split.train) for split in splits)
-            if n > least:
-                warnings.append(f"{n} training labels were asked for, but a split has only {least}: all are used")
-        return cls(labels.target, cohort, config, units, groups, budgets)
-
-    def judge(self, entry: _Entry, budget: str, splits: list[Split], progress: Progress) -> Iterator[Judged]:
-        """Every row of one embedding at one budget."""
-        shared = (budget, self.target, entry.features, self.units, splits)
-        if entry.vectors is None:
-            scored = self._attention(entry, splits, progress)
-            yield Judged(entry.name, "abmil", "", False, *shared, scored)  # noqa: FBT003
-            progress.advance(note=f"{entry.name}, abmil {scored.auc_mean:.3f}")
-            return
-        scale, config = entry.kind == MEAN, self.config
-        vectors = self.units.vectors(entry.vectors, unit_length=not scale)
-        for c in _strengths(entry, config):
-            scored = score(
-                vectors,
-                self.units.label,
-                splits,
-                C=c,
-                scale=scale,
-                seed=config.seed,
-                groups=self.groups,
-                converged=config.converged,
-            )
-            yield Judged(entry.name, "linear", c if c == "auto" else f"{c:g}", scale, *shared, scored)
-        progress.advance(note=f"{entry.name} {scored.auc_mean:.3f}")
-
-    def _attention(self, entry: _Entry, splits: list[Split], progress: Progress) -> Score:
-        from gigacli.nn.abmil import probabilities, train
-        from gigacli.nn.device import pick_device
-
-        device = pick_device(self.config.device)
-        classes, y = np.unique(self.units.label, return_inverse=True)
-        bags = [self.cohort.bag(entry, rows) for rows in self.units.slides]
-        folds = []
-        for split in splits:
-            check_split(y, split, classes.tolist())
-            mine = [bags[i] for i in split.train.tolist()]
-            model = train(mine, y[split.train], classes=len(classes), seed=self.config.seed, device=device)
-            found = probabilities(model, [bags[i] for i in split.test.tolist()])
-            folds.append(score_fold(y, found, split))
-            progress.advance(0, note=f"{entry.name}, abmil, split {len(folds)}: {folds[-1].auc:.3f}")
-        return summarise(folds, classes.tolist())
-
-
-def _embeddings(store: Store, config: ProbeConfig) -> list[_Entry]:
-    """The embeddings to judge, baselines last; the mean of the same features stands beside whatever was named."""
-    wanted, there = config.embedding, store.names("embeddings")
-    for name in wanted or (None,):
-        if name is not None or (not there and "linear" in config.method):
-            store.pick("embeddings", name)
-    recipes = {name: store.require(f"embeddings/{name}") for name in there}
-    kinds = {name: recipe.config.get("aggregator", "model") for name, recipe in recipes.items()}
-    features = {name: recipe.inputs.get("features", "") for name, recipe in recipes.items()}
-    behind = {features[name] for name in wanted} - {""}
-    chosen = [n for n in there if not wanted or n in wanted or (kinds[n] == MEAN and features[n] in behind)]
-    order = ["model", "random-init", MEAN]
-    chosen.sort(key=lambda n: (order.index(kinds[n]) if kinds[n] in order else 0, n))
-    return [
-        _Entry(
-            name,
-            kinds[name],
-            features[name],
-            store.array(f"embeddings/{name}/done")[:] > 0,
-            store.array(f"embeddings/{name}/vectors")[:],
-        )
-        for name in chosen
-    ]
-
-
-def _features(store: Store, behind: list[str] | None) -> list[_Entry]:
-    """Tile features for attention MIL: those behind the embeddings that were named, else all."""
-    there = {name: store.require(f"features/{name}").fingerprint for name in store.names("features")}
-    chosen = [name for name, fingerprint in there.items() if behind is None or fingerprint in behind]
-    if not chosen:
+    wanted, there = config.embedding, store.groups(Embedding)
+    for name in wanted or ((None,) if not there and "linear" in config.method else ()):
+        store.pick(Embedding, name)
+    behind = {_features_behind(one) for one in there if one.name in wanted} - {""}
+    named = [one for one in there if one.name in wanted or not wanted]
+    means = [one for one in there if one.aggregator == MEAN and one not in named and _features_behind(one) in behind]
+    rank = {kind: i for i, kind in enumerate(ORDER)}
+    embeddings = sorted([*named, *means], key=lambda one: (rank.get(one.aggregator, 0), one.name))
+    candidates = [_embedding(one) for one in embeddings]
+    if "abmil" not in config.method:
+        return candidates
+    used = {one.features for one in candidates}
+    features = [one for one in store.groups(Features) if one.fingerprint in used or not wanted]
+    if not features:
         raise NotFound(
-            f"--method abmil needs tile features; {store.url} holds none{' behind those embeddings' if there else ''}",
+            f"`method='abmil'` needs tile features; {store.url} holds none{' behind those embeddings' * bool(wanted)}",
             f"run: giga bank {store.url}",
         )
-    return [_Entry(n, "abmil", there[n], store.array(f"features/{n}/done")[:] > 0) for n in chosen]
+    return [*candidates, *map(_tile_features, features)]
 
 
-def _strengths(entry: _Entry, config: ProbeConfig) -> list[float | Literal["auto"]]:
-    """C per row. The mean of tiles also at its best: a baseline left untuned flatters us."""
-    if entry.kind != MEAN:
-        return [config.c_value]
-    return [PAPER_C if config.c_value == "auto" else config.c_value, "auto"]
+def _features_behind(embedding: Embedding) -> str:
+    """Fingerprint of the tile features that an embedding was made from, "" where it is not known."""
+    return embedding.recipe.inputs.get("features", "")
 
 
-def _budgets(config: ProbeConfig) -> dict[str, dict[str, Any]]:
-    """Label budgets by their name in the table; all labels where none was asked for."""
-    budgets: dict[str, dict[str, Any]] = {f"{100 * f:g} %": {"fraction": f} for f in config.fraction}
-    budgets |= {str(n): {"n_train": n} for n in config.n_train}
-    return budgets or {"all": {}}
+def _embedding(embedding: Embedding) -> Candidate:
+    recipe, encoders = embedding.recipe, []
+    if embedding.aggregator == "model":
+        model = embedding.store.model(str(recipe.config.get("model")))
+        same = model.found is not None and recipe.inputs.get("model", model.fingerprint) == model.fingerprint
+        encoders.append((f"slide encoder {model.name!r}", model.seen() if same else None))
+    return Candidate(
+        embedding.name,
+        _features_behind(embedding),
+        scaled=embedding.aggregator == MEAN,
+        have=embedding.done().filled,
+        encoders=[*encoders, *_tile_encoder(embedding.features)],
+        vectors=embedding.read(),
+    )
 
 
-def _say_leaks(
-    cohort: _Cohort, config: ProbeConfig, units: Units, splits: list[Split], notes: list[str], warnings: list[str]
-) -> None:
-    """Patients on both sides of a split, and test slides that the encoders were trained on (without labels)."""
-    if units.patient is not None:
-        leaks, tested = sum(leaking_patients(s, units.patient) for s in splits), sum(len(s.test) for s in splits)
-        which = "--group none: the splits" if config.splits is None else "the given splits"
-        if leaks:
-            share = f"{100 * leaks / tested:.1f} %"
-            warnings.append(f"{which} leak: {share} of test slides have a slide of the same patient in training")
-    tested_units = np.unique(np.concatenate([split.test for split in splits]))
-    slides = np.concatenate([units.slides[i] for i in tested_units.tolist()])
-    for entry in cohort.rows(config):
-        for encoder, trained_on in cohort.seen(entry):
-            if trained_on is None:
-                notes.append(f"{entry.name}: the store does not say which slides {encoder} was trained on")
-                continue
-            seen = int(trained_on[slides].sum())
-            text = f"{encoder} was trained, without labels, on {seen} of the {len(slides)} test slides"
-            (warnings if seen else notes).append(f"{entry.name}: {text}")
+def _tile_features(features: Features) -> Candidate:
+    slides = features.store.slides
+
+    @cache
+    def tiles_of(row: int) -> NDArray[np.float16]:
+        tiles = features.read(row)
+        if len(tiles) > KEPT_TILES:
+            tiles = tiles[np.sort(keyed_rng("abmil", slides[row].id).permutation(len(tiles))[:KEPT_TILES])]
+        return tiles
+
+    return Candidate(
+        features.name,
+        features.fingerprint,
+        scaled=False,
+        have=features.done().filled,
+        encoders=[*_tile_encoder(features)],
+        tiles=tiles_of,
+    )
 
 
-def _doubts(scored: Score) -> Iterator[str]:
-    yield from scored.notes
-    if scored.not_converged:
-        yield f"{scored.not_converged} fits stopped before they converged"
+def _tile_encoder(features: Features | None) -> Iterator[tuple[str, NDArray[np.bool_] | None]]:
+    """The encoder that made tile features, and which slides it was trained on; nothing where it is not known."""
+    recipe = features.found if features else None
+    name = recipe.config.get("encoder") if recipe else None
+    if features and name:
+        yield f"tile encoder {name!r}", features.store.encoder(name).seen()

@@ -40,7 +40,7 @@ def test_a_store_ready_to_be_probed(tmp_path, published, pickled):
     labels.write_text("slide_id,label\n" + "".join(f"{name},{'ab'[i // 2 % 2]}\n" for i, name in enumerate(IDS)))
     result = giga.probe(tmp_path / "a.zarr", labels, folds=3)
     assert [row.embedding for row in result.scores] == ["TCGA_encoded_t5e1000"]
-    assert result.joins["matched"] == 24
+    assert result.joins["label"]["matched"] == 24
 
 
 class Harm:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.scores import auc, check_split, difference, interval, roc, score_fold, summarise
+from gigacli.probing.scores import auc, auc_interval, check_split, difference, interval, roc, score_fold
 from gigacli.probing.splits import Split
 
 # few distinct values, so that there are ties
@@ -41,7 +41,6 @@ def test_many_classes_equal_scikit_learn(classes, seed):
     fold = score_fold(truth, shares, Split(train=np.arange(9), test=np.arange(len(truth))))
     assert fold.auc == pytest.approx(roc_auc_score(truth, shares, multi_class="ovr"))
     assert fold.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, shares.argmax(axis=1)))
-    assert (fold.n_train, fold.n_test) == (9, len(truth))
 
 
 def folds_of(aucs):
@@ -56,21 +55,22 @@ def folds_of(aucs):
 
 
 def test_differences_are_paired():
-    high, low = summarise(folds_of([1.0, 0.75, 1.0]), "ab"), summarise(folds_of([0.75, 0.5, 0.75]), "ab")
-    gap = difference(high, low)
-    assert (gap.mean, gap.low, gap.high) == (0.25, 0.25, 0.25)  # always the same: no doubt, though the AUCs vary
-    other = difference(low, high)
-    assert (other.mean, other.low, other.high) == (-0.25, -0.25, -0.25)  # not clipped at 0
-    mixed = difference(summarise(folds_of([1.0, 0.5]), "ab"), summarise(folds_of([0.75, 0.75]), "ab"))
-    assert (mixed.low, mixed.high) == interval([0.25, -0.25], n_train=36, n_test=4, lowest=-1)
-    assert mixed.low < mixed.mean == 0 < mixed.high
-    assert (summarise(folds_of([1.0, 0.5]), "ab").n_train, mixed.mean) == (9, 0)
-    one = difference(summarise(folds_of([1.0]), "ab"), summarise(folds_of([0.5]), "ab"))
-    assert (one.mean, one.low, one.high) == (0.5, None, None)
+    high, low = folds_of([1.0, 0.75, 1.0]), folds_of([0.75, 0.5, 0.75])
+    assert difference(high, low) == (0.25, 0.25, 0.25)  # always the same: no doubt, though the AUCs vary
+    assert difference(low, high) == (-0.25, -0.25, -0.25)  # not clipped at 0
+    mean, *ends = difference(folds_of([1.0, 0.5]), folds_of([0.75, 0.75]))
+    assert tuple(ends) == interval([0.25, -0.25], n_train=36, n_test=4, lowest=-1)
+    assert ends[0] < mean == 0 < ends[1]
+    assert difference(folds_of([1.0]), folds_of([0.5])) == (0.5, None, None)
+
+
+def test_the_interval_counts_all_labels_there_were():
+    assert auc_interval(folds_of([1.0, 0.5])) == interval([1.0, 0.5], n_train=36, n_test=4)
+    assert auc_interval(folds_of([1.0])) == (None, None)
 
 
 def test_a_class_missing_from_a_side_is_named():
     split = Split(train=np.array([0, 1]), test=np.array([2, 3]))
     check_split(np.array([0, 1, 0, 1]), split, ["a", "b"])
-    with pytest.raises(InvalidInput, match="missing from the test side of a split: `a` 2, `b` 0"):
+    with pytest.raises(InvalidInput, match="missing from the test side of a split: 'a' 2, 'b' 0"):
         check_split(np.array([0, 1, 0, 0]), split, ["a", "b"])

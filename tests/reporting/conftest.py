@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import gigacli as giga
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 
 EVIL = ("</script><script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>", "$\\frac{a}{$ & \"'`")
@@ -49,9 +50,8 @@ def vectors_only(tmp_path):
         vectors[:, 0] += 3 * (np.arange(n) // 2 % 2)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         recipe = Recipe("embed", {"aggregator": "model", "model": "m"}, {"features": "f"})
-        store.begin("embeddings/giga", recipe, {"vectors": vectors.shape, "done": (n,)})
-        store.array("embeddings/giga/vectors")[:] = vectors
-        store.array("embeddings/giga/done")[:] = np.ones(n, np.int32)
+        store.embedding("giga").begin(recipe, vectors.shape[1], redo=False)
+        store.embedding("giga").write(np.arange(n), vectors)
         table = tmp_path / f"{name}.csv"
         lines = [f"{_cell(s)},{_cell(labels[i // 2 % 2])},site {i % 3}" for i, s in enumerate(ids)]
         table.write_text("\n".join(["slide_id,label,centre", *lines]) + "\n", encoding="utf-8")

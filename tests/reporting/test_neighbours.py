@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from gigacli.reporting.neighbours import agreement, nearest, neighbour_map, pca, standardised
+from gigacli.reporting.neighbours import agreement, nearest, neighbour_map, pca
 
 
 @pytest.fixture
@@ -28,13 +28,6 @@ def test_components_that_are_not_there_are_zero():
     places, share = pca(np.array([[0.0], [1.0], [5.0]]))
     assert (places[:, 1] == 0).all()
     np.testing.assert_allclose(share, [1, 0])
-
-
-def test_standardised_columns_and_a_constant_one(vectors):
-    vectors[:, 0] = 3
-    scaled = standardised(vectors)
-    assert (scaled[:, 0] == 0).all()
-    np.testing.assert_allclose(scaled[:, 1:].std(axis=0), 1)
 
 
 def test_neighbours_are_those_of_all_cosines(vectors, monkeypatch):

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, NotFound
-from gigacli.probing.attribution import Pull
+from gigacli.probing.attribution import TileAttribution
 from gigacli.reporting import plots
 
 
@@ -21,18 +21,19 @@ def store(chain):
 
 
 def test_tile_counts_are_those_of_the_slides(store, axes):
-    assert plots.tile_counts(store, axes) is axes
+    assert plots.tile_counts(store.tiles.done().values, axes) is axes
     assert sum(bar.get_height() for bar in axes.patches) == 8
 
 
 def test_a_training_curve_has_its_chance_level(store, axes):
-    plots.training_curve(store, "models/giga", axes)
+    model = store.model("giga")
+    plots.training_curve(model, axes)
     loss, chance = axes.get_lines()
-    np.testing.assert_array_equal(loss.get_ydata(), store.array("models/giga/history/loss")[:])
-    np.testing.assert_array_equal(chance.get_ydata(), store.array("models/giga/history/chance")[:])
+    np.testing.assert_array_equal(loss.get_ydata(), model.history("loss"))
+    np.testing.assert_array_equal(chance.get_ydata(), model.history("chance"))
     assert loss.get_xdata()[0] == 1
     with pytest.raises(NotFound, match="history/loss"):
-        plots.training_curve(store, "encoders/random-resnet18", axes)
+        plots.training_curve(store.encoder("random-resnet18"), axes)
 
 
 @pytest.mark.parametrize("method", ["pca", "t-sne"])
@@ -47,7 +48,7 @@ def test_a_map_of_vectors_gives_the_largest_groups_a_colour(store, axes, method)
 
 def test_tiles_lie_on_the_slide_in_level_0_pixels(store, axes):
     plots.tiles(store, store.slides.ids[0], axes)
-    coords, edge_px = store.array("tiles/coords")[0, : store.array("tiles/count")[0]], 64 * 1.0 / store.slides[0].mpp
+    coords, edge_px = store.tiles.coords(0), 64 * 1.0 / store.slides[0].mpp
     corners = np.array([path.vertices[0] for path in axes.collections[0].get_paths()])
     np.testing.assert_array_equal(corners, coords)
     np.testing.assert_allclose(axes.collections[0].get_paths()[0].vertices[2], coords[0] + edge_px)
@@ -59,8 +60,8 @@ def test_tiles_lie_on_the_slide_in_level_0_pixels(store, axes):
 
 def test_only_tiles_beyond_the_noise_are_coloured(axes):
     coords = np.array([[0, 0], [10, 0], [20, 0]], np.int32)
-    pull = Pull(np.array([2.0, -1.0, 0.1]), np.full(3, 0.2), np.array([True, True, False]))
-    plots.tile_squares(coords, 10.0, axes, small=None, pull=pull)
+    found = TileAttribution(np.array([2.0, -1.0, 0.1]), np.full(3, 0.2), np.array([True, True, False]))
+    plots.tile_squares(coords, 10.0, axes, small=None, attribution=found)
     grid, coloured = axes.collections
     assert (len(grid.get_paths()), len(coloured.get_paths())) == (3, 2)
     np.testing.assert_array_equal(coloured.get_array(), [2.0, -1.0])

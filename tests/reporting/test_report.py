@@ -13,7 +13,8 @@ import pytest
 import gigacli as giga
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.reporting.page import as_json
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 
 OPEN = {"meta", "link", "br", "img", "input", "path", "use", "rect"}
 
@@ -98,7 +99,7 @@ def test_the_map_holds_every_slide_and_its_true_neighbours(page, chain, cohort):
     assert [m["embedding"] for m in data["maps"]] == ["giga", "mean-random-resnet18"]
     assert [g["name"] for g in data["groups"]] == ["label", "lab", "patient"]
     first = data["maps"][0]
-    vectors = store.array("embeddings/giga/vectors")[:]
+    vectors = store.embedding("giga").read()
     cosine = vectors @ vectors.T - 3 * np.eye(8)
     assert [row[0] for row in first["near"]] == cosine.argmax(axis=1).tolist()
     assert len(first["pca"]) == len(first["tsne"]) == 16
@@ -107,7 +108,7 @@ def test_the_map_holds_every_slide_and_its_true_neighbours(page, chain, cohort):
     labels = dict(line.split(",")[:2] for line in cohort.labels_csv.read_text().splitlines()[1:])
     group = data["groups"][0]
     assert [group["names"][c] for c in group["codes"]] == [labels[s] for s in data["ids"]]
-    assert data["tiles"] == store.array("tiles/count")[:].tolist()
+    assert data["tiles"] == store.tiles.done().values.tolist()
 
 
 def test_the_same_store_makes_the_same_page_and_is_not_touched(page, chain, cohort, chunks, tmp_path):
@@ -212,8 +213,8 @@ def test_a_damaged_slide_does_not_take_the_report_with_it(store_at, tmp_path):
     broken.write_bytes(b"II*\0" + b"\0" * 100)
     rows = list(store.slides.rows)
     paths = [str(broken), *(row.path for row in rows[1:])]
-    store.array("slides/path")[: len(rows)] = np.array(paths, dtype=object)
-    store.array("slides/file_bytes")[0] = broken.stat().st_size
+    store.root["slides/path"][: len(rows)] = np.array(paths, dtype=object)
+    store.root["slides/file_bytes"][0] = broken.stat().st_size
     summary = giga.report(path, out=tmp_path / "r.html", thumbnails=2)
     assert (summary.pictures, summary.unreadable) == (1, 1)
 
@@ -235,8 +236,9 @@ def test_the_command(chain, tmp_path):
 def test_an_unfinished_training_is_said(store_at, tmp_path):
     path = store_at("bank")
     store = Store.open(path, write=True)
-    store.begin("models/half", Recipe("train", {"bank": "random-resnet18", "tiles": 5}, {"bank": "x"}), {"done": ()})
-    store.ensure_array("models/half/history/loss", (4,))[:] = np.array([2.0, 1.5, np.nan, np.nan], np.float32)
+    recipe = Recipe("train", {"bank": "random-resnet18", "tiles": 5}, {"bank": "x"})
+    store.model("half").begin(recipe, np.arange(8), redo=False)
+    store.model("half").save(b"checkpoint", {"loss": [2.0, 1.5]}, epochs=4)
     giga.report(path, out=tmp_path / "r.html", thumbnails=0)
     text = " ".join(Outline((tmp_path / "r.html").read_text(encoding="utf-8")).text)
     assert "Not finished." in text

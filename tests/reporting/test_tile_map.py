@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import gigacli as giga
+from gigacli.config.tools import TileMapConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.reporting.attribution import explain
+from gigacli.reporting import attribution
 from gigacli.reporting.tile_map import geojson
 from gigacli.store.store import Store
 
@@ -27,7 +28,7 @@ def planted(chain, tmp_path_factory):
 
     path = Path(shutil.copytree(chain("train"), tmp_path_factory.mktemp("planted") / "cohort.zarr"))
     store = Store.open(path, write=True)
-    vectors, counts = store.array("features/random-resnet18/vectors"), store.array("tiles/count")[:]
+    vectors, counts = store.root["features/random-resnet18/vectors"], store.tiles.done().counts
     rng = np.random.default_rng(0)
     usual, other = rng.random(vectors.shape[2]), rng.random(vectors.shape[2])
     rows = []
@@ -44,6 +45,10 @@ def planted(chain, tmp_path_factory):
     return store, labels
 
 
+def explain(store, slide, labels, **options):
+    return attribution.explain(store, slide, labels, TileMapConfig(**options))
+
+
 def one_of(store, labels, label):
     names = [line.split(",")[0] for line in labels.read_text().splitlines() if line.endswith(f",{label}")]
     return sorted(names)[0]
@@ -53,36 +58,36 @@ def one_of(store, labels, label):
 def test_planted_tiles_pull_towards_their_class(planted, embedding):
     store, labels = planted
     found = explain(store, one_of(store, labels, "b"), labels, embedding=embedding)
-    assert (found.positive, found.label, found.target) == ("b", "b", "label")
-    assert found.pull.significant[PLANTED].all()
-    others = np.delete(found.pull.value, PLANTED)
-    assert found.pull.value[PLANTED].min() > max(0, others.max())
+    assert (found.probe.positive, found.probe.label, found.probe.target) == ("b", "b", "label")
+    assert found.attribution.significant[PLANTED].all()
+    others = np.delete(found.attribution.value, PLANTED)
+    assert found.attribution.value[PLANTED].min() > max(0, others.max())
     assert found.similarity > 0.98
-    assert (found.trained_on, found.left_out) == (6, 2)
-    against = explain(store, found.slide, labels, embedding=embedding, positive="a", views=20)
-    assert (against.pull.value[PLANTED] < 0).all()
-    assert against.logit == pytest.approx(-found.logit, rel=1e-3)
+    assert (found.probe.trained_on, found.probe.left_out) == (6, 2)
+    against = explain(store, found.slide.id, labels, embedding=embedding, positive="a", views=20)
+    assert (against.attribution.value[PLANTED] < 0).all()
+    assert against.probe.logit == pytest.approx(-found.probe.logit, rel=1e-3)
 
 
 def test_a_slide_without_planted_tiles_speaks_against_the_class(planted):
     store, labels = planted
     without = explain(store, one_of(store, labels, "a"), labels, positive="b", views=20)
     planted_one = explain(store, one_of(store, labels, "b"), labels, views=20)
-    assert without.logit < planted_one.logit
-    assert np.abs(without.pull.value).max() < planted_one.pull.value[0]
+    assert without.probe.logit < planted_one.probe.logit
+    assert np.abs(without.attribution.value).max() < planted_one.attribution.value[0]
 
 
 def test_the_pull_on_a_mean_of_tiles_is_the_change_of_the_logit(planted):
     store, labels = planted
     found = explain(store, one_of(store, labels, "b"), labels, embedding="mean-random-resnet18")
     n = len(found.coords)
-    tiles = store.array("features/random-resnet18/vectors")[found.row, :n].astype(np.float64)
+    tiles = store.features("random-resnet18").read(store.slides.index[found.slide.id]).astype(np.float64)
     # the logit is linear in the mean: leaving a tile out moves it along the weights, which the pulls must know
-    weights = np.linalg.lstsq(tiles - tiles.mean(axis=0), found.pull.value * (n - 1) / n, rcond=None)[0]
+    weights = np.linalg.lstsq(tiles - tiles.mean(axis=0), found.attribution.value * (n - 1) / n, rcond=None)[0]
     for i in (0, 3, n - 1):
         without = np.delete(tiles, i, axis=0).mean(axis=0)
         change = (tiles.mean(axis=0) - without) @ weights
-        assert n * change == pytest.approx(found.pull.value[i], rel=1e-6, abs=1e-6)
+        assert n * change == pytest.approx(found.attribution.value[i], rel=1e-6, abs=1e-6)
 
 
 def test_sampled_pulls_are_those_of_all_views_there_are(store_at, cohort):
@@ -91,7 +96,6 @@ def test_sampled_pulls_are_those_of_all_views_there_are(store_at, cohort):
 
     from gigacli.config.verbs import EmbedConfig
     from gigacli.nn.views import TilePositions, make_views
-    from gigacli.store.bank import FeatureReader, grids_of
     from gigacli.weights.slide_encoders import choose_model
 
     path = store_at("bank")
@@ -102,8 +106,8 @@ def test_sampled_pulls_are_those_of_all_views_there_are(store_at, cohort):
     n = len(found.coords)
     loaded = choose_model(store, EmbedConfig(model="giga"), cpu)
     pairs = np.array(list(itertools.combinations(range(n), 2)))
-    positions = TilePositions(grids_of(store, np.array([0])))(np.zeros(len(pairs), dtype=np.int64), pairs)
-    features = FeatureReader(store, "random-resnet18")(0, n)
+    positions = TilePositions(store.tiles.grids(np.array([0])))(np.zeros(len(pairs), dtype=np.int64), pairs)
+    features = store.features("random-resnet18").read(0)
     with torch.inference_mode():
         batch = make_views(features[pairs], positions, augmentation=None, device=cpu)
         vectors = loaded.encode(batch).double().numpy()
@@ -111,9 +115,9 @@ def test_sampled_pulls_are_those_of_all_views_there_are(store_at, cohort):
     held = (pairs[:, :, None] == np.arange(n)).any(axis=1)  # (pairs, tiles)
     share = held / held.sum(axis=0) - ~held / (~held).sum(axis=0)
     exact = 2 * share.T @ vectors / np.linalg.norm(vectors.mean(axis=0))  # (tiles, width), before the weights
-    weights = np.linalg.lstsq(exact, found.pull.value, rcond=None)[0]
-    z = (exact @ weights - found.pull.value) / found.pull.error
-    assert np.corrcoef(exact @ weights, found.pull.value)[0, 1] > 0.9
+    weights = np.linalg.lstsq(exact, found.attribution.value, rcond=None)[0]
+    z = (exact @ weights - found.attribution.value) / found.attribution.error
+    assert np.corrcoef(exact @ weights, found.attribution.value)[0, 1] > 0.9
     assert np.abs(z).max() < 5
 
 
@@ -131,7 +135,7 @@ def test_files_for_people_and_for_qupath(planted, tmp_path):
     assert len(read["features"]) == summary.tiles == len(found.coords)
     first = read["features"][0]
     x, y = found.coords[0].tolist()
-    edge = 64 * 1.0 / store.slides[found.row].mpp
+    edge = 64 * 1.0 / found.slide.mpp
     ring = first["geometry"]["coordinates"][0]
     assert ring == [[x, y], [x + edge, y], [x + edge, y + edge], [x, y + edge], [x, y]]
     assert first["properties"]["objectType"] == "tile"
@@ -172,9 +176,9 @@ def test_refusals(planted, store_at, tmp_path):
     lonely.write_text("\n".join(line for line in labels.read_text().splitlines() if not line.startswith(slide)) + "\n")
     for arguments, options, error, says in (
         (("nobody", labels), {}, NotFound, "no slide 'nobody'"),
-        ((slide, labels), {"positive": "c"}, InvalidInput, "no class 'c' in `label`"),
-        ((slide, lonely), {}, InvalidInput, "has no label in `label`"),
-        ((slide, labels), {"views": 3}, InvalidInput, "--views is 3"),
+        ((slide, labels), {"positive": "c"}, InvalidInput, "no class 'c' in 'label'"),
+        ((slide, lonely), {}, InvalidInput, "has no label in 'label'"),
+        ((slide, labels), {"views": 3}, InvalidInput, "`views` is 3"),
         ((slide, labels), {"embedding": "x"}, NotFound, "no embeddings/x"),
         ((slide, tmp_path / "gone.csv"), {}, NotFound, "no such file"),
     ):

@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, NotFound
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 
 
@@ -22,10 +23,9 @@ def made_up_store(path, embeddings, *, patients=None):
     rows = [SlideRow(id=f"s{i:03d}", path="-", patient=patients[i] if patients else "") for i in range(n)]
     store.write_slides(SlideTable(tuple(rows)))
     for name, (config, vectors) in embeddings.items():
-        group = f"embeddings/{name}"
-        store.begin(group, Recipe("embed", config, {"features": "f"}), {"vectors": vectors.shape, "done": (n,)})
-        store.array(f"{group}/vectors")[:] = vectors
-        store.array(f"{group}/done")[:] = np.isfinite(vectors).all(axis=1).astype(np.int32)
+        embedding, there = store.embedding(name), np.isfinite(vectors).all(axis=1)
+        embedding.begin(Recipe("embed", config, {"features": "f"}), vectors.shape[1], redo=False)
+        embedding.write(np.flatnonzero(there), vectors[there], empty=np.flatnonzero(~there))
     return store
 
 
@@ -68,9 +68,9 @@ def test_scores_with_baselines(store, labels):
     assert not rows["giga", "10"].scaled
     assert rows["giga", "10"].splits == 10
     assert rows["giga", "10"].auc_low <= rows["giga", "10"].auc_mean <= rows["giga", "10"].auc_high
-    assert result.joins["matched"] == 120
-    assert rows["giga", "10"].classes == result.joins["classes"] == {"a": 60, "b": 60}
-    assert rows["giga", "10"].patients == result.joins["patients"] == {"a": 30, "b": 30}
+    assert result.joins["label"]["matched"] == 120
+    assert rows["giga", "10"].classes == result.joins["label"]["classes"] == {"a": 60, "b": 60}
+    assert rows["giga", "10"].patients == result.joins["label"]["patients"] == {"a": 30, "b": 30}
     assert any("patient" in note for note in result.notes)
 
 
@@ -95,7 +95,7 @@ def test_patients_stay_on_one_side_unless_told_otherwise(tmp_path):
     assert giga.probe(store, labels).scores[0].auc_mean < 0.75
     loose = giga.probe(store, labels, group="none")
     assert loose.scores[0].auc_mean > 0.95
-    assert any("--group none" in w for w in loose.warnings)
+    assert any("`group='none'`" in w for w in loose.warnings)
 
 
 def test_budgets_share_their_test_sets(store, labels):
@@ -135,12 +135,12 @@ def test_more_than_two_classes(tmp_path):
     labels.write_text("slide_id,subtype\n" + "".join(f"s{i:03d},{'xyz'[v]}\n" for i, v in enumerate(y)))
     result = giga.probe(store, labels, target="subtype", folds=3)
     assert result.scores[0].auc_mean > 0.85
-    assert result.joins["classes"] == {"x": 30, "y": 30, "z": 30}
+    assert result.joins["subtype"]["classes"] == {"x": 30, "y": 30, "z": 30}
 
 
 def test_the_store_is_found_where_it_lies(store, labels, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert giga.probe(None, labels).joins["matched"] == 120
+    assert giga.probe(None, labels).joins["label"]["matched"] == 120
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(InvalidInput, match="no store was named"):
@@ -191,7 +191,7 @@ def test_differences_are_to_the_mean_at_its_best(store, labels):
     turned = giga.probe(store, labels, baseline="giga").scores
     assert turned[2].difference == pytest.approx(-ours.difference)
     assert turned[0].difference is None
-    with pytest.raises(InvalidInput, match="--baseline is 'nobody'"):
+    with pytest.raises(InvalidInput, match="`baseline` is 'nobody'"):
         giga.probe(store, labels, baseline="nobody")
 
 
@@ -235,7 +235,7 @@ def test_patients_are_judged_by_one_vector_each(store, tmp_path):
     patients = sorted({f"p{i // 4}{i % 2}" for i in range(120)})
     path.write_text("patient_id,label\n" + "".join(f"{p},{'ab'[int(p[-1])]}\n" for p in patients))
     result = giga.probe(store, path, level="patient", folds=5)
-    assert result.joins["labels"] == 60
+    assert result.joins["label"]["labels"] == 60
     assert result.scores[0].n_train + result.scores[0].n_test == 60
     assert result.scores[0].auc_mean > 0.9  # two slides tell more than one
     assert not any("leak" in warning for warning in result.warnings)
@@ -261,20 +261,20 @@ def test_predictions_lead_back_to_the_scores(store, labels, tmp_path):
     assert {f.name: f.read_bytes() for f in out.iterdir()} == before
 
 
-def test_slides_seen_in_training_are_counted(store, labels):
-    store.begin("models/giga", Recipe("train", {"bank": "x"}, {}), {"trained_on": (120,), "done": ()})
-    seen = np.arange(120) < 30
-    store.array("models/giga/trained_on")[:] = seen
-    store.begin("features/x", Recipe("bank", {"encoder": "moco"}, {}), {"done": (120,)})
-    store.begin("encoders/moco", Recipe("pretrain-tiles", {}, {}), {"trained_on": (120,), "done": ()})
-    store.array("encoders/moco/trained_on")[:] = np.arange(120) == 7
+def test_slides_seen_in_training_are_counted(store, labels, tmp_path):
+    store.model("giga").begin(Recipe("train", {"bank": "x"}, {}), np.arange(30), redo=False)
+    store.ensure_array("features/x/done", (120,))
+    store.root["features/x"].attrs["giga"] = {"recipe": vars(Recipe("bank", {"encoder": "moco"}, {}))}
+    store.encoder("moco").begin(Recipe("pretrain-tiles", {}, {}), np.array([7]), redo=False)
     warnings = giga.probe(store, labels, folds=2).warnings
-    assert "giga: slide encoder `giga` was trained, without labels, on 30 of the 120 test slides" in warnings
-    assert "giga: tile encoder `moco` was trained, without labels, on 1 of the 120 test slides" in warnings
-    store.array("models/giga/trained_on")[:] = False
-    quiet = giga.probe(store, labels, folds=2)
-    assert not any("slide encoder" in warning for warning in quiet.warnings)
-    assert any("on 0 of the 120" in note for note in quiet.notes)
+    assert "giga: slide encoder 'giga' was trained, without labels, on 30 of the 120 test slides" in warnings
+    assert "giga: tile encoder 'moco' was trained, without labels, on 1 of the 120 test slides" in warnings
+    header, *rows = labels.read_text().splitlines()
+    unseen = tmp_path / "unseen.csv"
+    unseen.write_text("\n".join([header, *rows[30:]]))
+    quiet = giga.probe(store, unseen, folds=2)
+    assert not any("encoder" in warning for warning in quiet.warnings)
+    assert any("on 0 of the 90" in note for note in quiet.notes)
 
 
 def test_more_labels_than_there_are_is_said(store, labels):
@@ -308,7 +308,7 @@ def test_nothing_slow_is_imported(store, labels):
 def test_a_real_chain_can_be_probed(chain, cohort):
     result = giga.probe(chain("embed"), cohort.labels_csv, folds=2)
     assert {row.embedding for row in result.scores} == {"giga", "mean-random-resnet18"}
-    assert result.joins["matched"] == 8
+    assert result.joins["label"]["matched"] == 8
 
 
 def test_attention_mil_stands_beside_the_vectors(chain, cohort, tmp_path, monkeypatch):

@@ -1,0 +1,134 @@
+"""Evaluations of embeddings, and the rows of the table: each compared with its baseline, split by split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gigacli.probing.linear import score
+from gigacli.probing.results import ProbeRow
+from gigacli.probing.scores import auc_interval, difference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gigacli.config.verbs import ProbeConfig
+    from gigacli.probing.scores import Fold
+    from gigacli.probing.task import Candidate, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A candidate judged on a task with one label budget.
+
+    Attributes:
+        candidate: What was judged.
+        task: What it predicted.
+        budget: With which of the task's label budgets.
+        c: Inverse regularisation, or "auto"; "" where there is none.
+        folds: How it went, one per split of the budget.
+    """
+
+    candidate: Candidate
+    task: Task
+    budget: str
+    c: str
+    folds: Sequence[Fold]
+
+    @property
+    def name(self) -> str:
+        """What was judged and how, for a legend or a sentence."""
+        if self.candidate.method == "linear" and self.c == "10":
+            return self.candidate.name
+        return f"{self.candidate.name} ({f'C={self.c}' if self.c else self.candidate.method})"
+
+    @property
+    def auc(self) -> float:
+        """Mean AUC over the splits."""
+        return float(np.mean([fold.auc for fold in self.folds]))
+
+    @property
+    def warnings(self) -> Iterator[str]:
+        """Fits that stopped short, and what could not be chosen."""
+        stopped = sum(fold.not_converged for fold in self.folds)
+        texts = [*(fold.note for fold in self.folds), f"{stopped} fits stopped before they converged" * bool(stopped)]
+        return (f"{self.name}, {self.budget}: {text}" for text in dict.fromkeys(texts) if text)
+
+
+def evaluate_linear(candidate: Candidate, task: Task, budget: str, config: ProbeConfig) -> Iterator[Evaluation]:
+    """Judge an embedding by logistic regression, at every C of :meth:`Candidate.strengths`."""
+    assert candidate.vectors is not None
+    vectors = task.units.vectors(candidate.vectors, unit_length=not candidate.scaled)  # (units, features)
+    for c in candidate.strengths(config.c_value):
+        folds = score(
+            vectors,
+            task.units.label,
+            task.budgets[budget],
+            C=c,
+            scale=candidate.scaled,
+            seed=config.seed,
+            groups=task.groups,
+            converged=config.converged,
+        )
+        yield Evaluation(candidate, task, budget, c if c == "auto" else f"{c:g}", folds)
+
+
+def compare(evaluations: Sequence[Evaluation], baseline: str | None) -> list[ProbeRow]:
+    """Rows of the table, each compared with the baseline on the same task and budget.
+
+    Args:
+        evaluations: Those of one task and budget on the same splits.
+        baseline: An embedding, or a method. Default: the mean of tiles, that of the same features where there are
+            several, at its best C; without one, the first embedding.
+    """
+    return [
+        _row(one, _baseline(one, [o for o in evaluations if (o.task, o.budget) == (one.task, one.budget)], baseline))
+        for one in evaluations
+    ]
+
+
+def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
+    aucs = np.array([fold.auc for fold in one.folds])  # (splits,)
+    low, high = auc_interval(one.folds)
+    compared = base is not None and base is not one
+    gap = difference(one.folds, base.folds) if base is not None and compared else (None, None, None)
+    per_class = one.task.units.per_class()
+    return ProbeRow(
+        embedding=one.candidate.name,
+        target=one.task.target,
+        method=one.candidate.method,
+        c=one.c,
+        scaled=one.candidate.scaled,
+        budget=one.budget,
+        n_train=float(np.mean([len(fold.split.train) for fold in one.folds])),
+        n_test=float(np.mean([len(fold.split.test) for fold in one.folds])),
+        splits=len(one.folds),
+        auc_mean=one.auc,
+        auc_std=float(aucs.std(ddof=1)) if len(aucs) > 1 else None,
+        auc_low=low,
+        auc_high=high,
+        accuracy=float(np.mean([fold.accuracy for fold in one.folds])),
+        balanced_accuracy=float(np.mean([fold.balanced_accuracy for fold in one.folds])),
+        baseline=base.name if base is not None and compared else "",
+        difference=gap[0],
+        difference_low=gap[1],
+        difference_high=gap[2],
+        classes=per_class["classes"],
+        patients=per_class.get("patients"),
+        aucs=tuple(fold.auc for fold in one.folds),
+    )
+
+
+def _baseline(one: Evaluation, peers: Sequence[Evaluation], named: str | None) -> Evaluation | None:
+    """What `one` is compared with among its peers."""
+    if named is not None:
+        known = [e for e in peers if named in (e.candidate.name, e.candidate.method)]
+        abmil = [e for e in known if e.candidate.method == named == "abmil"]
+        known = abmil or [e for e in known if e.candidate.method == "linear"] or known
+    else:
+        known = [e for e in peers if e.candidate.scaled]
+    best = [e for e in known if e.c == "auto"] or known
+    mine = [e for e in best if e.candidate.features and e.candidate.features == one.candidate.features]
+    return next(iter(mine or best), peers[0] if len(peers) > 1 and named is None else None)
