@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -22,7 +20,7 @@ from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
 from gigacli.errors import NotFound, kind_of, reason_of
-from gigacli.parallel import over_dask, worker_count
+from gigacli.parallel import as_ready, run_on_dask, worker_count
 from gigacli.progress import SILENT
 from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
@@ -298,31 +296,15 @@ def _tiles_of(
         draw = qc.lacks(slide.id)
         return find_tiles(slide.path, config, slide_mpp=slide.mpp, mask=slide.mask, title=slide.id, draw=draw)
 
-    workers, waiting = worker_count(config.workers), iter(rows)
-    with ThreadPoolExecutor(workers) as pool:
-        running: dict[Future[Tiles], int] = {}
-        try:
-            while True:
-                for row in islice(waiting, workers * 2 - len(running)):
-                    running[pool.submit(find, row)] = row
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    row = running.pop(future)
-                    try:
-                        yield row, future.result()
-                    except Exception as error:
-                        yield row, reason_of(error)
-        finally:
-            for future in running:
-                future.cancel()
+    for row, found in as_ready(find, rows, workers=worker_count(config.workers)):
+        yield row, reason_of(found) if isinstance(found, Exception) else found
 
 
 def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> TileSummary:
     """The same on a Dask cluster; slides and groups are there, so its workers only fill them."""
     config = plan.config
     options = {"workers": config.workers, "qc": config.qc, "strict": config.strict}
-    shards = over_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
+    shards = run_on_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
     table, counts = store.slides, store.tiles.done().values.tolist()
     refused = {table[row].id: why for row, why in plan.registration.reasons.items() if why}
     Album(config.qc).finish(
