@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from gigacli.files import new_file
+
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 NETWORK = (
@@ -174,9 +176,8 @@ def _replaces_whole(place: Path) -> bool:
     reader.start()
     try:
         for i in range(REPLACEMENTS):
-            part = place / f"part{i}"
-            part.write_bytes(bytes([i % 256]) * BLOCK)
-            part.replace(target)
+            with new_file(target) as partial:
+                partial.write_bytes(bytes([i % 256]) * BLOCK)
     finally:
         stop.set()
         reader.join()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from gigacli.cohort.registration import changed
 from gigacli.config.base import options_of
 from gigacli.config.tools import TileMapConfig
 from gigacli.errors import SlideError
+from gigacli.files import new_file
 from gigacli.probing.figures import save
 from gigacli.progress import SILENT
 from gigacli.reporting.attribution import explain
@@ -133,7 +133,8 @@ def tile_map(
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / re.sub(r"[^\w.-]", "_", f"{slide}.{found.positive}").lstrip(".")
     files = [f"{stem}.geojson", f"{stem}.png"]
-    _replace(Path(files[0]), json.dumps(geojson(found), ensure_ascii=False, allow_nan=False).encode())
+    with new_file(Path(files[0])) as partial:
+        partial.write_bytes(json.dumps(geojson(found), ensure_ascii=False, allow_nan=False).encode())
     _draw(found, small, Path(files[1]))
     stands_out = found.pull.value[found.pull.significant]
     judged = found.judged
@@ -221,13 +222,4 @@ def _draw(found: Explanation, small: Thumbnail | None, path: Path) -> None:
             f"{found.embedding}, {how}; {stands_out}. Probe without this patient{judged}: log odds {found.logit:+.2f}",
             fontsize=7,
         )
-        part = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
-        save(figure, part)
-        part.replace(path)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    part.write_bytes(data)
-    part.replace(path)
+        save(figure, path)
