@@ -11,7 +11,7 @@ from gigacli.errors import InvalidInput
 from gigacli.probing.labels import join, patients_of
 from gigacli.randomness import keyed_rng
 from gigacli.wsi.reader import TileReader
-from gigacli.wsi.tile_pixels import Grid, KeptTiles, keep_tiles
+from gigacli.wsi.tile_pixels import TilePixels, TileSpec, cache_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +86,7 @@ def read_drawn(
     again: bool,
     processes: Processes,
     progress: Progress,
-) -> tuple[KeptTiles, dict[str, str]]:
+) -> tuple[TilePixels, dict[str, str]]:
     """Read every tile once: the tiles of the slides that can be read, and why the others cannot, by id.
 
     Args:
@@ -105,7 +105,7 @@ def read_drawn(
     """
     table, failures = store.slides, dict[str, str]()
     recipe = store.require("tiles").config
-    grid = Grid(int(recipe["tile_px"]), float(recipe["mpp"]), bool(recipe.get("upsample", False)))
+    spec = TileSpec(int(recipe["tile_px"]), float(recipe["mpp"]), bool(recipe.get("upsample", False)))
     progress.start("reading tiles", len(slides))
 
     def done(slide: SlideTiles, why: str) -> None:
@@ -125,8 +125,8 @@ def read_drawn(
             usable.append(slide)
     turn = len(usable) * processes.rank // processes.count
     order = usable[turn:] + usable[:turn]
-    with TileReader(tile_px=grid.tile_px, mpp=grid.mpp, upsample=grid.upsample, workers=workers) as reader:
-        found = keep_tiles(order, cache, reader, pool, grid=grid, again=again, done=done)
+    with TileReader(**spec._asdict(), workers=workers) as reader:
+        found = cache_tiles(order, cache, reader, pool, spec=spec, again=again, done=done)
     packs = {slide.key: pack for slide, pack in zip(order, found, strict=True)}
     rows = set(processes.share([slide.key for slide in usable if table[slide.key].id not in failures]))
     read = [slide for slide in slides if slide.key in rows]
@@ -137,4 +137,4 @@ def read_drawn(
         )
     if loose := sum(packs[slide.key] is None for slide in read):
         progress.say(f"{loose} of {len(read)} slides are read again in every epoch, for want of room in the cache")
-    return KeptTiles(read, [packs[slide.key] for slide in read], grid), failures
+    return TilePixels(read, [packs[slide.key] for slide in read], spec), failures

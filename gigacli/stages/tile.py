@@ -26,7 +26,7 @@ from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.wsi.grid import grid_capacity
-from gigacli.wsi.qc_folder import Album
+from gigacli.wsi.qc_folder import QCFolder
 from gigacli.wsi.tiling import Tiles, find_tiles
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def begin(plan: Plan, progress: Progress) -> Store:
 
 def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
     """Tile what is not done, slide by slide; a slide that is done but has no picture is only drawn."""
-    table, rows, qc = store.slides, plan.rows(store), Album(plan.config.qc)
+    table, rows, qc = store.slides, plan.rows(store), QCFolder(plan.config.qc)
     counts = store.tiles.done().values
     usable = np.array([row.usable for row in table.rows], dtype=bool)
     todo = store.tiles.todo(usable, parse_shard(plan.config.shard))
@@ -225,7 +225,7 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
                 store.tiles.write(row, tiles.coords, tiles.tissue)
                 store.fail("tile", {row: ""})
                 counts[row] = len(tiles.coords)
-            qc.keep(slide, tiles.picture)
+            qc.write(slide, tiles.picture)
         else:
             failures[slide] = tiles
             if row in made:  # a picture alone that cannot be drawn takes nothing back
@@ -234,7 +234,7 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
             if plan.config.strict:
                 break
         progress.advance(note=f"{max(0, int(counts[row]))} tiles")
-    qc.finish([(slide.id, int(n), failures.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)])
+    qc.write_sheets([(slide.id, int(n), failures.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)])
     outcome.counts = {table[row].id: int(counts[row]) for row in rows if counts[row] >= 0}
     outcome.new = sum(int(counts[row]) >= 0 for row in todo)
     return outcome
@@ -286,15 +286,25 @@ def _is_another(before: SlideRow, now: SlideRow) -> bool:
 
 
 def _tiles_of(
-    plan: Plan, rows: Iterable[int], table: Sequence[SlideRow], qc: Album
+    plan: Plan, rows: Iterable[int], table: Sequence[SlideRow], qc: QCFolder
 ) -> Iterator[tuple[int, Tiles | str]]:
     """Tiles, or the reason of failure, per slide as they get ready; few slides are in memory at once."""
     config = plan.config
 
     def find(row: int) -> Tiles:
         slide = table[row]
-        draw = qc.lacks(slide.id)
-        return find_tiles(slide.path, config, slide_mpp=slide.mpp, mask=slide.mask, title=slide.id, draw=draw)
+        return find_tiles(
+            slide.path,
+            slide_mpp=slide.mpp,
+            mpp=config.mpp,
+            tile_px=config.tile_px,
+            overlap_px=config.overlap,
+            min_tissue=config.min_tissue,
+            upsample=config.upsample,
+            mask=slide.mask,
+            title=slide.id,
+            draw=qc.lacks(slide.id),
+        )
 
     for row, found in as_ready(find, rows, workers=worker_count(config.workers)):
         yield row, reason_of(found) if isinstance(found, Exception) else found
@@ -307,7 +317,7 @@ def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> Ti
     shards = run_on_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
     table, counts = store.slides, store.tiles.done().values.tolist()
     refused = {table[row].id: why for row, why in plan.registration.reasons.items() if why}
-    Album(config.qc).finish(
+    QCFolder(config.qc).write_sheets(
         [(slide.id, n, refused.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)]
     )
     outcome = _Outcome(
@@ -324,7 +334,7 @@ def _estimate(plan: Plan, store: Store, started: float) -> TileEstimate:
     table = store.slides
 
     def count_tiles(rows: Sequence[int]) -> dict[int, int]:
-        tried = _tiles_of(plan, rows, table.rows, Album(None))
+        tried = _tiles_of(plan, rows, table.rows, QCFolder(None))
         return {row: len(tiles.coords) for row, tiles in tried if isinstance(tiles, Tiles)}
 
     return estimate(
