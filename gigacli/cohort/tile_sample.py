@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gigacli.cohort.registration import changed
+from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput
 from gigacli.probing.labels import join, patients_of
 from gigacli.randomness import keyed_rng
@@ -119,7 +119,7 @@ def read_drawn(
 
     usable = []
     for slide in slides:
-        if why := changed(table[slide.key]):
+        if why := file_problem(table[slide.key]):
             done(slide, why)
         else:
             usable.append(slide)

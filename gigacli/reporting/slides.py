@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.cohort.registration import changed
+from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput, kind_of, reason_of
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import MISSING, match, patients_of
 from gigacli.store.bank import tile_grid_of
 from gigacli.store.chunks import read_column
 from gigacli.store.layout import STAGES
-from gigacli.tables import SYNONYMS, find_column, read_columns, require_column
+from gigacli.tables import SYNONYMS, find_column, read_columns, require_column, tcga_site
 from gigacli.wsi.overlay import draw_grid, thumbnail
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ def attributes_of(store: Store, labels: str | Path | None) -> tuple[list[Attribu
     found, patient_cells = _columns(ids, labels) if labels is not None else ([], None)
     known = [mine or row.patient for mine, row in zip(patient_cells or [""] * len(ids), slides.rows, strict=True)]
     patients, _ = patients_of(ids, from_store=known, from_labels=None)
-    if all(slide.startswith("TCGA-") and len(slide) >= 12 for slide in ids):
-        found.append(Attribute("tissue source site", [slide[5:7] for slide in ids]))
+    sites = [tcga_site(slide) for slide in ids]
+    if all(sites):
+        found.append(Attribute("tissue source site", sites))
     vendors = [row.vendor for row in slides.rows]
     if len(set(vendors)) > 1:
         found.append(Attribute("scanner", vendors))
@@ -193,7 +194,7 @@ def pictures_of(store: Store, *, most: int, workers: int | None, progress: Progr
 
 
 def _picture(store: Store, slide: SlideRow, row: int, *, tiled: bool) -> Picture:
-    why = changed(slide) or ("" if slide.usable else "its size or resolution is not known")
+    why = file_problem(slide) or ("" if slide.usable else "its size or resolution is not known")
     if why:
         return Picture(row, slide.id, why)
     try:

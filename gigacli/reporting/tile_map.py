@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.cohort.registration import changed
+from gigacli.cohort.registration import file_problem
 from gigacli.config.base import options_of
 from gigacli.config.tools import TileMapConfig
 from gigacli.errors import SlideError
@@ -189,7 +189,7 @@ def geojson(found: Explanation) -> dict[str, Any]:
 def _picture(store: Store, row: int) -> tuple[Thumbnail | None, list[str]]:
     """The slide in small, or why there is none."""
     slide = store.slides[row]
-    why = changed(slide)
+    why = file_problem(slide)
     if not why:
         try:
             return thumbnail(slide.path, mpp=slide.mpp, long_px=THUMBNAIL_PX), []

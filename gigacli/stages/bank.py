@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gigacli.cohort.registration import changed
+from gigacli.cohort.registration import file_problem
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import BankConfig
 from gigacli.errors import InvalidInput, reason_of
@@ -260,7 +260,7 @@ def _slides(
     """Slides to read; those without tiles are done with, those whose file is not what it was have failed."""
     table = plan.store.slides
     for row in todo:
-        if why := changed(table[row]):
+        if why := file_problem(table[row]):
             fail(row, why)
         elif not counts[row]:
             _write(plan, row, None)

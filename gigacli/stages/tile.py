@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gigacli.cohort.registration import Registration, list_missing_mpp, register
+from gigacli.cohort.registration import Registration, write_missing_mpp, register
 from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
@@ -173,7 +173,16 @@ def prepare(config: TileConfig, store: str | Path | Store, paths: list[Path], pr
         known.tiles.check(recipe, redo=config.redo)
         if config.shard is not None and made != recipe:
             raise NotFound(f"{known.url} is not prepared for these shards", f"run: giga tile {known.url} SLIDES --plan")
-    registration = register(known.slides if known is not None else None, paths, config, progress)
+    registration = register(
+        known.slides if known is not None else None,
+        paths,
+        csv=config.csv,
+        slide_mpp=config.slide_mpp,
+        slide_root=config.slide_root,
+        redo=config.redo,
+        add=config.shard is None,
+        progress=progress,
+    )
     url = known.url if known is not None else str(store)
     return Plan(config=config, url=url, known=known, recipe=recipe, registration=registration)
 
@@ -196,7 +205,7 @@ def begin(plan: Plan, progress: Progress) -> Store:
     store.tiles.begin(plan.recipe, largest, redo=config.redo)
     finished, new = store.tiles.done().finished, range(len(before), len(registration.table))
     store.fail("tile", {i: why for i, why in registration.reasons.items() if why or finished[i] or i in new})
-    if path := list_missing_mpp(store.url, registration.table):
+    if path := write_missing_mpp(store.url, registration.table):
         progress.say(
             f"{path} lists the slides without a usable resolution; fill in its column mpp, then run: "
             f"giga tile {store.url} --csv {path}"
