@@ -97,7 +97,7 @@ def read_drawn(
         pool: Threads that compress.
         again: An earlier run has read them all.
         processes: Those that train together; each reads from another slide on, and all go on with the same slides.
-        progress: Who listens.
+        progress: Receives progress.
 
     Raises:
         InvalidInput: Not one slide can be read.

@@ -43,7 +43,7 @@ def round_of(monkeypatch):
             def outcome(self, *, timeout_s):
                 return self.result
 
-        monkeypatch.setattr(module, "Isolated", Trial)
+        monkeypatch.setattr(module, "IsolatedCall", Trial)
         monkeypatch.setattr(machine, "nvidia_gpus", lambda: gpus)
         if builds:
             packages = [type("Distribution", (), {"name": name})() for name in builds]
@@ -152,7 +152,7 @@ def test_threads_that_spin(round_of, tmp_path, monkeypatch):
 
 def disk(**changes):
     return machine.FileSystem(**{"kind": "ext4", "network": False, "free": 10**9, "free_files": 10**6, "fsync_ms": 1.0,
-                                 "whole": True, **changes})  # fmt: skip
+                                 "atomic": True, **changes})  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def disk(**changes):
         ({}, "ok", "fsync takes 1.0 ms"),
         ({"fsync_ms": 80.0}, "ok", "slow"),
         ({"kind": "nfs4", "network": True}, "note", "served by others"),
-        ({"whole": False}, "broken", "in pieces"),
+        ({"atomic": False}, "broken", "in pieces"),
         ({"error": "Read-only file system"}, "note", "Read-only"),
     ],
 )
