@@ -1,4 +1,4 @@
-"""Which slides a cohort has: files, folders and tables become rows of the slide table."""
+"""Registration of slides: files, folders and tables become rows of the slide table."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Candidate:
 
     @classmethod
     def of(cls, row: SlideRow) -> _Candidate:
-        """A registered slide, to be looked at again: what a user said of it stays said."""
+        """Make a candidate of a registered slide; what a user said of it is kept."""
         of_table = row.mpp if row.mpp_source == "csv" else None
         option = row.mpp if row.mpp_source == "option" else None
         return cls(Path(row.path), row.id, of_table, row.patient, row.mask, option)

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from gigacli.wsi.tile_cache import TileCache
 
 SCORED_TILES = 2000
-"""Whose neighbours are looked at after every epoch."""
+"""Tiles whose neighbours are looked at after every epoch."""
 
 
 def draw_tiles(store: Store, *, seed: int, max_slides: int, max_tiles: int) -> dict[int, NDArray[np.int64]]:
-    """Numbers of the tiles, ascending, by the row of their slide: spread evenly over the drawn slides."""
+    """Draw tiles, spread evenly over the drawn slides: row of the slide -> numbers of its tiles, ascending."""
     counts = store.array("tiles/count")[:]
     with_tiles = np.flatnonzero(counts > 0)
     chosen = np.sort(keyed_rng(seed, "slides").permutation(with_tiles)[:max_slides])
@@ -49,7 +49,7 @@ def draw_tiles(store: Store, *, seed: int, max_slides: int, max_tiles: int) -> d
 def draw_scored(
     labels: Labels, slides: Sequence[tuple[SlideRow, int]], *, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Some tiles of labelled slides.
+    """Draw tiles of labelled slides.
 
     Args:
         labels: Of slides.
@@ -87,7 +87,7 @@ def read_drawn(
     processes: Processes,
     progress: Progress,
 ) -> tuple[TilePixels, dict[str, str]]:
-    """Read every tile once: the tiles of the slides that can be read, and why the others cannot, by id.
+    """Read every tile once; return the pixels of the slides that can be read, and why others cannot, by id.
 
     Args:
         store: The cohort store; reasons are kept in ``failures/pretrain-tiles``.

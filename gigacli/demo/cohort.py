@@ -30,7 +30,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class DemoCohort:
-    """What `write_cohort` wrote, or found complete.
+    """A cohort that `write_cohort` wrote, or found complete.
 
     Attributes:
         folder: Everything is in here.
@@ -130,7 +130,7 @@ def _check(slides: int, patients: int, labs: int, seed: int, workers: int) -> No
 
 
 def _plan(slides: int, patients: int, labs: int, seed: int) -> list[_Slide]:
-    """Who has what. Patients come in pairs of one class each, dealt out to the labs in turn."""
+    """Plan the slides. Patients come in pairs of one class each, dealt out to the labs in turn."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     lab_of = np.arange(patients) // 2 % labs
     label_of = np.empty(patients, object)

@@ -1,4 +1,4 @@
-"""Where an export goes: checked first, written aside, then put in its place as a whole."""
+"""Files and folders of an export: checked first, written aside, then put in their place as a whole."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def _percent(mask: NDArray[np.bool_]) -> str:
 
 
 def _caption(canvas: Image.Image, title: str, facts: str, *, bar_um_per_px: float) -> None:
-    """Two lines of text at the left, a scale bar at the right."""
+    """Write two lines of text at the left, a scale bar at the right."""
     draw = ImageDraw.Draw(canvas)
     top = canvas.height - CAPTION_PX
     draw.rectangle((0, top, canvas.width, canvas.height), fill=_INK)
@@ -193,7 +193,7 @@ def _caption(canvas: Image.Image, title: str, facts: str, *, bar_um_per_px: floa
 
 
 def _draw_item(item: SheetItem) -> Image.Image:
-    """A square with the picture or the reason why there is none, over two lines of text."""
+    """Draw a square with the picture or the reason why there is none, over two lines of text."""
     canvas = Image.new("RGB", (_ITEM_PX, _ITEM_PX + _LABEL_PX), "white")
     draw = ImageDraw.Draw(canvas)
     small, reason = _load(item.picture), item.note
@@ -230,7 +230,7 @@ def _load(picture: Path | Image.Image | None) -> Image.Image | None:
 
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """`text` on one line of at most `width` pixels; of a longer one beginning and end, with an ellipsis between.
+    """Fit a text on one line of at most `width` pixels: of a longer one beginning and end, an ellipsis between.
 
     The font knows little but ASCII: accents are dropped, and other letters become question marks.
     """
@@ -241,7 +241,7 @@ def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: float, *, lines: int) -> list[str]:
-    """`text` on at most `lines` lines of at most `width` pixels, broken at spaces, or in words that are too long."""
+    """Break a text into at most `lines` lines of at most `width` pixels, at spaces, or in words that are too long."""
     result: list[str] = []
     rest = _plain(text)
     while rest and len(result) < lines - 1 and font.getlength(rest) > width:
@@ -258,7 +258,7 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont, width: float) -> int:
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int:
-    """The largest number below `limit` that fits, if all smaller ones do; 0 if none does."""
+    """Return the largest number below `limit` that fits, if all smaller ones do; 0 if none does."""
     low, high = 0, limit
     while low < high - 1:
         middle = (low + high) // 2

@@ -39,14 +39,14 @@ ABANDONED_S = 3600.0
 
 
 def encode(tile: NDArray[np.uint8]) -> bytes:
-    """(tile_px, tile_px, 3) pixels -> JPEG."""
+    """Compress pixels (tile_px, tile_px, 3) to a JPEG."""
     file = io.BytesIO()
     Image.fromarray(tile).save(file, "JPEG", quality=QUALITY, subsampling=0)
     return file.getvalue()
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """JPEG -> (tile_px, tile_px, 3) pixels."""
+    """Decode a JPEG to pixels (tile_px, tile_px, 3)."""
     return np.asarray(Image.open(io.BytesIO(data)))
 
 

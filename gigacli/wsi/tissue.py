@@ -1,4 +1,4 @@
-"""Which parts of a slide are tissue, from a thumbnail.
+"""Tissue of a slide, found on a thumbnail.
 
 One algorithm with three constants to know (`FLOOR`, `SPECK_UM2`, `HOLE_UM2`) and no knobs; every size is in microns, so
 that it does the same on any scanner.
@@ -90,7 +90,7 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float = MASK_MPP) -> NDArray[np.
 
 
 def _stride(shape: tuple[int, ...]) -> int:
-    """Every which row and column make up a sample of a picture."""
+    """Return the step between the rows and columns that make up a sample of a picture."""
     return max(1, math.isqrt(shape[0] * shape[1] // _SAMPLE))
 
 
@@ -113,7 +113,7 @@ def _bright_on_dark(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
 
 
 def _otsu(values: NDArray[np.float32]) -> float:
-    """The threshold with the largest variance between the two classes it makes (Otsu, 1979)."""
+    """Return the threshold with the largest variance between the two classes it makes (Otsu, 1979)."""
     count, edges = np.histogram(values, 256)
     centre = (edges[:-1] + edges[1:]) / 2
     below = count.cumsum()[:-1]
@@ -146,7 +146,7 @@ def _stained_on_glass(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
 
 
 def _glass(rgb: NDArray[np.uint8]) -> tuple[float, ...]:
-    """Red, green and blue of empty glass."""
+    """Return red, green and blue of empty glass."""
     stride = _stride(rgb.shape)
     height, width = rgb.shape[:2]
     rows, columns = np.arange(0, height, stride), np.arange(0, width, stride)
@@ -175,7 +175,7 @@ def _glass(rgb: NDArray[np.uint8]) -> tuple[float, ...]:
 
 
 def _score(rgb: NDArray[np.uint8], glass: tuple[float, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """How stained every pixel is, and whether it looks like ink or a black bar: float32 and bool, each (h, w)."""
+    """Score how stained every pixel is and whether it looks like ink or a black bar: float32 and bool, each (h, w)."""
     levels = np.arange(256, dtype=np.float32)
     density = [np.maximum(np.log((g + _OFFSET) / (levels + _OFFSET)), 0).astype(np.float32) for g in glass]
     score, ink = np.empty(rgb.shape[:2], np.float32), np.empty(rgb.shape[:2], np.bool_)
@@ -197,7 +197,7 @@ def _score(rgb: NDArray[np.uint8], glass: tuple[float, ...]) -> tuple[NDArray[np
 
 
 def _strokes(ink: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
-    """Pens and black bars with a margin, among the pixels that look like them."""
+    """Find pens and black bars with a margin, among the pixels that look like them."""
     least = _INK_UM2 / mpp**2
     if np.count_nonzero(ink) < least:
         return np.zeros_like(ink)
@@ -210,7 +210,7 @@ def _strokes(ink: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
 
 
 def _nearby(values: NDArray[np.float32], radius: int, combine: np.ufunc) -> NDArray[np.float32]:
-    """The sum or maximum over the square around every pixel, `radius` to each side; the border is repeated outwards."""
+    """Combine the square around every pixel, `radius` to each side: its sum or maximum; the border is repeated."""
     height, width = values.shape
     wide = np.pad(values, radius, mode="edge")
     rows = wide[:height].copy()  # (height, width + 2 radius)
@@ -223,7 +223,7 @@ def _nearby(values: NDArray[np.float32], radius: int, combine: np.ufunc) -> NDAr
 
 
 def _large(mask: NDArray[np.bool_], area_px: float) -> NDArray[np.bool_]:
-    """The connected pieces of at least `area_px` pixels."""
+    """Keep the connected pieces of at least `area_px` pixels."""
     pieces = np.empty(mask.shape, np.intp)  # what bincount and take convert other types to
     ndimage.label(mask, output=pieces)
     keep = np.bincount(pieces.ravel()) >= area_px
