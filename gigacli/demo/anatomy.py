@@ -79,7 +79,7 @@ def scatter(rng: np.random.Generator, shape: tuple[int, int], spacing: float, *,
 
 
 def under(image: NDArray[Any], points: Floats) -> NDArray[Any]:
-    """Return the values (n,) of an image under points (n, xy); a point beside the image gets the value of the border."""
+    """Return values (n,) of an image under points (n, xy); a point beside the image gets the value of the border."""
     column, row = np.clip(points.astype(np.int32), 0, (image.shape[1] - 1, image.shape[0] - 1)).T
     return image[row, column]
 

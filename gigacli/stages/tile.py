@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gigacli.cohort.registration import Registration, write_missing_mpp, register
+from gigacli.cohort.registration import Registration, register, write_missing_mpp
 from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
@@ -243,7 +243,9 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
             if plan.config.strict:
                 break
         progress.advance(note=f"{max(0, int(counts[row]))} tiles")
-    qc.write_sheets([(slide.id, int(n), failures.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)])
+    qc.write_sheets(
+        [(slide.id, int(n), failures.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)]
+    )
     outcome.counts = {table[row].id: int(counts[row]) for row in rows if counts[row] >= 0}
     outcome.new = sum(int(counts[row]) >= 0 for row in todo)
     return outcome
