@@ -20,7 +20,7 @@ def holds_secret(url: str) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """A text fit to be printed or stored: passwords, queries of URLs and secrets of the environment are ``***``."""
+    """Return a text fit to be printed or stored, with ``***`` for passwords, queries of URLs and secret variables."""
     text = QUERY.sub(r"\1?***", PASSWORD.sub(r"\1:***@", text))
     for name, value in os.environ.items():
         if len(value) >= LEAST_SECRET and SECRET_VARIABLE.search(name.upper()):
@@ -63,7 +63,7 @@ class SlideError(GigaError, OSError):
 
 
 def reason_of(error: Exception) -> str:
-    """Why a slide failed, for the record; what no one foresaw is named with its type.
+    """Return why a slide failed, for the record; an error that no one foresaw is named with its type.
 
     A damaged file can raise anything, from a library as from us, and must not take the other slides with it.
     """
@@ -72,7 +72,7 @@ def reason_of(error: Exception) -> str:
 
 
 def kind_of(reason: str) -> str:
-    """The first line of a reason without the paths and numbers that tell one slide from another."""
+    """Return the first line of a reason without the paths and numbers that tell one slide from another."""
     line = reason.splitlines()[0] if reason else ""
     return re.sub(r"\d[\d.,]*", "N", re.sub(r"\S*/\S+", "FILE", line))
 

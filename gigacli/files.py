@@ -1,97 +1,31 @@
-"""Files and folders that appear as a whole or not at all: written beside their place, then renamed."""
+"""Files that appear as a whole or not at all: written beside their place, then renamed."""
 
 from __future__ import annotations
 
-import json
-import tempfile
+import secrets
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from gigacli.errors import GigaError, InvalidInput
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-NOTE = "giga.json"
-"""In every exported folder: what it was made from, and the names of its files."""
-
-
-def check_free(to: Path, *, folder: bool, redo: bool) -> None:
-    """Refuse to replace what is not to be replaced.
-
-    Raises:
-        InvalidInput: There is something already, and `redo` is off; or it is no earlier export, or more than that.
-    """
-    if not to.exists() or (folder and to.is_dir() and not any(to.iterdir())):
-        return
-    if folder != to.is_dir():
-        raise InvalidInput(
-            f"{to} is a {'folder' if to.is_dir() else 'file'}; a {'folder' if folder else 'file'} is written"
-        )
-    if folder:
-        _check_ours(to, redo=redo)
-    if not redo:
-        raise InvalidInput(f"{to} is there already", "name another --to, or replace it with --redo")
+PARTIAL = ".partial"
+"""The ending of files that are still being written, or were left by a process that was killed."""
 
 
-def _check_ours(folder: Path, *, redo: bool) -> None:
-    """Refuse to touch a folder with files that no export wrote."""
+def partial_path(path: Path) -> Path:
+    """Return a name beside `path` to write its contents under, another one on every call; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is there when the block ends well replaces `path`, otherwise it is removed."""
+    partial = partial_path(path)
     try:
-        ours = {NOTE, *json.loads((folder / NOTE).read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InvalidInput(f"{folder} is a folder that giga export did not write", "name a new one with --to") from None
-    others = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    others = [name for name in others if name not in ours]
-    if redo and others:
-        raise InvalidInput(
-            f"{folder} also holds {others[0]}, which giga export did not write ({len(others)} such files)",
-            "move them away, or name another --to",
-        )
-
-
-@contextmanager
-def new_file(to: Path) -> Iterator[Path]:
-    """A path to write to; what is there when the block ends well replaces `to`."""
-    with _no_room(to):
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{to.name}.", suffix=".partial", dir=to.parent) as folder:
-            path = Path(folder, to.name)
-            yield path
-            path.replace(to)
-
-
-@contextmanager
-def new_folder(to: Path, note: dict[str, Any]) -> Iterator[Path]:
-    """A folder to write into; when the block ends well it gets its note and replaces `to`."""
-    with _no_room(to):
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{to.name}.", suffix=".partial", dir=to.parent) as aside:
-            made, old = Path(aside, "new"), Path(aside, "old")
-            made.mkdir()
-            yield made
-            files = sorted(p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file())
-            text = json.dumps({**note, "files": files}, indent=1, sort_keys=True, ensure_ascii=False)
-            (made / NOTE).write_text(text + "\n", encoding="utf-8")
-            if to.exists():
-                to.rename(old)
-            made.rename(to)
-
-
-@contextmanager
-def _no_room(to: Path) -> Iterator[None]:
-    try:
-        yield
-    except GigaError:
-        raise
-    except OSError as error:
-        raise GigaError(
-            f"{to} cannot be written: {error}", "make room, give write access, or name another --to"
-        ) from error
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

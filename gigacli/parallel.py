@@ -1,61 +1,95 @@
-"""Doing things side by side: threads, one that writes, and the slides of a stage as shards over a Dask cluster."""
+"""Parallel work: threads, a background writer, and the slides of a stage as shards on a Dask cluster."""
 
 from __future__ import annotations
 
 import os
 import socket
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from gigacli.errors import GigaError, InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from gigacli.progress import Progress
 
-SHARDS_PER_THREAD = 4
-"""Parts per thread of the cluster: few enough that starting one does not count, enough to level out large slides."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-CONNECT_S = 30
+DASK_SHARDS_PER_THREAD = 4
+"""Few enough that starting a shard does not count, enough to level out large slides."""
+
+DASK_TIMEOUT_S = 30
 
 
 def worker_count(asked: int | None) -> int:
-    """What was asked for, else the processors this process may use."""
+    """Return what was asked for, else the number of processors this process may use."""
     if asked is not None:
         return asked
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Writer:
-    """Writes one slide while the next one is encoded; what goes wrong there is raised here."""
+def as_ready(
+    work: Callable[[Item], Result], items: Iterable[Item], *, workers: int
+) -> Iterator[tuple[Item, Result | Exception]]:
+    """Call `work` on every item in threads; yield each item with its result, or its error, in order of completion.
+
+    At most twice as many items as workers are begun and not yet yielded, so that few results are in memory at once.
+    An interrupt, or leaving the loop early, lets the calls that run come to their end and drops the others.
+    """
+    waiting = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        running: dict[Future[Result], Item] = {}
+        try:
+            while True:
+                for item in islice(waiting, workers * 2 - len(running)):
+                    running[pool.submit(work, item)] = item
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    error = future.exception()
+                    if error is not None and not isinstance(error, Exception):
+                        raise error
+                    yield running.pop(future), future.result() if error is None else error
+        finally:
+            for future in running:
+                future.cancel()
+
+
+class BackgroundWriter:
+    """A thread that writes one slide while the next one is computed; its errors are raised by the next call.
+
+    Use it in a `with` statement, which ends when everything is written.
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._settle()
+            self._wait()
         finally:
             self._pool.shutdown()
 
     def submit(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Run it once what was submitted before is through."""
-        self._settle()
+        """Call `work(*arguments)` in the thread, after waiting for what was submitted before."""
+        self._wait()
         self._pending = self._pool.submit(work, *arguments)
 
-    def _settle(self) -> None:
+    def _wait(self) -> None:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
 
-def over_dask(
+def run_on_dask(
     address: str,
     stage: Callable[..., Any],
     store: str,
@@ -64,19 +98,19 @@ def over_dask(
     options: dict[str, Any],
     progress: Progress,
 ) -> list[Any]:
-    """Run a stage on every slide, a shard per task; the summaries of the shards.
+    """Run a stage on all slides on a Dask cluster, a shard per task; return the summaries of the shards.
 
     A worker that dies takes no slide with it: its shard runs again elsewhere and skips what was done. The store must
     have one address for all workers (a shared file system, or a URL that each has its own credentials for: none are
     sent), and they must see the slides under the same paths.
 
     Args:
-        address: Of the scheduler, such as ``tcp://10.0.0.1:8786``.
+        address: Address of the scheduler, such as ``tcp://10.0.0.1:8786``.
         stage: ``giga.bank`` or ``giga.tile``.
-        store: The store; its groups have been begun.
-        slides: How many there are.
-        options: Of the stage; ``shard`` is added.
-        progress: Who listens.
+        store: URL of the store; its groups have been begun.
+        slides: Number of slides.
+        options: Options of the stage; ``shard`` is added.
+        progress: Receives progress.
 
     Raises:
         InvalidInput: The store is in the memory of this process.
@@ -91,32 +125,33 @@ def over_dask(
         from distributed import Client, as_completed
     except ModuleNotFoundError:
         raise NotFound("--dask needs Dask", "run: pip install 'gigacli[dask]'") from None
-    _knock(address)
-    with Client(address, timeout=CONNECT_S, set_as_default=False) as client:
+    _check_scheduler(address)
+    with Client(address, timeout=DASK_TIMEOUT_S, set_as_default=False) as client:
         threads = sum(client.nthreads().values())
         if not threads:
             raise NotFound(f"the Dask scheduler at {address} has no workers", f"start some: dask worker {address}")
-        parts = max(1, min(slides, SHARDS_PER_THREAD * threads))
+        parts = max(1, min(slides, DASK_SHARDS_PER_THREAD * threads))
         progress.say(f"{parts} shards on {threads} threads of the Dask cluster at {address}")
         progress.start(stage.__name__, parts)
         shards = [f"{i + 1}/{parts}" for i in range(parts)]
         tasks = [client.submit(stage, store, **options, shard=shard, pure=False) for shard in shards]
         try:
-            return list(_results(as_completed(tasks, loop=client.loop), progress))
+            return list(_dask_results(as_completed(tasks, loop=client.loop), progress))
         finally:  # of an error or an interruption, the rest
             client.cancel(tasks)
 
 
-def _knock(address: str) -> None:
-    """See whether anyone is there: Dask's own client takes a minute to give up, and as long to go."""
+def _check_scheduler(address: str) -> None:
+    """Refuse an address that nobody answers at: Dask's own client takes a minute to give up, and as long to close."""
     try:
         parts = urlsplit(address if "://" in address else f"tcp://{address}")
-        socket.create_connection((parts.hostname, parts.port or 8786), timeout=CONNECT_S).close()
+        socket.create_connection((parts.hostname, parts.port or 8786), timeout=DASK_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
         raise NotFound(f"no Dask scheduler answers at {address}: {error}", "start one: dask scheduler") from error
 
 
-def _results(done: Any, progress: Progress) -> Iterator[Any]:
+def _dask_results(done: Any, progress: Progress) -> Iterator[Any]:
+    """Yield the summaries of shards as they are done."""
     for task in done:
         try:
             summary = task.result()

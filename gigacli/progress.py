@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Receives what a running stage has to say."""
+    """Receives the progress of a running stage."""
 
     def start(self, what: str, total: int, *, done: int = 0) -> None:
-        """A task of `total` steps begins, `done` of which are already there."""
+        """Begin a task of `total` steps, of which `done` are already there."""
 
     def advance(self, steps: int = 1, *, note: str = "") -> None:
-        """`steps` more are done; `note` is a short figure to show beside the bar (a loss, a rate)."""
+        """Count `steps` more as done; `note` is a short figure to show beside the bar (a loss, a rate)."""
 
     def say(self, message: str) -> None:
-        """Something worth one line: a choice that was made, a slide that failed."""
+        """Show a message of one line: a choice that was made, a slide that failed."""
 
 
 class Silent:
-    """Says nothing."""
+    """Ignores progress."""
 
     def __repr__(self) -> str:
         return "SILENT"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +31,9 @@ and an id in a table of labels: whoever reads paths looks for `path` first and d
 _SLIDES = {"svs", "tif", "tiff", "ndpi", "mrxs", "scn", "bif", "vms", "vmu", "svslide", "dcm", "czi", "isyntax", "sdpc"}
 EXTENSIONS: Final = frozenset(_SLIDES | {"zarr", "png", "jpg", "jpeg", "h5", "pt", "npy"})
 """What may follow a slide's id in a table: slide formats, and the feature files that STAMP and CLAM tables name."""
+
+
+_TCGA_BARCODE: Final = re.compile(r"TCGA-(\w\w)-\w{4}")
 
 
 def read_columns(path: str | Path) -> dict[str, list[str]]:
@@ -128,6 +132,18 @@ def bare_id(name: str) -> str:
     name = name.replace("\\", "/").rsplit("/", 1)[-1]
     stem, _, extension = name.rpartition(".")
     return stem if stem and extension.casefold() in EXTENSIONS else name
+
+
+def tcga_patient(slide_id: str) -> str:
+    """Return the patient, the first 12 characters, of a slide id that begins with a TCGA barcode; of others ""."""
+    barcode = _TCGA_BARCODE.match(slide_id)
+    return barcode[0] if barcode else ""
+
+
+def tcga_site(slide_id: str) -> str:
+    """Return the tissue source site, the second field, of a slide id that begins with a TCGA barcode; of others ""."""
+    barcode = _TCGA_BARCODE.match(slide_id)
+    return barcode[1] if barcode else ""
 
 
 def _read_text(path: Path) -> str:

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gigacli.errors import InvalidInput, NotFound
-from gigacli.tables import EXTENSIONS, SYNONYMS, bare_id, find_column, read_table, require_column
+from gigacli.tables import (
+    EXTENSIONS,
+    SYNONYMS,
+    bare_id,
+    find_column,
+    read_table,
+    require_column,
+    tcga_patient,
+    tcga_site,
+)
 
 
 @pytest.fixture
@@ -111,3 +120,10 @@ def test_bare_id_takes_off_one_known_extension_and_folders(stem, extension):
 def test_bare_id_keeps_what_it_does_not_know():
     assert bare_id("TCGA-A1-A0SP-01Z-00-DX1.20D689C6-EFA5") == "TCGA-A1-A0SP-01Z-00-DX1.20D689C6-EFA5"
     assert bare_id(".svs") == ".svs"
+
+
+def test_tcga_barcodes_name_a_patient_and_a_site():
+    for name in ("TCGA-A1-A0SP-01Z-00-DX1.20D689C6-EFA5", "TCGA-A1-A0SP"):
+        assert (tcga_patient(name), tcga_site(name)) == ("TCGA-A1-A0SP", "A1")
+    for name in ("TCGA-A1-A0S", "CPTAC-TCGA-A1-A0SP", "TCGA_A1_A0SP", ""):
+        assert (tcga_patient(name), tcga_site(name)) == ("", "")

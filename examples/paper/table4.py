@@ -11,7 +11,6 @@ slides have 66 codes. The GDC publishes the table of codes and centres. As in th
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from common import Run, cell, parser, row_of, run
 import gigacli as giga
 from gigacli.errors import InvalidInput
 from gigacli.probing.labels import read_labels
+from gigacli.tables import tcga_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,11 +43,12 @@ def of_the_same_sites(slides: Iterable[str], labelled: Iterable[str]) -> list[st
 
 
 def _site(name: str) -> str:
-    if not re.match(r"TCGA-..-....", name):
+    site = tcga_site(name)
+    if not site:
         raise InvalidInput(
             f"{name!r} is no TCGA barcode, so its centre is not known", "say whom to leave out: --exclude"
         )
-    return name.split("-")[1]
+    return site
 
 
 def work(paper: Run) -> None:

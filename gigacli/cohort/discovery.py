@@ -1,4 +1,4 @@
-"""Which files are slides, and what each is called."""
+"""Slide files in folders, and their slide ids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXTENSIONS = (
 
 
 def find_slides(paths: Sequence[Path]) -> list[Path]:
-    """The slides among files and folders.
+    """Find the slides among files and folders.
 
     Files are taken as given, whatever their extension. Folders are searched recursively for `EXTENSIONS`, sorted by
     path; hidden files and folders and zarr stores are passed over. The .dcm files of one folder and series are one
@@ -69,7 +69,7 @@ def find_slides(paths: Sequence[Path]) -> list[Path]:
 
 
 def slide_id_of(path: Path) -> str:
-    """What a slide is called: the file name without its last extension, kept as text (``007.svs`` is ``007``).
+    """Return the id of a slide: its file name without the last extension, as text (``007.svs`` is ``007``).
 
     A DICOM slide is called after its folder if that holds one series only, else by its SeriesInstanceUID: its files
     have names that mean nothing.
@@ -85,7 +85,7 @@ def slide_id_of(path: Path) -> str:
 
 
 def series_of(path: Path) -> str | None:
-    """The SeriesInstanceUID of a DICOM slide; None if it is not there or OpenSlide cannot open it."""
+    """Return the SeriesInstanceUID of a DICOM slide; None if it is not there or OpenSlide cannot open it."""
     if not path.is_file():
         return None
     stat = path.stat()
@@ -94,7 +94,7 @@ def series_of(path: Path) -> str | None:
 
 @lru_cache(maxsize=65536)
 def _series_of(path: Path, size: int, mtime_ns: int) -> str | None:
-    """Opening a .dcm reads the headers of its whole folder: worth remembering for as long as the file is the same."""
+    """Remember the series for as long as the file is the same: opening a .dcm reads the headers of its folder."""
     try:
         with openslide.OpenSlide(path) as slide:
             series: str | None = slide.properties.get("dicom.SeriesInstanceUID")
@@ -123,7 +123,7 @@ def _one_per_series(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _search(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Slides below a folder, by path. Links to folders are followed, once each."""
+    """Yield the slides below a folder, by path. Links to folders are followed, once each."""
     real = folder.resolve()
     if real in seen:
         return

@@ -1,9 +1,8 @@
-"""Which slides a cohort has: files, folders and tables become rows of the slide table."""
+"""Registration of slides: files, folders and tables become rows of the slide table."""
 
 from __future__ import annotations
 
-import csv
-import re
+import csv as csv_format
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -13,25 +12,23 @@ import numpy as np
 
 from gigacli.cohort.discovery import find_slides, slide_id_of
 from gigacli.errors import InvalidInput, NotFound, reason_of
+from gigacli.files import new_file
+from gigacli.progress import SILENT
 from gigacli.store.address import is_remote
 from gigacli.store.table import SlideRow, SlideTable
-from gigacli.tables import bare_id, find_column, read_table
+from gigacli.tables import bare_id, find_column, read_columns, tcga_patient
 from gigacli.wsi.resolution import resolve_mpp
 from gigacli.wsi.slide import Slide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gigacli.config.verbs import TileConfig
     from gigacli.progress import Progress
-
-TCGA_BARCODE = re.compile(r"TCGA-\w\w-\w{4}")
-"""A slide id that begins so names its patient in the first 12 characters."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """The slide table as it should be, and why a slide of it cannot be used.
+    """The slide table as it should be, and why slides of it cannot be used.
 
     Attributes:
         table: All slides; those that were registered come first and keep their rows.
@@ -43,75 +40,86 @@ class Registration:
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """One slide as the user named it."""
+class _Candidate:
+    """A slide file as the user named it, with what tables say of it."""
 
     path: Path
     id: str
     mpp: float | None = None
     patient: str = ""
     mask: str = ""
-    option_mpp: float | None = None  # --slide-mpp of an earlier run
+    option_mpp: float | None = None  # `slide_mpp` of an earlier run
 
     @classmethod
-    def of(cls, row: SlideRow) -> _Entry:
-        """A registered slide, to be looked at again: what a user said of it stays said."""
-        said = row.mpp if row.mpp_source == "csv" else None
+    def of(cls, row: SlideRow) -> _Candidate:
+        """Make a candidate of a registered slide; what a user said of it is kept."""
+        of_table = row.mpp if row.mpp_source == "csv" else None
         option = row.mpp if row.mpp_source == "option" else None
-        return cls(Path(row.path), row.id, said, row.patient, row.mask, option)
+        return cls(Path(row.path), row.id, of_table, row.patient, row.mask, option)
 
 
-def register(known: SlideTable | None, paths: list[Path], config: TileConfig, progress: Progress) -> Registration:
+def register(
+    known: SlideTable | None,
+    paths: Sequence[Path],
+    *,
+    csv: Path | None = None,
+    slide_mpp: float | None = None,
+    slide_root: Path | None = None,
+    redo: bool = False,
+    add: bool = True,
+    progress: Progress = SILENT,
+) -> Registration:
     """Look at the headers of new slides, and again at those that could not be used.
 
     Args:
-        known: The slides that are registered.
+        known: The slides that are registered; None in a new store.
         paths: Slide files, folders and tables of slides.
-        config: Holds the table (``csv``) and the resolution of slides without one (``slide_mpp``).
-        progress: Who listens.
+        csv: One more table of slides.
+        slide_mpp: Microns per pixel of slides that do not state them.
+        slide_root: Folder to look in for slides that are not where they were.
+        redo: Look at every slide again, and take what tables say now.
+        add: Whether slides may be registered; if not, registered ones are looked at and the table stays as it is.
+        progress: Receives progress.
 
     Raises:
         NotFound: A path does not exist, or there is no slide in it.
-        InvalidInput: Two files of one id, or a table that cannot be used.
+        InvalidInput: Two files of one id, a table that cannot be used, or a new slide where none may be added.
     """
     known = known if known is not None else SlideTable(())
-    tables = [p for p in paths if p.suffix.lower() in (".csv", ".tsv")] + ([config.csv] if config.csv else [])
+    tables = [p for p in paths if p.suffix.lower() in (".csv", ".tsv")] + ([csv] if csv else [])
     files = [p for p in paths if p not in tables]
-    known, moved = _find_moved(known, config.slide_root)
+    known, moved = _find_moved(known, slide_root)
     found = find_slides(files) if files else []
-    entries = _merge(known, [_Entry(path.absolute(), slide_id_of(path)) for path in found], tables)
-    _refuse_duplicates(entries)
-    if config.shard is not None:
-        unknown = [e.id for e in entries if e.id not in known.index]
-        if unknown:
-            raise InvalidInput(
-                f"{len(unknown)} slides are not registered, for example {unknown[0]}; a shard registers none",
-                "run once without --shard but with --plan",
-            )
-        return Registration(known, _reasons(known, config))
+    candidates = _merge(known, [_Candidate(path.absolute(), slide_id_of(path)) for path in found], tables)
+    _refuse_duplicates(candidates)
+    if not add:
+        return _look_again(known, candidates, slide_mpp)
     rows, reasons = [], {}
-    named = {e.id for e in entries}
-    again = [_Entry.of(row) for row in known.rows if row.id not in named and (config.redo or not row.usable)]
-    todo = [e for e in [*entries, *again] if _is_news(known, e, config)]
+    named = {c.id for c in candidates}
+    again = [_Candidate.of(row) for row in known.rows if row.id not in named and (redo or not row.usable)]
+    todo = [c for c in [*candidates, *again] if _must_be_read(known, c, redo=redo)]
     progress.start("registering", len(todo))
-    for entry in todo:
-        row, reasons[entry.id] = _row(entry, config)
+    for candidate in todo:
+        row, reasons[candidate.id] = _read_header(candidate, slide_mpp)
         rows.append(row)
         progress.advance()
     table = known.with_rows(rows)
-    here = [row for row in known.rows if row.id not in reasons and Path(row.path).exists()]
-    reasons |= {row.id: changed(row) for row in here}
-    lost = sum(bool(row.path) and not Path(row.path).exists() for row in known.rows)
+    here = {row.id: Path(row.path).exists() for row in known.rows}
+    reasons |= {row.id: file_problem(row) for row in known.rows if here[row.id] and row.id not in reasons}
+    lost = sum(bool(row.path) and not here[row.id] for row in known.rows)
     if lost:
         progress.say(f"{lost} registered slides are not where they were; --slide-root FOLDER finds them again")
     if moved:
-        progress.say(f"{moved} slides were found again below {config.slide_root}")
-    _announce([row for row in rows if row.id not in known.index], entries, progress)
+        progress.say(f"{moved} slides were found again below {slide_root}")
+    told = {c.id for c in candidates if c.patient}
+    barcodes = sum(bool(row.patient) and row.id not in told and row.id not in known.index for row in rows)
+    if barcodes:
+        progress.say(f"patients of {barcodes} slides taken from their TCGA barcodes")
     return Registration(table, {table.index[k]: why for k, why in reasons.items()})
 
 
-def changed(row: SlideRow) -> str:
-    """What is wrong with a registered file now, "" if nothing is: it must be there and of the size it had.
+def file_problem(row: SlideRow) -> str:
+    """Return what is wrong with a registered file now, "" if nothing is: it must be there, of the size it had.
 
     Another modification time alone is what copying does to a file; it is not held against it.
     """
@@ -129,7 +137,7 @@ def changed(row: SlideRow) -> str:
     )
 
 
-def list_missing_mpp(url: str, table: SlideTable) -> str:
+def write_missing_mpp(url: str, table: SlideTable) -> str:
     """Write a table of the slides without a usable resolution, ready to be completed.
 
     It lies beside a local store, and of a remote one in the current folder: it names files of this machine.
@@ -141,8 +149,8 @@ def list_missing_mpp(url: str, table: SlideTable) -> str:
     if not missing:
         return ""
     path = Path(PurePosixPath(url).name if is_remote(url) else url).with_suffix(".missing-mpp.csv")
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv_format.writer(file)
         writer.writerow(["path", "slide_id", "mpp"])
         writer.writerows([row.path, row.id, ""] for row in missing)
     return str(path)
@@ -170,19 +178,18 @@ def _find_moved(known: SlideTable, root: Path | None) -> tuple[SlideTable, int]:
     return known.with_rows(found), len(found)
 
 
-def _merge(known: SlideTable, entries: list[_Entry], tables: Sequence[Path]) -> list[_Entry]:
+def _merge(known: SlideTable, candidates: Sequence[_Candidate], tables: Sequence[Path]) -> list[_Candidate]:
     """Add what tables say: a row with a path is a slide, a row without one completes the slide of its id."""
-    entries = list(entries)
+    merged: dict[Path | str, _Candidate] = {c.path: c for c in candidates}  # by id where a path is not known
+    by_id: dict[str, _Candidate] = {}  # empty when it must be made anew
     for file in tables:
-        table = read_table(file)
-        columns = {name: find_column(table, name, path=file) for name in ("path", "mpp", "patient_id", "mask")}
-        rest = table.drop(columns=[columns["path"]]) if columns["path"] else table
-        columns["slide_id"] = find_column(rest, "slide_id", path=file)
+        cells = read_columns(file)
+        columns = {name: find_column(cells, name, path=file) for name in ("path", "mpp", "patient_id", "mask")}
+        columns["slide_id"] = find_column([c for c in cells if c != columns["path"]], "slide_id", path=file)
         if not columns["path"] and not columns["slide_id"]:
-            found = ", ".join(str(c) for c in table.columns)
-            raise InvalidInput(f"{file} has no column path or slide_id; it has {found}", "add a column path")
-        for _, cells in table.iterrows():
-            row = {name: str(cells[column]) if column else "" for name, column in columns.items()}
+            raise InvalidInput(f"{file} has no column path or slide_id; it has {', '.join(cells)}", "add a column path")
+        for i in range(len(next(iter(cells.values())))):
+            row = {name: cells[column][i] if column else "" for name, column in columns.items()}
             said: dict[str, Any] = {
                 "mpp": _mpp(row["mpp"], file),
                 "patient": row["patient_id"],
@@ -192,23 +199,20 @@ def _merge(known: SlideTable, entries: list[_Entry], tables: Sequence[Path]) -> 
                 path = (file.parent / row["path"]).absolute()
                 if not path.exists():
                     raise NotFound(f"{file} names {row['path']}, which does not exist", f"looked for {path}")
-                entry = _Entry(path, row["slide_id"] or slide_id_of(path), **said)
-                entries = [e for e in entries if e.path != path] + [entry]
+                by_id, candidate = {}, _Candidate(path, row["slide_id"] or slide_id_of(path), **said)
             else:
-                entries = _complete(known, entries, bare_id(row["slide_id"]), said, file)
-    return entries
-
-
-def _complete(
-    known: SlideTable, entries: list[_Entry], slide_id: str, said: dict[str, Any], file: Path
-) -> list[_Entry]:
-    here = [e for e in entries if e.id == slide_id]
-    if not here and slide_id in known.index:
-        here = [_Entry.of(known[known.index[slide_id]])]
-    if not here:
-        raise NotFound(f"{file} names slide {slide_id!r}, which is not among the slides", "add a column path")
-    done = replace(here[0], **{name: value for name, value in said.items() if value})
-    return [e for e in entries if e.id != slide_id] + [done]
+                slide_id = bare_id(row["slide_id"])
+                by_id = by_id or {c.id: c for c in reversed(merged.values())}
+                if slide_id not in by_id and slide_id not in known.index:
+                    hint = "add a column path"
+                    raise NotFound(f"{file} names slide {slide_id!r}, which is not among the slides", hint)
+                candidate = by_id.get(slide_id) or _Candidate.of(known[known.index[slide_id]])
+                candidate = replace(candidate, **{name: value for name, value in said.items() if value})
+                by_id[slide_id] = candidate
+            key = candidate.path if candidate.path.name else candidate.id
+            merged.pop(key, None)  # what a table names comes last
+            merged[key] = candidate
+    return list(merged.values())
 
 
 def _mask(text: str, file: Path) -> str:
@@ -229,66 +233,65 @@ def _mpp(text: str, file: Path) -> float | None:
         raise InvalidInput(f"{file}: column mpp holds {text!r}, expected a number of microns per pixel") from None
 
 
-def _refuse_duplicates(entries: Sequence[_Entry]) -> None:
-    twice = [name for name, n in Counter(e.id for e in entries).items() if n > 1]
+def _refuse_duplicates(candidates: Sequence[_Candidate]) -> None:
+    twice = [name for name, n in Counter(c.id for c in candidates).items() if n > 1]
     if twice:
-        files = ", ".join(str(e.path) for e in entries if e.id == twice[0])
+        files = ", ".join(str(c.path) for c in candidates if c.id == twice[0])
         raise InvalidInput(
             f"{len(twice)} slide ids stand for several files; {twice[0]!r} is {files}",
             "name them apart in a CSV with columns path,slide_id and give it with --csv",
         )
 
 
-def _is_news(known: SlideTable, entry: _Entry, config: TileConfig) -> bool:
-    """Whether a slide must be looked at: it is new, could not be used, has moved, or gets another resolution."""
-    if entry.id not in known.index:
+def _must_be_read(known: SlideTable, candidate: _Candidate, *, redo: bool) -> bool:
+    """Whether a slide's header must be read: it is new, could not be used, has moved, or gets another resolution."""
+    if candidate.id not in known.index:
         return True
-    row = known[known.index[entry.id]]
+    row = known[known.index[candidate.id]]
     if not row.usable:
         return True
-    if Path(row.path) != entry.path and Path(row.path).exists() and not entry.path.samefile(row.path):
+    if Path(row.path) != candidate.path and Path(row.path).exists() and not candidate.path.samefile(row.path):
         raise InvalidInput(
-            f"slide id {entry.id!r} is registered for {row.path}, and was now given for {entry.path}",
+            f"slide id {candidate.id!r} is registered for {row.path}, and was now given for {candidate.path}",
             "name it differently in a CSV with columns path,slide_id",
         )
-    if entry.mpp is not None and not np.isclose(entry.mpp, row.mpp, rtol=1e-9) and not config.redo:
+    if candidate.mpp is not None and not np.isclose(candidate.mpp, row.mpp, rtol=1e-9) and not redo:
         raise InvalidInput(
-            f"slide {entry.id!r} is registered with {row.mpp:g} microns per pixel ({row.mpp_source}), the table says "
-            f"{entry.mpp:g}",
+            f"slide {candidate.id!r} is registered with {row.mpp:g} microns per pixel ({row.mpp_source}), the table "
+            f"says {candidate.mpp:g}",
             "tile the cohort again with --redo to take the new value",
         )
-    if entry.mask != row.mask and entry.mask and not config.redo:
+    if candidate.mask != row.mask and candidate.mask and not redo:
         raise InvalidInput(
-            f"slide {entry.id!r} is registered with the mask {row.mask or 'none'}, the table says {entry.mask}",
+            f"slide {candidate.id!r} is registered with the mask {row.mask or 'none'}, the table says {candidate.mask}",
             "tile the cohort again with --redo to take the new mask",
         )
-    return config.redo or Path(row.path) != entry.path or (bool(entry.patient) and row.patient != entry.patient)
+    return redo or Path(row.path) != candidate.path or (bool(candidate.patient) and row.patient != candidate.patient)
 
 
-def _row(entry: _Entry, config: TileConfig) -> tuple[SlideRow, str]:
-    """A slide's row from its header, and the reason why it cannot be used, "" if it can."""
-    patient = entry.patient or (entry.id[:12] if TCGA_BARCODE.match(entry.id) else "")
-    row = SlideRow(id=entry.id, path=str(entry.path), patient=patient, mask=entry.mask)
-    option = config.slide_mpp if config.slide_mpp is not None else entry.option_mpp
+def _read_header(candidate: _Candidate, slide_mpp: float | None) -> tuple[SlideRow, str]:
+    """Return a slide's row from its header, and the reason why it cannot be used, "" if it can."""
+    patient = candidate.patient or tcga_patient(candidate.id)
+    row = SlideRow(id=candidate.id, path=str(candidate.path), patient=patient, mask=candidate.mask)
+    option = slide_mpp if slide_mpp is not None else candidate.option_mpp
     try:
-        stat = entry.path.stat()
+        stat = candidate.path.stat()
         row = replace(row, file_bytes=stat.st_size, modified_ns=stat.st_mtime_ns)
-        with Slide(entry.path) as slide:
+        with Slide(candidate.path) as slide:
             row = replace(row, vendor=slide.vendor, size_px=slide.size_px)
-            resolution = resolve_mpp(slide.properties, csv_mpp=entry.mpp, slide_mpp=option)
+            resolution = resolve_mpp(slide.properties, csv_mpp=candidate.mpp, slide_mpp=option)
     except Exception as error:
         return row, reason_of(error)
     return replace(row, mpp=resolution.mpp, mpp_source=resolution.source), ""
 
 
-def _reasons(known: SlideTable, config: TileConfig) -> dict[int, str]:
-    """Why registered slides cannot be used, found out again without changing the table."""
-    unusable = [(i, _Entry.of(row)) for i, row in enumerate(known.rows) if not row.usable]
-    return {i: _row(entry, config)[1] or "run giga tile without --shard once" for i, entry in unusable}
-
-
-def _announce(rows: Sequence[SlideRow], entries: Sequence[_Entry], progress: Progress) -> None:
-    named = {e.id for e in entries if e.patient}
-    barcodes = [r.id for r in rows if r.patient and r.id not in named]
-    if barcodes:
-        progress.say(f"patients of {len(barcodes)} slides taken from their TCGA barcodes")
+def _look_again(known: SlideTable, candidates: Sequence[_Candidate], slide_mpp: float | None) -> Registration:
+    """Find out again why registered slides cannot be used, without changing the table."""
+    unknown = [c.id for c in candidates if c.id not in known.index]
+    if unknown:
+        raise InvalidInput(
+            f"{len(unknown)} slides are not registered, for example {unknown[0]}; a shard registers none",
+            "run once without --shard but with --plan",
+        )
+    unusable = {i: _read_header(_Candidate.of(row), slide_mpp)[1] for i, row in enumerate(known.rows) if not row.usable}
+    return Registration(known, {i: why or "run giga tile without --shard once" for i, why in unusable.items()})

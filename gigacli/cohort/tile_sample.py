@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gigacli.cohort.registration import changed
+from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput
 from gigacli.probing.labels import join, patients_of
 from gigacli.randomness import keyed_rng
 from gigacli.wsi.reader import TileReader
-from gigacli.wsi.tile_pixels import Grid, KeptTiles, keep_tiles
+from gigacli.wsi.tile_pixels import TilePixels, TileSpec, cache_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from gigacli.wsi.tile_cache import TileCache
 
 SCORED_TILES = 2000
-"""Whose neighbours are looked at after every epoch."""
+"""Tiles whose neighbours are looked at after every epoch."""
 
 
 def draw_tiles(store: Store, *, seed: int, max_slides: int, max_tiles: int) -> dict[int, NDArray[np.int64]]:
-    """Numbers of the tiles, ascending, by the row of their slide: spread evenly over the drawn slides."""
+    """Draw tiles, spread evenly over the drawn slides: row of the slide -> numbers of its tiles, ascending."""
     counts = store.array("tiles/count")[:]
     with_tiles = np.flatnonzero(counts > 0)
     chosen = np.sort(keyed_rng(seed, "slides").permutation(with_tiles)[:max_slides])
@@ -49,7 +49,7 @@ def draw_tiles(store: Store, *, seed: int, max_slides: int, max_tiles: int) -> d
 def draw_scored(
     labels: Labels, slides: Sequence[tuple[SlideRow, int]], *, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Some tiles of labelled slides.
+    """Draw tiles of labelled slides.
 
     Args:
         labels: Of slides.
@@ -86,8 +86,8 @@ def read_drawn(
     again: bool,
     processes: Processes,
     progress: Progress,
-) -> tuple[KeptTiles, dict[str, str]]:
-    """Read every tile once: the tiles of the slides that can be read, and why the others cannot, by id.
+) -> tuple[TilePixels, dict[str, str]]:
+    """Read every tile once; return the pixels of the slides that can be read, and why others cannot, by id.
 
     Args:
         store: The cohort store; reasons are kept in ``failures/pretrain-tiles``.
@@ -97,7 +97,7 @@ def read_drawn(
         pool: Threads that compress.
         again: An earlier run has read them all.
         processes: Those that train together; each reads from another slide on, and all go on with the same slides.
-        progress: Who listens.
+        progress: Receives progress.
 
     Raises:
         InvalidInput: Not one slide can be read.
@@ -105,7 +105,7 @@ def read_drawn(
     """
     table, failures = store.slides, dict[str, str]()
     recipe = store.require("tiles").config
-    grid = Grid(int(recipe["tile_px"]), float(recipe["mpp"]), bool(recipe.get("upsample", False)))
+    spec = TileSpec(int(recipe["tile_px"]), float(recipe["mpp"]), bool(recipe.get("upsample", False)))
     progress.start("reading tiles", len(slides))
 
     def done(slide: SlideTiles, why: str) -> None:
@@ -119,14 +119,14 @@ def read_drawn(
 
     usable = []
     for slide in slides:
-        if why := changed(table[slide.key]):
+        if why := file_problem(table[slide.key]):
             done(slide, why)
         else:
             usable.append(slide)
     turn = len(usable) * processes.rank // processes.count
     order = usable[turn:] + usable[:turn]
-    with TileReader(tile_px=grid.tile_px, mpp=grid.mpp, upsample=grid.upsample, workers=workers) as reader:
-        found = keep_tiles(order, cache, reader, pool, grid=grid, again=again, done=done)
+    with TileReader(**spec._asdict(), workers=workers) as reader:
+        found = cache_tiles(order, cache, reader, pool, spec=spec, again=again, done=done)
     packs = {slide.key: pack for slide, pack in zip(order, found, strict=True)}
     rows = set(processes.share([slide.key for slide in usable if table[slide.key].id not in failures]))
     read = [slide for slide in slides if slide.key in rows]
@@ -137,4 +137,4 @@ def read_drawn(
         )
     if loose := sum(packs[slide.key] is None for slide in read):
         progress.say(f"{loose} of {len(read)} slides are read again in every epoch, for want of room in the cache")
-    return KeptTiles(read, [packs[slide.key] for slide in read], grid), failures
+    return TilePixels(read, [packs[slide.key] for slide in read], spec), failures

@@ -58,7 +58,7 @@ class Units:
 
 
 def field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Floats:
-    """Smooth noise of about unit variance whose bumps are `scale` cells apart."""
+    """Draw smooth noise of about unit variance whose bumps are `scale` cells apart."""
     rows, columns = shape
     scale = max(scale, 1.0)
     small = rng.standard_normal((int(rows / scale) + 5, int(columns / scale) + 5), dtype=np.float32)
@@ -68,7 +68,7 @@ def field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Flo
 
 
 def scatter(rng: np.random.Generator, shape: tuple[int, int], spacing: float, *, jitter: float = 0.3) -> Floats:
-    """Points (n, xy) of a disturbed hexagonal lattice, those that lie in an image of this shape."""
+    """Draw points (n, xy) of a disturbed hexagonal lattice, those that lie in an image of this shape."""
     y = np.arange(0, shape[0] + spacing, spacing * np.sqrt(0.75), dtype=np.float32)
     x = np.arange(0, shape[1] + spacing, spacing, dtype=np.float32)
     lattice = np.stack(np.meshgrid(x, y), -1)  # (row, column, xy)
@@ -79,13 +79,13 @@ def scatter(rng: np.random.Generator, shape: tuple[int, int], spacing: float, *,
 
 
 def under(image: NDArray[Any], points: Floats) -> NDArray[Any]:
-    """Values (n,) of an image under points (n, xy); a point beside the image gets the value of the border."""
+    """Return values (n,) of an image under points (n, xy); a point beside the image gets the value of the border."""
     column, row = np.clip(points.astype(np.int32), 0, (image.shape[1] - 1, image.shape[0] - 1)).T
     return image[row, column]
 
 
 def outline(rng: np.random.Generator, shape: tuple[int, int], cell_um: float) -> NDArray[np.bool_]:
-    """Where there is tissue: a lobed piece of 40 to 58 % of the slide, fragments beside it, holes in it."""
+    """Draw where there is tissue: a lobed piece of 40 to 58 % of the slide, fragments beside it, holes in it."""
     y, x = np.mgrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
     (middle_x, middle_y), (wide, high) = rng.uniform(-0.1, 0.1, 2), rng.uniform(0.75, 1.0, 2)
     depth = 1 - np.hypot((x - middle_x) / wide, (y - middle_y) / high)
@@ -137,7 +137,7 @@ def tessellate(
     gap: float,
     corners: float,
 ) -> Units:
-    """Rounded Voronoi cells `spacing` apart that leave `gap` of the area free; the more `corners`, the less round.
+    """Draw rounded Voronoi cells `spacing` apart that leave `gap` of the area free; more `corners`, less round.
 
     Centres and outlines do not depend on `types`: that only says which are kept.
     """
@@ -158,7 +158,7 @@ def tessellate(
 
 
 def structure(rng: np.random.Generator, tissue: Floats, units: Units, fat: Units, white: float) -> NDArray[np.uint8]:
-    """What every cell of the structure grid is (`VOID` to `WHITE`).
+    """Say what every cell of the structure grid is (`VOID` to `WHITE`).
 
     Args:
         rng: Draws the share of white of every unit and the side on which a nest has come away from its bed.

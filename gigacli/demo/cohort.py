@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +14,12 @@ from gigacli.demo.anatomy import CLASSES
 from gigacli.demo.draw import LABS, check_size, draw_slide
 from gigacli.demo.pyramid import write_pyramid
 from gigacli.errors import InvalidInput, Mismatch
+from gigacli.files import new_file
+from gigacli.parallel import as_ready
 from gigacli.progress import SILENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from gigacli.progress import Progress
 
@@ -30,7 +30,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class DemoCohort:
-    """What `write_cohort` wrote, or found complete.
+    """A cohort that `write_cohort` wrote, or found complete.
 
     Attributes:
         folder: Everything is in here.
@@ -85,7 +85,7 @@ def write_cohort(
         size_px: Mean (width, height) in pixels; a slide differs by up to 8 % in each.
         mpp: Microns per pixel.
         workers: Threads that draw.
-        progress: Told of every slide.
+        progress: Receives progress, slide by slide.
 
     Raises:
         InvalidInput: The numbers cannot be balanced, or are out of range.
@@ -103,15 +103,10 @@ def write_cohort(
     _write_tables(cohort, plan)
     missing = [s for s in plan if not (_slide_path(cohort, s).exists() and _truth_path(cohort, s).exists())]
     progress.start("drawing slides", slides, done=slides - len(missing))
-    with ThreadPoolExecutor(workers) as pool:
-        tasks = [pool.submit(_write_slide, cohort, slide, seed, size_px, mpp) for slide in missing]
-        try:
-            for task in as_completed(tasks):
-                task.result()
-                progress.advance()
-        except BaseException:  # an interrupt too: do not draw the rest of the queue before giving up
-            pool.shutdown(cancel_futures=True)
-            raise
+    for _, error in as_ready(lambda slide: _write_slide(cohort, slide, seed, size_px, mpp), missing, workers=workers):
+        if error is not None:
+            raise error
+        progress.advance()
     return cohort
 
 
@@ -135,7 +130,7 @@ def _check(slides: int, patients: int, labs: int, seed: int, workers: int) -> No
 
 
 def _plan(slides: int, patients: int, labs: int, seed: int) -> list[_Slide]:
-    """Who has what. Patients come in pairs of one class each, dealt out to the labs in turn."""
+    """Plan the slides. Patients come in pairs of one class each, dealt out to the labs in turn."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     lab_of = np.arange(patients) // 2 % labs
     label_of = np.empty(patients, object)
@@ -162,7 +157,7 @@ def _claim(folder: Path, recipe: dict[str, object]) -> None:
             raise Mismatch(
                 f"{folder} holds a demo cohort with {'; '.join(other)}", "Take another folder, or delete it."
             )
-    with _whole(path) as part:
+    with new_file(path) as part:
         part.write_text(json.dumps(recipe, indent=1))
 
 
@@ -181,7 +176,7 @@ def _write_tables(cohort: DemoCohort, plan: list[_Slide]) -> None:
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    with _whole(path) as part, part.open("w", newline="") as file:
+    with new_file(path) as part, part.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(header)
         table.writerows(rows)
@@ -191,7 +186,7 @@ def _write_slide(cohort: DemoCohort, slide: _Slide, seed: int, size_px: tuple[in
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, slide.index)))
     width, height = (int(side * rng.uniform(1 - _VARY, 1 + _VARY)) for side in size_px)
     drawing = draw_slide(rng, label=slide.label, lab=LABS[slide.lab], size_px=(width, height), mpp=mpp)
-    with _whole(_truth_path(cohort, slide)) as part, part.open("wb") as file:
+    with new_file(_truth_path(cohort, slide)) as part, part.open("wb") as file:
         np.savez_compressed(
             file,
             tissue=drawing.tissue,
@@ -199,17 +194,8 @@ def _write_slide(cohort: DemoCohort, slide: _Slide, seed: int, size_px: tuple[in
             pen=drawing.pen,
             downsample=np.array(drawing.downsample),
         )
-    with _whole(_slide_path(cohort, slide)) as part:
+    with new_file(_slide_path(cohort, slide)) as part:
         write_pyramid(part, drawing.image, mpp=mpp)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Where to write what shall stand at `path`: moved there when it is complete, so that no half file ever does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    yield part
-    part.replace(path)
 
 
 def _slide_path(cohort: DemoCohort, slide: _Slide) -> Path:

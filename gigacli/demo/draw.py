@@ -1,4 +1,4 @@
-"""Draws slides that look like haematoxylin and eosin (H&E), with everything about them known.
+"""Slides drawn to look like haematoxylin and eosin (H&E), with everything about them known.
 
 The stains are drawn as concentrations and turned into light by Beer-Lambert's law, so a laboratory is two stain
 vectors and a white point. The two classes differ only in how the tissue is built: "glandular" has nuclei in rings

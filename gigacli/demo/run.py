@@ -62,7 +62,7 @@ def demo(
 
 
 def steps(cohort: DemoCohort, config: DemoConfig) -> list[tuple[str, ...]]:
-    """The command lines, after ``giga``; quick ones learn next to nothing."""
+    """Return the command lines, after ``giga``; quick ones learn next to nothing."""
     store, seeded = str(cohort.folder / "cohort.zarr"), ("--seed", str(config.seed))
     labels = ("--labels", str(cohort.labels_csv))
     tile_px, tile_epochs, tiles, batch, augmentations, draws, epochs = (

@@ -1,4 +1,4 @@
-"""The doctor's round: everything is looked at, whatever is wrong with the rest, and every finding has its remedy."""
+"""``giga doctor``: checks of the machine, each made whatever the others find, and each with a remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gigacli.config.base import options_of
 from gigacli.config.tools import DoctorConfig
 from gigacli.config.verbs import BankConfig
 from gigacli.doctor import machine, probes
-from gigacli.doctor.isolated import Isolated, Outcome
+from gigacli.doctor.isolated import IsolatedCall, Outcome
 from gigacli.errors import GigaError, NotFound
 from gigacli.parallel import worker_count
 from gigacli.progress import SILENT
@@ -32,10 +32,10 @@ SELF_TEST_TIMEOUT_S = 300.0
 SLOW_FSYNC_MS = 20.0
 LEAST_MEMORY = 4 * 2**30
 WIDTH = 256
-"""Features of a ResNet18's tile."""
+"""Width of the features of a ResNet18, for the size of a bank."""
 
 MODULES = {"spconv": "spconv.pytorch", "tensorboard": "torch.utils.tensorboard"}
-"""What to import of a package, where it is not called like it."""
+"""Modules to import of packages whose name is not that of a module."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: What.
+        name: What was looked at.
         state: ok; note: it works, but you would want to know; broken: something that giga needs does not work.
         found: What was found.
         advice: What to do about it, "" where there is nothing to do.
@@ -60,8 +60,8 @@ class Report:
     """What the doctor found.
 
     Attributes:
-        version: Of giga.
-        python: Of Python.
+        version: Version of giga.
+        python: Version of Python.
         system: Operating system and processor.
         packages: Version of every package that giga uses, None for one that is not installed.
         checks: Everything that was looked at.
@@ -101,7 +101,7 @@ def doctor(
     needed, optional = _requirements()
     packages = {name: _version(name) for name in (*needed, *optional)}
     extras = [name for name in optional if packages[name] is not None]
-    trials = {name: Isolated(getattr(probes, name)) for name in ("openslide", "zarr", "torch")}
+    trials = {name: IsolatedCall(getattr(probes, name)) for name in ("openslide", "zarr", "torch")}
     outcomes = {name: trial.outcome(timeout_s=TIMEOUT_S) for name, trial in trials.items()}
     torch = outcomes["torch"]
     checks = [
@@ -114,7 +114,7 @@ def doctor(
     ]
     if config.self_test and all(not outcome.error for outcome in outcomes.values()):
         progress.say("taking a few drawn slides through tile, bank, train and embed")
-        checks.append(_self_test(Isolated(probes.self_test).outcome(timeout_s=SELF_TEST_TIMEOUT_S)))
+        checks.append(_self_test(IsolatedCall(probes.self_test).outcome(timeout_s=SELF_TEST_TIMEOUT_S)))
     return Report(
         version=__version__,
         python=platform.python_version(),
@@ -127,7 +127,7 @@ def doctor(
 
 
 def _folder(store: str | Path | None) -> Path | None:
-    """The folder of a store, or the one it would be made in; None for a remote one."""
+    """Return the folder of a store, or the one it would be made in; None for a remote one."""
     if store is None:
         return Path()
     if "://" in str(store):
@@ -140,7 +140,7 @@ def _folder(store: str | Path | None) -> Path | None:
 
 
 def _requirements() -> tuple[list[str], list[str]]:
-    """Packages that giga needs, and those that its extras bring, tests aside."""
+    """Return the packages that giga needs, and those that its extras bring, tests aside."""
     needed: list[str] = []
     optional: list[str] = []
     for line in metadata.requires("gigacli") or ():
@@ -176,7 +176,7 @@ def _library(name: str, outcome: Outcome) -> Check:
 
 
 def _torch(outcome: Outcome) -> Iterator[Check]:
-    """Torch, its GPUs and why there are none."""
+    """Check torch and its GPUs, or say why there are none."""
     if outcome.error:
         yield Check("torch", "broken", outcome.error, "install a build of torch for this machine: pytorch.org")
         return
@@ -212,15 +212,15 @@ def _torch(outcome: Outcome) -> Iterator[Check]:
 
 
 def _extras(extras: list[str], torch: Outcome) -> Iterator[Check]:
-    """Packages of extras that are installed: each must be importable, and spconv fit the device."""
+    """Check the packages of extras that are installed: each must be importable, and spconv fit the device."""
     builds = sorted({str(d.name) for d in metadata.distributions() if re.match(r"spconv(-cu\d+)?$", str(d.name))})
     trials = {
-        name: Isolated(probes.importable, MODULES.get(name, name.replace("-", "_")))
+        name: IsolatedCall(probes.importable, MODULES.get(name, name.replace("-", "_")))
         for name in extras
         if name != "spconv"
     }
     if builds:
-        trials["spconv"] = Isolated(probes.spconv)
+        trials["spconv"] = IsolatedCall(probes.spconv)
     for name, trial in trials.items():
         outcome = trial.outcome(timeout_s=TIMEOUT_S)
         if name == "spconv":
@@ -235,7 +235,7 @@ def _extras(extras: list[str], torch: Outcome) -> Iterator[Check]:
 
 
 def _spconv(builds: list[str], outcome: Outcome, *, cuda: bool) -> Check:
-    """The build of spconv against the device."""
+    """Check that the build of spconv fits the device."""
     names = " and ".join(builds)
     if len(builds) > 1:
         fix = f"pip uninstall {' '.join(builds)}, then install one of them"
@@ -271,7 +271,7 @@ def _processors(torch: Outcome) -> Iterator[Check]:
 
 
 def _disk(store: str | Path | None, folder: Path | None) -> Iterator[Check]:
-    """The file system of the store, and the room it needs."""
+    """Check the file system of the store, and the room it needs."""
     if folder is None:
         yield Check("disk", "ok", f"{store} is remote: nothing of it is measured here")
         return
@@ -281,7 +281,7 @@ def _disk(store: str | Path | None, folder: Path | None) -> Iterator[Check]:
         advice = "only reading is possible here: info, validate, probe"
         yield Check("disk", "note" if store else "ok", f"{what} cannot be written: {found.error}", advice)
         return
-    if not found.whole:
+    if not found.atomic:
         advice = "keep the store on another file system: one process at a time could work here, several cannot"
         yield Check("disk", "broken", f"{what}: a file that is being replaced is seen in pieces", advice)
     elif found.network:

@@ -1,4 +1,4 @@
-"""Running a check in a process of its own: a library that kills its process must not take the doctor with it."""
+"""Function calls in a process of their own: a library that kills its process does not take the doctor with it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a check.
+    """The result of a call, or why there is none.
 
     Attributes:
-        value: What it returned; None where it did not get that far.
+        value: What the function returned, None where it did not.
         error: Why it did not, "" where it did.
     """
 
@@ -26,23 +26,23 @@ class Outcome:
     error: str = ""
 
 
-class Isolated:
-    """A function that runs in a fresh process from now on, several of them side by side.
+class IsolatedCall:
+    """A call that runs in a fresh process from now on, side by side with others.
 
     Args:
-        check: A function of a module; what it takes and returns is pickled between these two processes of ours.
+        function: A function of a module; what it takes and returns is pickled.
         arguments: Its arguments.
     """
 
-    def __init__(self, check: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._answer, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_run, args=(theirs, check, arguments), daemon=True)
+        self._process = context.Process(target=_run, args=(theirs, function, arguments), daemon=True)
         self._process.start()
         theirs.close()  # so that reading ends when the process does
 
     def outcome(self, *, timeout_s: float) -> Outcome:
-        """Wait for it; a process that does not answer in time is ended."""
+        """Wait for the result; a process that does not answer in time is ended."""
         try:
             if not self._answer.poll(timeout_s):
                 return Outcome(None, f"no answer in {timeout_s:g} s")
@@ -58,11 +58,11 @@ class Isolated:
         return Outcome(value, error)
 
 
-def _run(answer: Connection, check: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _run(answer: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who waits for the answer ends this process
     os.dup2(2, 1)  # what libraries say as they load is no part of the report
     try:
-        result = (check(*arguments), "")
+        result = (function(*arguments), "")
     except Exception as error:
         result = (None, f"{type(error).__name__}: {error}")
     answer.send(result)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from gigacli.files import new_file
+
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 NETWORK = (
@@ -33,7 +35,7 @@ FSYNCS, REPLACEMENTS, BLOCK = 15, 200, 4096
 
 
 def processors(cgroup: Path = CGROUP, proc: Path = PROC) -> tuple[int, float | None]:
-    """Processors that this process may use, and how many of them its container pays for; None without a limit."""
+    """Return the processors that this process may use, and how many its container grants; None without a limit."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits = []
     for text in _cgroup_files("cpu.max", cgroup, proc):  # version 2: "quota period", "max" for no quota
@@ -49,7 +51,7 @@ def processors(cgroup: Path = CGROUP, proc: Path = PROC) -> tuple[int, float | N
 
 
 def memory(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
-    """Bytes of memory that this process may take: what is available, or what is left of its container's limit."""
+    """Return the bytes of memory that this process may take: those available, or left of its container's limit."""
     lines = dict(line.split(":", 1) for line in _text(proc / "meminfo").splitlines() if ":" in line)
     available = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else _physical()
     for name, used in (
@@ -63,14 +65,14 @@ def memory(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
 
 
 def nvidia_gpus(proc: Path = PROC, dev: Path = Path("/dev")) -> int:
-    """NVIDIA GPUs that the system shows, whether or not torch can use them."""
+    """Count the NVIDIA GPUs that the system shows, whether or not torch can use them."""
     listed = proc / "driver" / "nvidia" / "gpus"
     devices = [p for p in dev.glob("nvidia[0-9]*") if p.name.removeprefix("nvidia").isdigit()]
     return max(len(list(listed.iterdir())) if listed.is_dir() else 0, len(devices))
 
 
 def most_mappings(proc: Path = PROC) -> int | None:
-    """How many files the system maps for one process; None where it does not say."""
+    """Return how many files the system maps for one process; None where it does not say."""
     text = _text(proc / "sys" / "vm" / "max_map_count")
     return int(text) if text else None
 
@@ -87,7 +89,7 @@ def _text(path: Path) -> str:
 
 
 def _cgroup_files(name: str, cgroup: Path, proc: Path) -> list[str]:
-    """A control file of the group of this process and of every group above it, where they have one."""
+    """Read a control file of the group of this process and of every group above it, where they have one."""
     own = [line.split(":", 2)[2] for line in _text(proc / "self" / "cgroup").splitlines() if line.startswith("0::")]
     folder = cgroup / own[0].lstrip("/") if own else cgroup
     folders = [f for f in (folder, *folder.parents) if f.is_relative_to(cgroup)]
@@ -96,7 +98,7 @@ def _cgroup_files(name: str, cgroup: Path, proc: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class FileSystem:
-    """How a folder behaves.
+    """What the file system of a folder can do.
 
     Attributes:
         kind: Type of its file system, "" where the system does not say.
@@ -104,8 +106,8 @@ class FileSystem:
         free: Bytes free.
         free_files: Files that can still be made; None where there is no limit.
         fsync_ms: Time until 4 KiB are on the disk, the median.
-        whole: Whether a file that is replaced is always seen whole.
-        error: Why it cannot be written, "" where it can; then the figures above are 0 and `whole` is false.
+        atomic: Whether a file that is replaced is always seen whole.
+        error: Why it cannot be written, "" where it can; if not, `fsync_ms` is 0 and `atomic` is false.
     """
 
     kind: str
@@ -113,7 +115,7 @@ class FileSystem:
     free: int
     free_files: int | None
     fsync_ms: float
-    whole: bool
+    atomic: bool
     error: str = ""
 
 
@@ -127,13 +129,15 @@ def file_system(folder: Path, mounts: Path = PROC / "self" / "mountinfo") -> Fil
     free = room.f_bavail * room.f_frsize
     try:
         with tempfile.TemporaryDirectory(prefix=".giga-doctor-", dir=folder) as place:
-            return FileSystem(kind, network, free, free_files, _fsync_ms(Path(place)), _replaces_whole(Path(place)))
+            return FileSystem(
+                kind, network, free, free_files, _fsync_ms(Path(place)), _replaces_atomically(Path(place))
+            )
     except OSError as error:
-        return FileSystem(kind, network, free, free_files, 0.0, whole=False, error=error.strerror or str(error))
+        return FileSystem(kind, network, free, free_files, 0.0, atomic=False, error=error.strerror or str(error))
 
 
 def _kind(folder: Path, mounts: Path) -> str:
-    """Type of the file system of the innermost mount that holds the folder."""
+    """Return the type of the file system of the innermost mount that holds the folder."""
     best, kind = -1, ""
     for line in _text(mounts).splitlines():
         fields, _, after = line.partition(" - ")
@@ -155,8 +159,8 @@ def _fsync_ms(place: Path) -> float:
     return median(times)
 
 
-def _replaces_whole(place: Path) -> bool:
-    """Replace a file again and again, as the store does, while another thread reads it."""
+def _replaces_atomically(place: Path) -> bool:
+    """Whether a thread that reads a file always sees it whole while it is replaced again and again."""
     target, torn, stop = place / "target", [], threading.Event()
     target.write_bytes(bytes(BLOCK))
 
@@ -174,9 +178,8 @@ def _replaces_whole(place: Path) -> bool:
     reader.start()
     try:
         for i in range(REPLACEMENTS):
-            part = place / f"part{i}"
-            part.write_bytes(bytes([i % 256]) * BLOCK)
-            part.replace(target)
+            with new_file(target) as partial:
+                partial.write_bytes(bytes([i % 256]) * BLOCK)
     finally:
         stop.set()
         reader.join()

@@ -1,4 +1,4 @@
-"""What the doctor tries, each in a process of its own (:mod:`gigacli.doctor.isolated`): one function per library.
+"""Trials of libraries, one function each, run in processes of their own (:mod:`gigacli.doctor.isolated`).
 
 They return plain values and raise what the library raises.
 """
@@ -19,7 +19,7 @@ SIDE_PX = 512
 
 
 def openslide() -> str:
-    """Write a slide, read a tile of it; the version of the library."""
+    """Write a slide and read a tile of it; return the version of the library."""
     import numpy as np
     import openslide
 
@@ -40,7 +40,7 @@ def openslide() -> str:
 
 
 def zarr() -> str:
-    """Write and read arrays as a store has them, mapped ones too; the codecs."""
+    """Write and read arrays as a store has them, mapped ones too; return the codecs."""
     import numpy as np
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
@@ -69,7 +69,7 @@ def zarr() -> str:
 
 
 def torch() -> dict[str, Any]:
-    """What torch can do here: processors, GPUs and why there are none, precision, compiling."""
+    """Return what torch can do here: processors, GPUs or why there are none, precision, compiling."""
     import torch
 
     from gigacli.nn.device import pick_precision
@@ -92,7 +92,7 @@ def torch() -> dict[str, Any]:
 
 
 def _gpu(torch: Any, index: int) -> dict[str, Any]:
-    """One GPU: what it is, and whether it computes."""
+    """Return what a GPU is, and whether it computes."""
     from gigacli.nn.device import pick_precision
 
     device = torch.device("cuda", index)
@@ -116,7 +116,7 @@ def importable(module: str) -> None:
 
 
 def spconv() -> str:
-    """Infer with spconv and with torch; what spconv can do here."""
+    """Infer with spconv and with torch; return what spconv can do here."""
     import torch
 
     from gigacli.nn.slide_encoder import SlideEncoder
@@ -136,7 +136,7 @@ def spconv() -> str:
 
 
 def self_test() -> dict[str, Any]:
-    """Draw a few slides and take them through tile, bank, train and embed; seconds per verb."""
+    """Draw a few slides and take them through tile, bank, train and embed; return the seconds per verb."""
     import gigacli as giga
     from gigacli.demo.cohort import write_cohort
     from gigacli.nn.device import pick_device, pick_precision

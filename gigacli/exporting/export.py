@@ -11,8 +11,8 @@ from gigacli.config.base import options_of
 from gigacli.config.tools import ExportConfig, Format
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.exporting import tiles, vectors
+from gigacli.exporting.output import check_free, size_of
 from gigacli.exporting.weights import write_weights
-from gigacli.files import check_free, size_of
 from gigacli.progress import SILENT
 from gigacli.store.groups import Embedding, Encoder, Features, Model, SlideGroup, Tiles
 from gigacli.store.store import Store

@@ -11,7 +11,7 @@ from gigacli.errors import SlideError
 from gigacli.exporting.geojson import tile_feature
 from gigacli.exporting.h5 import write_h5
 from gigacli.exporting.origin import note_of, slides_for_files
-from gigacli.files import new_folder
+from gigacli.exporting.output import export_folder
 from gigacli.wsi.slide import Slide
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ and slides of which the store does not know what they are."""
 def to_h5(group: Features, rows: Rows, *, to: Path, progress: Progress) -> None:
     """A file per slide in the layout of TRIDENT's tile features: ``features`` (tiles, width), ``coords`` (tiles, 2)."""
     encoder, tiling = str(group.config.get("encoder", group.name)), group.store.tiles.config
-    with new_folder(to, note_of(group)) as folder:
+    with export_folder(to, note_of(group)) as folder:
         for slide, grid, features in _features(group, rows, progress):
             write_h5(folder / f"{slide.id}.h5", features, slide=slide, encoder=encoder, grid=grid, tiling=tiling)
 
 
 def to_npy(group: Features, rows: Rows, *, to: Path, progress: Progress) -> None:
     """Two files per slide: features/ID.npy (tiles, width) float16, coords/ID.npy (tiles, 2) int32, level-0 px."""
-    with new_folder(to, note_of(group)) as folder:
+    with export_folder(to, note_of(group)) as folder:
         (folder / "features").mkdir()
         (folder / "coords").mkdir()
         for slide, grid, features in _features(group, rows, progress):
@@ -70,7 +70,7 @@ def to_geojson(group: Tiles, rows: Rows, *, to: Path, progress: Progress) -> str
     """
     slides, unknown = slides_for_files(group, rows), []
     progress.start(f"exporting {group.path}", len(slides))
-    with new_folder(to, note_of(group)) as folder:
+    with export_folder(to, note_of(group)) as folder:
         for row, slide, grid in zip(rows.tolist(), slides, group.grids(rows), strict=True):
             origin = _origin(slide)
             if origin is None:

@@ -11,7 +11,7 @@ import numpy as np
 from gigacli.exporting.extras import need
 from gigacli.exporting.h5 import write_h5
 from gigacli.exporting.origin import note_of, slides_for_files, slides_of
-from gigacli.files import new_file, new_folder
+from gigacli.exporting.output import export_file, export_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def to_npy(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:
     """The layout of the authors' published embeddings: embeddings.npy (n, width) float32 and ids.npy (n,) text."""
-    with new_folder(to, note_of(group)) as folder:
+    with export_folder(to, note_of(group)) as folder:
         np.save(folder / "embeddings.npy", group.read()[rows], allow_pickle=False)
         np.save(
             folder / "ids.npy",
@@ -36,7 +36,7 @@ def to_npy(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> Non
 
 def to_csv(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:
     """One row per slide: slide_id, patient_id, v0, v1, ...; values with the fewest digits that read back as float32."""
-    with new_file(to) as path:
+    with export_file(to) as path:
         _table(group, rows).to_csv(path, index=False, lineterminator="\n")
 
 
@@ -46,7 +46,7 @@ def to_parquet(group: Embedding, rows: Rows, *, to: Path, progress: Progress) ->
     parquet = need("pyarrow.parquet", extra="parquet", what="--format parquet")
     table = arrow.Table.from_pandas(_table(group, rows), preserve_index=False)
     metadata = {**(table.schema.metadata or {}), b"giga": _text(note_of(group)).encode()}
-    with new_file(to) as path:
+    with export_file(to) as path:
         parquet.write_table(table.replace_schema_metadata(metadata), path)
 
 
@@ -75,7 +75,7 @@ def to_h5ad(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> No
     x = group.read()[rows]
     var = pd.DataFrame(index=pd.Index(_names(x.shape[1]), dtype=object))
     data = anndata.AnnData(x, obs=pd.DataFrame(obs, index=index), var=var, uns={"giga": _text(note_of(group))})
-    with new_file(to) as path:
+    with export_file(to) as path:
         data.write_h5ad(path)
 
 
@@ -85,7 +85,7 @@ def to_h5(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None
     grids = tiles.grids(rows) if tiles.found else repeat(None, len(rows))
     tiling = tiles.config if tiles.found else {}
     progress.start(f"exporting {group.path}", len(slides))
-    with new_folder(to, note_of(group)) as folder:
+    with export_folder(to, note_of(group)) as folder:
         for vector, slide, grid in zip(group.read()[rows], slides, grids, strict=True):
             write_h5(folder / f"{slide.id}.h5", vector, slide=slide, encoder=group.name, grid=grid, tiling=tiling)
             progress.advance()

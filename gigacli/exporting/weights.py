@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from gigacli.errors import Mismatch, NotFound
-from gigacli.files import check_free, new_file
+from gigacli.exporting.output import check_free, export_file
 from gigacli.store.groups import Encoder, Model
 from gigacli.store.recipe import CREATED_BY
 from gigacli.weights.card import WeightsCard
@@ -44,9 +44,9 @@ def write_weights(group: Model | Encoder, to: Path, *, redo: bool) -> int:
     check_free(card_of(to), folder=False, redo=redo)
     card, weights = _model_card(group) if isinstance(group, Model) else _encoder_card(group)
     data = save(load(weights), metadata=card.to_metadata())
-    with new_file(card_of(to)) as file:
+    with export_file(card_of(to)) as file:
         file.write_text(_markdown(card, to.name, hashlib.sha256(data).hexdigest()), encoding="utf-8")
-    with new_file(to) as file:
+    with export_file(to) as file:
         file.write_bytes(data)
     return card.slides
 

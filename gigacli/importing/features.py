@@ -7,9 +7,7 @@ written before. Then the files, several at once, a slide at a time, its mark of 
 from __future__ import annotations
 
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +22,14 @@ from gigacli.importing.feature_set import FeatureSet
 from gigacli.importing.geometry import TOLERANCE, SlideScale, Tiling, scale_of, tiling_of
 from gigacli.importing.slides import SlideMetadata, merged, patient_of, read_metadata, refuse_new
 from gigacli.importing.writing import write_features
-from gigacli.parallel import worker_count
+from gigacli.parallel import as_ready, worker_count
 from gigacli.progress import SILENT
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from gigacli.progress import Progress
     from gigacli.store.groups import Features
@@ -205,8 +203,13 @@ def work(plan: Plan, features: Features, progress: Progress) -> Imported:
     mine = {slides.index[slide]: one for slide, one in plan.sets.items()}
     todo = [row for row in sorted(mine) if not finished[row]]
     sets, failures = [], dict(plan.broken)
+    tiled = store.tiles.done().finished
+
+    def write(row: int) -> None:
+        write_features(features, row, *mine[row], tiled=bool(tiled[row]))
+
     progress.start(f"importing {plan.name}", len(mine), done=len(mine) - len(todo))
-    for row, error in _written(features, {row: mine[row] for row in todo}, worker_count(plan.config.workers)):
+    for row, error in as_ready(write, todo, workers=worker_count(plan.config.workers)):
         slide = slides[row].id
         if error is None:
             sets.append(mine[row][0])
@@ -254,25 +257,3 @@ def _slide_table(plan: Plan, store: Store) -> SlideTable:
         rows.append(row)
     finished = store.tiles.done().finished
     return merged(store.slides, rows, settled={slide for slide, row in store.slides.index.items() if finished[row]})
-
-
-def _written(features: Features, todo: dict[int, ScaledSet], workers: int) -> Iterator[tuple[int, Exception | None]]:
-    """Slides as they are written, each with what was wrong with it; a few files are open at once."""
-    rows, tiled = iter(todo), features.store.tiles.done().finished
-    with ThreadPoolExecutor(workers) as pool:
-        running: dict[Future[None], int] = {}
-        try:
-            while True:
-                for row in islice(rows, workers * 2 - len(running)):
-                    future = pool.submit(write_features, features, row, *todo[row], tiled=bool(tiled[row]))
-                    running[future] = row
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    error = future.exception()
-                    if error is not None and not isinstance(error, Exception):
-                        raise error
-                    yield running.pop(future), error
-        finally:
-            for future in running:
-                future.cancel()

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from gigacli.cohort.registration import TCGA_BARCODE
 from gigacli.errors import InvalidInput
-from gigacli.tables import bare_id, find_column, read_columns
+from gigacli.tables import bare_id, find_column, read_columns, tcga_patient
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -70,11 +69,8 @@ def _number(cell: str, csv: Path, slide: str) -> float | None:
 
 
 def patient_of(slide: str, metadata: SlideMetadata | None) -> str:
-    """The table's patient, else the one in a TCGA barcode, else ""."""
-    if metadata is not None and metadata.patient:
-        return metadata.patient
-    barcode = TCGA_BARCODE.match(slide)
-    return barcode.group() if barcode else ""
+    """Return the table's patient, else the one in a TCGA barcode, else ""."""
+    return (metadata.patient if metadata is not None else "") or tcga_patient(slide)
 
 
 def refuse_new(known: Store, slides: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from gigacli.files import new_file
 from gigacli.probing.scores import roc
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def write_probe(folder: Path, rows: Sequence[ProbeRow], evaluations: Sequence[Ev
 def save(figure: Figure, path: Path) -> str:
     """Write a figure as PNG; its path."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    with new_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
     return str(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from gigacli.errors import InvalidInput
-from gigacli.tables import SYNONYMS, bare_id, find_column, read_columns, require_column
+from gigacli.tables import SYNONYMS, bare_id, find_column, read_columns, require_column, tcga_patient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 MISSING: Final = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null"})
 """Cells that say "not known", in lower case. `none` is not among them: it is the name of a class often enough."""
 
-_BARCODE: Final = re.compile(r"TCGA-..-....")
 _SHOWN: Final = 5
 
 
@@ -198,8 +196,9 @@ def patients_of(
         if unknown:
             source = f"{source} ({unknown} slides without a patient count as one each)"
         return [patient or slide for patient, slide in zip(patients, slide_ids, strict=True)], source
-    if slide_ids and all(_BARCODE.match(slide) for slide in slide_ids):
-        return [slide[:12] for slide in slide_ids], "TCGA barcodes (the first 12 characters of the slide id)"
+    barcodes = [tcga_patient(slide) for slide in slide_ids]
+    if barcodes and all(barcodes):
+        return barcodes, "TCGA barcodes (the first 12 characters of the slide id)"
     return None, "nowhere: each slide counts as a patient of its own"
 
 

@@ -6,6 +6,8 @@ import csv
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from gigacli.files import new_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -102,16 +104,15 @@ def write(folder: Path, rows: Sequence[ProbeRow], evaluations: Sequence[Evaluati
 
     predictions.csv has a row per test slide, split and line of the table, with a column `p_CLASS` per class.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     scores, predictions = folder / "scores.csv", folder / "predictions.csv"
     names = [f.name for f in fields(ProbeRow)]
-    with scores.open("w", newline="", encoding="utf-8") as file:
+    with new_file(scores) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(names)
         table.writerows([_cell(getattr(row, name)) for name in names] for row in rows)
     classes = sorted({name for one in evaluations for name in one.task.units.classes})
     unit = evaluations[0].task.units.level
-    with predictions.open("w", newline="", encoding="utf-8") as file:
+    with new_file(predictions) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         header = ["target", "embedding", "method", "c", "budget", "split", unit, "truth", *(f"p_{c}" for c in classes)]
         lines = csv.DictWriter(file, header, restval="")
         lines.writeheader()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from gigacli.errors import InvalidInput
+from gigacli.files import new_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,9 +36,8 @@ def check_place(file: Path) -> None:
 
 def write(file: Path, page: bytes) -> None:
     """Write the page as a whole or not at all."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    part.write_bytes(page)
-    part.replace(file)
+    with new_file(file) as partial:
+        partial.write_bytes(page)
 
 
 def render(values: dict[str, Any], *, data: dict[str, Any]) -> bytes:

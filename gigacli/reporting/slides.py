@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.cohort.registration import changed
+from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput, kind_of, reason_of
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import MISSING, match, patients_of
 from gigacli.store.layout import STAGES
 from gigacli.store.tiles import TileGrid
-from gigacli.tables import SYNONYMS, find_column, read_columns, require_column
+from gigacli.tables import SYNONYMS, find_column, read_columns, require_column, tcga_site
 from gigacli.wsi.overlay import draw_grid, thumbnail
 
 if TYPE_CHECKING:
@@ -90,8 +90,9 @@ def groupings_of(slides: SlideTable, labels: str | Path | None) -> tuple[list[Gr
     found, patient_cells = _columns(ids, labels) if labels is not None else ([], None)
     known = [mine or row.patient for mine, row in zip(patient_cells or [""] * len(ids), slides.rows, strict=True)]
     patients, _ = patients_of(ids, from_store=known, from_labels=None)
-    if all(slide.startswith("TCGA-") and len(slide) >= 12 for slide in ids):
-        found.append(Grouping("tissue source site", [slide[5:7] for slide in ids]))
+    sites = [tcga_site(slide) for slide in ids]
+    if all(sites):
+        found.append(Grouping("tissue source site", sites))
     vendors = [row.vendor for row in slides.rows]
     if len(set(vendors)) > 1:
         found.append(Grouping("scanner", vendors))
@@ -187,7 +188,7 @@ def gallery_of(
 
 
 def _image(store: Store, slide: SlideRow, row: int, *, tiles: int) -> GalleryImage:
-    why = changed(slide) or ("" if slide.usable else "its size or resolution is not known")
+    why = file_problem(slide) or ("" if slide.usable else "its size or resolution is not known")
     if why:
         return GalleryImage(row, slide.id, why)
     try:

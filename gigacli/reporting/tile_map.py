@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from dataclasses import dataclass, field
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.cohort.registration import changed
+from gigacli.cohort.registration import file_problem
 from gigacli.config.base import options_of
 from gigacli.config.tools import TileMapConfig
 from gigacli.errors import SlideError
 from gigacli.exporting.geojson import tile_feature
+from gigacli.files import new_file
 from gigacli.probing.figures import save
 from gigacli.progress import SILENT
 from gigacli.reporting.attribution import explain
@@ -124,7 +124,8 @@ def tile_map(
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / re.sub(r"[^\w.-]", "_", f"{slide}.{probe.positive}").lstrip(".")
     files = [f"{stem}.geojson", f"{stem}.png"]
-    _replace(Path(files[0]), json.dumps(geojson(found), ensure_ascii=False, allow_nan=False).encode())
+    with new_file(Path(files[0])) as partial:
+        partial.write_bytes(json.dumps(geojson(found), ensure_ascii=False, allow_nan=False).encode())
     _draw(found, small, Path(files[1]))
     significant = found.attribution.value[found.attribution.significant]
     return TileMapSummary(
@@ -175,7 +176,7 @@ def geojson(found: Explanation) -> dict[str, Any]:
 
 def _thumbnail(slide: SlideRow) -> tuple[Thumbnail | None, list[str]]:
     """The slide in small, or why there is none."""
-    why = changed(slide)
+    why = file_problem(slide)
     if not why:
         try:
             return thumbnail(slide.path, mpp=slide.mpp, long_px=THUMBNAIL_PX), []
@@ -207,13 +208,4 @@ def _draw(found: Explanation, small: Thumbnail | None, path: Path) -> None:
             f"Probe without this patient{auc}: log odds {probe.logit:+.2f}",
             fontsize=7,
         )
-        part = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
-        save(figure, part)
-        part.replace(path)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    part.write_bytes(data)
-    part.replace(path)
+        save(figure, path)

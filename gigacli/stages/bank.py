@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gigacli.cohort.registration import changed
+from gigacli.cohort.registration import file_problem
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import BankConfig
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.frozen import can_compile
 from gigacli.nn.tile_features import Batches, Encoding, TileEncoder, Views, draw_views
-from gigacli.parallel import Writer, over_dask, worker_count
+from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
 from gigacli.progress import SILENT, Throughput
 from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
@@ -201,7 +201,7 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
     todo = rows if plan.again else plan.bank.todo(tiled.finished, shard)
     plain = plan.features.done().finished
     progress.start("bank", len(rows), done=len(rows) - len(todo))
-    with _reader(plan) as reader, Writer() as writer:
+    with _reader(plan) as reader, BackgroundWriter() as writer:
         outcome = _Outcome(len(rows), len(todo), Throughput(lambda: reader.waited_s))
 
         def fail(row: int, why: str) -> None:
@@ -260,7 +260,7 @@ def _slides(
     """Slides to read; those without tiles are done with, those whose file is not what it was have failed."""
     table = plan.store.slides
     for row in todo:
-        if why := changed(table[row]):
+        if why := file_problem(table[row]):
             fail(row, why)
         elif not counts[row]:
             _write(plan, row, None)
@@ -321,7 +321,7 @@ def _on_dask(plan: Plan, progress: Progress, started: float) -> BankSummary:
     config, store = plan.config, plan.store
     given = {k: getattr(config, k) for k in config.given - {"dask", "redo"}}
     options = {**given, "encoder": plan.choice.name, "name": plan.bank.name}
-    shards = over_dask(str(config.dask), bank, store.url, slides=store.registered, options=options, progress=progress)
+    shards = run_on_dask(str(config.dask), bank, store.url, slides=store.registered, options=options, progress=progress)
     sums = {k: sum(getattr(s, k) for s in shards) for k in ("slides", "done", "skipped", "failed", "tiles", "read")}
     seconds, busy = time.monotonic() - started, sum(s.seconds for s in shards)
     return BankSummary(

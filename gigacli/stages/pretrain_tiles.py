@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from gigacli.probing.labels import Labels
     from gigacli.progress import Progress
     from gigacli.store.table import SlideRow
-    from gigacli.wsi.tile_pixels import KeptTiles
+    from gigacli.wsi.tile_pixels import TilePixels
 
 WEIGHT_DECAY = 1e-4
 SGD_MOMENTUM = 0.9
@@ -333,14 +333,14 @@ def _train(job: _Job, board: Board, pool: Executor, progress: Progress, *, start
 
 
 def _training(
-    job: _Job, method: MoCo, tiles: KeptTiles, board: Board, pool: Executor, progress: Progress
+    job: _Job, method: MoCo, tiles: TilePixels, board: Board, pool: Executor, progress: Progress
 ) -> loop.Training[MoCoBatch]:
     config = job.config
     lr = config.lr * config.batch_size / LR_TILES
     batches = TileBatches(
         tiles,
         len(tiles),
-        tile_px=tiles.grid.tile_px,
+        tile_px=tiles.spec.tile_px,
         batch_size=config.batch_size,
         seed=config.seed,
         device=job.device,

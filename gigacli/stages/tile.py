@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gigacli.cohort.registration import Registration, list_missing_mpp, register
+from gigacli.cohort.registration import Registration, register, write_missing_mpp
 from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
 from gigacli.errors import NotFound, kind_of, reason_of
-from gigacli.parallel import over_dask, worker_count
+from gigacli.parallel import as_ready, run_on_dask, worker_count
 from gigacli.progress import SILENT
 from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.wsi.grid import grid_capacity
-from gigacli.wsi.qc_folder import Album
+from gigacli.wsi.qc_folder import QCFolder
 from gigacli.wsi.tiling import Tiles, find_tiles
 
 if TYPE_CHECKING:
@@ -175,7 +173,16 @@ def prepare(config: TileConfig, store: str | Path | Store, paths: list[Path], pr
         known.tiles.check(recipe, redo=config.redo)
         if config.shard is not None and made != recipe:
             raise NotFound(f"{known.url} is not prepared for these shards", f"run: giga tile {known.url} SLIDES --plan")
-    registration = register(known.slides if known is not None else None, paths, config, progress)
+    registration = register(
+        known.slides if known is not None else None,
+        paths,
+        csv=config.csv,
+        slide_mpp=config.slide_mpp,
+        slide_root=config.slide_root,
+        redo=config.redo,
+        add=config.shard is None,
+        progress=progress,
+    )
     url = known.url if known is not None else str(store)
     return Plan(config=config, url=url, known=known, recipe=recipe, registration=registration)
 
@@ -198,7 +205,7 @@ def begin(plan: Plan, progress: Progress) -> Store:
     store.tiles.begin(plan.recipe, largest, redo=config.redo)
     finished, new = store.tiles.done().finished, range(len(before), len(registration.table))
     store.fail("tile", {i: why for i, why in registration.reasons.items() if why or finished[i] or i in new})
-    if path := list_missing_mpp(store.url, registration.table):
+    if path := write_missing_mpp(store.url, registration.table):
         progress.say(
             f"{path} lists the slides without a usable resolution; fill in its column mpp, then run: "
             f"giga tile {store.url} --csv {path}"
@@ -208,7 +215,7 @@ def begin(plan: Plan, progress: Progress) -> Store:
 
 def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
     """Tile what is not done, slide by slide; a slide that is done but has no picture is only drawn."""
-    table, rows, qc = store.slides, plan.rows(store), Album(plan.config.qc)
+    table, rows, qc = store.slides, plan.rows(store), QCFolder(plan.config.qc)
     counts = store.tiles.done().values
     usable = np.array([row.usable for row in table.rows], dtype=bool)
     todo = store.tiles.todo(usable, parse_shard(plan.config.shard))
@@ -227,7 +234,7 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
                 store.tiles.write(row, tiles.coords, tiles.tissue)
                 store.fail("tile", {row: ""})
                 counts[row] = len(tiles.coords)
-            qc.keep(slide, tiles.picture)
+            qc.write(slide, tiles.picture)
         else:
             failures[slide] = tiles
             if row in made:  # a picture alone that cannot be drawn takes nothing back
@@ -236,7 +243,9 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
             if plan.config.strict:
                 break
         progress.advance(note=f"{max(0, int(counts[row]))} tiles")
-    qc.finish([(slide.id, int(n), failures.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)])
+    qc.write_sheets(
+        [(slide.id, int(n), failures.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)]
+    )
     outcome.counts = {table[row].id: int(counts[row]) for row in rows if counts[row] >= 0}
     outcome.new = sum(int(counts[row]) >= 0 for row in todo)
     return outcome
@@ -288,44 +297,38 @@ def _is_another(before: SlideRow, now: SlideRow) -> bool:
 
 
 def _tiles_of(
-    plan: Plan, rows: Iterable[int], table: Sequence[SlideRow], qc: Album
+    plan: Plan, rows: Iterable[int], table: Sequence[SlideRow], qc: QCFolder
 ) -> Iterator[tuple[int, Tiles | str]]:
     """Tiles, or the reason of failure, per slide as they get ready; few slides are in memory at once."""
     config = plan.config
 
     def find(row: int) -> Tiles:
         slide = table[row]
-        draw = qc.lacks(slide.id)
-        return find_tiles(slide.path, config, slide_mpp=slide.mpp, mask=slide.mask, title=slide.id, draw=draw)
+        return find_tiles(
+            slide.path,
+            slide_mpp=slide.mpp,
+            mpp=config.mpp,
+            tile_px=config.tile_px,
+            overlap_px=config.overlap,
+            min_tissue=config.min_tissue,
+            upsample=config.upsample,
+            mask=slide.mask,
+            title=slide.id,
+            draw=qc.lacks(slide.id),
+        )
 
-    workers, waiting = worker_count(config.workers), iter(rows)
-    with ThreadPoolExecutor(workers) as pool:
-        running: dict[Future[Tiles], int] = {}
-        try:
-            while True:
-                for row in islice(waiting, workers * 2 - len(running)):
-                    running[pool.submit(find, row)] = row
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    row = running.pop(future)
-                    try:
-                        yield row, future.result()
-                    except Exception as error:
-                        yield row, reason_of(error)
-        finally:
-            for future in running:
-                future.cancel()
+    for row, found in as_ready(find, rows, workers=worker_count(config.workers)):
+        yield row, reason_of(found) if isinstance(found, Exception) else found
 
 
 def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> TileSummary:
     """The same on a Dask cluster; slides and groups are there, so its workers only fill them."""
     config = plan.config
     options = {"workers": config.workers, "qc": config.qc, "strict": config.strict}
-    shards = over_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
+    shards = run_on_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
     table, counts = store.slides, store.tiles.done().values.tolist()
     refused = {table[row].id: why for row, why in plan.registration.reasons.items() if why}
-    Album(config.qc).finish(
+    QCFolder(config.qc).write_sheets(
         [(slide.id, n, refused.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)]
     )
     outcome = _Outcome(
@@ -342,7 +345,7 @@ def _estimate(plan: Plan, store: Store, started: float) -> TileEstimate:
     table = store.slides
 
     def count_tiles(rows: Sequence[int]) -> dict[int, int]:
-        tried = _tiles_of(plan, rows, table.rows, Album(None))
+        tried = _tiles_of(plan, rows, table.rows, QCFolder(None))
         return {row: len(tiles.coords) for row, tiles in tried if isinstance(tiles, Tiles)}
 
     return estimate(

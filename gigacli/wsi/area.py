@@ -22,7 +22,7 @@ def area_average(
     step: tuple[float, float],
     shape: tuple[int, int],
 ) -> NDArray[np.uint8]:
-    """A picture at a lower resolution.
+    """Average a picture down to a lower resolution.
 
     Pixel (row r, column c) averages the rectangle of `step` whose top-left corner is ``begin + (c, r) * step``. Pixels
     of the picture are squares of one colour; nothing beyond the end of a span counts, and a pixel that lies beyond it
@@ -59,7 +59,7 @@ def _is_simple(span: tuple[float, float], step: float) -> bool:
 
 
 def _reduce(picture: NDArray[np.uint8], step: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """The same for simple factors, several times as fast."""
+    """Do the same for simple factors, several times as fast."""
     low = picture if step == (1, 1) else np.asarray(Image.fromarray(picture).reduce(step))
     low = low[: shape[0], : shape[1]]
     lacking = ((0, shape[0] - low.shape[0]), (0, shape[1] - low.shape[1]), (0, 0))

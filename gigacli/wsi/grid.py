@@ -1,4 +1,4 @@
-"""Where the tiles of a slide lie, and how much tissue each one holds."""
+"""The grid of tiles of a slide, and how much tissue each tile holds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tile_grid(
     overlap_px: int = 0,
     bounds_px: tuple[int, int, int, int] | None = None,
 ) -> NDArray[np.int32]:
-    """The level-0 corners of every whole tile of a slide, row by row.
+    """Return the level-0 corners of every whole tile of a slide, row by row.
 
     Tile (i, j) begins at ``bounds origin + floor(i * step + 0.5)`` with
     ``step = (tile_px - overlap_px) * mpp / slide_mpp`` level-0 pixels, a fraction in general: rounding each corner, not
@@ -62,7 +62,7 @@ def grid_capacity(
     overlap_px: int = 0,
     bounds_px: tuple[int, int, int, int] | None = None,
 ) -> int:
-    """The number of tiles of :func:`tile_grid` (same arguments, same errors), without building them."""
+    """Count the tiles of :func:`tile_grid` (same arguments, same errors) without building them."""
     xs, ys = _corners(size_px, _scale(mpp, slide_mpp), tile_px, overlap_px, bounds_px)
     return len(xs) * len(ys)
 
@@ -77,7 +77,7 @@ def tissue_fraction(
     tile_px: int,
     origin_px: tuple[int, int] = (0, 0),
 ) -> NDArray[np.float32]:
-    """The share of each tile's footprint that a mask covers, exact to the fraction of a mask pixel.
+    """Return the share of each tile's footprint that a mask covers, exact to the fraction of a mask pixel.
 
     Mask pixel (row r, column c) is the level-0 square from ``origin + (c, r) * mask_mpp / slide_mpp``, as
     :meth:`gigacli.wsi.slide.Slide.thumbnail` makes it; there is no tissue outside the mask. Reads the corners of every

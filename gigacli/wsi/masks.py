@@ -128,7 +128,7 @@ def _average(values: NDArray[Any], edges: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _read_picture(path: Path, size_px: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels that are tissue, (H, W) of the file."""
+    """Return the pixels that are tissue, (H, W) of the file."""
     smaller = 1 + max(size_px) // 4096
     hint = f"Save it as a picture of the whole slide, for example {size_px[0] // smaller} x {size_px[1] // smaller} px."
     try:
@@ -165,7 +165,7 @@ def _check_shape(path: Path, size: tuple[int, int], slide: tuple[int, int], hint
 
 
 def _tissue_of(path: Path, image: Image.Image) -> NDArray[np.bool_]:
-    """What is neither black nor transparent."""
+    """Return the pixels that are neither black nor transparent."""
     jpeg = image.format in ("JPEG", "MPO")
     clear = "A" in image.getbands() or "transparency" in image.info
     if image.mode[0] not in "IF" and (clear or image.mode not in ("1", "L")):
@@ -240,7 +240,7 @@ def _rasterise(
 
 
 def _sample(edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centres of `_SAMPLES` equal parts of each mask pixel along one axis."""
+    """Return the centres of `_SAMPLES` equal parts of each mask pixel along one axis."""
     share = (np.arange(_SAMPLES) + 0.5) / _SAMPLES
     return np.asarray(edges[:-1, None] + np.diff(edges)[:, None] * share).ravel()
 
@@ -270,7 +270,7 @@ def _fill(
 
 
 def _read_polygons(path: Path) -> tuple[list[Polygon], set[str], bool]:
-    """Polygons, the names of other geometries, and whether the file says that there is nothing."""
+    """Return polygons, the names of other geometries, and whether the file says that there is nothing."""
     content = json.loads(path.read_text("utf-8-sig"))
     if isinstance(content, list):  # scripts for QuPath write bare lists of features
         content = {"type": "FeatureCollection", "features": content}

@@ -1,4 +1,4 @@
-"""A slide in small, and its tiles on it."""
+"""Thumbnails of slides, and their tiles drawn on them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Thumbnail:
 
 
 def thumbnail(path: str | Path, *, mpp: float, long_px: int) -> Thumbnail:
-    """A slide at most `long_px` pixels long.
+    """Read a thumbnail at most `long_px` pixels long.
 
     Args:
         path: The slide file.
@@ -57,7 +57,7 @@ def thumbnail(path: str | Path, *, mpp: float, long_px: int) -> Thumbnail:
 
 
 def draw_grid(small: Thumbnail, coords: NDArray[np.int32], *, edge_px: float) -> Image.Image:
-    """The tiles as a thin grid; what no tile covers is faded.
+    """Draw the tiles as a thin grid; what no tile covers is faded.
 
     Args:
         small: The slide.

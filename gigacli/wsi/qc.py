@@ -28,7 +28,7 @@ LONG_SIDE_PX = 1600
 CAPTION_PX = 60
 """Height of the caption below a slide's picture; a contact sheet cuts it off."""
 
-CELLS = 120
+SHEET_SLIDES = 120
 """Slides on one contact sheet: a larger cohort gets several."""
 
 _WIDEST_ZOOM = 4  # small slides are enlarged, in whole mask pixels
@@ -41,13 +41,13 @@ _PALE_COLOURS = ((0, 132, 60), (20, 20, 60), 0.55)  # outline, grid, opacity of 
 _DARK_COLOURS = ((90, 255, 130), (255, 255, 255), 0.45)
 _INK, _PAPER, _MUTED, _RED = (28, 30, 36), (250, 250, 250), (110, 114, 122), (176, 44, 36)
 _FAILED = (222, 223, 227)
-_CELL_PX, _GAP_PX, _LABEL_PX = 240, 12, 42
+_ITEM_PX, _GAP_PX, _LABEL_PX = 240, 12, 42
 _BARS_UM = tuple(m * 10**e for e in range(6) for m in (1, 2, 5))  # a micron to half a metre
 _BAR_PX = 120
 
 
 @dataclass(frozen=True)
-class Cell:
+class SheetItem:
     """One slide on a contact sheet.
 
     Attributes:
@@ -112,26 +112,26 @@ def qc_picture(
     return canvas
 
 
-def contact_sheets(cells: Sequence[Cell], *, columns: int = 10) -> Iterator[Image.Image]:
+def contact_sheets(items: Sequence[SheetItem], *, columns: int = 10) -> Iterator[Image.Image]:
     """Draw the slides of a cohort, row by row, 120 on a sheet.
 
     Args:
-        cells: The slides, in the order they are shown.
+        items: The slides, in the order they are shown.
         columns: Slides side by side; fewer where there are fewer slides.
 
     Yields:
         RGB sheets; one with nothing on it for no slides.
     """
-    pages = max(1, math.ceil(len(cells) / CELLS))
+    pages = max(1, math.ceil(len(items) / SHEET_SLIDES))
     for page in range(pages):
-        part = cells[page * CELLS : (page + 1) * CELLS]
+        part = items[page * SHEET_SLIDES : (page + 1) * SHEET_SLIDES]
         across = max(1, min(columns, len(part) if pages == 1 else columns))
         down = max(1, math.ceil(len(part) / across))
-        pitch = (_CELL_PX + _GAP_PX, _CELL_PX + _LABEL_PX + _GAP_PX)
+        pitch = (_ITEM_PX + _GAP_PX, _ITEM_PX + _LABEL_PX + _GAP_PX)
         sheet = Image.new("RGB", (across * pitch[0] + _GAP_PX, down * pitch[1] + _GAP_PX), "white")
-        for i, cell in enumerate(part):
+        for i, item in enumerate(part):
             corner = (_GAP_PX + i % across * pitch[0], _GAP_PX + i // across * pitch[1])
-            sheet.paste(_cell(cell), corner)
+            sheet.paste(_draw_item(item), corner)
         yield sheet
 
 
@@ -178,7 +178,7 @@ def _percent(mask: NDArray[np.bool_]) -> str:
 
 
 def _caption(canvas: Image.Image, title: str, facts: str, *, bar_um_per_px: float) -> None:
-    """Two lines of text at the left, a scale bar at the right."""
+    """Write two lines of text at the left, a scale bar at the right."""
     draw = ImageDraw.Draw(canvas)
     top = canvas.height - CAPTION_PX
     draw.rectangle((0, top, canvas.width, canvas.height), fill=_INK)
@@ -192,29 +192,29 @@ def _caption(canvas: Image.Image, title: str, facts: str, *, bar_um_per_px: floa
     draw.text((16, top + 48), fit_text(facts, _font(15), room), fill=(190, 194, 202), font=_font(15), anchor="ls")
 
 
-def _cell(cell: Cell) -> Image.Image:
-    """A square with the picture or the reason why there is none, over two lines of text."""
-    canvas = Image.new("RGB", (_CELL_PX, _CELL_PX + _LABEL_PX), "white")
+def _draw_item(item: SheetItem) -> Image.Image:
+    """Draw a square with the picture or the reason why there is none, over two lines of text."""
+    canvas = Image.new("RGB", (_ITEM_PX, _ITEM_PX + _LABEL_PX), "white")
     draw = ImageDraw.Draw(canvas)
-    small, reason = _load(cell.picture), cell.note
-    if cell.picture is not None and small is None:
-        reason = f"the picture {cell.picture} cannot be read"
+    small, reason = _load(item.picture), item.note
+    if item.picture is not None and small is None:
+        reason = f"the picture {item.picture} cannot be read"
     if small is not None:
-        canvas.paste(small, ((_CELL_PX - small.width) // 2, (_CELL_PX - small.height) // 2))
-        draw.rectangle((0, 0, _CELL_PX - 1, _CELL_PX - 1), outline=(228, 229, 232))
+        canvas.paste(small, ((_ITEM_PX - small.width) // 2, (_ITEM_PX - small.height) // 2))
+        draw.rectangle((0, 0, _ITEM_PX - 1, _ITEM_PX - 1), outline=(228, 229, 232))
     else:
-        draw.rectangle((0, 0, _CELL_PX - 1, _CELL_PX - 1), fill=_FAILED)
-        lines = wrap_text(reason or "no picture", _font(14), _CELL_PX - 32, lines=10)
+        draw.rectangle((0, 0, _ITEM_PX - 1, _ITEM_PX - 1), fill=_FAILED)
+        lines = wrap_text(reason or "no picture", _font(14), _ITEM_PX - 32, lines=10)
         for i, line in enumerate(lines):
             draw.text((16, 32 + 18 * i), line, fill=_INK, font=_font(14), anchor="ls")
-    note, colour = (cell.note, _MUTED) if cell.picture is not None else ("no picture", _RED)
-    draw.text((2, _CELL_PX + 18), fit_text(cell.title, _font(15), _CELL_PX - 4), fill=_INK, font=_font(15), anchor="ls")
-    draw.text((2, _CELL_PX + 35), fit_text(note, _font(13), _CELL_PX - 4), fill=colour, font=_font(13), anchor="ls")
+    note, colour = (item.note, _MUTED) if item.picture is not None else ("no picture", _RED)
+    draw.text((2, _ITEM_PX + 18), fit_text(item.title, _font(15), _ITEM_PX - 4), fill=_INK, font=_font(15), anchor="ls")
+    draw.text((2, _ITEM_PX + 35), fit_text(note, _font(13), _ITEM_PX - 4), fill=colour, font=_font(13), anchor="ls")
     return canvas
 
 
 def _load(picture: Path | Image.Image | None) -> Image.Image | None:
-    """A slide's picture without its caption, made to fit a cell; none if its file cannot be read."""
+    """A slide's picture without its caption, scaled to fit a place on a sheet; none if its file cannot be read."""
     if picture is None:
         return None
     if isinstance(picture, Path):
@@ -224,13 +224,13 @@ def _load(picture: Path | Image.Image | None) -> Image.Image | None:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None
     box = (0, 0, picture.width, max(1, picture.height - CAPTION_PX))
-    zoom = _CELL_PX / max(box[2:])
+    zoom = _ITEM_PX / max(box[2:])
     size = (max(1, round(box[2] * zoom)), max(1, round(box[3] * zoom)))
     return picture.resize(size, _filter(zoom, Image.Resampling.BICUBIC), box=box)
 
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """`text` on one line of at most `width` pixels; of a longer one beginning and end, with an ellipsis between.
+    """Fit a text on one line of at most `width` pixels: of a longer one beginning and end, an ellipsis between.
 
     The font knows little but ASCII: accents are dropped, and other letters become question marks.
     """
@@ -241,7 +241,7 @@ def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: float, *, lines: int) -> list[str]:
-    """`text` on at most `lines` lines of at most `width` pixels, broken at spaces, or in words that are too long."""
+    """Break a text into at most `lines` lines of at most `width` pixels, at spaces, or in words that are too long."""
     result: list[str] = []
     rest = _plain(text)
     while rest and len(result) < lines - 1 and font.getlength(rest) > width:
@@ -258,7 +258,7 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont, width: float) -> int:
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int:
-    """The largest number below `limit` that fits, if all smaller ones do; 0 if none does."""
+    """Return the largest number below `limit` that fits, if all smaller ones do; 0 if none does."""
     low, high = 0, limit
     while low < high - 1:
         middle = (low + high) // 2

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
 
-from gigacli.wsi.qc import Cell, contact_sheets
+from gigacli.files import new_file
+from gigacli.wsi.qc import SheetItem, contact_sheets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 SHEET = "contact-sheet-{:02d}.png"
 
 
-class Album:
-    """A folder of pictures; without a folder it lacks nothing and keeps nothing.
+class QCFolder:
+    """A folder of QC pictures; without a folder it lacks none and writes none.
 
     Args:
-        folder: Made when the first picture is kept.
+        folder: Made with the first picture.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -37,13 +37,13 @@ class Album:
         path = self._path(slide_id)
         return path is not None and not path.exists()
 
-    def keep(self, slide_id: str, picture: Image.Image | None) -> None:
-        """Write a picture, as a whole or not at all."""
+    def write(self, slide_id: str, picture: Image.Image | None) -> None:
+        """Write the picture of a slide."""
         path = self._path(slide_id)
         if path is not None and picture is not None:
             _save(picture, path)
 
-    def finish(self, slides: Sequence[tuple[str, int, str]]) -> None:
+    def write_sheets(self, slides: Sequence[tuple[str, int, str]]) -> None:
         """Write the contact sheets.
 
         Args:
@@ -51,17 +51,15 @@ class Album:
         """
         if self.folder is None:
             return
-        cells = []
+        items = []
         for slide_id, tiles, reason in slides:
             path = self._path(slide_id)
             there = path if path is not None and path.exists() and not reason else None
-            cells.append(Cell(slide_id, reason or (f"{tiles} tiles" if tiles >= 0 else "not done"), there))
-        for i, sheet in enumerate(contact_sheets(cells), start=1):
+            items.append(SheetItem(slide_id, reason or (f"{tiles} tiles" if tiles >= 0 else "not done"), there))
+        for i, sheet in enumerate(contact_sheets(items), start=1):
             _save(sheet, self.folder / SHEET.format(i))
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    picture.save(part, format="PNG")
-    part.replace(path)
+    with new_file(path) as partial:
+        picture.save(partial, format="PNG")

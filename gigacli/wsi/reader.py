@@ -1,4 +1,4 @@
-"""Reading the tiles of many slides ahead of whoever uses them."""
+"""Tiles of many slides, read by threads ahead of their use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TILES_PER_TASK = 8
 
 @dataclass(frozen=True)
 class SlideTiles:
-    """What to read of one slide.
+    """A slide and the tiles to read of it.
 
     Attributes:
         key: Whatever the caller knows the slide by.
@@ -164,11 +164,11 @@ class TileReader:
 
     @property
     def block_tiles(self) -> int:
-        """Tiles of a block: a function of the tile's size, so that blocks never depend on who reads them."""
+        """Number of tiles in a block: a function of the tile's size, so that blocks never depend on who reads them."""
         return max(1, BLOCK_BYTES // (3 * self._tile_px**2))
 
     def blocks(self, slides: Iterable[SlideTiles]) -> Iterator[Block]:
-        """The tiles of slides, block by block, in order; the time spent waiting for them adds up in `waited_s`.
+        """Yield the tiles of slides, block by block, in order; the time spent waiting for them adds up in `waited_s`.
 
         A slide that cannot be read, or does not answer, gives one block with an error, and the others go on.
         """
@@ -208,7 +208,7 @@ class TileReader:
             self._tasks.put((reading, first))
 
     def _wait(self, reading: _Reading) -> Exception | None:
-        """Until a block is there; the reason where it will not be."""
+        """Wait for a block; return why it will not come, None if it is there."""
         started = reading.moved = time.monotonic()  # before its turn it may have waited behind other slides
         while not reading.ready.wait(min(1.0, self._timeout_s / 4)):
             if time.monotonic() - reading.moved >= self._timeout_s:

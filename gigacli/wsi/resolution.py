@@ -1,4 +1,4 @@
-"""How many microns a level-0 pixel of a slide measures, and who says so.
+"""Microns per level-0 pixel of a slide, and where they come from.
 
 The chain, first source that speaks wins:
 
@@ -87,7 +87,7 @@ def resolve_mpp(
 
 
 def _number(properties: Mapping[str, str], key: str) -> float | None:
-    """A positive finite property. Writers leave fields empty, or at zero, where they know nothing."""
+    """Return a positive finite property. Writers leave fields empty, or at zero, where they know nothing."""
     try:
         value = float(properties.get(key, "nan"))
     except ValueError:
@@ -96,7 +96,7 @@ def _number(properties: Mapping[str, str], key: str) -> float | None:
 
 
 def _pair(x: float | None, y: float | None) -> tuple[float, float] | None:
-    """Both axes; one alone stands for both."""
+    """Return both axes; one alone stands for both."""
     if x is None or y is None:
         x = y = x if y is None else y
     return None if x is None or y is None else (x, y)
@@ -117,7 +117,7 @@ def _tiff_mpp(properties: Mapping[str, str]) -> tuple[float, float] | None:
 
 
 def _tiff_dpi(properties: Mapping[str, str]) -> tuple[float, float] | None:
-    """The TIFF resolution tags in pixels per inch."""
+    """Return the TIFF resolution tags in pixels per inch."""
     per_inch = {"inch": 1.0, "centimeter": 2.54}.get(properties.get("tiff.ResolutionUnit", ""))
     axes = _pair(_number(properties, "tiff.XResolution"), _number(properties, "tiff.YResolution"))
     return None if per_inch is None or axes is None else (axes[0] * per_inch, axes[1] * per_inch)
@@ -141,7 +141,7 @@ def _in_range(mpp: float, source: str) -> float:
 
 
 def _agreeing(mpp: float, power: float | None) -> float:
-    """`mpp`, unless the objective says something else altogether."""
+    """Return `mpp`, unless the objective says something else altogether."""
     if power is not None and not 1 / MAX_POWER_FACTOR <= mpp * power / 10 <= MAX_POWER_FACTOR:
         raise SlideError(
             f"it says {mpp:g} microns per pixel at an objective power of {power:g}; "

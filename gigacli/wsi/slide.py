@@ -94,7 +94,7 @@ class Slide:
         self.close()
 
     def close(self) -> None:
-        """Give the file back. Nothing can be read afterwards."""
+        """Close the file. Nothing can be read afterwards."""
         self._handle.close()
 
     @property
@@ -105,7 +105,7 @@ class Slide:
         return self._mpp
 
     def read(self, x: int, y: int, *, tile_px: int, mpp: float) -> NDArray[np.uint8]:
-        """One square tile: the exact area average of the slide over every pixel of the tile.
+        """Read a square tile: the exact area average of the slide over every pixel of the tile.
 
         Reads the coarsest level that is fine enough (at most 5 % coarser than asked) and averages it down, with
         fractional positions and scales. What is transparent or outside the slide is white.
@@ -127,7 +127,7 @@ class Slide:
         return self._average((x, y), (side, side), mpp=mpp, shape=(tile_px, tile_px))
 
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
-        """The scanned region (`bounds_px`) at a fixed physical resolution.
+        """Read the scanned region (`bounds_px`) at a fixed physical resolution.
 
         Pixel (row r, column c) is the area average of the level-0 square of side ``s = mpp / self.mpp`` whose top-left
         corner is ``(bounds x + c s, bounds y + r s)``; the last row and column average what is left inside the bounds.
@@ -201,7 +201,7 @@ class Slide:
         return area_average(region, (spans[0], spans[1]), step=(across, down), shape=shape)
 
     def _level(self, mpp: float) -> int:
-        """The coarsest level that is fine enough for `mpp`."""
+        """Return the coarsest level that is fine enough for `mpp`."""
         scale = mpp / self.mpp
         if not (math.isfinite(scale) and scale > 0):
             raise InvalidInput(f"a resolution of {mpp} microns per pixel; expected more than 0")
@@ -221,7 +221,7 @@ class Slide:
         return _downsample(self.size_px[0], size[0]), _downsample(self.size_px[1], size[1])
 
     def _region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Pixels of a level on white, uint8 (h, w, 3)."""
+        """Read pixels of a level on white, uint8 (h, w, 3)."""
         handle = self._handle
         try:
             region = handle.read_region(location, level, size)
@@ -238,7 +238,7 @@ class Slide:
         return np.asarray(region.convert("RGB"))
 
     def _renew(self, poisoned: openslide.OpenSlide) -> openslide.OpenSlide:
-        """A handle that works, opened once for all the threads that met the same broken one."""
+        """Return a handle that works, opened once for all the threads that met the same broken one."""
         with self._lock:
             if self._handle is poisoned:
                 # The old handle is not closed: other threads may be inside. It goes when the last of them lets go.
@@ -283,7 +283,7 @@ def _check_sizes(path: Path, sizes: list[tuple[int, int]]) -> None:
 
 
 def _bounds(properties: dict[str, str], size_px: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The scanned region inside the slide."""
+    """Return the scanned region inside the slide."""
     names = ("openslide.bounds-x", "openslide.bounds-y", "openslide.bounds-width", "openslide.bounds-height")
     if not all(name in properties for name in names):
         return (0, 0, *size_px)
@@ -296,7 +296,7 @@ def _bounds(properties: dict[str, str], size_px: tuple[int, int]) -> tuple[int, 
 
 
 def _downsample(full: int, reduced: int) -> float:
-    """How many of `full` pixels one of `reduced` stands for.
+    """Return how many of `full` pixels one of `reduced` stands for.
 
     Writers halve and round down, so 4443 px become 2221: a factor of 2 and a lost pixel, not of 2.0005, which would
     shift the far end. OpenSlide goes further and averages the ratios of width and height.

@@ -1,4 +1,4 @@
-"""Whether TIFF directories have the tiles that their images need: OpenSlide fills in what is missing without a word."""
+"""A check of TIFF directories: OpenSlide fills in tiles that are missing without a word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_DIRECTORIES = 1000
 
 
 def lacking_tiles(path: Path) -> str:
-    """What is wrong with the first image that has fewer tiles than its size needs, "" if there is none.
+    """Return what is wrong with the first image that has fewer tiles than its size needs, "" if there is none.
 
     Args:
         path: Any file; one that is no TIFF (6.0 or BigTIFF) lacks nothing, and neither do images in strips.

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 import time
 import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from gigacli.errors import InvalidInput, Mismatch
+from gigacli.files import PARTIAL, partial_path
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -32,31 +32,31 @@ QUALITY = 95
 MAGIC = b"GIGATILE"
 """The last bytes of a pack, before them the number of tiles: a file cut short does not end so."""
 
-SUFFIX, UNFINISHED = ".tiles", ".part"
+SUFFIX = ".tiles"
 
-ABANDONED_SECONDS = 3600.0
-"""An unfinished file that nobody has written to for so long was left by a process that was killed, and is removed."""
+ABANDONED_S = 3600.0
+"""A partial file that nobody has written to for so long was left by a process that was killed, and is removed."""
 
 
 def encode(tile: NDArray[np.uint8]) -> bytes:
-    """(tile_px, tile_px, 3) pixels -> JPEG."""
+    """Compress pixels (tile_px, tile_px, 3) to a JPEG."""
     file = io.BytesIO()
     Image.fromarray(tile).save(file, "JPEG", quality=QUALITY, subsampling=0)
     return file.getvalue()
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """JPEG -> (tile_px, tile_px, 3) pixels."""
+    """Decode a JPEG to pixels (tile_px, tile_px, 3)."""
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
 @dataclass(frozen=True, eq=False)
-class Pack:
-    """The kept tiles of one slide: a file of JPEGs, one after the other, and where they begin.
+class TilePack:
+    """The cached tiles of one slide: a file of JPEGs, one after the other, and where they begin.
 
     Attributes:
         path: The file.
-        offsets: (n + 1,) int64, where tile i begins and the last one ends.
+        offsets: (n + 1,) int64, the byte at which tile i begins; the last is where the last tile ends.
         checksums: (n,) uint32, CRC-32 of every JPEG.
     """
 
@@ -65,7 +65,7 @@ class Pack:
     checksums: NDArray[np.uint32]
 
     def read(self, tile: int) -> bytes:
-        """The JPEG of a tile.
+        """Return the JPEG of a tile.
 
         Raises:
             Mismatch: The file is not what was written.
@@ -89,7 +89,7 @@ class TileCache:
 
     Args:
         folder: Made if missing.
-        limit_bytes: What all files in it may take together.
+        limit_bytes: Most bytes that all files in it may take together.
 
     Raises:
         InvalidInput: The folder cannot be made.
@@ -104,21 +104,21 @@ class TileCache:
             raise InvalidInput(
                 f"the tile cache {folder} cannot be made: {error}", "name another with --cache"
             ) from error
-        for left in folder.glob(f"*{UNFINISHED}"):
-            if time.time() - _stat(left)[1] > ABANDONED_SECONDS:
+        for left in folder.glob(f"*{PARTIAL}"):
+            if time.time() - _stat(left)[1] > ABANDONED_S:
                 left.unlink(missing_ok=True)
 
     @property
     def bytes(self) -> int:
-        """What is in the folder."""
+        """Bytes of all files in the folder."""
         return sum(_stat(path)[0] for path in self.folder.iterdir())
 
     def path(self, key: str) -> Path:
-        """Where the pack of this key lies or would lie."""
+        """Return where the pack of this key lies or would lie."""
         return self.folder / f"{key}{SUFFIX}"
 
-    def open(self, key: str, *, tiles: int) -> Pack | None:
-        """The pack of this key and so many tiles, if there is a whole one."""
+    def open(self, key: str, *, tiles: int) -> TilePack | None:
+        """Open the pack of this key and so many tiles; None if there is no whole one."""
         footer = 4 + 8 + len(MAGIC)
         index = 8 * (tiles + 1) + 4 * tiles
         try:
@@ -131,34 +131,34 @@ class TileCache:
         if data[-8:] != MAGIC or count != tiles or zlib.crc32(data[:index]) != checksum:
             return None
         offsets = np.frombuffer(data, "<i8", tiles + 1)
-        return Pack(self.path(key), offsets, np.frombuffer(data, "<u4", tiles, offset=offsets.nbytes))
+        return TilePack(self.path(key), offsets, np.frombuffer(data, "<u4", tiles, offset=offsets.nbytes))
 
-    def write(self, key: str) -> PackWriter:
+    def write(self, key: str) -> TilePackWriter:
         """Begin a pack."""
-        handle, path = tempfile.mkstemp(dir=self.folder, prefix=f"{key}.", suffix=UNFINISHED)
-        return PackWriter(self, key, Path(path), os.fdopen(handle, "wb"))
+        partial = partial_path(self.path(key))
+        return TilePackWriter(self, self.path(key), partial, partial.open("wb"))
 
 
 @dataclass(eq=False)
-class PackWriter:
-    """A pack being written; not there before :meth:`finish`."""
+class TilePackWriter:
+    """Writes a pack, which is not there before :meth:`finish`."""
 
     cache: TileCache
-    key: str
-    unfinished: Path
+    path: Path
+    partial: Path
     file: BinaryIO
     offsets: list[int] = field(default_factory=lambda: [0])
     checksums: list[int] = field(default_factory=list)
 
     def add(self, tiles: NDArray[np.uint8], pool: Executor) -> None:
-        """More tiles (n, tile_px, tile_px, 3)."""
+        """Append tiles (n, tile_px, tile_px, 3)."""
         for data in pool.map(encode, tiles):
             self.file.write(data)
             self.offsets.append(self.offsets[-1] + len(data))
             self.checksums.append(zlib.crc32(data))
 
-    def finish(self) -> Pack | None:
-        """Put the pack in its place; ``None``, and the cache is full from now on, where it would pass the limit."""
+    def finish(self) -> TilePack | None:
+        """Put the pack in its place; return None, and call the cache full, if that would pass its limit."""
         offsets, checksums = np.array(self.offsets, "<i8"), np.array(self.checksums, "<u4")
         index = offsets.tobytes() + checksums.tobytes()
         self.file.write(index + zlib.crc32(index).to_bytes(4, "little"))
@@ -168,17 +168,17 @@ class PackWriter:
             self.cache.full = True
             self.discard()
             return None
-        self.unfinished.replace(self.cache.path(self.key))
-        return Pack(self.cache.path(self.key), offsets, checksums)
+        self.partial.replace(self.path)
+        return TilePack(self.path, offsets, checksums)
 
     def discard(self) -> None:
-        """Leave nothing."""
+        """Give up, and leave nothing."""
         self.file.close()
-        self.unfinished.unlink(missing_ok=True)
+        self.partial.unlink(missing_ok=True)
 
 
 def _stat(path: Path) -> tuple[int, float]:
-    """Size and time of the last change; of nothing where another process has just removed it."""
+    """Return size and time of the last change; zeros where another process has just removed the file."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The tiles a training sees, each once an epoch: read from their slides once, kept in a cache, handed out by number."""
+"""The tiles of a training: read from their slides once, cached, handed out by number."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gigacli.wsi.reader import SlideTiles, TileReader
-    from gigacli.wsi.tile_cache import Pack, PackWriter, TileCache
+    from gigacli.wsi.tile_cache import TileCache, TilePack, TilePackWriter
 
 OPEN_SLIDES = 32
 """Slides open at once where tiles are read from slides."""
 
 
-class Grid(NamedTuple):
+class TileSpec(NamedTuple):
     """How tiles are read: their edge, their resolution, and whether slides scanned coarser are enlarged."""
 
     tile_px: int
@@ -36,35 +36,35 @@ class Grid(NamedTuple):
     upsample: bool
 
 
-def keep_tiles(
+def cache_tiles(
     slides: Sequence[SlideTiles],
     cache: TileCache | None,
     reader: TileReader,
     pool: Executor,
     *,
-    grid: Grid,
+    spec: TileSpec,
     again: bool,
     done: Callable[[SlideTiles, str], None],
-) -> list[Pack | None]:
+) -> list[TilePack | None]:
     """Read every tile once, so that what cannot be read is known before anything is trained, and keep what fits.
 
     Args:
-        slides: What to read.
-        cache: Where to keep tiles.
+        slides: Slides and their tiles.
+        cache: Where to keep tiles; None keeps none.
         reader: Reads blocks of tiles.
         pool: Threads that compress.
-        grid: How it reads them, which belongs to the name of a pack.
+        spec: How `reader` reads them, which belongs to the name of a pack.
         again: These tiles were all read by an earlier run: read only what the cache lacks and has room for.
-        done: Told of every slide, with the reason where it cannot be read and "" otherwise.
+        done: Called with every slide and the reason why it cannot be read, "" where it was read.
 
     Returns:
-        The pack of every slide; ``None`` where its tiles must be read from the slide.
+        The pack of every slide; None where its tiles must be read from the slide.
 
     Raises:
         GigaError: The cache cannot be written.
     """
-    packs: dict[int, Pack | None] = {}
-    names = {id(slide): key_of(slide, grid) for slide in slides}
+    packs: dict[int, TilePack | None] = {}
+    names = {id(slide): key_of(slide, spec) for slide in slides}
 
     def missing() -> Iterator[SlideTiles]:
         for slide in slides:
@@ -75,7 +75,7 @@ def keep_tiles(
             else:
                 yield slide
 
-    writer: PackWriter | None = None
+    writer: TilePackWriter | None = None
     try:
         for block in reader.blocks(missing()):
             if block.error is None and cache is not None and (writer is not None or not cache.full):
@@ -106,14 +106,14 @@ def _writing(cache: TileCache) -> Iterator[None]:
         ) from error
 
 
-def key_of(slide: SlideTiles, grid: Grid) -> str:
-    """What a pack is called: a function of the file it was made from, of the tiles, and of how they are read."""
+def key_of(slide: SlideTiles, spec: TileSpec) -> str:
+    """Return the name of a pack: a function of the slide file, of the tiles, and of how they are read."""
     coords = sha256(np.ascontiguousarray(slide.coords, "<i4").tobytes()).hexdigest()
-    return fingerprint([QUALITY, slide.path, slide.mpp, _stamp(Path(slide.path)), coords, list(grid)])
+    return fingerprint([QUALITY, slide.path, slide.mpp, _stamp(Path(slide.path)), coords, list(spec)])
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of the last change; of nothing where the file is not there."""
+    """Return size and time of the last change; zeros where the file is not there."""
     try:
         found = path.stat()
     except OSError:
@@ -121,17 +121,17 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-class KeptTiles:
-    """Pixels of tiles of many slides, by number, from wherever they are. Any number of threads may ask at a time.
+class TilePixels:
+    """Pixels of the tiles of many slides, by number, from the cache or the slide. Any number of threads may read.
 
     Args:
         slides: The slides; tiles are numbered through, slide by slide.
-        packs: Their packs, ``None`` for a slide to read from.
-        grid: How they are read.
+        packs: Their packs, None for a slide to read from.
+        spec: How they are read.
     """
 
-    def __init__(self, slides: Sequence[SlideTiles], packs: Sequence[Pack | None], grid: Grid) -> None:
-        self.slides, self.packs, self.grid = slides, packs, grid
+    def __init__(self, slides: Sequence[SlideTiles], packs: Sequence[TilePack | None], spec: TileSpec) -> None:
+        self.slides, self.packs, self.spec = slides, packs, spec
         self.starts = np.cumsum([0, *(len(slide.coords) for slide in slides)])
         # A slide that is let go is closed when the last thread that reads from it is through.
         self._opened = lru_cache(OPEN_SLIDES)(self._open)
@@ -140,7 +140,7 @@ class KeptTiles:
         return int(self.starts[-1])
 
     def __call__(self, number: int) -> NDArray[np.uint8]:
-        """(tile_px, tile_px, 3) pixels.
+        """Return the pixels (tile_px, tile_px, 3) of a tile.
 
         Raises:
             SlideError: A slide cannot be read.
@@ -151,7 +151,7 @@ class KeptTiles:
         if pack is not None:
             return decode(pack.read(tile))
         x, y = (int(v) for v in self.slides[slide].coords[tile])
-        return decode(encode(self._opened(slide).read(x, y, tile_px=self.grid.tile_px, mpp=self.grid.mpp)))
+        return decode(encode(self._opened(slide).read(x, y, tile_px=self.spec.tile_px, mpp=self.spec.mpp)))
 
     def _open(self, slide: int) -> Slide:
-        return Slide(self.slides[slide].path, mpp=self.slides[slide].mpp, upsample=self.grid.upsample)
+        return Slide(self.slides[slide].path, mpp=self.slides[slide].mpp, upsample=self.spec.upsample)

@@ -1,9 +1,9 @@
-"""From one slide to its tiles: thumbnail, tissue, grid, threshold. Nothing of the store is known here."""
+"""Tiles of one slide: thumbnail, tissue, grid, threshold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gigacli.errors import SlideError
 from gigacli.wsi.grid import tile_grid, tissue_fraction
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
-
-    from gigacli.config.verbs import TileConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +36,28 @@ class Tiles:
 
 
 def find_tiles(
-    path: str, config: TileConfig, *, slide_mpp: float, mask: str = "", title: str = "", draw: bool = False
+    path: str,
+    *,
+    slide_mpp: float,
+    mpp: float,
+    tile_px: int,
+    overlap_px: int = 0,
+    min_tissue: float = 0.5,
+    upsample: bool = False,
+    mask: str = "",
+    title: str = "",
+    draw: bool = False,
 ) -> Tiles:
     """Find the tiles of a slide that hold enough tissue.
 
     Args:
         path: The slide.
-        config: Resolution, size and overlap of the tiles, and the least share of tissue.
         slide_mpp: Microns per pixel of level 0.
+        mpp: Microns per pixel of the tiles.
+        tile_px: Edge of a tile, in pixels at `mpp`.
+        overlap_px: Pixels at `mpp` that neighbours share.
+        min_tissue: Least share of a tile that is tissue.
+        upsample: Enlarge a slide that was scanned coarser than `mpp`, instead of refusing it.
         mask: Path of a tissue mask to use instead of looking for tissue, "" for none.
         title: Written below the picture.
         draw: Whether to draw a picture.
@@ -53,28 +65,23 @@ def find_tiles(
     Raises:
         SlideError: The slide or the mask cannot be read, or the slide was scanned too coarsely.
     """
-    if not config.upsample and slide_mpp > config.mpp * MAX_UPSAMPLING:
+    if not upsample and slide_mpp > mpp * MAX_UPSAMPLING:
         raise SlideError(
-            f"{path} was scanned at {slide_mpp:g} microns per pixel, coarser than the {config.mpp:g} asked for",
+            f"{path} was scanned at {slide_mpp:g} microns per pixel, coarser than the {mpp:g} asked for",
             "choose a larger --mpp, leave this slide out, or enlarge such slides with --upsample",
         )
-    grid = {"mpp": config.mpp, "slide_mpp": slide_mpp}
-    with Slide(path, mpp=slide_mpp, upsample=config.upsample) as slide:
-        bounds = slide.bounds_px
-        coords = tile_grid(
-            slide.size_px, tile_px=config.tile_px, overlap_px=config.overlap, bounds_px=bounds, **grid
-        )  # (n, 2)
-        size_px = slide.size_px
+    with Slide(path, mpp=slide_mpp, upsample=upsample) as slide:
+        size_px, bounds = slide.size_px, slide.bounds_px
         thumbnail = slide.thumbnail(MASK_MPP) if draw or not mask else None
+    scale: dict[str, Any] = {"mpp": mpp, "slide_mpp": slide_mpp, "tile_px": tile_px}
+    coords = tile_grid(size_px, overlap_px=overlap_px, bounds_px=bounds, **scale)  # (n, 2)
     if mask:
         tissue = read_mask(mask, size_px=size_px, bounds_px=bounds, slide_mpp=slide_mpp, mask_mpp=MASK_MPP)
     else:
         assert thumbnail is not None
         tissue = tissue_mask(thumbnail, mpp=MASK_MPP)
-    share = tissue_fraction(
-        tissue, coords, mask_mpp=MASK_MPP, tile_px=config.tile_px, origin_px=bounds[:2], **grid
-    )  # (n,)
-    keep = share >= config.min_tissue
+    share = tissue_fraction(tissue, coords, mask_mpp=MASK_MPP, origin_px=bounds[:2], **scale)  # (n,)
+    keep = share >= min_tissue  # (n,)
     picture = None
     if draw:
         assert thumbnail is not None
@@ -82,20 +89,17 @@ def find_tiles(
             thumbnail,
             tissue,
             coords[keep],
-            tile_l0_px=config.tile_px * config.mpp / slide_mpp,
+            tile_l0_px=tile_px * mpp / slide_mpp,
             scale=slide_mpp / MASK_MPP,
             origin_px=bounds[:2],
             title=title,
             mpp=MASK_MPP,
         )
-    return Tiles(coords[keep], share[keep], _why_empty(share, config, found=bool(tissue.any())), picture)
-
-
-def _why_empty(share: NDArray[np.float32], config: TileConfig, *, found: bool) -> str:
-    if (share >= config.min_tissue).any():
-        return ""
+    empty = ""
     if not len(share):
-        return f"the slide is smaller than a tile of {config.tile_px} px at {config.mpp:g} microns per pixel"
-    if not found:
-        return "no tissue was found"
-    return f"no tile is {100 * config.min_tissue:g} % tissue; the best is {100 * float(share.max()):.0f} %"
+        empty = f"the slide is smaller than a tile of {tile_px} px at {mpp:g} microns per pixel"
+    elif not tissue.any():
+        empty = "no tissue was found"
+    elif not keep.any():
+        empty = f"no tile is {100 * min_tissue:g} % tissue; the best is {100 * float(share.max()):.0f} %"
+    return Tiles(coords[keep], share[keep], empty, picture)

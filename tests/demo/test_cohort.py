@@ -115,7 +115,7 @@ def test_interrupted_call_is_completed_by_the_next(whole, tmp_path, monkeypatch)
     monkeypatch.setattr(module, "draw_slide", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_cohort(tmp_path, workers=1, **arguments)
-    (tmp_path / "slides" / ".half.tif.part").touch()
+    (tmp_path / "slides" / ".half.tif.partial").touch()
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "slides").glob("*.tif")}
     assert len(finished) == 5
 
@@ -125,7 +125,7 @@ def test_interrupted_call_is_completed_by_the_next(whole, tmp_path, monkeypatch)
     assert progress.started == [("drawing slides", 12, 5)]
     assert progress.steps == 7
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    (tmp_path / "slides" / ".half.tif.part").unlink()
+    (tmp_path / "slides" / ".half.tif.partial").unlink()
     assert contents(tmp_path) == contents(whole.folder)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gigacli.doctor import machine, report
+from gigacli.doctor import checks as module
+from gigacli.doctor import machine
 from gigacli.doctor.isolated import Outcome
 from gigacli.errors import NotFound
 
@@ -42,12 +43,12 @@ def round_of(monkeypatch):
             def outcome(self, *, timeout_s):
                 return self.result
 
-        monkeypatch.setattr(report, "Isolated", Trial)
+        monkeypatch.setattr(module, "IsolatedCall", Trial)
         monkeypatch.setattr(machine, "nvidia_gpus", lambda: gpus)
         if builds:
             packages = [type("Distribution", (), {"name": name})() for name in builds]
-            monkeypatch.setattr(report.metadata, "distributions", lambda: packages)
-        found = report.doctor(store)
+            monkeypatch.setattr(module.metadata, "distributions", lambda: packages)
+        found = module.doctor(store)
         return {check.name: check for check in found.checks}, found
 
     return run
@@ -76,7 +77,7 @@ def test_what_is_needed_and_does_not_work_is_broken(round_of, tmp_path):
 
 
 def test_a_package_that_is_missing(round_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "_version", lambda name: None if name == "zarr" else "1.0")
+    monkeypatch.setattr(module, "_version", lambda name: None if name == "zarr" else "1.0")
     checks, _ = round_of(tmp_path)
     assert (checks["packages"].state, checks["packages"].advice) == ("broken", "pip install zarr")
 
@@ -121,7 +122,7 @@ def test_gpus(round_of, tmp_path):
     ],
 )
 def test_builds_of_spconv(round_of, tmp_path, monkeypatch, builds, cuda, outcome, state, says):
-    monkeypatch.setattr(report, "_version", lambda name: "2.3.8")
+    monkeypatch.setattr(module, "_version", lambda name: "2.3.8")
     torch = {**TORCH, "cuda": cuda, "cuda_build": "12.6" if cuda else None, "gpus": [GPU] if cuda else []}
     checks, _ = round_of(tmp_path, gpus=int(cuda), builds=builds, torch=Outcome(torch), spconv=outcome)
     assert checks["spconv"].state == state
@@ -129,7 +130,7 @@ def test_builds_of_spconv(round_of, tmp_path, monkeypatch, builds, cuda, outcome
 
 
 def test_a_torchvision_that_was_built_for_another_torch(round_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "_version", lambda name: "1.0")
+    monkeypatch.setattr(module, "_version", lambda name: "1.0")
     bad = Outcome(None, "RuntimeError: operator torchvision::nms does not exist")
     checks, found = round_of(tmp_path, timm=bad)
     assert checks["timm"].state == "note"
@@ -139,7 +140,7 @@ def test_a_torchvision_that_was_built_for_another_torch(round_of, tmp_path, monk
 
 def test_more_threads_than_the_container_gets(round_of, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "processors", lambda: (8, 2.0))
-    monkeypatch.setattr(report, "worker_count", lambda asked: 8)
+    monkeypatch.setattr(module, "worker_count", lambda asked: 8)
     checks, _ = round_of(tmp_path)
     assert (checks["processors"].state, "OMP_NUM_THREADS=2" in checks["processors"].advice) == ("note", True)
 
@@ -151,7 +152,7 @@ def test_threads_that_spin(round_of, tmp_path, monkeypatch):
 
 def disk(**changes):
     return machine.FileSystem(**{"kind": "ext4", "network": False, "free": 10**9, "free_files": 10**6, "fsync_ms": 1.0,
-                                 "whole": True, **changes})  # fmt: skip
+                                 "atomic": True, **changes})  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def disk(**changes):
         ({}, "ok", "fsync takes 1.0 ms"),
         ({"fsync_ms": 80.0}, "ok", "slow"),
         ({"kind": "nfs4", "network": True}, "note", "served by others"),
-        ({"whole": False}, "broken", "in pieces"),
+        ({"atomic": False}, "broken", "in pieces"),
         ({"error": "Read-only file system"}, "note", "Read-only"),
     ],
 )

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gigacli.doctor.isolated import Isolated
+from gigacli.doctor.isolated import IsolatedCall
 
 
 @pytest.mark.parametrize(
@@ -20,5 +20,5 @@ from gigacli.doctor.isolated import Isolated
     ],
 )
 def test_outcomes(check, arguments, timeout_s, value, error):
-    outcome = Isolated(check, *arguments).outcome(timeout_s=timeout_s)
+    outcome = IsolatedCall(check, *arguments).outcome(timeout_s=timeout_s)
     assert (outcome.value, outcome.error) == (value, error)

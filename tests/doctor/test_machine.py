@@ -60,7 +60,7 @@ def test_the_file_system_is_that_of_the_innermost_mount(tmp_path, folder, kind, 
     )
     found = machine.file_system(tmp_path / folder, mounts)
     assert (found.kind, found.network, found.error) == (kind, network, "")
-    assert found.whole
+    assert found.atomic
     assert found.free > 0
     assert found.fsync_ms > 0
     assert not list((tmp_path / folder).glob(".giga*"))
@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(machine.tempfile, "TemporaryDirectory", refuse)
     found = machine.file_system(tmp_path)
-    assert (found.error, found.whole) == ("Read-only file system", False)
+    assert (found.error, found.atomic) == ("Read-only file system", False)
     assert found.free > 0
 
 
@@ -84,4 +84,4 @@ def test_a_file_system_that_shows_pieces(tmp_path, monkeypatch):
 
     monkeypatch.setattr(machine, "REPLACEMENTS", 3000)
     monkeypatch.setattr(Path, "replace", copy)
-    assert not machine.file_system(tmp_path).whole
+    assert not machine.file_system(tmp_path).atomic

@@ -21,7 +21,7 @@ from gigacli.errors import InvalidInput, Mismatch, NotFound, SlideError
 from gigacli.exporting import extras, tiles
 from gigacli.exporting.export import FILES, FORMATS, KINDS, WRITERS, formats_of
 from gigacli.exporting.origin import note_of
-from gigacli.files import new_folder
+from gigacli.exporting.output import export_folder
 from gigacli.store.groups import Embedding, Model
 from gigacli.weights.card import CARD_VERSION, WeightsCard
 
@@ -328,7 +328,7 @@ def test_formats():
 def test_a_kill_between_the_renames_loses_nothing(store, tmp_path):
     """What was there stands aside until the new folder is in its place."""
     giga.export(store, "tiles", to=tmp_path / "t")
-    with new_folder(tmp_path / "t", note_of(store.tiles)) as folder:
+    with export_folder(tmp_path / "t", note_of(store.tiles)) as folder:
         (folder / "x").write_text("new")
         assert len(list((tmp_path / "t").iterdir())) == 9
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == ["giga.json", "x"]

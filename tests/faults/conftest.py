@@ -28,7 +28,7 @@ BEFORE = {
 }
 """What is disturbed, and the stage of the store that it starts from."""
 
-UNFINISHED = (".partial", ".part", ".png")
+UNFINISHED = (".partial", ".png")
 """Files that a kill may leave beside those that count; and pictures."""
 
 TIMED = ("history/per_second", "history/waiting", "/checkpoint")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gigacli as giga
-from gigacli.cohort.registration import changed
+from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.importing import features as module
 from gigacli.store import mapped
@@ -280,7 +280,7 @@ def test_tiles_of_an_import_are_not_taken_for_those_of_giga_tile(tmp_path, featu
     giga.import_features(tmp_path / "a.zarr", features)
     with pytest.raises(Mismatch, match="made by: giga import here, giga tile asked for"):
         giga.tile(tmp_path / "a.zarr", cohort.slides)
-    assert "its slide file is not known" in changed(giga.open(tmp_path / "a.zarr").slides[0])
+    assert "its slide file is not known" in file_problem(giga.open(tmp_path / "a.zarr").slides[0])
 
 
 def test_files_that_are_no_features(tmp_path, features):

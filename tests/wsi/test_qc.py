@@ -4,7 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from gigacli.wsi.qc import CAPTION_PX, CELLS, LONG_SIDE_PX, Cell, contact_sheets, fit_text, qc_picture, wrap_text
+from gigacli.wsi.qc import (
+    CAPTION_PX,
+    LONG_SIDE_PX,
+    SHEET_SLIDES,
+    SheetItem,
+    contact_sheets,
+    fit_text,
+    qc_picture,
+    wrap_text,
+)
 
 OUTLINE, DARK_OUTLINE = (0, 132, 60), (90, 255, 130)
 SHORT = ImageFont.load_default(15)
@@ -168,7 +177,7 @@ def test_pictures_do_not_change_from_one_time_to_the_next():
     mask = np.random.default_rng(0).random((120, 90)) < 0.5
     first, second = (picture(mask, [(80, 80)]) for _ in range(2))
     assert first.tobytes() == second.tobytes()
-    cells = [Cell("a", "1 tile", first), Cell("b", "no such file")]
+    cells = [SheetItem("a", "1 tile", first), SheetItem("b", "no such file")]
     sheets = [next(contact_sheets(cells)).tobytes() for _ in range(2)]
     assert sheets[0] == sheets[1]
 
@@ -193,7 +202,7 @@ def test_cells_are_filled_row_by_row(tmp_path):
         image = Image.new("RGB", (1000, 500 + CAPTION_PX), colour)
         image.paste((0, 0, 0), (0, 500, 1000, 500 + CAPTION_PX))
         image.save(tmp_path / f"{i}.png")
-        cells.append(Cell(f"slide {i}", "3 tiles", tmp_path / f"{i}.png" if i % 2 else image))
+        cells.append(SheetItem(f"slide {i}", "3 tiles", tmp_path / f"{i}.png" if i % 2 else image))
     (sheet,) = contact_sheets(cells, columns=3)
     assert sheet.size == (12 + 3 * 252, 12 + 2 * 294)
     for i, colour in enumerate(colours):
@@ -208,13 +217,13 @@ def test_failed_slides_are_grey_with_a_reason(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "other.png").write_text("no picture")
     cells = [
-        Cell("a", "the slide is truncated"),
-        Cell("b", "the slide is truncated " * 40),
-        Cell("c", "3 tiles", tmp_path / "empty.png"),
-        Cell("d", "3 tiles", tmp_path / "other.png"),
-        Cell("e", "3 tiles", tmp_path / "missing.png"),
-        Cell("f"),
-        Cell("g", "/data/" + "x" * 2000),
+        SheetItem("a", "the slide is truncated"),
+        SheetItem("b", "the slide is truncated " * 40),
+        SheetItem("c", "3 tiles", tmp_path / "empty.png"),
+        SheetItem("d", "3 tiles", tmp_path / "other.png"),
+        SheetItem("e", "3 tiles", tmp_path / "missing.png"),
+        SheetItem("f"),
+        SheetItem("g", "/data/" + "x" * 2000),
     ]
     (sheet,) = contact_sheets(cells)
     assert sheet.width == 12 + 7 * 252
@@ -229,7 +238,7 @@ def test_failed_slides_are_grey_with_a_reason(tmp_path):
 
 
 def test_labels_stay_below_their_cell():
-    cells = [Cell("W" * 300, "i" * 3000, Image.new("RGB", (640, 400))) for _ in range(3)]
+    cells = [SheetItem("W" * 300, "i" * 3000, Image.new("RGB", (640, 400))) for _ in range(3)]
     (sheet,) = contact_sheets(cells, columns=2)
     values = np.asarray(sheet)
     assert (values[:, 252:264] == 255).all()
@@ -238,7 +247,7 @@ def test_labels_stay_below_their_cell():
 
 
 def test_large_cohorts_get_several_sheets_of_equal_width():
-    cells = [Cell(f"slide {i}", "failed") for i in range(2 * CELLS + 3)]
+    cells = [SheetItem(f"slide {i}", "failed") for i in range(2 * SHEET_SLIDES + 3)]
     sizes = [sheet.size for sheet in contact_sheets(cells)]
     assert sizes == [(2532, 12 + 12 * 294)] * 2 + [(2532, 12 + 294)]
     assert max(sizes[0]) < 4000

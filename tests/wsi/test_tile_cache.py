@@ -11,9 +11,9 @@ from gigacli.errors import GigaError, InvalidInput, Mismatch
 from gigacli.wsi.reader import SlideTiles, TileReader
 from gigacli.wsi.slide import Slide
 from gigacli.wsi.tile_cache import TileCache, decode, encode
-from gigacli.wsi.tile_pixels import Grid, KeptTiles, keep_tiles, key_of
+from gigacli.wsi.tile_pixels import TilePixels, TileSpec, cache_tiles, key_of
 
-GRID = Grid(tile_px=48, mpp=1.0, upsample=False)
+SPEC = TileSpec(tile_px=48, mpp=1.0, upsample=False)
 
 
 def tiles_of(seed, n=5, px=32):
@@ -37,9 +37,9 @@ def slides(cohort):
 
 def keep(slides, cache, pool, *, again=False):
     said = []
-    with TileReader(tile_px=GRID.tile_px, mpp=GRID.mpp, upsample=False, workers=2) as reader:
+    with TileReader(tile_px=SPEC.tile_px, mpp=SPEC.mpp, upsample=False, workers=2) as reader:
         done = lambda slide, why: said.append((slide.key, why))  # noqa: E731
-        packs = keep_tiles(slides, cache, reader, pool, grid=GRID, again=again, done=done)
+        packs = cache_tiles(slides, cache, reader, pool, spec=SPEC, again=again, done=done)
     return packs, dict(said)
 
 
@@ -114,14 +114,14 @@ def test_never_more_than_the_limit(tmp_path, pool):
 
 
 def test_what_a_kill_left_is_removed_when_it_is_old(tmp_path):
-    old, new, other = tmp_path / "a.x.part", tmp_path / "b.y.part", tmp_path / "notes.txt"
+    old, new, other = tmp_path / "a.x.partial", tmp_path / "b.y.partial", tmp_path / "notes.txt"
     for path in (old, new, other):
         path.write_bytes(b"half")
     hours_ago = time.time() - 7200
     os.utime(old, (hours_ago, hours_ago))
     os.utime(other, (hours_ago, hours_ago))
     TileCache(tmp_path, limit_bytes=1e6)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.y.part", "notes.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.y.partial", "notes.txt"]
 
 
 @pytest.mark.parametrize("limit", [1e9, 0, 25_000])
@@ -132,7 +132,7 @@ def test_pixels_do_not_depend_on_the_cache(slides, tmp_path, pool, limit):
     assert {1e9: 0, 0: 3}.get(limit, packs.count(None)) == packs.count(None)
     if limit == 25_000:
         assert 0 < packs.count(None) < 3
-    kept = KeptTiles(slides, packs, GRID)
+    kept = TilePixels(slides, packs, SPEC)
     assert len(kept) == 21
     for slide in slides:
         with Slide(slide.path, mpp=slide.mpp) as opened:
@@ -158,10 +158,10 @@ def test_the_second_time_no_slide_is_opened(slides, tmp_path, pool, monkeypatch)
 
 def test_another_file_or_other_tiles_are_other_packs(slides, tmp_path):
     slide = slides[0]
-    names = {key_of(slide, GRID), key_of(slide, GRID._replace(tile_px=64)), key_of(slide, GRID._replace(mpp=2.0))}
-    names.add(key_of(SlideTiles(0, slide.path, 0.25, slide.coords), GRID))
-    names.add(key_of(SlideTiles(0, slide.path, 0.5, slide.coords[:5]), GRID))
-    names.add(key_of(SlideTiles(0, str(tmp_path / "none.tif"), 0.5, slide.coords), GRID))
+    names = {key_of(slide, SPEC), key_of(slide, SPEC._replace(tile_px=64)), key_of(slide, SPEC._replace(mpp=2.0))}
+    names.add(key_of(SlideTiles(0, slide.path, 0.25, slide.coords), SPEC))
+    names.add(key_of(SlideTiles(0, slide.path, 0.5, slide.coords[:5]), SPEC))
+    names.add(key_of(SlideTiles(0, str(tmp_path / "none.tif"), 0.5, slide.coords), SPEC))
     assert len(names) == 6
 
 
@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_written_says_what_to_do(slides, tmp_path, pool,
         raise OSError(28, "No space left on device")
 
     cache = TileCache(tmp_path, limit_bytes=1e9)
-    monkeypatch.setattr("gigacli.wsi.tile_cache.PackWriter.finish", full)
+    monkeypatch.setattr("gigacli.wsi.tile_cache.TilePackWriter.finish", full)
     with pytest.raises(GigaError, match="No space left") as caught:
         keep(slides, cache, pool)
     assert "--cache" in caught.value.hint

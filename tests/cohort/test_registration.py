@@ -1,0 +1,49 @@
+"""Registration: what files and tables say of slides, put together."""
+
+import time
+
+import pytest
+
+from gigacli.cohort.registration import _Candidate, _merge, register
+from gigacli.errors import InvalidInput, NotFound
+from gigacli.store.table import SlideRow, SlideTable
+
+
+def table(path, *lines):
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_row_without_a_path_completes_the_slide_of_its_id(tmp_path):
+    known = SlideTable((SlideRow(id="a", path=""), SlideRow(id="b", path="", patient="p")))
+    found = [_Candidate(tmp_path / "c.tif", "c")]
+    csv = table(tmp_path / "t.csv", "slide_id,mpp,patient_id", "b,0.5,", "c,,q", "a,0.25,")
+    merged = _merge(known, found, [csv])
+    assert [(c.id, c.mpp, c.patient) for c in merged] == [("b", 0.5, "p"), ("c", None, "q"), ("a", 0.25, "")]
+    with pytest.raises(NotFound, match="'d', which is not among the slides"):
+        _merge(known, found, [table(tmp_path / "t.csv", "slide_id", "d")])
+
+
+def test_a_row_with_a_path_renames_a_slide(tmp_path):
+    (tmp_path / "a.tif").touch()
+    csv = table(tmp_path / "t.csv", "path,slide_id,mpp", "a.tif,b,0.5", ",b,0.25")
+    merged = _merge(SlideTable(()), [_Candidate(tmp_path / "a.tif", "a")], [csv])
+    assert [(c.path.name, c.id, c.mpp) for c in merged] == [("a.tif", "b", 0.25)]
+
+
+def test_two_files_of_one_id_are_refused(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.tif").touch()
+    csv = table(tmp_path / "t.csv", "slide_id,patient_id", "a,p")
+    for tables in ([], [csv]):
+        with pytest.raises(InvalidInput, match=r"'a' is .*x/a.tif, .*y/a.tif|'a' is .*y/a.tif, .*x/a.tif"):
+            register(None, [tmp_path / "x", tmp_path / "y", *tables])
+
+
+def test_large_tables_take_no_square_of_time(tmp_path):
+    found = [_Candidate(tmp_path / f"{i}.tif", f"{i}") for i in range(4000)]
+    csv = table(tmp_path / "t.csv", "slide_id,patient_id", *(f"{i},p{i % 9}" for i in range(4000)))
+    started = time.monotonic()
+    assert len(_merge(SlideTable(()), found, [csv])) == 4000
+    assert time.monotonic() - started < 2
