@@ -18,6 +18,8 @@ from gigacli.cli.verbs import app
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Made by docs/generate.py (make docs): change the program, not this page. -->"
+LINE = 100
+"""Columns of a signature; a longer one has a line per parameter."""
 SECTIONS = ("Args", "Returns", "Raises", "Attributes", "Yields")
 
 
@@ -69,9 +71,6 @@ def api() -> str:
             parts += [_docstring(thing), *_methods(thing, name)]
             continue
         parts += [f"```python\ngiga.{name}{_signature(thing)}\n```", _docstring(thing)]
-        verb = name.replace("_", "-")
-        if "options" in inspect.signature(thing).parameters:
-            parts.append(f"Options are those of [`giga {verb}`](commands.md#giga-{verb}), with `_` for `-`.")
         for result in re.findall(r"\w+", str(inspect.signature(thing).return_annotation)):
             if dataclasses.is_dataclass(found := getattr(inspect.getmodule(thing), result, None)):
                 parts += [f"### {result}", _docstring(found)]
@@ -92,8 +91,11 @@ def _methods(thing: type, name: str) -> list[str]:
 def _signature(function: Any) -> str:
     signature = inspect.signature(function)
     kept = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
-    text = re.sub(r"'([^'\"]*)'", r"\1", str(signature.replace(parameters=kept)))  # annotations are text
-    return re.sub(r"<[\w.]+\.Silent object at \w+>", "SILENT", text)
+    text = str(signature.replace(parameters=kept))
+    if len(text) > LINE:
+        inner, _, result = text.removeprefix("(").rpartition(") -> ")
+        text = "(\n    " + ",\n    ".join(re.split(r", (?=\*|\w+: )", inner)) + f",\n) -> {result}"
+    return re.sub(r"((?:: |-> ))'([^'\"]*)'", r"\1\2", text)  # annotations are text, defaults may be
 
 
 def _docstring(thing: Any) -> str:

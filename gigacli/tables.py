@@ -121,8 +121,8 @@ def require_column(table: Iterable[Any], canonical: str, *, path: str | Path) ->
     if found is None:
         accepted = _listed((canonical, *SYNONYMS.get(canonical, ())))
         raise InvalidInput(
-            f"{path} has no column `{canonical}`: found {_listed(table)}; accepted, in any case: {accepted}",
-            f"Name one column `{canonical}`. If the names found are values, the header row is missing.",
+            f"{path} has no column {canonical!r}: found {_listed(table)}; accepted, in any case: {accepted}",
+            f"Name one column {canonical!r}. If the names found are values, the header row is missing.",
         )
     return found
 
@@ -169,4 +169,4 @@ def _check_header(names: list[str], path: Path) -> None:
 
 
 def _listed(names: Iterable[object]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
+    return ", ".join(repr(str(name)) for name in names)

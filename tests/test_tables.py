@@ -54,7 +54,7 @@ def test_what_spreadsheets_leave_behind(table):
         ("slide_id,label\n,\n", "no rows"),
         ("1,2\n3,4\n", "no header"),
         (",\na,b\n", "no header"),
-        ("slide_id,label,label\na,1,2\n", "more than one column named `label`"),
+        ("slide_id,label,label\na,1,2\n", "more than one column named 'label'"),
         ("slide_id,label\na,1,2\n", "Expected 2 fields in line 2, saw 3"),
         (b"slide_id,label\na,\xe9\n", "not UTF-8"),
         (b"PK\x03\x04\xff\xfe", "not UTF-8"),
@@ -99,9 +99,9 @@ def test_columns_are_found_under_the_names_of_other_tools(table, header, canonic
 
 def test_column_errors(table):
     read = table("Slide,SLIDE,b\nx,y,z\n")
-    with pytest.raises(InvalidInput, match="`Slide`, `SLIDE` differ only in case"):
+    with pytest.raises(InvalidInput, match="'Slide', 'SLIDE' differ only in case"):
         find_column(read, "slide_id", path="t.csv")
-    with pytest.raises(InvalidInput, match=r"no column `mpp`: found `Slide`, `SLIDE`, `b`.*`spacing_at_level_0`"):
+    with pytest.raises(InvalidInput, match=r"no column 'mpp': found 'Slide', 'SLIDE', 'b'.*'spacing_at_level_0'"):
         require_column(read, "mpp", path="t.csv")
 
 

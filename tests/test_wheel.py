@@ -44,7 +44,7 @@ def giga(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_the_package_and_its_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"gigacli/cli/verbs.py", "gigacli/store/schema.json"} <= set(names)
+    assert {"gigacli/cli/verbs.py", "gigacli/store/schema.json", "gigacli/py.typed"} <= set(names)
     here = {
         str(p.relative_to(ROOT)) for p in (ROOT / "gigacli").rglob("*") if p.is_file() and "__pycache__" not in p.parts
     }

@@ -1,6 +1,6 @@
-"""How a command is made: the application, exit codes, and flags from the configuration of a verb.
+"""How a command is made: the application, exit codes, and flags from the command's configuration.
 
-Flags are generated from the configuration dataclasses, so name, type, default and help have one source.
+Flags are generated from the configuration dataclasses, so name, type, choices, default and help have one source.
 Nothing heavy is imported before a command runs: ``giga --help`` must answer at once.
 """
 
@@ -10,14 +10,14 @@ import errno
 import inspect
 import logging
 import os
-import types
-import typing
-from dataclasses import fields
+import re
+from dataclasses import dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 
+from gigacli.config.base import choices_of, help_of, kinds_of
 from gigacli.errors import GigaError
 
 if TYPE_CHECKING:
@@ -32,15 +32,9 @@ app = typer.Typer(
     help="One small vector per whole slide image, learnt without labels (Giga-SSL).\n\n"
     "tile -> pretrain-tiles -> bank -> train -> embed -> probe: six verbs around one zarr store per cohort.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no messages.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of the cohort store.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -54,12 +48,201 @@ def _root(
         raise typer.Exit(DONE)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Argument:
+    """An argument of a command that no configuration has.
+
+    Attributes:
+        name: Name of the function's parameter.
+        help: What it is.
+        metavar: How the usage line shows a positional one.
+        flag: Of one that is no positional argument.
+        kind: Its type.
+        default: Its default value; without one it is required.
+    """
+
+    name: str
+    help: str
+    metavar: str = ""
+    flag: str = ""
+    kind: Any = str
+    default: Any = inspect.Parameter.empty
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command of ``giga``: a function of the library, with flags for its options.
+
+    Attributes:
+        name: What the user types.
+        config: The configuration of the function; every field becomes a flag.
+        home: ``module:name`` of the function, which is imported when the command runs.
+        help: What it does; the first paragraph is shown by ``giga --help``.
+        example: A command line that can be run.
+        arguments: Its arguments that are no options; positional ones are given in this order.
+        panel: Where ``giga --help`` lists it.
+        show: ``module:name`` of what shows the function's result to a person, and may return an exit code; default:
+            :func:`gigacli.cli.console.show_result`.
+        failed: Field of the result that tells, if it is not 0 or empty, that something failed.
+        json: Whether the result can be printed as JSON.
+        environment: Names and values of variables that libraries read when they are loaded, set where the user has not.
+    """
+
+    name: str
+    config: type[Config]
+    home: str
+    help: str
+    example: str
+    arguments: tuple[Argument, ...]
+    panel: str
+    show: str = ""
+    failed: str = "failed"
+    json: bool = True
+    environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """How the command line names what the function calls by these names."""
+        named = {a.name: a.flag or a.metavar.strip("[].") for a in self.arguments}
+        return named | {f.name: f.metadata["flag"] or _flag(f.name) for f in fields(self.config)}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def in_flags(text: str, flags: Mapping[str, str]) -> str:
+    """A text of the library, which speaks of parameters, as the command line says it.
+
+    Args:
+        text: For example "`batch_size` is 1", or "set `redo=True`".
+        flags: Flag of every parameter; what is not among them stays as it is.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if name not in flags:
+            return found[0]
+        if value == "False":
+            return flags[name].replace("--", "--no-", 1)
+        return flags[name] if value in (None, "True") else f"{flags[name]} {value}"
+
+    return re.sub(r"`(\w+)(?:=['\"]?([^`]+?)['\"]?)?`", flag, text)
+
+
+SHARED = {
+    "json": "Print one JSON object on standard output.",
+    "quiet": "No progress and no messages.",
+    "debug": "Show the traceback of an error.",
+}
+"""Flags of every command."""
+
+
+def add(command: Command) -> None:
+    """Register a command: its arguments, the flags of its configuration, and the flags all commands share."""
+
+    def run(context: typer.Context, **values: Any) -> None:
+        guard(lambda: _run(command, context, values), command.flags, quiet=values["quiet"], debug=values["debug"])
+
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    shared = [
+        _parameter(name, bool, False, typer.Option(_flag(name), help=text))  # noqa: FBT003 - a default
+        for name, text in SHARED.items()
+        if name != "json" or command.json
+    ]
+    parameters = [first, *map(_argument, command.arguments), *_options(command), *shared]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    text = f"{command.help}\n\nExample: {command.example}"
+    app.command(command.name, help=text, rich_help_panel=command.panel)(run)
+
+
+def _run(command: Command, context: typer.Context, values: dict[str, Any]) -> int:
+    """Call the command's function with what the user gave, and show what it returns; the exit code."""
+    from gigacli.cli import console
+
+    speaks = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; the first one speaks
+    given = {f.name: values[f.name] for f in fields(command.config) if _was_given(context, f.name)}
+    given |= {a.name: values[a.name] for a in command.arguments if a.flag}
+    os.environ.update({k: v for k, v in command.environment if k not in os.environ})
+    function = _load(command.home)
+    with console.ConsoleProgress(quiet=not speaks) as progress:
+        if "progress" in inspect.signature(function).parameters:
+            given["progress"] = progress
+        result = function(*(values[a.name] for a in command.arguments if not a.flag), **given)
+    code = FAILED if getattr(result, command.failed, 0) else DONE
+    if not speaks:
+        return code
+    if values.get("json"):
+        console.show_json(result)
+    elif command.show:
+        return _load(command.show)(result) or code
+    else:
+        console.show_result(command.name, result)
+    return code
+
+
+def _load(home: str) -> Any:
+    module, _, name = home.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _parameter(name: str, kind: Any, default: Any, shown: Any) -> inspect.Parameter:
+    annotation = Annotated[kind, shown]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _argument(argument: Argument) -> inspect.Parameter:
+    shown: Any = typer.Option(argument.flag, help=argument.help)
+    if not argument.flag:
+        shown = typer.Argument(metavar=argument.metavar, help=argument.help)
+    return _parameter(argument.name, argument.kind, argument.default, shown)
+
+
+def _options(command: Command) -> list[inspect.Parameter]:
+    """One flag per field of the configuration; its choices are what a shell completes."""
+    kinds, help_texts, flags = kinds_of(command.config), help_of(command.config), command.flags
+    parameters = []
+    for field in fields(command.config):
+        name, kind = field.name, kinds[field.name]
+        default: Any = field.default
+        flag = f"{flags[name]}/--no-{flags[name][2:]}" if default is True else flags[name]
+        choices = choices_of(kind)
+        if get_origin(kind) is tuple:
+            inner: Any = str if choices else get_args(kind)[0]
+            kind, default = list[inner], list(default)
+        elif choices:
+            kind = str
+        shown = typer.Option(
+            flag, help=in_flags(help_texts[name], flags), autocompletion=_completion(choices) if choices else None
+        )
+        parameters.append(_parameter(name, kind | None if default is None else kind, default, shown))
+    return parameters
+
+
+def _completion(choices: tuple[str, ...]) -> Callable[[], list[str]]:
+    return lambda: list(choices)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    """Whether the user wrote an option: what is left out may follow the store (:meth:`Config.following`)."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNFORESEEN = "what was finished is kept; giga validate STORE looks for damage, --debug shows where this came from"
 
 
-def guard(work: Callable[[], int], *, debug: bool) -> None:
-    """Run, turn errors into messages and exit codes."""
+def guard(work: Callable[[], int], flags: Mapping[str, str], *, quiet: bool, debug: bool) -> None:
+    """Run, turn errors into messages and exit codes; what is shown meanwhile names parameters by these flags."""
+    from gigacli.cli import console
+
+    with console.speaking_of(flags, quiet=quiet):
+        raise typer.Exit(_guarded(work, debug=debug))
+
+
+def _guarded(work: Callable[[], int], *, debug: bool) -> int:
     from gigacli.cli import console
 
     try:
@@ -85,7 +268,7 @@ def guard(work: Callable[[], int], *, debug: bool) -> None:
         text = f"{type(error).__name__}: {error}"
         console.show_error(GigaError(text, UNFORESEEN))
         code = FAILED
-    raise typer.Exit(code)
+    return code
 
 
 def _of_storage(error: OSError) -> str:
@@ -97,107 +280,6 @@ def _of_storage(error: OSError) -> str:
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"something may not be written or read: {error}; see who may (giga doctor STORE tries it)"
     return f"{type(error).__name__}: {error}; --debug shows where this came from"
-
-
-def _option_type(annotation: Any) -> Any:
-    """The type a flag is parsed as: Literal and unions with None as their base type, tuples as lists."""
-    if typing.get_origin(annotation) is typing.Literal:
-        return str
-    if typing.get_origin(annotation) is tuple:
-        return types.GenericAlias(list, typing.get_args(annotation)[:1])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        inner = [a for a in typing.get_args(annotation) if a is not type(None)]
-        base: Any = _option_type(inner[0])
-        return base | None
-    return annotation
-
-
-def _parameters(config: type[Config]) -> list[inspect.Parameter]:
-    """One flag per field of a configuration."""
-    hints = typing.get_type_hints(config)
-    parameters = []
-    for field in fields(config):
-        flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
-        if field.default is True:
-            flag = f"--{field.name.replace('_', '-')}/--no-{field.name.replace('_', '-')}"
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
-        kind: Any = _option_type(hints[field.name])
-        annotation = Annotated[kind, typer.Option(flag, help=field.metadata["help"])]
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        )
-    return parameters
-
-
-def verb(
-    name: str,
-    config: type[Config],
-    *,
-    help_text: str,
-    example: str,
-    arguments: list[inspect.Parameter],
-    call: Callable[..., Any],
-    show: Callable[[Any], None],
-    environment: Mapping[str, str] = types.MappingProxyType({}),
-    home: str = "",
-    panel: str = "Verbs",
-) -> None:
-    """Register a verb: its arguments, the flags of its configuration, and the flags all verbs share.
-
-    A tool with a configuration of its own is registered alike.
-
-    Args:
-        name: The verb.
-        config: Its configuration; every field becomes a flag.
-        help_text: What it does.
-        example: A command line that can be run.
-        arguments: Positional arguments, by name.
-        call: Receives the stage's function, the arguments, the options and the progress; returns the summary.
-        show: Shows the summary to a person.
-        environment: Variables that libraries read when they are loaded, set where the user has not.
-        home: Module and name of the function, as ``module:name``; default: the stage of the verb's name.
-        panel: Where ``giga --help`` lists it.
-    """
-    stage = name.replace("-", "_")
-    module_name, _, function = (home or f"gigacli.stages.{stage}:{stage}").partition(":")
-
-    def run(context: typer.Context, **values: Any) -> None:
-        def work() -> int:
-            from gigacli.cli import console
-
-            speaks = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; the first one speaks
-            options = {f.name: values[f.name] for f in fields(config) if _was_given(context, f.name)}
-            options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-            given = {p.name: values[p.name] for p in arguments}
-            os.environ.update({k: v for k, v in environment.items() if k not in os.environ})
-            with console.ConsoleProgress(quiet=values["quiet"] or not speaks) as progress:
-                summary = call(getattr(import_module(module_name), function), given, {**options, "progress": progress})
-            if speaks:
-                console.show_json(summary) if values["json"] else show(summary)
-            return FAILED if getattr(summary, "failed", 0) else DONE
-
-        guard(work, debug=values["debug"])
-
-    shared = [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-        for key, annotation in (("json", Json), ("quiet", Quiet), ("debug", Debug))
-    ]
-    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    parameters = [first, *arguments, *_parameters(config), *shared]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    app.command(name, help=f"{help_text}\n\nExample: {example}", rich_help_panel=panel)(run)
-
-
-def _was_given(context: typer.Context, name: str) -> bool:
-    """Whether the user wrote an option: what is left out may follow the store (:meth:`Config.following`)."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
-
-
-def argument(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    """A positional argument or an option that no configuration has."""
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
 def run_command(arguments: list[str]) -> int:

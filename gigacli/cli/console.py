@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from gigacli.cli.command import in_flags
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gigacli.errors import GigaError
 
@@ -41,9 +44,33 @@ if not out.is_terminal:
 err = Console(stderr=True, soft_wrap=True)
 
 
+_flags: Mapping[str, str] = {}
+_quiet = False
+
+
+@contextmanager
+def speaking_of(flags: Mapping[str, str], *, quiet: bool = False) -> Iterator[None]:
+    """While a command runs: what is shown names the flags of its parameters.
+
+    Args:
+        flags: Flag of every parameter.
+        quiet: Show no progress and no messages, nor those of commands that this one runs.
+    """
+    global _flags, _quiet
+    before = _flags, _quiet
+    _flags, _quiet = flags, quiet or _quiet
+    try:
+        yield
+    finally:
+        _flags, _quiet = before
+
+
 def _visible(text: str) -> str:
-    """Text without control characters: names come from files and tables, and a terminal obeys what it is shown."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    """Text in the words of the command line, and without control characters.
+
+    Names come from files and tables, and a terminal obeys what it is shown.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in in_flags(text, _flags))
 
 
 class ConsoleProgress:
@@ -54,7 +81,7 @@ class ConsoleProgress:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
+        self.quiet = quiet or _quiet
         self._bar: RichProgress | None = None
         self._task: Any = None
         self._what, self._total, self._done, self._note = "", 0, 0, ""
@@ -80,7 +107,7 @@ class ConsoleProgress:
     def start(self, what: str, total: int, *, done: int = 0) -> None:
         """A task begins; an earlier one is over."""
         self._stop()
-        self._what, self._total, self._done, self._note = what, total, done, ""
+        self._what, self._total, self._done, self._note = _visible(what), total, done, ""
         self._began, self._found = time.monotonic(), done
         if self.quiet or not err.is_terminal:
             self._printed = time.monotonic()
@@ -95,7 +122,7 @@ class ConsoleProgress:
             console=err,
             transient=True,
         )
-        self._task = self._bar.add_task(what, total=total, completed=done, note="")
+        self._task = self._bar.add_task(escape(self._what), total=total, completed=done, note="")
         self._bar.start()
 
     def advance(self, steps: int = 1, *, note: str = "") -> None:
@@ -183,8 +210,25 @@ def _looks_like_figure(text: str) -> bool:
     return text == "" or (text[0] in "+-.0123456789" and all(c in "+-.,0123456789 ±%e/" for c in text))
 
 
+def show_result(title: str, result: Any) -> None:
+    """The result of a command: its figures, then the tables, notes and files that it has."""
+    show_summary(title, result)
+    failures, reasons = getattr(result, "failures", {}), getattr(result, "reasons", {})
+    why_empty, lowest = getattr(result, "why_empty", {}), getattr(result, "lowest", [])
+    if failures:
+        show_table("failures", ("slide", "reason"), list(failures.items()))
+    if why_empty:
+        show_table("slides without tiles", ("slide", "reason"), list(why_empty.items()))
+    if len(lowest) > 1:
+        show_table("fewest tiles", ("slide", "tiles"), lowest)
+    if 0 < len(reasons) < len(failures):
+        show_table("failures by reason", ("reason", "slides"), list(reasons.items()))
+    for line in [*getattr(result, "notes", ()), *(f"wrote {file}" for file in getattr(result, "files", ()))]:
+        say(line, to_out=True)
+
+
 def show_summary(title: str, summary: Any) -> None:
-    """A stage's summary dataclass, one field a line; lists are left to tables of their own."""
+    """A summary dataclass, one field a line; lists are left to tables of their own."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(justify="right")
@@ -199,6 +243,16 @@ def _figure(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def show_scores(result: Any) -> None:
+    """What a probe found, and what to keep in mind of it."""
+    from gigacli.probing import results
+
+    for title, rows in results.tables(result):
+        show_table(title, results.COLUMNS, rows)
+    for line in results.lines(result):
+        say(line)
 
 
 def show_problems(report: Any) -> None:

@@ -1,147 +1,145 @@
-"""The commands beside the six verbs: what is in a store, whether it is sound, and a demonstration."""
+"""The table of the commands beside the six verbs: to look, to check, to take in and out, to show."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Any
 
-import typer
+from gigacli.cli.command import DONE, Argument, Command, run_command
+from gigacli.config import tools as configs
 
-from gigacli.cli.command import DONE, FAILED, Debug, Json, Quiet, StoreArgument, app, guard, run_command
-from gigacli.cli.exchange_tools import add_import, export
-from gigacli.cli.report_tools import report, tile_map
+PANEL = "Tools"
+STORE = Argument(name="store", help="Path or URL of the cohort store.", metavar="STORE")
+LABELS = "CSV: slide_id, label[, patient_id] and any other columns."
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-def add_tools() -> None:
-    """Register them, in the order in which ``giga --help`` lists them."""
-    tools: dict[str, Callable[..., None]] = {"info": info, "validate": validate, "export": export}
-    for name, tool in tools.items():
-        app.command(name, rich_help_panel="Tools")(tool)
-    add_import()
-    tools = {"report": report, "tile-map": tile_map, "doctor": doctor, "demo": demo}
-    for name, tool in tools.items():
-        app.command(name, rich_help_panel="Tools")(tool)
-
-
-def info(
-    store: StoreArgument,
-    slides: Annotated[bool, typer.Option("--slides", help="How far every slide is, one a line.")] = False,  # noqa: FBT002
-    json: Json = False,  # noqa: FBT002
-    quiet: Quiet = False,  # noqa: FBT002
-    debug: Debug = False,  # noqa: FBT002
-) -> None:
-    """Say what a store holds and what to run next.
-
-    Example: giga info cohort.zarr
-    """
-
-    def work() -> int:
-        from gigacli.cli import console
-        from gigacli.store.info import info
-
-        found = info(store, slides=slides)
-        if json:
-            console.show_json(found)
-        else:
-            console.show_info(found)
-        return DONE
-
-    guard(work, debug=debug)
-
-
-def validate(
-    store: StoreArgument,
-    level: Annotated[
-        str,
-        typer.Option(
-            "--level", help="The last to check of attributes, hierarchy, consistency, values (reads all data)."
+TOOLS = (
+    Command(
+        name="info",
+        config=configs.InfoConfig,
+        home="gigacli.store.info:info",
+        help="Say what a store holds and what to run next.",
+        example="giga info cohort.zarr",
+        arguments=(STORE,),
+        panel=PANEL,
+        show="gigacli.cli.console:show_info",
+        failed="",  # slides that failed are among what it tells
+    ),
+    Command(
+        name="validate",
+        config=configs.ValidateConfig,
+        home="gigacli.store.validate:validate",
+        help="Check a store against the specification; exit 1 where it departs from it.",
+        example="giga validate cohort.zarr --level consistency",
+        arguments=(STORE,),
+        panel=PANEL,
+        show="gigacli.cli.console:show_problems",
+        failed="problems",
+    ),
+    Command(
+        name="export",
+        config=configs.ExportConfig,
+        home="gigacli.exporting.export:export",
+        help="Write results as files that other tools read.\n\n"
+        "Vectors of slides as CSV, Parquet, AnnData, npy or TRIDENT's h5; features of tiles as h5 or npy; tiles as "
+        "GeoJSON for QuPath; models and encoders as safetensors, for other cohorts.",
+        example="giga export cohort.zarr embeddings/giga --to vectors.csv",
+        arguments=(
+            STORE,
+            Argument(
+                name="what",
+                help="embeddings/NAME, features/NAME, tiles, models/NAME or encoders/NAME; the name may be left out "
+                "where there is one. Default: embeddings.",
+                metavar="[WHAT]",
+                kind=str | None,
+                default=None,
+            ),
+            Argument(
+                name="to", help="File (.csv, .parquet, .h5ad, .safetensors), or folder (npy, h5, geojson).", flag="--to"
+            ),
         ),
-    ] = "values",
-    json: Json = False,  # noqa: FBT002
-    quiet: Quiet = False,  # noqa: FBT002
-    debug: Debug = False,  # noqa: FBT002
-) -> None:
-    """Check a store against the specification; exit 1 where it departs from it.
+        panel=PANEL,
+    ),
+    Command(
+        name="import",
+        config=configs.ImportConfig,
+        home="gigacli.importing.features:import_features",
+        help="Take in tile features or slide vectors that another tool made.\n\nReads files of TRIDENT, CLAM, "
+        "AtlasPatch, STAMP, slide2vec and LazySlide, or embeddings.npy and ids.npy, told apart by what is in them; "
+        "writes slides/, tiles/ and features/NAME, or embeddings/NAME. giga train, embed and probe then need no slide.",
+        example="giga import uni.zarr features_uni_v1/",
+        arguments=(
+            STORE,
+            Argument(
+                name="files", help="Feature files, or folders that hold them.", metavar="FILES...", kind=list[str]
+            ),
+        ),
+        panel=PANEL,
+    ),
+    Command(
+        name="report",
+        config=configs.ReportConfig,
+        home="gigacli.reporting.report:report",
+        help="Show a whole cohort on one HTML page that needs no network: slides, training, vectors, probe, recipes.",
+        example="giga report cohort.zarr --labels labels.csv",
+        arguments=(STORE, Argument(name="labels", help=LABELS, flag="--labels", kind=str | None, default=None)),
+        panel=PANEL,
+    ),
+    Command(
+        name="tile-map",
+        config=configs.TileMapConfig,
+        home="gigacli.reporting.tile_map:tile_map",
+        help="Show which tiles of a slide pull its vector towards a class: a picture, and GeoJSON for QuPath.",
+        example="giga tile-map cohort.zarr SLIDE --labels labels.csv --class tumour",
+        arguments=(
+            STORE,
+            Argument(name="slide", help="Id of the slide.", metavar="SLIDE"),
+            Argument(name="labels", help=LABELS, flag="--labels"),
+        ),
+        panel=PANEL,
+    ),
+    Command(
+        name="doctor",
+        config=configs.DoctorConfig,
+        home="gigacli.doctor.checks:doctor",
+        help="Say whether giga works on this machine, and what to do where it does not; exit 1 then.\n\n"
+        "Looks at packages, OpenSlide, torch and its GPUs, processors, memory, and the disk of a store.",
+        example="giga doctor cohort.zarr",
+        arguments=(
+            Argument(
+                name="store",
+                help="A store, or where one shall be; default: this folder.",
+                metavar="[STORE]",
+                kind=str | None,
+                default=None,
+            ),
+        ),
+        panel=PANEL,
+        show="gigacli.cli.console:show_checks",
+        failed="broken",
+    ),
+    Command(
+        name="demo",
+        config=configs.DemoConfig,
+        home="gigacli.demo.run:demo",
+        help="Draw a small synthetic cohort and run the six verbs on it: a smoke test, not evidence.",
+        example="giga demo giga-demo",
+        arguments=(
+            Argument(name="folder", help="Where to put slides and store.", metavar="[DIR]", default="giga-demo"),
+        ),
+        panel=PANEL,
+        show="gigacli.cli.tools:run_demo",
+        json=False,  # the commands it runs have their own results
+    ),
+)
 
-    Example: giga validate cohort.zarr --level consistency
-    """
 
-    def work() -> int:
-        from gigacli.cli import console
-        from gigacli.store.validate import validate
+def run_demo(made: Any) -> int:
+    """Run the command lines of the demo, up to the first that fails; its exit code."""
+    from gigacli.cli import console
+    from gigacli.demo.run import NOTICE
 
-        report = validate(store, level=cast(Any, level))
-        if json:
-            console.show_json(report)
-        else:
-            console.show_problems(report)
-        return FAILED if report.problems else DONE
-
-    guard(work, debug=debug)
-
-
-def doctor(
-    store: Annotated[
-        str | None, typer.Argument(metavar="[STORE]", help="A store, or where one shall be; default: this folder.")
-    ] = None,
-    self_test: Annotated[  # noqa: FBT002
-        bool, typer.Option("--self-test/--no-self-test", help="Take a few drawn slides through the verbs.")
-    ] = True,
-    json: Json = False,  # noqa: FBT002
-    quiet: Quiet = False,  # noqa: FBT002
-    debug: Debug = False,  # noqa: FBT002
-) -> None:
-    """Say whether giga works on this machine, and what to do where it does not; exit 1 then.
-
-    Looks at packages, OpenSlide, torch and its GPUs, processors, memory, and the disk of a store.
-
-    Example: giga doctor cohort.zarr
-    """
-
-    def work() -> int:
-        from gigacli.cli import console
-        from gigacli.doctor.checks import doctor
-
-        with console.ConsoleProgress(quiet=quiet) as progress:
-            report = doctor(store, self_test=self_test, progress=progress)
-        if json:
-            console.show_json(report)
-        else:
-            console.show_checks(report)
-        return FAILED if report.broken else DONE
-
-    guard(work, debug=debug)
-
-
-def demo(
-    folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Where to put slides and store.")] = "giga-demo",
-    quick: Annotated[  # noqa: FBT002
-        bool, typer.Option("--quick", help="Few small slides and short training: only to see that it runs.")
-    ] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
-    quiet: Quiet = False,  # noqa: FBT002
-    debug: Debug = False,  # noqa: FBT002
-) -> None:
-    """Draw a small synthetic cohort and run the six verbs on it: a smoke test, not evidence.
-
-    Example: giga demo giga-demo
-    """
-
-    def work() -> int:
-        from gigacli.cli import console
-        from gigacli.demo.run import NOTICE
-        from gigacli.demo.run import demo as draw
-
-        with console.ConsoleProgress(quiet=quiet) as progress:
-            drawn = draw(folder, seed=seed, quick=quick, progress=progress)
-        for line in drawn.steps:
-            console.say(f"$ giga {' '.join(line)}", to_out=True)
-            code = run_command([*line, "--quiet"] if quiet else list(line))
-            if code != DONE:
-                return code
-        console.say(NOTICE, to_out=True)
-        return DONE
-
-    guard(work, debug=debug)
+    for line in made.steps:
+        console.say(f"$ giga {' '.join(line)}", to_out=True)
+        if (code := run_command(list(line))) != DONE:
+            return code
+    console.say(NOTICE, to_out=True)
+    return DONE

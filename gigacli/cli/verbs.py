@@ -1,140 +1,96 @@
-"""The six verbs on the command line: parse, call the stage, show what it returns. No logic."""
+"""The table of the six verbs; every command of ``giga`` is added to the application here."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
-
-from gigacli.cli.command import StoreArgument, app, argument, verb
-from gigacli.cli.tools import add_tools
+from gigacli.cli.command import Argument, Command, add, app
+from gigacli.cli.tools import STORE, TOOLS
 from gigacli.config import verbs as configs
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["VERBS", "app"]
 
-__all__ = ["app"]
+PANEL = "Verbs"
 
-
-def _show_summary(title: str) -> Callable[[Any], None]:
-    def show(summary: Any) -> None:
-        from gigacli.cli import console
-
-        console.show_summary(title, summary)
-        failures = getattr(summary, "failures", {})
-        if failures:
-            console.show_table("failures", ("slide", "reason"), list(failures.items()))
-
-    return show
-
-
-def _show_tiles(summary: Any) -> None:
-    from gigacli.cli import console
-
-    _show_summary("tile")(summary)
-    if getattr(summary, "why_empty", {}):
-        console.show_table("slides without tiles", ("slide", "reason"), list(summary.why_empty.items()))
-    lowest = getattr(summary, "lowest", [])
-    if len(lowest) > 1:
-        console.show_table("fewest tiles", ("slide", "tiles"), lowest)
-    if len(getattr(summary, "reasons", {})) < len(getattr(summary, "failures", {})):
-        console.show_table("failures by reason", ("reason", "slides"), list(summary.reasons.items()))
-
-
-def _show_scores(result: Any) -> None:
-    from gigacli.cli import console
-    from gigacli.probing import results as report
-
-    for title, rows in report.tables(result):
-        console.show_table(title, report.COLUMNS, rows)
-    for line in report.lines(result):
-        console.say(line)
-
-
-def _on_store(stage: Callable[..., Any], given: dict[str, Any], options: dict[str, Any]) -> Any:
-    return stage(given["store"], **options)
-
-
-STORE = argument("store", StoreArgument)
-
-verb(
-    "tile",
-    configs.TileConfig,
-    help_text="Register slides and find the tiles that hold tissue.\n\nReads slide files; writes slides/ and tiles/.",
-    example="giga tile cohort.zarr slides/ --mpp 1.0",
-    arguments=[
-        STORE,
-        argument(
-            "slides",
-            Annotated[
-                list[str] | None,
-                typer.Argument(metavar="[SLIDES]...", help="Slide files, folders, or a CSV of slides."),
-            ],
-            None,
+VERBS = (
+    Command(
+        name="tile",
+        config=configs.TileConfig,
+        home="gigacli.stages.tile:tile",
+        help="Register slides and find the tiles that hold tissue.\n\nReads slide files; writes slides/ and tiles/.",
+        example="giga tile cohort.zarr slides/ --mpp 1.0",
+        arguments=(
+            STORE,
+            Argument(
+                name="slides",
+                help="Slide files, folders, or a CSV of slides.",
+                metavar="[SLIDES]...",
+                kind=list[str],
+                default=(),
+            ),
         ),
-    ],
-    call=lambda stage, given, options: stage(given["store"], given["slides"] or (), **options),
-    show=_show_tiles,
-)
-verb(
-    "pretrain-tiles",
-    configs.PretrainTilesConfig,
-    help_text="Train a tile encoder without labels (MoCo).\n\nReads tiles' pixels; writes encoders/NAME.",
-    example="giga pretrain-tiles cohort.zarr --epochs 20 --max-tiles 100000",
-    arguments=[STORE],
-    call=_on_store,
-    show=_show_summary("pretrain-tiles"),
-)
-verb(
-    "bank",
-    configs.BankConfig,
-    help_text="Embed tiles under shared augmentations, and all tiles once without.\n\n"
-    "Reads tiles' pixels and an encoder; writes banks/NAME and features/NAME.",
-    example="giga bank cohort.zarr --encoder random-resnet18",
-    arguments=[STORE],
-    call=_on_store,
-    show=_show_summary("bank"),
-)
-verb(
-    "train",
-    configs.TrainConfig,
-    help_text="Train the slide encoder without labels (Giga-SSL).\n\nReads a bank; writes models/NAME. "
-    "Continues an interrupted run by itself.",
-    example="giga train cohort.zarr --tiles 5 --epochs 1000",
-    arguments=[STORE],
-    call=_on_store,
-    show=_show_summary("train"),
-)
-verb(
-    "embed",
-    configs.EmbedConfig,
-    help_text="Give every slide its vector.\n\n"
-    "Reads features and a model; writes embeddings/NAME, and the mean of tiles beside it.",
-    example="giga embed cohort.zarr --views 50",
-    arguments=[STORE],
-    call=_on_store,
-    show=_show_summary("embed"),
-)
-verb(
-    "probe",
-    configs.ProbeConfig,
-    help_text="Say what the vectors are worth: logistic regression on labels, beside the baselines.\n\n"
-    "Reads embeddings and labels; writes nothing.",
-    example="giga probe cohort.zarr --labels labels.csv --fraction 0.25",
-    arguments=[
-        argument(
-            "store",
-            Annotated[
-                str | None,
-                typer.Argument(metavar="[STORE]", help="Default: $GIGA_STORE, ./cohort.zarr, or the only *.zarr here."),
-            ],
-            None,
+        panel=PANEL,
+    ),
+    Command(
+        name="pretrain-tiles",
+        config=configs.PretrainTilesConfig,
+        home="gigacli.stages.pretrain_tiles:pretrain_tiles",
+        help="Train a tile encoder without labels (MoCo).\n\nReads tiles' pixels; writes encoders/NAME.",
+        example="giga pretrain-tiles cohort.zarr --epochs 20 --max-tiles 100000",
+        arguments=(STORE,),
+        panel=PANEL,
+    ),
+    Command(
+        name="bank",
+        config=configs.BankConfig,
+        home="gigacli.stages.bank:bank",
+        help="Embed tiles under shared augmentations, and all tiles once without.\n\n"
+        "Reads tiles' pixels and an encoder; writes banks/NAME and features/NAME.",
+        example="giga bank cohort.zarr --encoder random-resnet18",
+        arguments=(STORE,),
+        panel=PANEL,
+    ),
+    Command(
+        name="train",
+        config=configs.TrainConfig,
+        home="gigacli.stages.train:train",
+        help="Train the slide encoder without labels (Giga-SSL).\n\nReads a bank; writes models/NAME. "
+        "Continues an interrupted run by itself.",
+        example="giga train cohort.zarr --tiles 5 --epochs 1000",
+        arguments=(STORE,),
+        panel=PANEL,
+    ),
+    Command(
+        name="embed",
+        config=configs.EmbedConfig,
+        home="gigacli.stages.embed:embed",
+        help="Give every slide its vector.\n\n"
+        "Reads features and a model; writes embeddings/NAME, and the mean of tiles beside it.",
+        example="giga embed cohort.zarr --views 50",
+        arguments=(STORE,),
+        panel=PANEL,
+    ),
+    Command(
+        name="probe",
+        config=configs.ProbeConfig,
+        home="gigacli.stages.probe:probe",
+        help="Say what the vectors are worth: logistic regression on labels, beside the baselines.\n\n"
+        "Reads embeddings and labels; writes nothing.",
+        example="giga probe cohort.zarr --labels labels.csv --fraction 0.25",
+        arguments=(
+            Argument(
+                name="store",
+                help="Default: $GIGA_STORE, ./cohort.zarr, or the only *.zarr here.",
+                metavar="[STORE]",
+                kind=str | None,
+                default=None,
+            ),
+            Argument(name="labels", help="CSV: slide_id, label[, patient_id].", flag="--labels"),
         ),
-        argument("labels", Annotated[str, typer.Option("--labels", help="CSV: slide_id, label[, patient_id].")]),
-    ],
-    call=lambda stage, given, options: stage(given["store"], given["labels"], **options),
-    show=_show_scores,
-    environment={"OPENBLAS_NUM_THREADS": "1"},  # two threads wait longer for each other than such small fits take
+        panel=PANEL,
+        show="gigacli.cli.console:show_scores",
+        # two threads wait longer for each other than such small fits take
+        environment=(("OPENBLAS_NUM_THREADS", "1"),),
+    ),
 )
 
-add_tools()
+for command in (*VERBS, *TOOLS):
+    add(command)

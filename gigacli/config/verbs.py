@@ -29,7 +29,7 @@ DEVICE = "auto, cpu, cuda or cuda:I."
 SEED = "Seed of everything random."
 SHARD = "Do only part I of N of the slides, as I/N."
 DASK = "Address of a Dask scheduler whose workers share the slides."
-LOG_DIR = "Folder for TensorBoard, which must be installed (gigacli[tensorboard])."
+LOG_DIR = "Folder for TensorBoard, which must be installed: the extra tensorboard."
 MAG = "The same as a magnification: 10 means `mpp` 1.0."
 PRECISION = "Floating point of the network; auto is bf16 where the device computes in it."
 

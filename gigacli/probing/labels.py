@@ -89,7 +89,7 @@ def read_labels(path: str | Path, *, target: str | None = None, level: Literal["
     label_column = _label_column(table, target, path)
     notes = []
     if target is None and label_column.casefold() != "label":
-        notes.append(f"No column `label`: the labels are those of `{label_column}`.")
+        notes.append(f"No column 'label': the labels are those of {label_column!r}.")
     units, labels = table[str(unit_column)], table[label_column]
     patients = [""] * len(units) if patient_column is None else table[patient_column]
     known = [label.casefold() not in MISSING for label in labels]
@@ -99,7 +99,7 @@ def read_labels(path: str | Path, *, target: str | None = None, level: Literal["
     cells = zip(units, labels, patients, known, strict=True)
     rows = list(dict.fromkeys((unit, label, patient) for unit, label, patient, known in cells if known and unit))
     if not rows:
-        raise InvalidInput(f"{path}: every cell of the column `{label_column}` is empty", "Choose another --target.")
+        raise InvalidInput(f"{path}: every cell of the column {label_column!r} is empty", "Choose another --target.")
     _check_consistent(rows, path, per_patient=per_patient)
     known_patients = tuple(None if patient.casefold() in MISSING else patient for _, _, patient in rows)
     return Labels(
@@ -151,7 +151,7 @@ def join(
     classes = dict(sorted(Counter(matched.tolist()).items()))
     if len(classes) < 2:
         raise InvalidInput(
-            f"all {len(rows)} slides with a label and a vector have the same `{labels.target}`: {next(iter(classes))}",
+            f"all {len(rows)} slides with a label and a vector have the same {labels.target!r}: {next(iter(classes))}",
             "A probe needs two classes: choose another --target or embed slides of the other classes.",
         )
     without = [labels.slide_id[row] for row in sorted(set(row_of.values()) - set(rows))]
@@ -209,7 +209,7 @@ def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], 
     for row, place in enumerate(places):
         if place >= 0 and labels.label[row] != labels.label[row_of.setdefault(place, row)]:
             first, second = labels.slide_id[row_of[place]], labels.slide_id[row]
-            raise InvalidInput(f"`{first}` and `{second}` have different labels but are one slide", "Keep one of them.")
+            raise InvalidInput(f"{first!r} and {second!r} have different labels but are one slide", "Keep one of them.")
     return row_of, [name for name, place in zip(labels.slide_id, places, strict=True) if place < 0]
 
 
@@ -232,8 +232,8 @@ def _label_column(table: dict[str, list[str]], target: str | None, path: str | P
     if len(candidates) == 1:
         return candidates[0]
     raise InvalidInput(
-        f"{path} has no column `label`: found {', '.join(f'`{c}`' for c in table)}",
-        "Say which column holds the labels: --target COLUMN." if candidates else "Add a column `label`.",
+        f"{path} has no column 'label': found {', '.join(map(repr, table))}",
+        "Say which column holds the labels: --target COLUMN." if candidates else "Add a column 'label'.",
     )
 
 
@@ -246,7 +246,7 @@ def _check_consistent(rows: Sequence[tuple[str, str, str]], path: str | Path, *,
             values += [row[place]] if row[place] not in values else []
         several = {name: values for name, values in values_of.items() if len(values) > 1}
         if several:
-            first = " and ".join(f"`{value}`" for value in next(iter(several.values())))
+            first = " and ".join(map(repr, next(iter(several.values()))))
             raise InvalidInput(
                 f"{path}: {len(several)} {unit} have more than one {what}: {', '.join(list(several)[:_SHOWN])} "
                 f"(the first: {first})",

@@ -79,7 +79,7 @@ def make_splits(
         splits += [Split(train=train, test=test) for train, test in pairs[: folds - len(splits)]]
     if k == folds:
         return splits, []
-    smallest = f"{'slides' if groups is None else 'patients'} of the smallest class (`{classes[sizes.argmin()]}`)"
+    smallest = f"{'slides' if groups is None else 'patients'} of the smallest class ({str(classes[sizes.argmin()])!r})"
     return splits, [f"{folds} splits from repeated {k}-fold cross-validation: there are only {k} {smallest}."]
 
 
@@ -211,7 +211,7 @@ def _checked(split: Split, ids: Sequence[str], file: Path, *, what: str) -> Spli
     for side, places in (("train", split.train), ("test", split.test)):
         if not len(places):
             raise InvalidInput(
-                f"no slide of the column `{side}` of {file} has a label and a vector",
+                f"no slide of the column {side!r} of {file} has a label and a vector",
                 "Make the names in the splits those of the labels and the store.",
             )
     return split
@@ -222,7 +222,7 @@ def _too_small(
 ) -> InvalidInput:
     order = np.argsort(sizes, kind="stable")[:_SHOWN]
     found = ", ".join(
-        f"`{classes[c]}` has {sizes[c]}" + ("" if unit == "slides" else f" ({slides[c]} slides)") for c in order
+        f"{str(classes[c])!r} has {sizes[c]}" + ("" if unit == "slides" else f" ({slides[c]} slides)") for c in order
     )
     return InvalidInput(
         f"a class needs at least 2 {unit} to be in training and test: {found}{' ...' if len(classes) > _SHOWN else ''}",

@@ -2,7 +2,7 @@
 
 The chain, first source that speaks wins:
 
-1. ``csv``: the `mpp` column of the slide table. A person wrote it, so it wins over everything.
+1. ``csv``: the column 'mpp' of the slide table. A person wrote it, so it wins over everything.
 2. ``openslide``: ``openslide.mpp-x`` and ``openslide.mpp-y``.
 3. ``tiff``: ``tiff.XResolution`` and ``tiff.YResolution`` with their unit.
 4. ``objective``: 10 / ``openslide.objective-power``, the convention that 10x is one micron per pixel.
@@ -36,7 +36,7 @@ MAX_SCREEN_DPI = 2400.0
 """Image software writes 72, 96, 300, ... dots per inch into TIFF tags where nothing was measured. Any of them would
 mean a pixel of more than 10 microns."""
 
-_FIX = "Give the right value in an `mpp` column of the table passed with --csv."
+_FIX = "Give the right value in a column 'mpp' of the table passed with --csv."
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def resolve_mpp(
             contradicts the objective power by more than a factor of 3.
     """
     if csv_mpp is not None:
-        return Resolution(_in_range(float(csv_mpp), "the `mpp` column"), "csv")
+        return Resolution(_in_range(float(csv_mpp), "the column 'mpp'"), "csv")
     power = _number(properties, "openslide.objective-power")
     for source, axes in (("openslide", _openslide_mpp(properties)), ("tiff", _tiff_mpp(properties))):
         if axes is not None:
@@ -82,7 +82,7 @@ def resolve_mpp(
         return Resolution(_in_range(float(slide_mpp), "--slide-mpp"), "option")
     raise SlideError(
         "there is no resolution in the slide: no microns per pixel, no TIFF resolution tags, no objective power",
-        "Give it with --slide-mpp X for all slides without one, or slide by slide in an `mpp` column of --csv.",
+        "Give it with --slide-mpp X for all slides without one, or slide by slide in a column 'mpp' of --csv.",
     )
 
 

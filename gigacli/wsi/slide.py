@@ -164,7 +164,7 @@ class Slide:
                 f"{self.path} would be {width * self.mpp / 1000:.0f} x {height * self.mpp / 1000:.0f} mm, {width} x "
                 f"{height} px of {self.mpp:g} microns; its thumbnail at {mpp:g} would have {thumbnail_px} pixels, "
                 f"expected at most {MAX_THUMBNAIL_PX}",
-                "The size or the resolution in its header is wrong: give the right one in an `mpp` column of --csv.",
+                "The size or the resolution in its header is wrong: give the right one in a column 'mpp' of --csv.",
             )
         if size[0] * size[1] > MAX_DECODED_PX:
             raise SlideError(

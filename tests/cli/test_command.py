@@ -7,23 +7,19 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from gigacli.config import verbs as configs
-from gigacli.config.tools import ImportConfig
+from gigacli.cli.command import in_flags
+from gigacli.cli.tools import TOOLS
+from gigacli.cli.verbs import VERBS
+from gigacli.config.base import choices_of, kinds_of
 
 GIGA = Path(sys.executable).with_name("giga")
-VERBS = {
-    "tile": configs.TileConfig,
-    "pretrain-tiles": configs.PretrainTilesConfig,
-    "bank": configs.BankConfig,
-    "train": configs.TrainConfig,
-    "embed": configs.EmbedConfig,
-    "probe": configs.ProbeConfig,
-}
-TOOLS = ("info", "validate", "export", "import", "report", "tile-map", "doctor", "demo")
+COMMANDS = {command.name: command for command in (*VERBS, *TOOLS)}
+HEAVY = "('torch', 'zarr', 'sklearn', 'pandas', 'numpy')"
 
 
 def giga(*arguments, cwd=None, env=None):
@@ -40,34 +36,94 @@ def giga(*arguments, cwd=None, env=None):
 
 def test_help_lists_the_verbs_in_the_order_of_the_method():
     text = giga("--help").stdout
-    places = [text.index(f" {name} ") for name in (*VERBS, *TOOLS)]
+    assert list(COMMANDS) == [
+        *("tile", "pretrain-tiles", "bank", "train", "embed", "probe"),
+        *("info", "validate", "export", "import", "report", "tile-map", "doctor", "demo"),
+    ]
+    places = [text.index(f" {name} ") for name in COMMANDS]
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("name", [*VERBS, *TOOLS])
-def test_every_command_has_help_with_an_example(name):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_has_an_example_and_a_flag_per_option(name):
+    command = COMMANDS[name]
     result = giga(name, "--help")
+    text = " ".join(result.stdout.replace("│", " ").split())
     assert result.returncode == 0
-    assert f"Example: giga {name}" in result.stdout
-
-
-@pytest.mark.parametrize(("name", "config"), [*VERBS.items(), ("import", ImportConfig)])
-def test_every_field_of_a_configuration_is_a_flag(name, config):
-    text = giga(name, "--help").stdout
-    for field in fields(config):
+    assert f"Example: giga {name}" in text
+    for field in fields(command.config):
         flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
-        assert f"{flag} " in text or f"{flag}," in text, flag
+        assert f" {flag} " in text, flag
+        if choices := choices_of(kinds_of(command.config)[field.name]):
+            assert f"Choices: {', '.join(choices)}." in text
     for flag in ("--json", "--quiet", "--debug"):
-        assert flag in text
-    if name == "train":
-        assert "--no-slide-aug" in text
+        assert (f" {flag} " in text) is (flag != "--json" or command.json)
+    assert ("--no-slide-aug" in text) is (name == "train")
+    assert "`" not in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_a_command_calls_is_there(name):
+    for home in filter(None, (COMMANDS[name].home, COMMANDS[name].show)):
+        module, _, function = home.partition(":")
+        assert callable(getattr(import_module(module), function))
 
 
 def test_importing_and_helping_load_nothing_heavy():
-    heavy = "('torch', 'zarr', 'sklearn', 'pandas', 'numpy')"
-    code = f"import sys, gigacli, gigacli.cli.verbs; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, gigacli, gigacli.cli.verbs; print([m for m in {HEAVY} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["tra"], ["train"]),
+        (["bank", "cohort.zarr", "--precision", "b"], ["bf16"]),
+        (["probe", "--method", ""], ["linear", "abmil"]),
+    ],
+)
+def test_a_shell_completes_commands_and_choices_at_once(typed, expected):
+    words = {"COMP_WORDS": " ".join(["giga", *typed]), "COMP_CWORD": str(len(typed)), "_GIGA_COMPLETE": "complete_bash"}
+    code = (
+        "import atexit, sys; from gigacli.__main__ import main; "
+        f"atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)); "
+        "sys.argv = ['giga']; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **words}
+    )
+    assert (result.stdout.split(), result.stderr.strip()) == (expected, "[]")
+
+
+def test_completion_is_installed_by_the_program(tmp_path):
+    environment = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "HOME": str(tmp_path)}
+    script = giga("--show-completion", "bash", env=environment)
+    assert (script.returncode, "_GIGA_COMPLETE=complete_bash" in script.stdout) == (0, True)
+    assert giga("--install-completion", "bash", env=environment).returncode == 0
+    assert "giga" in (tmp_path / ".bashrc").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("`batch_size` is 1", "--batch-size is 1"),
+        ("`preset`, or `redo=True`", "--recipe, or --redo"),
+        ("leave out `whiten`, or set `whiten=False`", "leave out --whiten, or set --no-whiten"),
+        ("another `name`, for example `name='b'`", "another --name, for example --name b"),
+        ("the folder `store`", "the folder STORE"),
+        ("run `giga embed`; column 'name'; `tile_px`", "run `giga embed`; column 'name'; `tile_px`"),
+    ],
+)
+def test_parameters_are_said_as_flags(text, expected):
+    assert in_flags(text, COMMANDS["train"].flags) == expected
+
+
+def test_flags_that_are_not_called_like_their_parameter():
+    assert COMMANDS["probe"].flags["c"] == "-C"
+    assert COMMANDS["tile-map"].flags["positive"] == "--class"
+    assert COMMANDS["export"].flags["to"] == "--to"
+    assert COMMANDS["import"].flags["files"] == "FILES"
 
 
 def test_version():
@@ -144,6 +200,9 @@ def test_failed_slides_end_with_exit_code_1(tmp_path, cohort):
         (("import", "a.zarr", "nowhere"), "nowhere does not exist"),
         (("import", "a.zarr", "."), "no feature file"),
         (("import", "a.zarr", ".", "--mpp", "0"), "--mpp is 0"),
+        (("probe", "a.zarr", "--labels", "x", "-C", "much"), "-C is 'much'"),
+        (("bank", "a.zarr", "--dask", "x", "--shard", "1/2"), "leave out --shard"),
+        (("validate", "a.zarr", "--level", "all"), "--level is 'all'; it must be one of attributes, hierarchy"),
     ],
 )
 def test_bad_input_is_exit_code_2_without_traceback(tmp_path, arguments, says):

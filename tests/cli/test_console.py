@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from gigacli.cli import console
-from gigacli.cli.console import ConsoleProgress
+from gigacli.cli.console import ConsoleProgress, speaking_of
+from gigacli.errors import InvalidInput
 
 
 @pytest.fixture
@@ -99,3 +100,33 @@ def test_control_characters_are_shown_and_not_obeyed(name, shown, capsys):
     text = capsys.readouterr().out
     assert text.count(shown) == 2
     assert "\x1b" not in text
+
+
+def test_while_a_command_runs_its_flags_are_named(screen):
+    written, clock = screen(terminal=False)
+    with speaking_of({"batch_size": "--batch-size"}), ConsoleProgress() as progress:
+        progress.start("`batch_size` at work", 2)
+        clock[0] += 11
+        progress.advance(note="`batch_size` 3")
+        progress.say("a larger `batch_size` than `mpp`")
+        console.show_error(InvalidInput("`batch_size` is 1", "raise `batch_size`"))
+    console.say("`batch_size`")
+    lines = written.getvalue().splitlines()
+    assert lines == [
+        "--batch-size at work: 1/2 --batch-size 3, 0:00:11 left",
+        "a larger --batch-size than `mpp`",
+        "error: --batch-size is 1",
+        "raise --batch-size",
+        "`batch_size`",
+    ]
+
+
+def test_a_command_that_is_run_by_a_quiet_one_is_quiet(screen):
+    written, _ = screen(terminal=False)
+    with speaking_of({}, quiet=True):
+        with speaking_of({}), ConsoleProgress() as progress:
+            progress.say("a message")
+        console.say("a result")
+    with ConsoleProgress() as progress:
+        progress.say("no longer")
+    assert written.getvalue().splitlines() == ["a result", "no longer"]

@@ -57,5 +57,5 @@ def test_scored_tiles_are_of_labelled_slides_with_their_classes_and_patients(lab
 
 
 def test_labels_of_one_class_say_nothing(labels):
-    with pytest.raises(InvalidInput, match="same `label`"):
+    with pytest.raises(InvalidInput, match="same 'label'"):
         draw_scored(labels, [(SlideRow(id=id_, path=""), 4) for id_ in "ad"], seed=0)

@@ -28,25 +28,25 @@ def test_target_names_the_column(csv):
     table = csv("slide_id,label,Subtype\na,x,1\n")
     read = read_labels(table, target="subtype")
     assert (read.label, read.target, read.notes) == (("1",), "Subtype", ())
-    with pytest.raises(InvalidInput, match="no column `grade`: found `slide_id`, `label`, `Subtype`"):
+    with pytest.raises(InvalidInput, match="no column 'grade': found 'slide_id', 'label', 'Subtype'"):
         read_labels(table, target="grade")
 
 
 def test_the_only_other_column_is_taken_and_said(csv):
     read = read_labels(csv("ID,case_id,subtype\na,p,x\n"))
     assert read.label == ("x",)
-    assert read.notes == ("No column `label`: the labels are those of `subtype`.",)
+    assert read.notes == ("No column 'label': the labels are those of 'subtype'.",)
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("a,b\n1,2\n", "no column `slide_id`: found `a`, `b`"),
-        ("slide_id,grade,stage\na,1,2\n", "no column `label`: found `slide_id`, `grade`, `stage`"),
-        ("slide_id,patient\na,1\n", "no column `label`"),
-        ("slide_id,label\na,\nb,nan\n", "every cell of the column `label` is empty"),
-        ("slide_id,label\na,x\nb,x\na,y\n", "1 slides have more than one label: a .*`x` and `y`"),
-        ("slide_id,label,case_id\na,x,p\na,x,q\n", "more than one patient: a .*`p` and `q`"),
+        ("a,b\n1,2\n", "no column 'slide_id': found 'a', 'b'"),
+        ("slide_id,grade,stage\na,1,2\n", "no column 'label': found 'slide_id', 'grade', 'stage'"),
+        ("slide_id,patient\na,1\n", "no column 'label'"),
+        ("slide_id,label\na,\nb,nan\n", "every cell of the column 'label' is empty"),
+        ("slide_id,label\na,x\nb,x\na,y\n", "1 slides have more than one label: a .*'x' and 'y'"),
+        ("slide_id,label,case_id\na,x,p\na,x,q\n", "more than one patient: a .*'p' and 'q'"),
         ("", "is empty"),
     ],
 )
@@ -122,12 +122,12 @@ def test_join_without_vectors():
 
 def test_join_needs_two_classes():
     labels = labels_of([("a", "x"), ("b", "x"), ("c", "y")])
-    with pytest.raises(InvalidInput, match=r"all 2 slides .* the same `label`: x"):
+    with pytest.raises(InvalidInput, match=r"all 2 slides .* the same 'label': x"):
         join(labels, ["a", "b"], [True, True])
 
 
 def test_join_refuses_two_labels_of_one_slide():
-    with pytest.raises(InvalidInput, match=r"`a` and `a.svs` have different labels"):
+    with pytest.raises(InvalidInput, match=r"'a' and 'a.svs' have different labels"):
         join(labels_of([("a", "x"), ("a.svs", "y")]), ["a"], [True])
     assert join(labels_of([("a", "x"), ("a.svs", "x"), ("b", "y")]), ["a", "b"], [True, True]).counts["matched"] == 2
 

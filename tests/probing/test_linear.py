@@ -209,7 +209,7 @@ def test_auto_says_when_it_cannot_choose():
     split = Split(train=np.array([first[0], *second[:9]]), test=np.array([first[1], second[10]]))
     fold = fit_and_score(vectors, labels, split, C="auto")
     assert fold.C == 10
-    assert "`class 0` has 1" in fold.note
+    assert "'class 0' has 1" in fold.note
 
 
 def test_one_fold_per_split():

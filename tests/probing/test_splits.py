@@ -77,9 +77,9 @@ def test_splits_keep_the_proportion_of_classes():
     [
         (["a", "b"] * 9, None, 1, "1 folds"),
         (["a"] * 9, None, 10, "all 9 slides have the same label"),
-        (["a"] * 9 + ["b"], None, 10, "at least 2 slides .*`b` has 1, `a` has 9"),
-        (["a"] * 6 + ["b"] * 3, list("uvwxyzsss"), 10, r"at least 2 patients .*`b` has 1 \(3 slides\), `a` has 6"),
-        (["a"] * 4 + ["b"], list("uuvvu"), 10, r"`b` has 0 \(1 slides\)"),
+        (["a"] * 9 + ["b"], None, 10, "at least 2 slides .*'b' has 1, 'a' has 9"),
+        (["a"] * 6 + ["b"] * 3, list("uvwxyzsss"), 10, r"at least 2 patients .*'b' has 1 \(3 slides\), 'a' has 6"),
+        (["a"] * 4 + ["b"], list("uuvvu"), 10, r"'b' has 0 \(1 slides\)"),
     ],
 )
 def test_impossible_splits_say_why(labels, groups, folds, complaint):
@@ -107,9 +107,9 @@ def test_read_splits(csv):
     [
         ("train,test\na,b\nb,c\n", "1 slides in both train and test: b"),
         ("train,test\na,b\nb.svs,c\n", "1 slides in both train and test: b"),
-        ("train,val\na,b\n", "no column `test`: found `train`, `val`"),
-        ("train,test\na,x\n", "no slide of the column `test`"),
-        ("train,test\nx,a\n", "no slide of the column `train`"),
+        ("train,val\na,b\n", "no column 'test': found 'train', 'val'"),
+        ("train,test\na,x\n", "no slide of the column 'test'"),
+        ("train,test\nx,a\n", "no slide of the column 'train'"),
         ("", "is empty"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_table_of_patients_needs_to_meet_some(csv):
 
 
 def test_a_table_of_patients_is_refused_for_slides(csv):
-    with pytest.raises(InvalidInput, match="no column `slide_id`"):
+    with pytest.raises(InvalidInput, match="no column 'slide_id'"):
         read_labels(csv("patient_id,label\nq,x\np,y\n"))
 
 

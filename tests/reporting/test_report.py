@@ -187,7 +187,7 @@ def test_bad_input_is_refused_before_anything_is_written(chain, cohort, vectors_
         ((path, None, {"out": file, "thumbnails": -1}), InvalidInput, "`thumbnails` is -1"),
         ((path, None, {"out": file, "embedding": ["x"]}), NotFound, "no 'x' in embeddings"),
         ((path, cohort.labels_csv, {"out": file, "fraction": [2.0]}), InvalidInput, "`fraction` is 2"),
-        ((path, cohort.labels_csv, {"out": file, "target": ["x"]}), InvalidInput, "no column `x`"),
+        ((path, cohort.labels_csv, {"out": file, "target": ["x"]}), InvalidInput, "no column 'x'"),
         ((path, wrong, {"out": file}), InvalidInput, "none of 1 slides is in the store"),
         ((path, tmp_path / "gone.csv", {"out": file}), NotFound, "no such file"),
         ((tmp_path / "empty.zarr", None, {"out": file}), InvalidInput, "no slides yet"),

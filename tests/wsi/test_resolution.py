@@ -62,7 +62,7 @@ REFUSALS = {
     "a hundred times too fine": (openslide(0.00499), None, None, ["0.00499", "0.08 to 5"]),
     "a thousand times too coarse": (openslide(499), None, None, ["499", "0.08 to 5"]),
     "tags out of range": (tiff(2_004_008), None, None, ["0.00499", "tiff", "0.08 to 5"]),
-    "csv out of range": (openslide(0.5), 50.0, None, ["`mpp` column", "50", "0.08 to 5"]),
+    "csv out of range": (openslide(0.5), 50.0, None, ["column 'mpp'", "50", "0.08 to 5"]),
     "csv zero": (openslide(0.5), 0.0, None, ["0.08 to 5"]),
     "csv not a number": (openslide(0.5), float("nan"), None, ["nan", "0.08 to 5"]),
     "option out of range": ({}, None, 50.0, ["--slide-mpp", "50"]),
