@@ -1,16 +1,22 @@
-"""The tiles a tile encoder is trained on, and those it is scored on: drawn by seed, and read before it is trained."""
+"""The tiles that a tile encoder is trained on, and those it is scored on: drawn by seed, read once before training."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput
+from gigacli.nn.tile_batches import steps_per_epoch
+from gigacli.parallel import worker_count
 from gigacli.probing.labels import join, patients_of
 from gigacli.randomness import keyed_rng
+from gigacli.store.address import is_remote
+from gigacli.store.local_copy import cache_folder
 from gigacli.wsi.reader import TileReader
+from gigacli.wsi.tile_cache import TileCache
 from gigacli.wsi.tile_pixels import TilePixels, TileSpec, cache_tiles
 
 if TYPE_CHECKING:
@@ -19,26 +25,40 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gigacli.config.verbs import PretrainTilesConfig
     from gigacli.nn.distributed import Processes
     from gigacli.probing.labels import Labels
     from gigacli.progress import Progress
     from gigacli.store.store import Store
-    from gigacli.store.table import SlideRow
+    from gigacli.store.table import SlideTable
     from gigacli.wsi.reader import SlideTiles
-    from gigacli.wsi.tile_cache import TileCache
 
-SCORED_TILES = 2000
-"""Tiles whose neighbours are looked at after every epoch."""
+GB = 1e9
+
+MAX_SCORED_TILES = 2000
+"""Largest number of tiles whose neighbours are scored after every epoch."""
 
 
-def draw_tiles(store: Store, *, seed: int, max_slides: int, max_tiles: int) -> dict[int, NDArray[np.int64]]:
-    """Draw tiles, spread evenly over the drawn slides: row of the slide -> numbers of its tiles, ascending."""
-    counts = store.array("tiles/count")[:]
+def draw_tiles(
+    counts: NDArray[np.int64], *, seed: int, max_slides: int, max_tiles: int
+) -> dict[int, NDArray[np.int64]]:
+    """Draw tiles at random, spread evenly over slides drawn at random.
+
+    Args:
+        counts: (slide) tiles of every slide of the store, 0 where there are none.
+        seed: Seed of both draws.
+        max_slides: Largest number of slides.
+        max_tiles: Largest number of tiles, over all slides.
+
+    Returns:
+        By row of the slide: (n,) numbers of its tiles, ascending.
+    """
     with_tiles = np.flatnonzero(counts > 0)
     chosen = np.sort(keyed_rng(seed, "slides").permutation(with_tiles)[:max_slides])
     drawn, left = {}, max_tiles
+    # From the smallest slide on: what it has too few tiles for is shared among the larger ones.
     for i, row in enumerate(chosen[np.argsort(counts[chosen], kind="stable")].tolist()):
-        share = min(int(counts[row]), left // (len(chosen) - i))  # the smallest slides first: what they lack goes on
+        share = min(int(counts[row]), left // (len(chosen) - i))
         tiles = keyed_rng(seed, "tiles", row).permutation(int(counts[row]))[:share]
         if share:
             drawn[row] = np.sort(tiles)
@@ -46,66 +66,97 @@ def draw_tiles(store: Store, *, seed: int, max_slides: int, max_tiles: int) -> d
     return drawn
 
 
-def draw_scored(
-    labels: Labels, slides: Sequence[tuple[SlideRow, int]], *, seed: int
+def draw_labelled_tiles(
+    labels: Labels, slides: Sequence[SlideTiles], *, table: SlideTable, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Draw tiles of labelled slides.
+    """Draw at most :data:`MAX_SCORED_TILES` tiles of the slides that have a label.
 
     Args:
-        labels: Of slides.
-        slides: Slides with their numbers of tiles; tiles are numbered through, slide by slide.
-        seed: Decides which tiles.
+        labels: Labels of slides.
+        slides: Slides with their tiles, by row; tiles are numbered from 0 across all slides in this order.
+        table: The slide table.
+        seed: Seed of the draw.
 
     Returns:
-        Numbers (n,) of tiles, ascending, their classes (n,) and their patients (n,), counted from 0. A slide whose
+        Numbers (n,) of the tiles, ascending, their classes (n,) and their patients (n,), counted from 0. A slide whose
         patient is not known is one of its own.
 
     Raises:
-        InvalidInput: No label meets a slide, or only one class is left.
+        InvalidInput: None of the slides has a label, or all have the same.
     """
-    ids, patients = [row.id for row, _ in slides], [row.patient for row, _ in slides]
+    rows = [table[slide.key] for slide in slides]
+    ids, patients = [row.id for row in rows], [row.patient for row in rows]
     joined = join(labels, ids, np.ones(len(ids), dtype=bool), patients=patients)
-    mine = [ids[i] for i in joined.index]
-    known, _ = patients_of(mine, from_store=[patients[i] for i in joined.index], from_labels=joined.patient_id)
-    classes = np.unique(joined.label, return_inverse=True)[1]
-    owners = np.unique(mine if known is None else known, return_inverse=True)[1]
-    starts = np.cumsum([0, *(count for _, count in slides)])
-    numbers = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in joined.index])
-    place = np.repeat(np.arange(len(joined.index)), np.diff(starts)[joined.index])
-    some = np.sort(keyed_rng(seed, "scored").permutation(len(numbers))[:SCORED_TILES])
+    labelled = [ids[i] for i in joined.index]
+    known, _ = patients_of(labelled, from_store=[patients[i] for i in joined.index], from_labels=joined.patient_id)
+    classes = np.unique(joined.label, return_inverse=True)[1]  # (labelled slide,)
+    owners = np.unique(labelled if known is None else known, return_inverse=True)[1]  # (labelled slide,)
+    starts = np.cumsum([0, *(len(slide.coords) for slide in slides)])
+    numbers = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in joined.index])  # (tile,)
+    place = np.repeat(np.arange(len(joined.index)), np.diff(starts)[joined.index])  # (tile,) its labelled slide
+    some = np.sort(keyed_rng(seed, "scored").permutation(len(numbers))[:MAX_SCORED_TILES])
     return numbers[some], classes[place[some]], owners[place[some]]
 
 
-def read_drawn(
+def check_batches(tiles: int, batch_size: int, *, processes: int, url: str) -> None:
+    """Refuse to train on fewer than two tiles, or to give a process fewer than two of a batch.
+
+    Raises:
+        InvalidInput: There are too few.
+    """
+    if tiles < 2:
+        raise InvalidInput(f"{url} holds {tiles} tiles; MoCo needs at least 2", f"run: giga tile {url} SLIDES")
+    smallest = tiles // steps_per_epoch(tiles, batch_size)
+    if smallest < 2 * processes:
+        raise InvalidInput(
+            f"batches of {smallest} tiles cannot be split over {processes} processes, two tiles or more for each",
+            f"use a larger --batch-size, or --nproc-per-node {max(1, smallest // 2)}",
+        )
+
+
+class Sample(NamedTuple):
+    """The drawn tiles that can be read.
+
+    Attributes:
+        tiles: Their pixels, by number.
+        failures: Reason for every slide that cannot be read, by slide id.
+        cache: Folder of the tiles that were cached; None for none.
+    """
+
+    tiles: TilePixels
+    failures: dict[str, str]
+    cache: Path | None
+
+
+def read_sample(
     store: Store,
     slides: Sequence[SlideTiles],
     *,
-    cache: TileCache | None,
-    workers: int,
+    config: PretrainTilesConfig,
     pool: Executor,
-    again: bool,
+    read_before: bool,
     processes: Processes,
     progress: Progress,
-) -> tuple[TilePixels, dict[str, str]]:
-    """Read every tile once; return the pixels of the slides that can be read, and why others cannot, by id.
+) -> Sample:
+    """Read every drawn tile once, before training: a slide that cannot be read is left out, and its reason recorded.
 
     Args:
-        store: The cohort store; reasons are kept in ``failures/pretrain-tiles``.
+        store: The cohort store, which records the reasons as failures of ``pretrain-tiles``.
         slides: The drawn tiles, by row of the slide.
-        cache: Where they are kept.
-        workers: Threads that read.
+        config: The options: of the cache, the number of threads that read, the size of a batch.
         pool: Threads that compress.
-        again: An earlier run has read them all.
-        processes: Those that train together; each reads from another slide on, and all go on with the same slides.
+        read_before: Whether an earlier run has read all these tiles, so that only what the cache lacks is read.
+        processes: Processes that train together. Each starts reading at another slide, and all get the same slides.
         progress: Receives progress.
 
     Raises:
-        InvalidInput: Not one slide can be read.
+        InvalidInput: None of the slides can be read, or too few for a batch.
         GigaError: The cache cannot be written.
     """
     table, failures = store.slides, dict[str, str]()
-    recipe = store.require("tiles").config
-    spec = TileSpec(int(recipe["tile_px"]), float(recipe["mpp"]), bool(recipe.get("upsample", False)))
+    folder = _cache_folder(store.url, config.cache) if config.cache_gb else None
+    cache = TileCache(folder, limit_bytes=config.cache_gb * GB) if folder else None
+    spec = TileSpec(store.tiles.tile_px, store.tiles.mpp, store.tiles.upsample)
     progress.start("reading tiles", len(slides))
 
     def done(slide: SlideTiles, why: str) -> None:
@@ -123,18 +174,28 @@ def read_drawn(
             done(slide, why)
         else:
             usable.append(slide)
-    turn = len(usable) * processes.rank // processes.count
-    order = usable[turn:] + usable[:turn]
-    with TileReader(**spec._asdict(), workers=workers) as reader:
-        found = cache_tiles(order, cache, reader, pool, spec=spec, again=again, done=done)
+    first = len(usable) * processes.rank // processes.count
+    order = usable[first:] + usable[:first]
+    with TileReader(**spec._asdict(), workers=worker_count(config.workers)) as reader:
+        found = cache_tiles(order, cache, reader, pool, spec=spec, again=read_before, done=done)
     packs = {slide.key: pack for slide, pack in zip(order, found, strict=True)}
-    rows = set(processes.share([slide.key for slide in usable if table[slide.key].id not in failures]))
-    read = [slide for slide in slides if slide.key in rows]
+    readable = set(processes.share([slide.key for slide in usable if table[slide.key].id not in failures]))
+    read = [slide for slide in slides if slide.key in readable]
     if not read:
         raise InvalidInput(
             f"none of the {len(slides)} slides can be read; the first: {next(iter(failures.values()))}",
             f"see all reasons: giga info {store.url}",
         )
-    if loose := sum(packs[slide.key] is None for slide in read):
-        progress.say(f"{loose} of {len(read)} slides are read again in every epoch, for want of room in the cache")
-    return TilePixels(read, [packs[slide.key] for slide in read], spec), failures
+    if uncached := sum(packs[slide.key] is None for slide in read):
+        progress.say(f"{uncached} of {len(read)} slides are read again in every epoch, for want of room in the cache")
+    tiles = TilePixels(read, [packs[slide.key] for slide in read], spec)
+    check_batches(len(tiles), config.batch_size, processes=processes.count, url=store.url)
+    return Sample(tiles, failures, folder)
+
+
+def _cache_folder(url: str, folder: Path | None) -> Path:
+    """The folder asked for; without, one beside a store on this machine, among other copies for any other store."""
+    if folder is not None:
+        return folder
+    beside = Path(url.rstrip("/") + "-tiles")
+    return cache_folder(None) / beside.name if is_remote(url) else beside

@@ -19,7 +19,7 @@ from torch import distributed as dist
 from gigacli.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -80,6 +80,10 @@ class Processes:
         dist.broadcast_object_list(box, src=0)
         return cast("T", box[0])
 
+    def once(self, make: Callable[[], T]) -> T:
+        """Call a function in process 0 alone, which is the one that writes; all processes get what it returns."""
+        return self.share(make() if self.first else cast("T", None))
+
     def wait(self) -> None:
         """Go on when all are here."""
         if self.count > 1:
@@ -91,7 +95,7 @@ ALONE = Processes()
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
-    """The processes that ``torchrun`` started, and this one's device; alone where it did not.
+    """The processes that ``torchrun`` started, and this one's device; alone where it did not. They end together.
 
     Args:
         device: What ``--device`` says; ``cuda`` becomes the device of this process.
@@ -108,7 +112,9 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size()), device
+        processes = Processes(dist.get_rank(), dist.get_world_size())
+        yield processes, device
+        processes.wait()
     finally:
         dist.destroy_process_group()
 

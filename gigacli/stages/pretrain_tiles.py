@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gigacli.cohort.tile_sample import draw_scored, draw_tiles, read_drawn
+from gigacli.cohort.tile_sample import check_batches, draw_labelled_tiles, draw_tiles, read_sample
 from gigacli.config.base import options_of
 from gigacli.config.verbs import PretrainTilesConfig
-from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.health import complaint
 from gigacli.nn.knn import NeighbourScore
 from gigacli.nn.losses import info_nce_chance_level
-from gigacli.nn.moco import MoCo, MoCoBatch
+from gigacli.nn.moco import MoCo
 from gigacli.nn.tensorboard import Board
 from gigacli.nn.tile_batches import TileBatches, steps_per_epoch
 from gigacli.nn.tile_encoder import random_resnet18, read_resnet18, weights_hash, weights_to_bytes
@@ -33,36 +32,33 @@ from gigacli.parallel import worker_count
 from gigacli.probing.labels import read_labels
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_seed
-from gigacli.store.address import is_remote
-from gigacli.store.local_copy import cache_folder
-from gigacli.store.store import Recipe, Store
-from gigacli.store.trained import Trained
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.wsi.reader import SlideTiles
-from gigacli.wsi.tile_cache import TileCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
+    from gigacli.cohort.tile_sample import Sample
     from gigacli.config.verbs import Precision
     from gigacli.nn.distributed import Processes
+    from gigacli.nn.moco import MoCoBatch
     from gigacli.nn.tile_encoder import ResNet18
     from gigacli.probing.labels import Labels
     from gigacli.progress import Progress
-    from gigacli.store.table import SlideRow
+    from gigacli.store.trained import Encoder
     from gigacli.wsi.tile_pixels import TilePixels
 
 WEIGHT_DECAY = 1e-4
 SGD_MOMENTUM = 0.9
-"""Of SGD, as in MoCo (He et al. 2020)."""
+"""Weight decay and momentum of SGD, as in MoCo (He et al. 2020)."""
 
 LR_TILES = 256
-"""The learning rate is for so many tiles a step, and in proportion to them (Goyal et al. 2017)."""
+"""Tiles a step that the learning rate is given for; it is in proportion to them (Goyal et al. 2017)."""
 
 WARMUP = 0.01
 """Share of the steps in which the learning rate rises; MoCo has none, but starts from one batch size only."""
-
-GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ def pretrain_tiles(
 
     Args:
         store: The cohort store.
-        progress: Progress receiver.
+        progress: Receives progress.
 
     Raises:
         NotFound: The store holds no tiles, or there is no file of initial weights or labels.
@@ -158,184 +154,107 @@ def pretrain_tiles(
         processes, hardware = stack.enter_context(distributed.joined(pick_device(config.device)))
         progress = progress if processes.first else SILENT
         opened = Store.open(store, write=processes.first)
-        config = config.following(recipe.config if (recipe := opened.recipe(f"encoders/{config.name}")) else None)
-        job = _prepare(opened, config, processes, hardware)
+        plan = prepare(config, opened, processes, hardware)
         processes.wait()  # all have looked before the first one writes
-        if job.encoder.done and not config.redo:
-            return job.summary(job.history(), resumed_at=config.epochs, started=started)
+        if plan.encoder.done and not config.redo:
+            return summary(plan, plan.encoder.histories(), started, resumed_at=plan.config.epochs)
         board = stack.enter_context(Board(config.log_dir if processes.first else None))
         pool = ThreadPoolExecutor(worker_count(config.workers))
         stack.callback(pool.shutdown, cancel_futures=True)
-        return _train(job, board, pool, progress, started=started)
+        sample = read_sample(
+            opened,
+            plan.slides,
+            config=plan.config,
+            pool=pool,
+            read_before=plan.begun,
+            processes=processes,
+            progress=progress,
+        )
+        checkpoint = processes.once(lambda: begin(plan, sample))
+        history = work(plan, sample.tiles, checkpoint, pool, board, progress)
+    return summary(plan, history, started, resumed_at=loop.epoch_of(checkpoint), sample=sample)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
-    """What has been found and checked before anything is computed."""
+class Plan:
+    """What has been found and checked before anything is computed.
 
-    store: Store
+    Attributes:
+        config: The options, what was left out as an earlier run had it.
+        network: The network to start from.
+        origin: Where its weights come from, in words.
+        slides: The drawn tiles of every slide, by its row.
+        begun: Whether an earlier run has read the tiles and begun to train.
+        labels: What tiles are scored by.
+    """
+
     config: PretrainTilesConfig
     recipe: Recipe
-    encoder: Trained
+    encoder: Encoder
     network: ResNet18
     origin: str
-    slides: list[SlideTiles]  # keyed by row
-    resumed: bool
+    slides: Sequence[SlideTiles]
+    begun: bool
     labels: Labels | None
     processes: Processes
     device: torch.device
-    precision: str
-
-    @property
-    def queue(self) -> int:
-        return int(self.recipe.config["queue"])
-
-    @property
-    def cache(self) -> Path | None:
-        """The folder of kept tiles: beside a store on this machine, among other copies for any other store."""
-        if not self.config.cache_gb or self.config.cache:
-            return self.config.cache if self.config.cache_gb else None
-        beside = Path(self.store.url.rstrip("/") + "-tiles")
-        return cache_folder(None) / beside.name if is_remote(self.store.url) else beside
-
-    def scorable(self, slides: Sequence[SlideTiles]) -> list[tuple[SlideRow, int]]:
-        """Slides with their numbers of tiles."""
-        table = self.store.slides
-        return [(table[slide.key], len(slide.coords)) for slide in slides]
-
-    def history(self) -> dict[str, list[float]]:
-        names = ("loss", "chance", "queue_accuracy", "rank")
-        return {name: self.encoder.history(name).tolist() for name in names}
-
-    def summary(
-        self,
-        history: Mapping[str, Sequence[float]],
-        *,
-        resumed_at: int,
-        started: float,
-        slides: Sequence[SlideTiles] | None = None,
-        failures: Mapping[str, str] | None = None,
-    ) -> PretrainTilesSummary:
-        """Of a training with these slides, or, without, of the one that is there."""
-        seen = self.slides if slides is None else slides
-        tiles = sum(len(slide.coords) for slide in seen)
-        return PretrainTilesSummary(
-            encoder=self.config.name,
-            slides=len(seen),
-            tiles=tiles,
-            done=int(slides is not None),
-            skipped=int(slides is None),
-            failed=len(failures or {}),
-            epochs=self.config.epochs,
-            steps=self.config.epochs * steps_per_epoch(tiles, self.config.batch_size),
-            resumed_at=resumed_at,
-            initial_weights=self.origin,
-            queue=self.queue,
-            loss=history["loss"][-1],
-            chance=history["chance"][-1],
-            queue_accuracy=history["queue_accuracy"][-1],
-            rank=history["rank"][-1],
-            warning=complaint(history, epochs=self.config.epochs),
-            cache=str(self.cache) if slides is not None and self.cache else "",
-            seconds=time.monotonic() - started,
-            failures=dict(failures or {}),
-        )
 
 
-def _prepare(store: Store, config: PretrainTilesConfig, processes: Processes, device: torch.device) -> _Job:
-    """Look at everything, refuse what cannot be done; nothing is written."""
-    tiles = store.require("tiles")
-    inputs = {"tiles": tiles.fingerprint}
+def prepare(config: PretrainTilesConfig, store: Store, processes: Processes, device: torch.device) -> Plan:
+    """Look at everything and refuse what cannot be done; nothing is written."""
+    encoder = store.encoder(config.name)
+    config = config.following(encoder.found.config if encoder.found is not None else None)
+    inputs = {store.tiles.input_name: store.tiles.fingerprint}
     network, origin = random_resnet18(keyed_seed(config.seed, "moco")), "random weights"
     if config.init != "random":
         network, report = read_resnet18(Path(config.init))
         origin = f"{config.init}: {report}"
         inputs["init"] = weights_hash(weights_to_bytes(network))
     labels = None if config.labels is None else read_labels(config.labels, target=config.target)
-    drawn = draw_tiles(store, seed=config.seed, max_slides=config.max_slides, max_tiles=config.max_tiles)
+    counts = store.tiles.done().counts
+    drawn = draw_tiles(counts, seed=config.seed, max_slides=config.max_slides, max_tiles=config.max_tiles)
     n = sum(len(chosen) for chosen in drawn.values())
-    _check_batches(n, config.batch_size, processes.count, store.url)
+    check_batches(n, config.batch_size, processes=processes.count, url=store.url)
     precision = pick_precision(config.precision, device)
     settings = {**config.recipe(), "precision": precision, "queue": min(config.queue, n)}
     recipe = Recipe("pretrain-tiles", settings, inputs)
-    encoder = Trained(store, f"encoders/{config.name}")
-    store.check(encoder.path, recipe, redo=config.redo)
-    known = encoder.seen() if not config.redo else None
+    encoder.check(recipe, redo=config.redo)
+    seen = encoder.seen() if not config.redo else None
     failed = store.failures("pretrain-tiles")  # slides that an earlier run of this training left out stay out
-    rows = [row for row in drawn if known is None or known[row] or not (encoder.done or failed[row])]
-    table, coords = store.slides, store.array("tiles/coords")
-    job = _Job(
-        store=store,
+    rows = [row for row in drawn if seen is None or seen[row] or not (encoder.done or failed[row])]
+    table, grids = store.slides, store.tiles.grids(np.array(rows, dtype=np.int64))
+    slides = [
+        SlideTiles(row, table[row].path, table[row].mpp, grid.coords[drawn[row]])
+        for row, grid in zip(rows, grids, strict=True)
+    ]
+    if labels is not None:  # refuse labels that cannot be used before hours are spent
+        draw_labelled_tiles(labels, slides, table=table, seed=config.seed)
+    return Plan(
         config=config,
         recipe=recipe,
         encoder=encoder,
         network=network,
         origin=origin,
-        slides=[SlideTiles(row, table[row].path, table[row].mpp, coords[row][drawn[row]]) for row in rows],
-        resumed=known is not None,
+        slides=slides,
+        begun=seen is not None,
         labels=labels,
         processes=processes,
         device=device,
-        precision=precision,
     )
-    if labels is not None:  # refuse labels that cannot be used before hours are spent
-        draw_scored(labels, job.scorable(job.slides), seed=config.seed)
-    return job
 
 
-def _check_batches(tiles: int, batch_size: int, processes: int, url: str) -> None:
-    if tiles < 2:
-        raise InvalidInput(f"{url} holds {tiles} tiles; MoCo needs at least 2", f"run: giga tile {url} SLIDES")
-    smallest = tiles // steps_per_epoch(tiles, batch_size)
-    if smallest < 2 * processes:
-        raise InvalidInput(
-            f"batches of {smallest} tiles cannot be split over {processes} processes, two tiles or more for each",
-            f"use a larger --batch-size, or --nproc-per-node {max(1, smallest // 2)}",
-        )
+def begin(plan: Plan, sample: Sample) -> bytes | None:
+    """Make the encoder's group, or find the checkpoint of an earlier run; the first process does."""
+    rows = np.array([slide.key for slide in sample.tiles.slides], dtype=np.int64)
+    return plan.encoder.begin(plan.recipe, rows, redo=plan.config.redo)
 
 
-def _train(job: _Job, board: Board, pool: Executor, progress: Progress, *, started: float) -> PretrainTilesSummary:
-    config, processes, encoder = job.config, job.processes, job.encoder
-    cache = TileCache(job.cache, limit_bytes=config.cache_gb * GB) if job.cache else None
-    tiles, failures = read_drawn(
-        job.store,
-        job.slides,
-        cache=cache,
-        workers=worker_count(config.workers),
-        pool=pool,
-        again=job.resumed,
-        processes=processes,
-        progress=progress,
-    )
-    _check_batches(len(tiles), config.batch_size, processes.count, job.store.url)
-    method = MoCo(
-        job.network,
-        queue=job.queue,
-        momentum=config.momentum,
-        temperature=config.temperature,
-        seed=keyed_seed(config.seed, "moco"),
-    )
-    rows = np.array([slide.key for slide in tiles.slides], dtype=np.int64)
-    begun = encoder.begin(job.recipe, rows, redo=config.redo) if processes.first else None
-    checkpoint = processes.share(begun)
-    progress.say(f"tile encoder starts from {job.origin}")
-    if job.queue < config.queue:
-        progress.say(f"the queue holds {job.queue} keys, as many as there are tiles, instead of {config.queue}")
-    method.to(job.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    distributed.synchronise(method.query, processes)
-    method.processes = processes
-    history = loop.run(_training(job, method, tiles, board, pool, progress), progress, checkpoint=checkpoint)
-    if processes.first:
-        encoder.finish(weights_to_bytes(method.network), history)
-    processes.wait()
-    resumed = loop.epoch_of(checkpoint)
-    return job.summary(history, resumed_at=resumed, started=started, slides=tiles.slides, failures=failures)
-
-
-def _training(
-    job: _Job, method: MoCo, tiles: TilePixels, board: Board, pool: Executor, progress: Progress
-) -> loop.Training[MoCoBatch]:
-    config = job.config
+def work(
+    plan: Plan, tiles: TilePixels, checkpoint: bytes | None, pool: Executor, board: Board, progress: Progress
+) -> loop.History:
+    """Train from the checkpoint on, if there is one, and keep the encoder."""
+    config, encoder, processes, precision = plan.config, plan.encoder, plan.processes, plan.recipe.config["precision"]
+    method = _initial_method(plan, progress)
     lr = config.lr * config.batch_size / LR_TILES
     batches = TileBatches(
         tiles,
@@ -343,38 +262,87 @@ def _training(
         tile_px=tiles.spec.tile_px,
         batch_size=config.batch_size,
         seed=config.seed,
-        device=job.device,
-        dtype=torch.bfloat16 if job.precision == "bf16" else torch.float32,
+        device=plan.device,
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
         pool=pool,
-        processes=job.processes,
+        processes=processes,
     )
     total = batches.per_epoch * config.epochs
-    scores: dict[str, Callable[[], float]] = {}
-    if job.labels is not None:
-        numbers, classes, owners = draw_scored(job.labels, job.scorable(tiles.slides), seed=config.seed)
-        progress.say(f"neighbours of {len(numbers)} tiles are scored by {job.labels.target}: chance is "
-                     f"{1 / len(np.unique(classes)):.2f}")  # fmt: skip
-        score = NeighbourScore(
-            method.network, tiles, numbers, classes, owners, device=job.device, precision=job.precision
-        )
-        scores["knn"] = score
 
     def step(batch: MoCoBatch) -> loop.Step:
-        with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=job.precision == "bf16"):
+        with torch.autocast(plan.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             said = method(batch)
-        chance = info_nce_chance_level(job.queue)
+        chance = info_nce_chance_level(len(method.negatives))
         return loop.Step(said.loss, chance, len(batch.tiles), said.vectors, {"queue_accuracy": said.found})
 
-    return loop.Training(
+    training = loop.Training(
         module=method,
         optimizer=torch.optim.SGD(method.query.parameters(), lr=lr, momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY),
         schedule=loop.Schedule(lr, max(1, int(WARMUP * total)), total),
         epochs=config.epochs,
         batches=batches,
         batches_from=batches,
-        scores=scores,
+        scores=_scores(plan, method, tiles, progress),
         step=step,
-        save=lambda checkpoint, history: job.encoder.save(checkpoint, history, epochs=config.epochs),
+        save=lambda checkpoint, history: encoder.save(checkpoint, history, epochs=config.epochs),
         record=board,
-        processes=job.processes,
+        processes=processes,
     )
+    history = loop.run(training, progress, checkpoint=checkpoint)
+    processes.once(lambda: encoder.finish(weights_to_bytes(method.network), history))
+    return history
+
+
+def summary(
+    plan: Plan, history: loop.History, started: float, *, resumed_at: int, sample: Sample | None = None
+) -> PretrainTilesSummary:
+    """What was done: an encoder was trained on this sample or, without one, was there."""
+    config, slides = plan.config, plan.slides if sample is None else sample.tiles.slides
+    failures = {} if sample is None else sample.failures
+    n = sum(len(slide.coords) for slide in slides)
+    return PretrainTilesSummary(
+        encoder=config.name,
+        slides=len(slides),
+        tiles=n,
+        done=int(sample is not None),
+        skipped=int(sample is None),
+        failed=len(failures),
+        epochs=config.epochs,
+        steps=config.epochs * steps_per_epoch(n, config.batch_size),
+        resumed_at=resumed_at,
+        initial_weights=plan.origin,
+        queue=plan.recipe.config["queue"],
+        loss=history["loss"][-1],
+        chance=history["chance"][-1],
+        queue_accuracy=history["queue_accuracy"][-1],
+        rank=history["rank"][-1],
+        warning=complaint(history, epochs=config.epochs),
+        cache=str(sample.cache or "") if sample is not None else "",
+        seconds=time.monotonic() - started,
+        failures=failures,
+    )
+
+
+def _initial_method(plan: Plan, progress: Progress) -> MoCo:
+    """Both networks and the queue as they are before the first step."""
+    config, queue, seed = plan.config, plan.recipe.config["queue"], keyed_seed(plan.config.seed, "moco")
+    progress.say(f"tile encoder starts from {plan.origin}")
+    if queue < config.queue:
+        progress.say(f"the queue holds {queue} keys, as many as there are tiles, instead of {config.queue}")
+    method = MoCo(plan.network, queue=queue, momentum=config.momentum, temperature=config.temperature, seed=seed)
+    method.to(plan.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    distributed.synchronise(method.query, plan.processes)
+    method.processes = plan.processes
+    return method
+
+
+def _scores(plan: Plan, method: MoCo, tiles: TilePixels, progress: Progress) -> dict[str, Callable[[], float]]:
+    """What is measured after every epoch, where there are labels."""
+    if plan.labels is None:
+        return {}
+    table = plan.encoder.store.slides
+    numbers, classes, patients = draw_labelled_tiles(plan.labels, tiles.slides, table=table, seed=plan.config.seed)
+    chance, precision = 1 / len(np.unique(classes)), plan.recipe.config["precision"]
+    progress.say(f"neighbours of {len(numbers)} tiles are scored by {plan.labels.target}: chance is {chance:.2f}")
+    score = NeighbourScore(method.network, tiles, numbers, classes, patients, device=plan.device, precision=precision)
+    return {"knn": score}

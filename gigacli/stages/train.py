@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,25 +23,28 @@ from gigacli.nn.slide_encoder import SlideEncoder
 from gigacli.nn.sparse_spconv import check_spconv_trains
 from gigacli.nn.tensorboard import Board
 from gigacli.nn.tile_encoder import resnet18_from_bytes, weights_to_bytes
-from gigacli.nn.views import TilePositions, ViewBatch
+from gigacli.nn.views import TilePositions
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_seed
-from gigacli.store.bank import BankReader  # noqa: TC001
-from gigacli.store.feature_bank import INPUT_OF, FeatureBank, open_bank, pick_bank
-from gigacli.store.store import Recipe, Store
-from gigacli.store.trained import Trained
+from gigacli.store.bank import Bank, pick_bank
+from gigacli.store.features import Features
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.tables import bare_id, find_column, read_table, require_column
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from gigacli.config.verbs import Precision, Preset, SlideAggregator, SparseBackend
     from gigacli.nn.distributed import Processes
+    from gigacli.nn.views import ViewBatch
     from gigacli.progress import Progress
+    from gigacli.store.mapped import MappedBank, MappedFeatures
     from gigacli.store.table import SlideTable
+    from gigacli.store.trained import Encoder, Model
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def train(
 
     Args:
         store: The cohort store.
-        progress: Progress receiver.
+        progress: Receives progress.
 
     Raises:
         NotFound: The store holds no bank, or there is no table of slides to leave out.
@@ -127,111 +129,160 @@ def train(
         Diverged: The loss is no longer a number.
     """
     started = time.monotonic()
-    with ExitStack() as stack:
-        processes, hardware = stack.enter_context(distributed.joined(pick_device(config.device)))
-        opened = Store.open(store, write=processes.first)
-        recipe = opened.recipe(f"models/{config.name}")
-        config = config.following(recipe.config if recipe else None)
-        job = _prepare(opened, config, processes, hardware)
+    with distributed.joined(pick_device(config.device)) as (processes, hardware):
+        progress = progress if processes.first else SILENT
+        plan = prepare(config, Store.open(store, write=processes.first), processes, hardware)
         processes.wait()  # all have looked before the first one writes
-        if job.model.done and not config.redo:
-            history = {name: job.model.history(name).tolist() for name in ("loss", "chance", "rank")}
-            return job.summary(history, done=False, resumed_at=job.epochs, origin="", started=started)
-        board = stack.enter_context(Board(config.log_dir if processes.first else None))
-        return _train(job, board, progress if processes.first else SILENT, started=started)
+        if plan.model.done and not config.redo:
+            return summary(plan, plan.model.histories(), started, resumed_at=plan.epochs)
+        with Board(config.log_dir if processes.first else None) as board:
+            method, origin = _initial_method(plan, progress)
+            checkpoint = processes.once(lambda: begin(plan))
+            history = work(plan, method, checkpoint, board, progress)
+    return summary(plan, history, started, resumed_at=loop.epoch_of(checkpoint), origin=origin)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
-    """What has been found and checked before anything is computed."""
+class Plan:
+    """What has been found and checked before anything is computed.
+
+    Attributes:
+        config: The options, what was left out as an earlier run had it.
+        source: The bank, or the imported features that stand in for one.
+        views: Its slides to train on, mapped into memory.
+        excluded: Number of slides that are left out on request.
+    """
 
     config: TrainConfig
-    source: str
+    source: Bank | Features
+    views: MappedBank | MappedFeatures
+    excluded: int
     recipe: Recipe
-    reader: BankReader | FeatureBank
-    model: Trained
+    model: Model
     processes: Processes
     device: torch.device
-    precision: str
-    excluded: int
 
     @property
     def steps(self) -> int:
-        """Per epoch."""
-        return steps_per_epoch(len(self.reader.rows), self.config.batch_size)
+        """Steps of an epoch."""
+        return steps_per_epoch(len(self.views.rows), self.config.batch_size)
 
     @property
     def epochs(self) -> int:
+        """Epochs in all."""
         return self.config.epochs_for(self.steps)
 
-    def summary(
-        self,
-        history: Mapping[str, Sequence[float]],
-        *,
-        done: bool,
-        resumed_at: int,
-        origin: str,
-        started: float,
-    ) -> TrainSummary:
-        return TrainSummary(
-            model=self.config.name,
-            slides=len(self.reader.rows),
-            excluded=self.excluded,
-            done=int(done),
-            skipped=int(not done),
-            failed=0,
-            epochs=self.epochs,
-            steps=self.epochs * self.steps,
-            resumed_at=resumed_at,
-            initial_weights=origin,
-            loss=history["loss"][-1],
-            chance=history["chance"][-1],
-            rank=history["rank"][-1],
-            warning=complaint(history, epochs=self.epochs),
-            seconds=time.monotonic() - started,
-        )
 
-
-def _prepare(store: Store, config: TrainConfig, processes: Processes, device: torch.device) -> _Job:
-    """Look at everything, refuse what cannot be done; nothing is written."""
+def prepare(config: TrainConfig, store: Store, processes: Processes, device: torch.device) -> Plan:
+    """Look at everything and refuse what cannot be done; nothing is written."""
+    model = store.model(config.name)
+    config = config.following(model.found.config if model.found is not None else None)
     if config.sparse_backend == "spconv":
         check_spconv_trains(device)
     source = pick_bank(store, config.bank)
-    kind, _, bank = source.partition("/")
     left_out = _left_out(store.slides, config.exclude)
-    reader = open_bank(store, source, leave_out=left_out)
-    n, steps = len(reader.rows), steps_per_epoch(len(reader.rows), config.batch_size)
+    views = source.mapped(leave_out=left_out)
+    n, steps = len(views.rows), steps_per_epoch(len(views.rows), config.batch_size)
     if n < 2:
         raise InvalidInput(
-            f"{source} holds {n} slides with tiles to train on; telling slides apart needs at least 2",
-            f"run: giga {'bank' if kind == 'banks' else 'import'} {store.url}",
+            f"{source.path} holds {n} slides with tiles to train on; telling slides apart needs at least 2",
+            f"run: giga {'bank' if isinstance(source, Bank) else 'import'} {store.url}",
         )
     if n // steps < processes.count:
         raise InvalidInput(
             f"batches of {n // steps} slides cannot be split over {processes.count} processes",
             f"use a larger --batch-size, or --nproc-per-node {n // steps}",
         )
-    precision = pick_precision(config.precision, device)
     ids = [slide.id for slide, out in zip(store.slides.rows, left_out, strict=True) if out]
     settings = {
         **config.recipe(),
-        "bank": bank,
+        "bank": source.name,
         "epochs": config.epochs_for(steps),
-        "precision": precision,
+        "precision": pick_precision(config.precision, device),
         "excluded": fingerprint(sorted(ids)) if ids else None,
     }
-    recipe = Recipe("train", settings, {INPUT_OF[kind]: store.require(source).fingerprint})
-    store.check(f"models/{config.name}", recipe, redo=config.redo)
-    return _Job(
+    recipe = Recipe("train", settings, {source.input_name: source.fingerprint})
+    model.check(recipe, redo=config.redo)
+    return Plan(
         config=config,
         source=source,
+        views=views,
+        excluded=len(ids),
         recipe=recipe,
-        reader=reader,
-        model=Trained(store, f"models/{config.name}"),
+        model=model,
         processes=processes,
         device=device,
-        precision=precision,
-        excluded=len(ids),
+    )
+
+
+def begin(plan: Plan) -> bytes | None:
+    """Make the model's group, or find the checkpoint of an earlier run; the first process does."""
+    return plan.model.begin(plan.recipe, plan.views.rows, redo=plan.config.redo)
+
+
+def work(plan: Plan, method: GigaSSL, checkpoint: bytes | None, board: Board, progress: Progress) -> loop.History:
+    """Train from the checkpoint on, if there is one, and keep the model."""
+    config, views, model, total = plan.config, plan.views, plan.model, plan.steps * plan.epochs
+    method.to(plan.device)
+    distributed.synchronise(method, plan.processes)
+    method.processes = plan.processes
+    sampler = Sampler(
+        views,
+        TilePositions(views.grids()),
+        tiles=config.tiles,
+        slide_aug=config.slide_aug,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        device=plan.device,
+        part=plan.processes.part,
+    )
+    if sampler.note:
+        progress.say(sampler.note)
+
+    def step(batch: tuple[ViewBatch, int]) -> loop.Step:
+        views, slides = batch
+        bf16 = plan.recipe.config["precision"] == "bf16"
+        with torch.autocast(plan.device.type, dtype=torch.bfloat16, enabled=bf16):
+            loss, vectors = method.step(views)
+        return loop.Step(loss, chance_level(slides), slides, vectors)
+
+    training = loop.Training(
+        module=method,
+        optimizer=torch.optim.Adam(method.parameters(), lr=config.lr, fused=True),
+        schedule=loop.Schedule(config.lr, max(1, int(config.warmup * total)), total),
+        epochs=plan.epochs,
+        batches=sampler,
+        step=step,
+        save=lambda checkpoint, history: model.save(checkpoint, history, epochs=plan.epochs),
+        save_best=lambda state: model.save_best(_to_bytes(state)),
+        record=board,
+        processes=plan.processes,
+    )
+    history = loop.run(training, progress, checkpoint=checkpoint)
+    plan.processes.once(lambda: model.finish(weights_to_bytes(method), history))
+    return history
+
+
+def summary(
+    plan: Plan, history: loop.History, started: float, *, resumed_at: int, origin: str | None = None
+) -> TrainSummary:
+    """What was done: a model was trained from initial weights of this origin or, where there is none, was there."""
+    return TrainSummary(
+        model=plan.config.name,
+        slides=len(plan.views.rows),
+        excluded=plan.excluded,
+        done=int(origin is not None),
+        skipped=int(origin is None),
+        failed=0,
+        epochs=plan.epochs,
+        steps=plan.epochs * plan.steps,
+        resumed_at=resumed_at,
+        initial_weights=origin or "",
+        loss=history["loss"][-1],
+        chance=history["chance"][-1],
+        rank=history["rank"][-1],
+        warning=complaint(history, epochs=plan.epochs),
+        seconds=time.monotonic() - started,
     )
 
 
@@ -258,87 +309,38 @@ def _left_out(slides: SlideTable, table: Path | None) -> NDArray[np.bool_]:
     return found
 
 
-def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> TrainSummary:
-    config, reader, model, processes = job.config, job.reader, job.model, job.processes
-    reader.load(cache=config.cache, progress=progress)
+def _initial_method(plan: Plan, progress: Progress) -> tuple[GigaSSL, str]:
+    """The networks as they are before the first step, and where the slide encoder's weights come from, in words."""
+    config, views = plan.config, plan.views
+    views.load(cache=config.cache, progress=progress)
     method = GigaSSL.of_recipe(
-        reader.width, config.recipe(), seed=keyed_seed(config.seed, "train"), sparse_backend=config.sparse_backend
+        views.width, config.recipe(), seed=keyed_seed(config.seed, "train"), sparse_backend=config.sparse_backend
     )
     if config.whiten:
-        method.whitening = whitening_matrix(reader.slides())
-    begun = model.begin(job.recipe, reader.rows, redo=config.redo) if processes.first else None
-    checkpoint = processes.share(begun)
-    origin = _initial_weights(model.store, job.source, method)
+        method.whitening = whitening_matrix(views.slides())
+    origin = _load_layer4(method, plan.model.store.encoder(plan.source.config["encoder"]))
     progress.say(f"slide encoder starts from {origin}")
-    if isinstance(reader, FeatureBank):
-        progress.say(f"{job.source} were imported: all tiles of a slide are its one augmentation")
-    method.to(job.device)
-    distributed.synchronise(method, processes)
-    method.processes = processes
-    sampler = _sampler(job)
-    if sampler.note:
-        progress.say(sampler.note)
-    history = loop.run(_training(job, method, sampler, board), progress, checkpoint=checkpoint)
-    if processes.first:
-        model.finish(weights_to_bytes(method), history)
-    processes.wait()
-    resumed = loop.epoch_of(checkpoint)
-    return job.summary(history, done=True, resumed_at=resumed, origin=origin, started=started)
+    if isinstance(plan.source, Features):
+        progress.say(f"{plan.source.path} were imported: all tiles of a slide are its one augmentation")
+    return method, origin
 
 
-def _initial_weights(store: Store, source: str, method: GigaSSL) -> str:
+def _load_layer4(method: GigaSSL, encoder: Encoder) -> str:
     """Start from the tile encoder's layer4 where there is one that fits (paper: the second part of one ResNet18)."""
-    encoder = store.require(source).config["encoder"]
-    if f"encoders/{encoder}/weights" not in store.root:
+    if not encoder.has_weights:
         return "random weights (the store holds no tile encoder)"
     if not isinstance(method.encoder, SlideEncoder):
         return "random weights (this aggregator is no part of a ResNet18)"
-    network = resnet18_from_bytes(store.read_bytes(f"encoders/{encoder}/weights"), trunk=True)
+    network = resnet18_from_bytes(encoder.weights(), trunk=True)
     if network.layer4 is None:
-        return f"random weights (encoder {encoder!r} stops at layer3)"
+        return f"random weights (encoder {encoder.name!r} stops at layer3)"
     if len(network.layer4) != len(method.encoder.blocks):
         return (
-            f"random weights (layer4 of encoder {encoder!r} has {len(network.layer4)} blocks, "
+            f"random weights (layer4 of encoder {encoder.name!r} has {len(network.layer4)} blocks, "
             f"the slide encoder {len(method.encoder.blocks)})"
         )
     method.encoder.load_layer4(network.state_dict())
-    return f"layer4 of encoder {encoder!r}"
-
-
-def _sampler(job: _Job) -> Sampler:
-    return Sampler(
-        job.reader,
-        TilePositions(job.reader.grids()),
-        tiles=job.config.tiles,
-        slide_aug=job.config.slide_aug,
-        seed=job.config.seed,
-        batch_size=job.config.batch_size,
-        device=job.device,
-        part=job.processes.part,
-    )
-
-
-def _training(job: _Job, method: GigaSSL, sampler: Sampler, board: Board) -> loop.Training[tuple[ViewBatch, int]]:
-    config, total = job.config, job.steps * job.epochs
-
-    def step(batch: tuple[ViewBatch, int]) -> loop.Step:
-        views, slides = batch
-        with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=job.precision == "bf16"):
-            loss, vectors = method.step(views)
-        return loop.Step(loss, chance_level(slides), slides, vectors)
-
-    return loop.Training(
-        module=method,
-        optimizer=torch.optim.Adam(method.parameters(), lr=config.lr, fused=True),
-        schedule=loop.Schedule(config.lr, max(1, int(config.warmup * total)), total),
-        epochs=job.epochs,
-        batches=sampler,
-        step=step,
-        save=lambda checkpoint, history: job.model.save(checkpoint, history, epochs=job.epochs),
-        save_best=lambda state: job.model.save_best(_to_bytes(state)),
-        record=board,
-        processes=job.processes,
-    )
+    return f"layer4 of encoder {encoder.name!r}"
 
 
 def _to_bytes(state: Mapping[str, torch.Tensor]) -> bytes:

@@ -73,14 +73,12 @@ class Tiles(SlideGroup):
     @property
     def tile_px(self) -> int:
         """Edge of a tile, pixels at :attr:`mpp`."""
-        edge: int = self.config["tile_px"]
-        return edge
+        return int(self.config["tile_px"])
 
     @property
     def mpp(self) -> float:
         """Resolution of the tiles, microns per pixel."""
-        mpp: float = self.config["mpp"]
-        return mpp
+        return float(self.config["mpp"])
 
     @property
     def overlap_px(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from gigacli.errors import Mismatch, NotFound
 from gigacli.store.group import Group
 from gigacli.store.layout import WRITTEN_BY
+from gigacli.store.nodes import arrays
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -121,6 +122,11 @@ class TrainedGroup(Group):
     def history(self, name: str) -> NDArray[np.float32] | None:
         """One value per epoch; None where there is no such figure."""
         return self.array(f"history/{name}")[:] if self.has(f"history/{name}") else None
+
+    def histories(self) -> dict[str, list[float]]:
+        """Every figure of the training by name, one value per epoch; those of epochs to come are NaN."""
+        names = [path.rpartition("/")[2] for path, _ in arrays(self.store.root, f"{self.path}/history")]
+        return {name: self.array(f"history/{name}")[:].tolist() for name in names}
 
 
 class Encoder(TrainedGroup):

@@ -245,6 +245,7 @@ def test_alone_nothing_is_changed(monkeypatch):
         assert processes.gather(rows) is rows
         assert processes.gather_views(rows) is rows
         assert processes.share("value") == "value"
+        assert processes.once(lambda: "made") == "made"
         processes.wait()
 
 

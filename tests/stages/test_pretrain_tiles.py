@@ -15,7 +15,6 @@ import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn import loop
 from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_bytes, weights_to_bytes
-from gigacli.stages import pretrain_tiles as pretrain
 from gigacli.store.store import Store
 
 OPTIONS = {"epochs": 2, "max_tiles": 32, "batch_size": 8, "queue": 64}
@@ -23,11 +22,11 @@ OPTIONS = {"epochs": 2, "max_tiles": 32, "batch_size": 8, "queue": 64}
 
 
 def weights(path, name="moco"):
-    return giga.open(path).read_bytes(f"encoders/{name}/weights")
+    return giga.open(path).encoder(name).weights()
 
 
 def history(path, name):
-    return giga.open(path).array(f"encoders/moco/history/{name}")[:]
+    return giga.open(path).encoder("moco").history(name)
 
 
 class Listener:
@@ -67,16 +66,16 @@ def trained(chain, tmp_path_factory):
 
 def test_an_encoder_with_its_history(trained):
     path, summary = trained
-    store = giga.open(path)
+    encoder = giga.open(path).encoder("moco")
     assert (summary.encoder, summary.tiles, summary.slides, summary.done) == ("moco", 32, 8, 1)
-    assert store.array("encoders/moco/done")[()] == 1
-    assert store.array("encoders/moco/trained_on")[:].all()
+    assert encoder.done
+    assert encoder.seen().all()
     names = ("loss", "chance", "queue_accuracy", "lr", "gradient_norm", "alignment", "uniformity", "rank", "waiting")
     assert all(np.isfinite(history(path, name)).all() for name in (*names, "per_second"))
     assert (summary.queue, summary.steps) == (32, 8)
     np.testing.assert_allclose(history(path, "chance"), math.log(33), rtol=1e-6)
     assert 0 <= summary.queue_accuracy == history(path, "queue_accuracy")[-1] <= 1
-    assert store.require("encoders/moco").config["queue"] == 32
+    assert encoder.config["queue"] == 32
     learnt = resnet18_from_bytes(weights(path)).state_dict()  # torchvision's names, all of them
     born = random_resnet18(0).state_dict()
     assert not np.allclose(learnt["layer4.1.conv2.weight"], born["layer4.1.conv2.weight"])
@@ -117,9 +116,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(trained, store_at, monkeyp
 def test_tiles_are_spread_over_slides(store_at):
     path = store_at("tile")
     summary = giga.pretrain_tiles(path, epochs=1, max_tiles=12, max_slides=3, batch_size=8, queue=16)
-    store = giga.open(path)
     assert (summary.tiles, summary.slides) == (12, 3)
-    assert store.array("encoders/moco/trained_on")[:].sum() == 3
+    assert giga.open(path).encoder("moco").seen().sum() == 3
 
 
 def test_initial_weights_from_a_file(store_at, tmp_path):
@@ -168,9 +166,9 @@ def test_a_slide_that_cannot_be_read_is_left_out_and_said(store_at, cohort, tmp_
     ids = store.slides.ids
     broken, gone = tmp_path / "broken.tif", tmp_path / "gone.tif"
     broken.write_bytes(b"\0" * store.slides[2].file_bytes)
-    paths = store.array("slides/path")[:]
+    paths = store.root["slides/path"][:]
     paths[2], paths[5] = str(broken), str(gone)
-    store.array("slides/path")[:] = paths
+    store.root["slides/path"][:] = paths
     listener = Listener()
     summary = giga.pretrain_tiles(path, **{**OPTIONS, "epochs": 1}, progress=listener)
     assert (summary.slides, summary.tiles, summary.failed, summary.done) == (6, 24, 2, 1)
@@ -178,7 +176,7 @@ def test_a_slide_that_cannot_be_read_is_left_out_and_said(store_at, cohort, tmp_
     reasons = giga.open(path).failures("pretrain-tiles")
     assert [bool(reason) for reason in reasons] == [i in (2, 5) for i in range(8)]
     assert "is not there" in reasons[5]
-    assert giga.open(path).array("encoders/moco/trained_on")[:].sum() == 6
+    assert giga.open(path).encoder("moco").seen().sum() == 6
     assert any(f"{ids[2]} failed and is left out" in line for line in listener.said)
     again = giga.pretrain_tiles(path, **{**OPTIONS, "epochs": 1})
     assert (again.skipped, again.slides) == (1, 6)
@@ -187,7 +185,7 @@ def test_a_slide_that_cannot_be_read_is_left_out_and_said(store_at, cohort, tmp_
 def test_not_one_slide_to_read_changes_nothing(store_at):
     path = store_at("tile")
     store = giga.open(path, write=True)
-    store.array("slides/path")[:] = np.array([f"/nowhere/{i}.tif" for i in range(8)], dtype=object)
+    store.root["slides/path"][:] = np.array([f"/nowhere/{i}.tif" for i in range(8)], dtype=object)
     with pytest.raises(InvalidInput, match="none of the 8 slides can be read"):
         giga.pretrain_tiles(path, **OPTIONS)
     assert "encoders" not in giga.open(path).root
@@ -246,12 +244,3 @@ def test_two_processes_train_the_encoder_of_one(store_at, launch):
         torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4, msg=name)
     np.testing.assert_allclose(history(two, "loss"), history(one, "loss"), rtol=1e-3)
     assert giga.pretrain_tiles(two, **options).skipped == 1
-
-
-def test_batches_too_small_for_so_many_processes_are_refused():
-    pretrain._check_batches(24, 12, 6, "c.zarr")
-    with pytest.raises(InvalidInput, match="batches of 12 tiles cannot be split over 7 processes") as caught:
-        pretrain._check_batches(24, 12, 7, "c.zarr")
-    assert "--nproc-per-node 6" in caught.value.hint
-    with pytest.raises(InvalidInput, match="holds 1 tiles"):
-        pretrain._check_batches(1, 12, 1, "c.zarr")

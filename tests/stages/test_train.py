@@ -31,20 +31,20 @@ def launch():
 
 
 def weights(path, model="giga"):
-    return giga.open(path).read_bytes(f"models/{model}/weights")
+    return giga.open(path).model(model).weights()
 
 
 def test_a_model_with_its_history_and_the_slides_it_saw(chain):
     store = giga.open(chain("train"))
-    assert store.array("models/giga/done")[()] == 1
-    assert store.array("models/giga/trained_on")[:].all()
-    assert np.isfinite(store.array("models/giga/history/loss")[:]).all()
-    assert store.array("models/giga/history/loss").shape == (3,)
-    state = load_safetensors(store.read_bytes("models/giga/weights"))
+    model = store.model("giga")
+    assert model.done
+    assert model.seen().all()
+    assert np.isfinite(model.history("loss")).all()
+    assert model.history("loss").shape == (3,)
+    state = load_safetensors(model.weights())
     assert any(name.startswith("encoder.") for name in state)
     assert any(name.startswith("projector.") for name in state)
-    recipe = store.require("models/giga")
-    assert recipe.inputs["bank"] == store.require("banks/random-resnet18").fingerprint
+    assert model.recipe.inputs == {"bank": store.bank("random-resnet18").fingerprint}
 
 
 def test_starts_from_layer4_of_the_tile_encoder(store_at):
@@ -52,7 +52,7 @@ def test_starts_from_layer4_of_the_tile_encoder(store_at):
     summary = giga.train(path, epochs=1, lr=1e-12)
     assert summary.initial_weights == "layer4 of encoder 'random-resnet18'"
     store = giga.open(path)
-    born = load_safetensors(store.read_bytes("encoders/random-resnet18/weights"))["layer4.1.conv2.weight"]
+    born = load_safetensors(store.encoder("random-resnet18").weights())["layer4.1.conv2.weight"]
     here = load_safetensors(weights(path))
     kernels = [v for k, v in here.items() if v.shape == (9, 512, 512)]
     expected = born.transpose(2, 3, 1, 0).reshape(9, 512, 512)
@@ -86,20 +86,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(chain, store_at, monkeypat
 
     with pytest.raises(KeyboardInterrupt):
         giga.train(path, **OPTIONS, progress=Stop())
-    assert giga.open(path).array("models/giga/done")[()] != 1
+    assert not giga.open(path).model("giga").done
     with pytest.raises(NotFound, match="not finished"):
         giga.embed(path)
     summary = giga.train(path, **OPTIONS)
     assert summary.resumed_at == 1
     assert weights(path) == weights(chain("train"))
-    ours, theirs = (giga.open(p).array("models/giga/history/loss")[:] for p in (path, chain("train")))
+    ours, theirs = (giga.open(p).model("giga").history("loss") for p in (path, chain("train")))
     assert ours.tobytes() == theirs.tobytes()
 
 
 def test_learns_to_tell_slides_apart(store_at):
     path = store_at("bank")
     giga.train(path, epochs=120, batch_size=8, seed=3)
-    loss = giga.open(path).array("models/giga/history/loss")[:]
+    loss = giga.open(path).model("giga").history("loss")
     assert loss[-20:].mean() < loss[:20].mean() - 0.2
 
 
@@ -113,7 +113,7 @@ def test_slide_augmentation_can_be_left_out(store_at):
 def test_whitening_is_kept_with_the_weights_and_used_by_every_vector(store_at):
     path = store_at("bank")
     giga.train(path, **OPTIONS)
-    bank = giga.open(path).array("banks/random-resnet18/vectors")[:].astype(np.float64)  # (slide, a, d, c)
+    bank = giga.open(path).bank("random-resnet18").array("vectors")[:].astype(np.float64)  # (slide, a, d, c)
     spread = (bank - bank.mean(axis=(1, 2), keepdims=True)).reshape(-1, 256)
     covariance = spread.T @ spread / len(spread)
     matrix = load_safetensors(weights(path))["whitening"].astype(np.float64)
@@ -121,21 +121,21 @@ def test_whitening_is_kept_with_the_weights_and_used_by_every_vector(store_at):
     np.testing.assert_allclose(matrix @ wanted @ matrix, np.eye(256), atol=1e-4)
     giga.embed(path, views=2)
     giga.embed(path, views=2, aggregator="random-init")
-    vectors = [giga.open(path).array(f"embeddings/{name}/vectors")[:] for name in ("giga", "random-giga")]
+    vectors = [giga.open(path).embedding(name).array("vectors")[:] for name in ("giga", "random-giga")]
     store = giga.Store.open(path, write=True)
-    state = load_safetensors(store.read_bytes("models/giga/weights"))
+    state = load_safetensors(store.model("giga").weights())
     store.write_bytes("models/giga/weights", save_safetensors({**state, "whitening": np.eye(256, dtype=np.float32)}))
     giga.embed(path, views=2, redo=True)
     giga.embed(path, views=2, aggregator="random-init", redo=True)
     for name, before in zip(("giga", "random-giga"), vectors, strict=True):
-        assert np.abs(giga.open(path).array(f"embeddings/{name}/vectors")[:] - before).max() > 1e-3
+        assert np.abs(giga.open(path).embedding(name).array("vectors")[:] - before).max() > 1e-3
 
 
 def test_health_is_in_the_history_of_the_store_and_said(chain, store_at):
-    store = giga.open(chain("train"))
+    model = giga.open(chain("train")).model("giga")
     names = {"loss", "chance", "lr", "gradient_norm", "alignment", "uniformity", "rank", "per_second", "waiting"}
-    assert {name for name, _ in store.root["models/giga/history"].arrays()} == names
-    history = {name: store.array(f"models/giga/history/{name}")[:] for name in names}
+    assert model.histories().keys() == names
+    history = {name: model.history(name) for name in names}
     assert all(np.isfinite(values).all() for values in history.values())
     np.testing.assert_allclose(history["chance"], np.log(2 * 4 - 1), rtol=1e-6)  # batches of four slides
     assert (history["rank"] > 1).all()
@@ -172,14 +172,14 @@ def test_a_model_that_learns_nothing_says_so_in_words(store_at):
 def test_the_best_epoch_is_kept_and_can_be_embedded(store_at):
     path = store_at("bank")
     giga.train(path, epochs=6, batch_size=8, precision="fp32")
-    store = giga.open(path)
-    loss = store.array("models/giga/history/loss")[:]
-    best, last = store.read_bytes("models/giga/best"), store.read_bytes("models/giga/weights")
+    model = giga.open(path).model("giga")
+    loss = model.history("loss")
+    best, last = model.weights(best=True), model.weights()
     assert (best == last) == (loss.argmin() == 5)
     assert load_safetensors(best).keys() == load_safetensors(last).keys()
     giga.embed(path, views=2)
     giga.embed(path, views=2, weights="best", name="best")
-    ours, theirs = (giga.open(path).array(f"embeddings/{n}/vectors")[:] for n in ("giga", "best"))
+    ours, theirs = (giga.open(path).embedding(n).array("vectors")[:] for n in ("giga", "best"))
     assert np.array_equal(ours, theirs) == (best == last)
     assert giga.validate(path).problems == []
 
@@ -199,7 +199,7 @@ def test_the_papers_settings_are_a_preset_and_what_is_given_wins(store_at):
     with pytest.raises(Mismatch, match=r"temperature: 0.2 here, 0.05 asked for"):
         giga.train(path, preset="paper")
     assert giga.train(path, epochs=1, preset="paper", redo=True).done == 1
-    assert giga.open(path).require("models/giga").config["temperature"] == 0.05
+    assert giga.open(path).model("giga").config["temperature"] == 0.05
 
 
 @pytest.mark.parametrize("column", ["slide_id", "patient_id"])
@@ -210,7 +210,7 @@ def test_slides_can_be_excluded(store_at, tmp_path, column):
     table.write_text(f"{column},split\n{rows[2].id + '.svs' if column == 'slide_id' else rows[2].patient},test\n")
     summary = giga.train(path, epochs=1, exclude=table)
     assert (summary.slides, summary.excluded) == (8 - len(left_out), len(left_out))
-    seen = giga.open(path).array("models/giga/trained_on")[:]
+    seen = giga.open(path).model("giga").seen()
     assert {r.id for r, s in zip(rows, seen, strict=True) if not s} == left_out
     assert giga.train(path, epochs=1, exclude=str(table)).skipped == 1
     with pytest.raises(Mismatch, match="excluded"):
@@ -250,7 +250,7 @@ def test_depth_and_stride_are_in_the_recipe_and_embed_follows_it(store_at):
     path = store_at("bank")
     deep = giga.train(path, epochs=2, blocks=3, stride=1)
     assert "has 2 blocks, the slide encoder 3" in deep.initial_weights
-    recipe = giga.open(path).require("models/giga").config
+    recipe = giga.open(path).model("giga").config
     assert (recipe["blocks"], recipe["stride"]) == (3, 1)
     assert any(name.startswith("encoder.blocks.2.") for name in load_safetensors(weights(path)))
     assert giga.embed(path, views=2).done == 8
@@ -261,13 +261,13 @@ def test_depth_and_stride_are_in_the_recipe_and_embed_follows_it(store_at):
     assert flat.initial_weights == "layer4 of encoder 'random-resnet18'"
     giga.embed(path, model="flat", views=2)
     store = giga.Store.open(path, write=True)
-    before = store.array("embeddings/flat/vectors")[:]
+    before = store.embedding("flat").array("vectors")[:]
     attributes = store.root["models/flat"].attrs
     wrong = attributes["giga"]
     wrong["recipe"]["config"]["stride"] = 2
     attributes["giga"] = wrong
     giga.embed(path, model="flat", views=2, redo=True)
-    assert np.abs(giga.open(path).array("embeddings/flat/vectors")[:] - before).max() > 1e-3
+    assert np.abs(giga.open(path).embedding("flat").array("vectors")[:] - before).max() > 1e-3
 
 
 def test_half_precision_is_another_model(store_at):
@@ -279,7 +279,7 @@ def test_half_precision_is_another_model(store_at):
         assert half[name].dtype == value.dtype  # weights themselves are kept in full
         np.testing.assert_allclose(half[name], value, atol=0.3)
     assert weights(path, "bf16") != weights(path, "fp32")
-    assert giga.open(path).require("models/bf16").config["precision"] == "bf16"
+    assert giga.open(path).model("bf16").config["precision"] == "bf16"
 
 
 def test_tensorboard_is_asked_for_before_anything_is_computed(store_at, tmp_path, monkeypatch, chunks):
@@ -325,7 +325,7 @@ def test_two_processes_train_the_model_of_one(store_at, launch):
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         np.testing.assert_allclose(theirs[name], value, atol=1e-4, err_msg=name)
-    losses = [giga.open(path).array("models/giga/history/loss")[:] for path in (one, two)]
+    losses = [giga.open(path).model("giga").history("loss") for path in (one, two)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert giga.train(two, **settings).skipped == 1
     with pytest.raises(AssertionError, match="cannot be split over 5"):
@@ -360,6 +360,6 @@ def test_refusals(chain, store_at, tmp_path):
     with pytest.raises(InvalidInput, match="`epochs` is -1"):
         giga.train(path, epochs=-1)
     store = giga.Store.open(path, write=True)
-    store.array("banks/random-resnet18/done")[1:] = 0
+    store.bank("random-resnet18").array("done")[1:] = 0
     with pytest.raises(InvalidInput, match="at least 2"):
         giga.train(path)
