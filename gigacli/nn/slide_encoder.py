@@ -25,15 +25,17 @@ from gigacli.nn.sparse import (
     submanifold_map,
     window_sum,
 )
-from gigacli.nn.sparse_spconv import check_spconv
+from gigacli.nn.sparse_spconv import check_spconv, convolve_spconv
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Generator, Tensor
 
     from gigacli.nn.sparse import KernelMap
     from gigacli.nn.views import ViewBatch
+
+    Convolve = Callable[[Tensor, Tensor, KernelMap], Tensor]
 
 _WINDOW = 9
 _NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
@@ -53,11 +55,21 @@ class SparseBlock(nn.Module):
         stride: Of `first` of :meth:`forward`, 1 or 2.
         opening: Whether the shortcut has weights.
         generator: Source of the initial weights (Kaiming normal, fan out, as in ResNet).
+        convolve: What computes the 3x3 convolutions; the shortcut's 1x1 is torch's always.
     """
 
-    def __init__(self, width_in: int, width: int, *, stride: int, opening: bool, generator: Generator) -> None:
+    def __init__(
+        self,
+        width_in: int,
+        width: int,
+        *,
+        stride: int,
+        opening: bool,
+        generator: Generator,
+        convolve: Convolve = convolve,
+    ) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self._convolve = stride, convolve
         if not opening and (width_in != width or stride != 1):
             raise InvalidInput(
                 f"a block with an identity shortcut cannot turn {width_in} channels into {width}, stride {stride}"
@@ -69,10 +81,10 @@ class SparseBlock(nn.Module):
         self.shortcut = _kernel(1, width_in, width, generator) if opening else None
         self.bn_shortcut = nn.BatchNorm1d(width) if opening else None
 
-    def forward(self, features: Tensor, first: KernelMap, second: KernelMap, *, backend: str = "torch") -> Tensor:
+    def forward(self, features: Tensor, first: KernelMap, second: KernelMap) -> Tensor:
         """(m, width_in) at the sources of `first` -> (n, width) at its targets, which `second` keeps."""
-        inner = torch.relu(self.bn1(convolve(features, self.conv1, first, backend=backend)))
-        outer: Tensor = self.bn2(convolve(inner, self.conv2, second, backend=backend))
+        inner = torch.relu(self.bn1(self._convolve(features, self.conv1, first)))
+        outer: Tensor = self.bn2(self._convolve(inner, self.conv2, second))
         return torch.relu(outer + self._shortcut(features, first))
 
     def _shortcut(self, features: Tensor, first: KernelMap) -> Tensor:
@@ -123,9 +135,15 @@ class SlideEncoder(nn.Module):
         self.width_in = width_in
         self.width = width
         self.stride = stride
-        self.backend = "spconv" if backend == "spconv" else "torch"
         self.blocks = nn.ModuleList(
-            SparseBlock(width if i else width_in, width, stride=1 if i else stride, opening=i == 0, generator=generator)
+            SparseBlock(
+                width if i else width_in,
+                width,
+                stride=1 if i else stride,
+                opening=i == 0,
+                generator=generator,
+                convolve=convolve_spconv if backend == "spconv" else convolve,
+            )
             for i in range(blocks)
         )
 
@@ -147,7 +165,7 @@ class SlideEncoder(nn.Module):
         kept = submanifold_map(opening) if self.stride == 2 else opening
         features = sites.features  # (m, c)
         for i, block in enumerate(self.blocks):
-            features = block(features, kept if i else opening, kept, backend=self.backend)  # (n, width)
+            features = block(features, kept if i else opening, kept)  # (n, width)
         return mean_pool(SparseMap(features, kept.cells, kept.owner, b))
 
     def _strided(self, sites: SparseMap) -> KernelMap:
