@@ -28,7 +28,7 @@ from gigacli.nn.losses import info_nce_chance_level
 from gigacli.nn.moco import MoCo, MoCoBatch
 from gigacli.nn.tensorboard import Board
 from gigacli.nn.tile_batches import TileBatches, steps_per_epoch
-from gigacli.nn.tile_encoder import random_resnet18, read_resnet18, weights_hash, weights_to_bytes
+from gigacli.nn.tile_encoder import random_resnet18, weights_hash, weights_to_bytes
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import read_labels
 from gigacli.progress import SILENT
@@ -37,6 +37,7 @@ from gigacli.store.address import is_remote
 from gigacli.store.local_copy import cache_folder
 from gigacli.store.store import Recipe, Store
 from gigacli.store.trained import Trained
+from gigacli.weights.resnet18 import read_resnet18
 from gigacli.wsi.reader import SlideTiles
 from gigacli.wsi.tile_cache import TileCache
 

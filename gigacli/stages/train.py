@@ -23,7 +23,7 @@ from gigacli.nn.sampler import Sampler, steps_per_epoch
 from gigacli.nn.slide_encoder import SlideEncoder
 from gigacli.nn.sparse_spconv import check_spconv_trains
 from gigacli.nn.tensorboard import Board
-from gigacli.nn.tile_encoder import resnet18_from_bytes, weights_to_bytes
+from gigacli.nn.tile_encoder import weights_to_bytes
 from gigacli.nn.views import TilePositions, ViewBatch
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_seed
@@ -32,6 +32,7 @@ from gigacli.store.feature_bank import INPUT_OF, FeatureBank, open_bank, pick_ba
 from gigacli.store.store import Recipe, Store
 from gigacli.store.trained import Trained
 from gigacli.tables import bare_id, find_column, read_table, require_column
+from gigacli.weights.resnet18 import resnet18_from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

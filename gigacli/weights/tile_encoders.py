@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING
 from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import GigaError, InvalidInput, NotFound
 from gigacli.nn.frozen import FrozenTileEncoder
-from gigacli.nn.tile_encoder import (
-    random_resnet18,
-    read_resnet18,
-    resnet18_from_bytes,
-    weights_hash,
-    weights_to_bytes,
-)
+from gigacli.nn.tile_encoder import random_resnet18, weights_hash, weights_to_bytes
 from gigacli.nn.timm_encoder import TIMM, TimmEncoder, store_name
 from gigacli.store.groups import Encoder
 from gigacli.store.recipe import Recipe
+from gigacli.weights.resnet18 import read_resnet18, resnet18_from_bytes
 
 if TYPE_CHECKING:
     import torch

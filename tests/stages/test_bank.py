@@ -13,13 +13,14 @@ from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.augment import augment, draw_augmentation, fold, output_px
 from gigacli.nn.device import pick_device
 from gigacli.nn.frozen import FrozenTileEncoder
-from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_bytes, weights_to_bytes
+from gigacli.nn.tile_encoder import random_resnet18, weights_to_bytes
 from gigacli.nn.tile_features import Encoding
 from gigacli.progress import Silent
 from gigacli.randomness import keyed_rng
 from gigacli.stages import bank as bank_stage
 from gigacli.store.groups import Bank
 from gigacli.store.layout import NOT_DONE
+from gigacli.weights.resnet18 import resnet18_from_bytes
 from gigacli.wsi import reader
 from gigacli.wsi.slide import Slide
 
