@@ -16,9 +16,10 @@ from safetensors.torch import load as load_safetensors
 from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.giga import GigaSSL
-from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX, WIDTH_IN, read_gigassl
+from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX
 from gigacli.randomness import keyed_seed
 from gigacli.store.groups import Features, Model
+from gigacli.weights.authors import WIDTH_IN, read_gigassl
 from gigacli.weights.card import WeightsCard, encoder_text
 
 if TYPE_CHECKING:
