@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from gigacli.errors import InvalidInput
 from gigacli.nn.aggregators import make_aggregator
 from gigacli.nn.distributed import ALONE
-from gigacli.nn.losses import nt_xent
+from gigacli.nn.loop import Step
+from gigacli.nn.losses import chance_level, nt_xent
 from gigacli.nn.slide_encoder import Projector
 from gigacli.nn.views import ViewBatch
 
@@ -89,15 +90,12 @@ class GigaSSL(nn.Module):
             sparse_backend=sparse_backend,
         )
 
-    def forward(self, views: ViewBatch) -> Tensor:
-        """Loss of 2n views, the first views of n slides followed by their second: one sparse batch for both."""
-        return self.step(views)[0]
-
-    def step(self, views: ViewBatch) -> tuple[Tensor, Tensor]:
-        """The loss, over the views of all processes, and the vectors (2n, width) of this one's."""
-        vectors = self.vectors(views)
-        first, second = self.processes.gather_views(self.projector(vectors)).chunk(2)
-        return nt_xent(first, second, temperature=self.temperature), vectors
+    def forward(self, views: ViewBatch) -> Step:
+        """NT-Xent of 2n views, the first views of n slides, then their second views: one sparse batch for both."""
+        vectors = self.vectors(views)  # (2n, width), of this process
+        first, second = self.processes.gather_views(self.projector(vectors)).chunk(2)  # (slides, c) of all processes
+        loss, slides = nt_xent(first, second, temperature=self.temperature), len(first)
+        return Step(loss, chance_level(slides), slides, vectors)
 
     def vectors(self, views: ViewBatch) -> Tensor:
         """Vectors (b, width) of b views: whiten their features, encode them."""

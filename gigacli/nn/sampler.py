@@ -97,11 +97,11 @@ class Sampler:
         self._on_device = _upload(bank.vectors, device) if size < room else None
         self.note = _whereabouts(device, size, room)
 
-    def __call__(self, epoch: int) -> Iterator[tuple[ViewBatch, int]]:
-        """The batches of an epoch, each with the number of its slides over all processes."""
+    def __call__(self, epoch: int, start: int = 0) -> Iterator[ViewBatch]:
+        """The batches of an epoch from step `start` on."""
         order = keyed_rng(self.seed, "order", epoch).permutation(self.slides)
-        for step, slides in enumerate(np.array_split(order, self.steps)):
-            yield self.views(slides, keyed_rng(self.seed, "views", epoch, step)), len(slides)
+        for step, slides in list(enumerate(np.array_split(order, self.steps)))[start:]:
+            yield self.views(slides, keyed_rng(self.seed, "views", epoch, step))
 
     def views(self, slides: NDArray[np.int64], rng: np.random.Generator) -> ViewBatch:
         """The first views of this process's part of the slides (n,), then their second views: (2n, t, ...)."""

@@ -22,11 +22,10 @@ from gigacli.config.verbs import PretrainTilesConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
-from gigacli.nn.health import complaint
-from gigacli.nn.knn import NeighbourScore
-from gigacli.nn.losses import info_nce_chance_level
+from gigacli.nn.health import training_warning
+from gigacli.nn.knn import KNNScore
 from gigacli.nn.moco import MoCo, MoCoBatch
-from gigacli.nn.tensorboard import Board
+from gigacli.nn.tensorboard import TensorBoardLog
 from gigacli.nn.tile_batches import TileBatches, steps_per_epoch
 from gigacli.nn.tile_encoder import random_resnet18, weights_hash, weights_to_bytes
 from gigacli.parallel import worker_count
@@ -164,10 +163,10 @@ def pretrain_tiles(
         processes.wait()  # all have looked before the first one writes
         if job.encoder.done and not config.redo:
             return job.summary(job.history(), resumed_at=config.epochs, started=started)
-        board = stack.enter_context(Board(config.log_dir if processes.first else None))
+        log = stack.enter_context(TensorBoardLog(config.log_dir if processes.first else None))
         pool = ThreadPoolExecutor(worker_count(config.workers))
         stack.callback(pool.shutdown, cancel_futures=True)
-        return _train(job, board, pool, progress, started=started)
+        return _train(job, log, pool, progress, started=started)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +235,7 @@ class _Job:
             chance=history["chance"][-1],
             queue_accuracy=history["queue_accuracy"][-1],
             rank=history["rank"][-1],
-            warning=complaint(history, epochs=self.config.epochs),
+            warning=training_warning(history, epochs=self.config.epochs),
             cache=str(self.cache) if slides is not None and self.cache else "",
             seconds=time.monotonic() - started,
             failures=dict(failures or {}),
@@ -295,7 +294,9 @@ def _check_batches(tiles: int, batch_size: int, processes: int, url: str) -> Non
         )
 
 
-def _train(job: _Job, board: Board, pool: Executor, progress: Progress, *, started: float) -> PretrainTilesSummary:
+def _train(
+    job: _Job, log: TensorBoardLog, pool: Executor, progress: Progress, *, started: float
+) -> PretrainTilesSummary:
     config, processes, encoder = job.config, job.processes, job.encoder
     cache = TileCache(job.cache, limit_bytes=config.cache_gb * GB) if job.cache else None
     tiles, failures = read_drawn(
@@ -325,7 +326,7 @@ def _train(job: _Job, board: Board, pool: Executor, progress: Progress, *, start
     method.to(job.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     distributed.synchronise(method.query, processes)
     method.processes = processes
-    history = loop.run(_training(job, method, tiles, board, pool, progress), progress, checkpoint=checkpoint)
+    history = loop.run(_training(job, method, tiles, log, pool, progress), progress, checkpoint=checkpoint)
     if processes.first:
         encoder.finish(weights_to_bytes(method.network), history)
     processes.wait()
@@ -334,7 +335,7 @@ def _train(job: _Job, board: Board, pool: Executor, progress: Progress, *, start
 
 
 def _training(
-    job: _Job, method: MoCo, tiles: TilePixels, board: Board, pool: Executor, progress: Progress
+    job: _Job, method: MoCo, tiles: TilePixels, log: TensorBoardLog, pool: Executor, progress: Progress
 ) -> loop.Training[MoCoBatch]:
     config = job.config
     lr = config.lr * config.batch_size / LR_TILES
@@ -355,27 +356,19 @@ def _training(
         numbers, classes, owners = draw_scored(job.labels, job.scorable(tiles.slides), seed=config.seed)
         progress.say(f"neighbours of {len(numbers)} tiles are scored by {job.labels.target}: chance is "
                      f"{1 / len(np.unique(classes)):.2f}")  # fmt: skip
-        score = NeighbourScore(
+        scores["knn"] = KNNScore(
             method.network, tiles, numbers, classes, owners, device=job.device, precision=job.precision
         )
-        scores["knn"] = score
-
-    def step(batch: MoCoBatch) -> loop.Step:
-        with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=job.precision == "bf16"):
-            said = method(batch)
-        chance = info_nce_chance_level(job.queue)
-        return loop.Step(said.loss, chance, len(batch.tiles), said.vectors, {"queue_accuracy": said.found})
-
     return loop.Training(
         module=method,
         optimizer=torch.optim.SGD(method.query.parameters(), lr=lr, momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY),
         schedule=loop.Schedule(lr, max(1, int(WARMUP * total)), total),
         epochs=config.epochs,
         batches=batches,
-        batches_from=batches,
         scores=scores,
-        step=step,
+        step=method,
+        precision=job.precision,
         save=lambda checkpoint, history: job.encoder.save(checkpoint, history, epochs=config.epochs),
-        record=board,
+        record=log,
         processes=job.processes,
     )

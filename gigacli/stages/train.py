@@ -17,12 +17,11 @@ from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.giga import GigaSSL, whitening_matrix
-from gigacli.nn.health import complaint
-from gigacli.nn.losses import chance_level
+from gigacli.nn.health import training_warning
 from gigacli.nn.sampler import Sampler, steps_per_epoch
 from gigacli.nn.slide_encoder import SlideEncoder
 from gigacli.nn.sparse_spconv import check_spconv_trains
-from gigacli.nn.tensorboard import Board
+from gigacli.nn.tensorboard import TensorBoardLog
 from gigacli.nn.tile_encoder import weights_to_bytes
 from gigacli.nn.views import TilePositions, ViewBatch
 from gigacli.progress import SILENT
@@ -138,8 +137,8 @@ def train(
         if job.model.done and not config.redo:
             history = {name: job.model.history(name).tolist() for name in ("loss", "chance", "rank")}
             return job.summary(history, done=False, resumed_at=job.epochs, origin="", started=started)
-        board = stack.enter_context(Board(config.log_dir if processes.first else None))
-        return _train(job, board, progress if processes.first else SILENT, started=started)
+        log = stack.enter_context(TensorBoardLog(config.log_dir if processes.first else None))
+        return _train(job, log, progress if processes.first else SILENT, started=started)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +187,7 @@ class _Job:
             loss=history["loss"][-1],
             chance=history["chance"][-1],
             rank=history["rank"][-1],
-            warning=complaint(history, epochs=self.epochs),
+            warning=training_warning(history, epochs=self.epochs),
             seconds=time.monotonic() - started,
         )
 
@@ -259,7 +258,7 @@ def _left_out(slides: SlideTable, table: Path | None) -> NDArray[np.bool_]:
     return found
 
 
-def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> TrainSummary:
+def _train(job: _Job, log: TensorBoardLog, progress: Progress, *, started: float) -> TrainSummary:
     config, reader, model, processes = job.config, job.reader, job.model, job.processes
     reader.load(cache=config.cache, progress=progress)
     method = GigaSSL.of_recipe(
@@ -279,7 +278,7 @@ def _train(job: _Job, board: Board, progress: Progress, *, started: float) -> Tr
     sampler = _sampler(job)
     if sampler.note:
         progress.say(sampler.note)
-    history = loop.run(_training(job, method, sampler, board), progress, checkpoint=checkpoint)
+    history = loop.run(_training(job, method, sampler, log), progress, checkpoint=checkpoint)
     if processes.first:
         model.finish(weights_to_bytes(method), history)
     processes.wait()
@@ -319,25 +318,19 @@ def _sampler(job: _Job) -> Sampler:
     )
 
 
-def _training(job: _Job, method: GigaSSL, sampler: Sampler, board: Board) -> loop.Training[tuple[ViewBatch, int]]:
+def _training(job: _Job, method: GigaSSL, sampler: Sampler, log: TensorBoardLog) -> loop.Training[ViewBatch]:
     config, total = job.config, job.steps * job.epochs
-
-    def step(batch: tuple[ViewBatch, int]) -> loop.Step:
-        views, slides = batch
-        with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=job.precision == "bf16"):
-            loss, vectors = method.step(views)
-        return loop.Step(loss, chance_level(slides), slides, vectors)
-
     return loop.Training(
         module=method,
         optimizer=torch.optim.Adam(method.parameters(), lr=config.lr, fused=True),
         schedule=loop.Schedule(config.lr, max(1, int(config.warmup * total)), total),
         epochs=job.epochs,
         batches=sampler,
-        step=step,
+        step=method,
+        precision=job.precision,
         save=lambda checkpoint, history: job.model.save(checkpoint, history, epochs=job.epochs),
         save_best=lambda state: job.model.save_best(_to_bytes(state)),
-        record=board,
+        record=log,
         processes=job.processes,
     )
 
