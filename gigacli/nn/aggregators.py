@@ -1,4 +1,4 @@
-"""What makes a vector of a view, by name; all have one signature, `forward(batch: ViewBatch) -> (b, width)`."""
+"""Aggregators, which make one vector of a view, by name. All are `forward(batch: ViewBatch) -> (b, width)`."""
 
 from __future__ import annotations
 

@@ -32,17 +32,17 @@ class GigaSSL(nn.Module):
 
     Args:
         width_in: Features of a tile.
-        temperature: Of NT-Xent.
-        seed: Of the initial weights.
+        temperature: Temperature of NT-Xent.
+        seed: Seed of the initial weights.
         whiten: Whether features are multiplied by a matrix first, from :func:`whitening_matrix`; it is kept with the
             weights, so that whoever uses the encoder uses it too.
-        aggregator: What makes a vector of a view.
-        blocks: Residual blocks of its sparse convolutions, where it has some.
-        stride: Of the first of them.
-        sparse_backend: Of its sparse convolutions, where it has some.
+        aggregator: Name of the aggregator, which makes a vector of a view.
+        blocks: Residual blocks of a sparse aggregator.
+        stride: Stride of the first of these blocks.
+        sparse_backend: Backend of a sparse aggregator's convolutions.
 
     Attributes:
-        processes: Those that train together; the loss is over the views of all.
+        processes: The processes that train together; the loss is over the views of all.
     """
 
     whitening: Tensor | None
@@ -71,13 +71,13 @@ class GigaSSL(nn.Module):
 
     @classmethod
     def of_recipe(cls, width_in: int, recipe: Mapping[str, Any], *, seed: int, sparse_backend: str = "auto") -> Self:
-        """The method that a model's recipe describes, before it has learnt anything: the one place that reads it so.
+        """The untrained method that a model's recipe describes.
 
         Args:
             width_in: Features of a tile.
-            recipe: Configuration of ``giga train``; what an older one does not name had its first value.
-            seed: Of the initial weights.
-            sparse_backend: Of its sparse convolutions, where it has some.
+            recipe: Configuration of ``giga train``; a setting that an older one lacks has the default of its time.
+            seed: Seed of the initial weights.
+            sparse_backend: Backend of a sparse aggregator's convolutions.
         """
         return cls(
             width_in,
@@ -98,7 +98,7 @@ class GigaSSL(nn.Module):
         return Step(loss, chance_level(slides), slides, vectors)
 
     def vectors(self, views: ViewBatch) -> Tensor:
-        """Vectors (b, width) of b views: whiten their features, encode them."""
+        """Slide vectors (b, width) of b views: whiten their features, encode them."""
         if self.whitening is not None:
             views = replace(views, features=views.features @ self.whitening)
         vectors: Tensor = self.encoder(views)
@@ -106,7 +106,7 @@ class GigaSSL(nn.Module):
 
 
 def whitening_matrix(slides: Iterable[NDArray[np.float16]]) -> Tensor:
-    """What makes the spread of features within slides alike in all directions, whatever the tile or augmentation.
+    """A matrix that makes the spread of features within slides alike in all directions (whitening).
 
     N is the covariance of a slide's augmented features about their mean, pooled over slides; features f become
     f (N + tr(N)/c I)^(-1/2). Directions in which tiles and augmentations of one slide differ most

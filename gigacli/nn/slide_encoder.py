@@ -52,10 +52,10 @@ class SparseBlock(nn.Module):
     Args:
         width_in: Channels of the input.
         width: Channels of the output.
-        stride: Of `first` of :meth:`forward`, 1 or 2.
+        stride: Stride of the first convolution, 1 or 2.
         opening: Whether the shortcut has weights.
         generator: Source of the initial weights (Kaiming normal, fan out, as in ResNet).
-        convolve: What computes the 3x3 convolutions; the shortcut's 1x1 is torch's always.
+        convolve: Function that computes the 3x3 convolutions. The shortcut's 1x1 is always torch's.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class SlideEncoder(nn.Module):
         width_in: Features of a tile.
         width: Values of the slide vector.
         blocks: BasicBlocks; ResNet18's `layer4` has two, ResNet34's three.
-        stride: Of the first block, 1 or 2.
-        backend: Of the convolutions: "torch", "spconv" or "auto", which is torch: on a CPU it was measured faster.
+        stride: Stride of the first block, 1 or 2.
+        backend: "torch", "spconv" or "auto" for the convolutions; auto is torch, which was measured faster on a CPU.
         generator: Source of the initial weights.
     """
 

@@ -162,10 +162,8 @@ def sparse_map(features: Tensor, cells: Tensor, owner: Tensor, *, size: int) -> 
     """
     _check_points(features, cells, owner, size)
     box = _KeyBox.around(cells, size=size, margin=0)
-    # `unique` sorts the keys: that is the order (owner, y, x) which every later search relies on.
-    keys, site_of, count = torch.unique(
-        box.keys(cells, owner), return_inverse=True, return_counts=True
-    )  # (m,) (p,) (m,)
+    # Keys (m,), the site of each point (p,), points per site (m,). `unique` sorts: every later search relies on it.
+    keys, site_of, count = torch.unique(box.keys(cells, owner), return_inverse=True, return_counts=True)
     site_cells, site_owner = box.sites(keys)  # (m, 2), (m,)
     merged = _sum_by(features, site_of, n_out=len(keys)) / count[:, None]  # (m, c)
     return SparseMap(merged.to(features.dtype), site_cells, site_owner, size)

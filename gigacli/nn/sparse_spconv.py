@@ -43,7 +43,7 @@ def check_spconv_trains(device: torch.device) -> None:
 
 
 def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-    """What :func:`gigacli.nn.sparse.convolve` computes: (m, c_in), (9, c_in, c_out) -> (n, c_out).
+    """The same as :func:`gigacli.nn.sparse.convolve`, by spconv: (m, c_in), (9, c_in, c_out) -> (n, c_out).
 
     Raises:
         InvalidInput: Gradients or half precision are asked for on a CPU.
@@ -70,7 +70,7 @@ def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> 
 
 @contextmanager
 def _one_thread(device: torch.device) -> Iterator[None]:
-    """One thread for what runs on a CPU."""
+    """Restrict torch to one thread meanwhile, if `device` is a CPU."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)

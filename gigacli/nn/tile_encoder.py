@@ -94,5 +94,5 @@ def weights_to_bytes(network: nn.Module) -> bytes:
 
 
 def weights_hash(data: bytes) -> str:
-    """What identifies weights in a recipe: SHA-256 of the safetensors file."""
+    """The identity of weights in a recipe: SHA-256 of the safetensors file."""
     return hashlib.sha256(data).hexdigest()

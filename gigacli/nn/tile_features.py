@@ -27,7 +27,7 @@ class TileEncoder(Protocol):
 
     Attributes:
         device: Where it computes.
-        dtype: What it computes in.
+        dtype: Type it computes in.
         features: Values per tile.
         input_px: Edge of the images it takes; ``None`` for any.
         fixed_batch: Whether every batch must have the same number of images to be fast.

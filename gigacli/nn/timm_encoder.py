@@ -7,15 +7,12 @@ gigabytes, and their licences often forbid passing them on.
 from __future__ import annotations
 
 import hashlib
-import re
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
 
 if TYPE_CHECKING:
@@ -35,12 +32,12 @@ class TimmEncoder:
         pretrained: Whether to load its weights, or to draw random ones (the same each time).
 
     Attributes:
-        dtype: What it computes in; images are normalised in float32 before.
+        dtype: Type it computes in; images are normalised in float32 before.
         fixed_batch: False: batches of any size are as fast.
         features: Values per tile, as many as the model gives.
         input_px: Edge of the images it was made for; no others are taken.
-        mean: Its normalisation, per colour.
-        std: Its normalisation, per colour.
+        mean: Mean that the model's images are normalised with, per colour.
+        std: Standard deviation, per colour.
         weights_sha256: :func:`state_hash` of its weights without a classifier, whatever the precision.
 
     Raises:
@@ -89,24 +86,8 @@ class TimmEncoder:
         return given.shape[1]
 
 
-def store_name(name: str) -> str:
-    """A name for the store from timm's name of a model: ``hf-hub:org/model`` becomes ``org-model``.
-
-    Raises:
-        InvalidInput: Nothing is left of it.
-    """
-    source, colon, rest = name.partition(":")
-    rest = rest if colon else source
-    if source == "local-dir":
-        rest = Path(rest).name
-    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", rest).strip("._-")[:80]
-    if not NAME_PATTERN.fullmatch(cleaned):
-        raise InvalidInput(f"{TIMM}{name} does not make a name for the store", "give one with --name")
-    return cleaned
-
-
 def state_hash(state: Mapping[str, Tensor]) -> str:
-    """What identifies weights that are no file: SHA-256 over names, dtypes, shapes and bytes, in the order of names."""
+    """The identity of weights that are no file: SHA-256 over names, dtypes, shapes and bytes, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()

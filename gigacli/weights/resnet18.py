@@ -47,14 +47,14 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class KeyReport:
-    """What became of the names in a weights file. ``str()`` of it is one line for a person.
+    """Report on the names in a weights file: which were used, and how. ``str()`` gives one line for messages.
 
     Attributes:
-        tensors: Tensors in the file.
-        used: Those of them that are the network's.
+        tensors: Number of tensors in the file.
+        used: Number of those that are the network's.
         prefixes: Wrappers dropped from the names of a backbone.
         numbered: Whether the parts had numbers for names, as in ``nn.Sequential``.
-        left_out: What is no part of a backbone, as the first part of its names with the number of its tensors.
+        left_out: Tensors that are no part of a backbone: the first part of their names, and how many there are.
         missing: Names of a ResNet18 that the file lacks. ``num_batches_tracked``, which inference never reads, may.
         misshapen: Names with another shape, both shapes given.
         unexpected: Names of a backbone that a ResNet18 does not have.
@@ -78,7 +78,7 @@ class KeyReport:
     layer4: bool
 
     def problems(self) -> str:
-        """What keeps the file from being a ResNet18; empty if nothing does."""
+        """Reasons why the file is no ResNet18, in words; empty if it is one."""
         kinds = {
             "missing": self.missing,
             "of another shape": self.misshapen,
@@ -141,7 +141,7 @@ def resnet18_from_state(state: Any, *, origin: str, trunk: bool = False) -> tupl
     Containers and wrappers around the names are dropped, and so is what is no part of the backbone.
 
     Args:
-        state: What a weights file holds.
+        state: Content of a weights file.
         origin: Where it comes from, for messages.
         trunk: As in :func:`read_resnet18`.
 
@@ -162,7 +162,7 @@ def resnet18_from_state(state: Any, *, origin: str, trunk: bool = False) -> tupl
 
 
 def _advice(report: KeyReport, *, enough: bool) -> str:
-    """What to do about a file that is no ResNet18; ``enough``: nothing is wrong but that it has no ``layer4``."""
+    """Advice on a file that is no ResNet18; `enough`: the only thing wrong is that it has no ``layer4``."""
     if report.kind not in ("", "ResNet18"):
         return "networks of other kinds come from timm: --encoder timm:NAME"
     if enough:
