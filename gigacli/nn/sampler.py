@@ -136,9 +136,9 @@ class Sampler:
         return make_views(features, positions, augmentation=moved, device=self.device)
 
 
-def steps_per_epoch(slides: int, batch_size: int) -> int:
-    """Number of batches that hold all slides, each of at most `batch_size`."""
-    return -(-slides // batch_size)
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Number of batches that hold all slides or tiles, each of at most `batch_size`."""
+    return -(-examples // batch_size)
 
 
 def _room(device: torch.device) -> float:

@@ -153,11 +153,7 @@ class SlideEncoder(nn.Module):
         Raises:
             InvalidInput: The shapes of `batch` do not agree with each other or with `width_in`.
         """
-        if batch.features.ndim != 3 or batch.features.shape[2] != self.width_in:
-            raise InvalidInput(
-                f"features have shape {tuple(batch.features.shape)}, expected (views, tiles, {self.width_in})",
-                "Use tile features of the encoder that this slide encoder was built for.",
-            )
+        check_width(batch, self.width_in)
         b, t, _ = batch.features.shape
         owner = torch.arange(b, device=batch.cells.device).repeat_interleave(t)  # (b * t,)
         sites = sparse_map(batch.features.flatten(0, 1), batch.cells.flatten(0, 1), owner, size=b)
@@ -235,6 +231,15 @@ def _kernel(taps: int, width_in: int, width: int, generator: Generator) -> nn.Pa
     """A kernel (taps, width_in, width), Kaiming normal with the fan out of the dense kernel, taps * width."""
     std = math.sqrt(2 / (taps * width))
     return nn.Parameter(torch.empty(taps, width_in, width).normal_(0, std, generator=generator))
+
+
+def check_width(batch: ViewBatch, width_in: int) -> None:
+    """Refuse views whose features are not of the width that an aggregator was built for."""
+    if batch.features.ndim != 3 or batch.features.shape[2] != width_in:
+        raise InvalidInput(
+            f"features have shape {tuple(batch.features.shape)}, expected (views, tiles, {width_in})",
+            "Use tile features of the encoder that this aggregator was built for.",
+        )
 
 
 def make_linear(width_in: int, width: int, generator: Generator) -> nn.Linear:

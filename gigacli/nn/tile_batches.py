@@ -14,6 +14,7 @@ import torch
 from gigacli.nn.augment import MOCO, augment, draw_augmentation, fold, output_px
 from gigacli.nn.distributed import ALONE, Processes
 from gigacli.nn.moco import MoCoBatch, share_of
+from gigacli.nn.sampler import steps_per_epoch
 from gigacli.randomness import keyed_rng
 
 if TYPE_CHECKING:
@@ -31,11 +32,6 @@ AHEAD = 2
 """Batches whose tiles are being read before they are augmented."""
 
 TILES_PER_TASK = 8
-
-
-def steps_per_epoch(tiles: int, batch_size: int) -> int:
-    """Number of batches in an epoch, each of at most `batch_size` tiles; they differ by at most one tile."""
-    return -(-tiles // batch_size)
 
 
 @dataclass(frozen=True)

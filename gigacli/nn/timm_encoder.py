@@ -155,23 +155,23 @@ def _explained(name: str, error: Exception) -> GigaError:
     from huggingface_hub.utils import GatedRepoError, RepositoryNotFoundError
 
     repository = name.partition(":")[2].partition("@")[0]
-    said = " ".join(str(error).split())[:500] or type(error).__name__
+    reason = " ".join(str(error).split())[:500] or type(error).__name__
     if isinstance(error, GatedRepoError):
         page = f"https://huggingface.co/{repository}" if repository else "its page on huggingface.co"
         hint = f"accept its licence at {page}, then run: hf auth login (or set HF_TOKEN)"
         return NotFound(f"the weights of {TIMM}{name} are given out on request only", hint)
     if isinstance(error, RepositoryNotFoundError):
         return NotFound(
-            f"Hugging Face has no {repository or name!r}, or not for this user: {said}",
+            f"Hugging Face has no {repository or name!r}, or not for this user: {reason}",
             "check the name; for a private one run: hf auth login",
         )
     if isinstance(error, OSError):  # no network, no such file; the Hub's own errors are OSErrors too
         return NotFound(
-            f"the weights of {TIMM}{name} cannot be had: {type(error).__name__}: {said}",
+            f"the weights of {TIMM}{name} cannot be had: {type(error).__name__}: {reason}",
             "they are fetched once, then kept in HF_HOME: run once where there is a network and copy that folder, or "
             f"name a folder with config.json and model.safetensors: {TIMM}local-dir:FOLDER",
         )
     return Mismatch(
-        f"timm cannot make {TIMM}{name} with its weights: {type(error).__name__}: {said}",
+        f"timm cannot make {TIMM}{name} with its weights: {type(error).__name__}: {reason}",
         "its files must say all that timm needs: architecture, arguments and exactly the weights of that model",
     )

@@ -25,8 +25,9 @@ from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.health import training_warning
 from gigacli.nn.knn import KNNScore
 from gigacli.nn.moco import MoCo, MoCoBatch
+from gigacli.nn.sampler import steps_per_epoch
 from gigacli.nn.tensorboard import TensorBoardLog
-from gigacli.nn.tile_batches import TileBatches, steps_per_epoch
+from gigacli.nn.tile_batches import TileBatches
 from gigacli.nn.tile_encoder import random_resnet18, weights_hash, weights_to_bytes
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import read_labels
