@@ -138,12 +138,13 @@ def authors_checkpoint(monkeypatch):
     """
     import torch
 
-    from gigacli.nn.gigassl import GigasslEncoder, _names
+    from gigacli.nn.gigassl import GigasslEncoder
+    from gigacli.weights.authors import authors_names
 
     def write(path, width_in=256, width=512, seed=0):
         encoder = GigasslEncoder(width_in, width=width, generator=torch.Generator().manual_seed(seed))
         state = {"projector.layer3.bias": torch.zeros(256)}
-        for theirs, ours in _names().items():
+        for theirs, ours in authors_names().items():
             value = encoder.state_dict()[ours]
             if value.ndim == 3:  # (taps, in, out), rows along y -> (taps, 1, in, out), rows along x
                 side = 3 if len(value) == 9 else 1

@@ -9,7 +9,7 @@ import numpy as np
 
 from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput
-from gigacli.nn.tile_batches import steps_per_epoch
+from gigacli.nn.sampler import steps_per_epoch
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import join, patients_of
 from gigacli.randomness import keyed_rng

@@ -26,20 +26,20 @@ HIDDEN: Final = 128
 EPOCHS: Final = 50
 LEAST_STEPS: Final = 150
 BAGS: Final = 16
-"""Slides of a step."""
+"""Slides per step."""
 TILES: Final = 256
-"""Tiles of a slide in a step, drawn anew every time; all of them where probabilities are computed."""
+"""Tiles of a slide in a step, drawn anew every time. Probabilities are computed from all tiles."""
 LEARNING_RATE: Final = 1e-3
 WEIGHT_DECAY: Final = 1e-4
 
 
-class GatedAttention(nn.Module):
+class AttentionMIL(nn.Module):
     """Tiles to class scores: embed each, weigh them by gated attention, classify the weighted mean.
 
     Args:
         width_in: Features of a tile.
-        classes: How many.
-        mean: (width_in,) of the tiles of the training side.
+        classes: Number of classes.
+        mean: (width_in,) mean of the tiles' features on the training side.
         deviation: (width_in,) their standard deviation.
     """
 
@@ -56,36 +56,36 @@ class GatedAttention(nn.Module):
         self.attend = nn.Linear(HIDDEN, 1)
         self.classify = nn.Linear(HIDDEN, classes)
 
-    def forward(self, tiles: Tensor, there: Tensor) -> Tensor:
-        """Scores (b, classes) of bags.
+    def forward(self, tiles: Tensor, is_tile: Tensor) -> Tensor:
+        """Class scores (b, classes) of bags.
 
         Args:
             tiles: (b, t, width_in), shorter bags filled up with anything finite.
-            there: (b, t) bool, which of them are tiles; at least one of a bag.
+            is_tile: (b, t) bool, which of them are tiles; at least one of a bag.
         """
         embedded = self.embed((tiles - self.mean) / self.deviation)  # (b, t, HIDDEN)
         logits = self.attend(self.content(embedded) * self.gate(embedded)).squeeze(2)  # (b, t)
-        weights = logits.masked_fill(~there, -torch.inf).softmax(dim=1)
+        weights = logits.masked_fill(~is_tile, -torch.inf).softmax(dim=1)
         scores: Tensor = self.classify(torch.einsum("bt,bth->bh", weights, embedded))
         return scores
 
 
 def train(
     bags: Sequence[NDArray[np.float16]], y: NDArray[np.int64], *, classes: int, seed: int, device: torch.device
-) -> GatedAttention:
+) -> AttentionMIL:
     """Train on labelled bags.
 
     Args:
         bags: Tile features of each slide, (tiles, features), at least one tile.
         y: Their classes, 0 ... classes - 1, (bags,), each at least once.
-        classes: How many.
-        seed: Of the initial weights, the order of the slides and the tiles drawn.
-        device: Where.
+        classes: Number of classes.
+        seed: Seed of the initial weights, the order of the slides and the tiles drawn.
+        device: Where to train.
     """
     mean, deviation = _moments(bags)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed_seed(seed, "abmil"))
-        model = GatedAttention(bags[0].shape[1], classes, mean=mean, deviation=deviation).to(device)
+        model = AttentionMIL(bags[0].shape[1], classes, mean=mean, deviation=deviation).to(device)
     weight = torch.from_numpy(len(y) / (classes * np.bincount(y, minlength=classes))).float().to(device)  # (classes,)
     per_epoch = -(-len(bags) // BAGS)
     steps = max(LEAST_STEPS, EPOCHS * per_epoch)
@@ -108,8 +108,8 @@ def train(
 
 
 @torch.inference_mode()
-def probabilities(model: GatedAttention, bags: Sequence[NDArray[np.float16]]) -> NDArray[np.float64]:
-    """Of each class, (bags, classes) float64, from all tiles of each bag."""
+def probabilities(model: AttentionMIL, bags: Sequence[NDArray[np.float16]]) -> NDArray[np.float64]:
+    """Probabilities of the classes, (bags, classes) float64, from all tiles of each bag."""
     device = model.mean.device
     scores = [model(*_padded([bag], device)).double().softmax(dim=1) for bag in bags]
     return torch.cat(scores).cpu().numpy()
@@ -124,10 +124,10 @@ def _moments(bags: Sequence[NDArray[np.float16]]) -> tuple[Tensor, Tensor]:
 
 
 def _padded(bags: Sequence[NDArray[np.float16]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tiles (b, t, features) float32 and which of them are there (b, t), t that of the largest bag."""
+    """Tiles (b, t, features) float32, t that of the largest bag, and which of them are tiles and no padding, (b, t)."""
     sizes = np.array([len(bag) for bag in bags])
     tiles = np.zeros((len(bags), sizes.max(), bags[0].shape[1]), dtype=np.float16)
     for row, bag in zip(tiles, bags, strict=True):
         row[: len(bag)] = bag
-    there = np.arange(sizes.max()) < sizes[:, None]
-    return torch.from_numpy(tiles).to(device).float(), torch.from_numpy(there).to(device)
+    is_tile = np.arange(sizes.max()) < sizes[:, None]  # (b, t)
+    return torch.from_numpy(tiles).to(device).float(), torch.from_numpy(is_tile).to(device)

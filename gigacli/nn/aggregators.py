@@ -1,4 +1,4 @@
-"""What makes a vector of a view, by name; all have one signature, `forward(batch: ViewBatch) -> (b, width)`."""
+"""Aggregators, which make one vector of a view, by name. All are `forward(batch: ViewBatch) -> (b, width)`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gigacli.errors import InvalidInput
-from gigacli.nn.slide_encoder import SlideEncoder, make_linear
+from gigacli.nn.slide_encoder import SlideEncoder, check_width, make_linear
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -68,7 +68,7 @@ class GatedAttention(nn.Module):
 
     def forward(self, batch: ViewBatch) -> Tensor:
         """Slide vectors (b, width), in float32 or better."""
-        _check_width(batch, self.width_in)
+        check_width(batch, self.width_in)
         h = torch.relu(self.embed(batch.features))  # (b, t, width)
         scores = self.score(torch.tanh(self.content(h)) * torch.sigmoid(self.gate(h)))  # (b, t, 1)
         wide = torch.promote_types(h.dtype, torch.float32)
@@ -93,14 +93,6 @@ class MeanMLP(nn.Module):
 
     def forward(self, batch: ViewBatch) -> Tensor:
         """Slide vectors (b, width), in float32 or better."""
-        _check_width(batch, self.width_in)
+        check_width(batch, self.width_in)
         vectors: Tensor = self.last(torch.relu(self.norm(self.hidden(batch.features.mean(dim=1)))))
         return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-
-
-def _check_width(batch: ViewBatch, width_in: int) -> None:
-    if batch.features.ndim != 3 or batch.features.shape[2] != width_in:
-        raise InvalidInput(
-            f"features have shape {tuple(batch.features.shape)}, expected (views, tiles, {width_in})",
-            "Use tile features of the encoder that this aggregator was built for.",
-        )

@@ -1,4 +1,4 @@
-"""Augmentation of tiles, with parameters that a whole view shares (paper, step 1).
+"""Augmentation of tiles with parameters that a whole view shares (paper, step 1).
 
 Every step of the chain is linear for given parameters, so the chain folds into three small operators:
 crop, resize, flips, quarter turns and blur into one matrix on the left and one on the right of a tile;
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CROP_RATIO = (3 / 4, 4 / 3)
-"""Of a crop's width to its height: the usual one."""
+"""Range of a crop's width over its height: the usual one."""
 
 BLUR_TAPS = 5
 
 
 @dataclass(frozen=True)
 class Strengths:
-    """How strongly tiles are changed. Flips and quarter turns have no strength: a tile has no upright position.
+    """Ranges of the augmentation's parameters; flips and quarter turns have none, for a tile has no upright position.
 
     Attributes:
         crop_scale: Least and greatest share of the tile's area that is kept.
         jitter: Brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter.
         hue: Greatest turn of the hue, either way; 1 is once round.
-        jitter_p: How often the colours are jittered.
-        gray_p: How often they are dropped.
-        blur_p: How often the tile is blurred.
+        jitter_p: Probability that the colours are jittered.
+        gray_p: Probability that they are dropped.
+        blur_p: Probability that the tile is blurred.
         blur_px: Least and greatest sigma, in pixels of the augmented tile.
     """
 
@@ -48,16 +48,17 @@ class Strengths:
 
 
 SHARED = Strengths(crop_scale=(0.5, 1.0), jitter=0.4, hue=0.2, jitter_p=0.8, gray_p=0.2, blur_p=0.5, blur_px=(0.1, 1.0))
-"""Of the bank: those of the authors' released code (Democratizing/gigassl), for flips and right-angle rotations as the
-paper lists them (section 3.1): RandomResizedCrop(scale .5-1), ColorJitter(.4, .4, .4, .2, p .8), grayscale p .2, 5x5
-blur of sigma .1-1 with p .5."""
+"""Strengths of the bank: those of the authors' released code (Democratizing/gigassl), with flips and right-angle
+rotations as the paper lists them (section 3.1): RandomResizedCrop(scale .5-1), ColorJitter(.4, .4, .4, .2, p .8),
+grayscale p .2, 5x5 blur of sigma .1-1 with p .5."""
 
 MOCO = Strengths(crop_scale=(0.2, 1.0), jitter=0.4, hue=0.1, jitter_p=0.8, gray_p=0.2, blur_p=0.5, blur_px=(0.1, 1.0))
-"""Of ``giga pretrain-tiles``: MoCo v2 (Chen et al. 2020: crop .2-1, ColorJitter(.4, .4, .4, .1, p .8), grayscale p .2,
-blur p .5), but the blur no stronger than the bank's, for a sigma of 2 px wipes out the chromatin of nuclei at 10x."""
+"""Strengths of ``giga pretrain-tiles``: those of MoCo v2 (Chen et al. 2020: crop .2-1, ColorJitter(.4, .4, .4, .1,
+p .8), grayscale p .2, blur p .5), but the blur no stronger than the bank's, for a sigma of 2 px wipes out the chromatin
+of nuclei at 10x."""
 
 CHUNK = 16
-"""Tiles worked on at once on a CPU, so that they stay in its cache."""
+"""Tiles augmented at once on a CPU, so that they stay in its cache."""
 
 BLOCK_ROWS = 32
 """Rows of a matrix multiplied at once on a CPU: they look at some 45 pixels of the tile's 256."""
@@ -163,7 +164,7 @@ class Folded(NamedTuple):
     pull: Tensor  # (n,)
 
     def of(self, rows: slice) -> Folded:
-        """Some of the sets."""
+        """The operators of the sets in these rows."""
         return Folded._make(values[rows] for values in self)
 
 
@@ -173,14 +174,20 @@ def fold(parameters: TileAugmentation, *, tile_px: int, out_px: int, device: tor
     A quarter turn is a flip and a transpose; transposing the result swaps left and right.
     """
     turns = parameters.quarter_turns
-    flip = parameters.flip ^ np.stack([(turns == 2) | (turns == 3), (turns == 1) | (turns == 2)], axis=1)
-    transposed = turns % 2 == 1
-    rows_from = transposed.astype(np.int64)  # the axis of the tile that becomes the result's rows
+    # A turn by 90 degrees is a transpose and one flip, by 180 both flips, by 270 a transpose and the other flip. Flips
+    # undo each other, hence the exclusive or with those that were drawn.
+    flip = parameters.flip ^ np.stack([(turns == 2) | (turns == 3), (turns == 1) | (turns == 2)], axis=1)  # (n, 2)
+    transposed = turns % 2 == 1  # (n,)
+    # The tile is transposed before it is multiplied: left @ tile.T @ right.T. The left matrix then works along the
+    # tile's columns, with the crop and the flip of axis 1, and the right one along its rows.
+    rows_from = transposed.astype(np.int64)  # (n,), the axis of the tile that becomes the result's rows
     axes = [_Axis.of(parameters, flip, axis, out_px) for axis in (rows_from, 1 - rows_from)]
-    pull = ((1 - parameters.contrast) * parameters.brightness).astype(np.float32)
-    # copied into torch's own memory: products may differ in the last bit with the alignment of what numpy gives
+    # Contrast c about the mean luma m, then brightness b: b (c x + (1 - c) m). The factor of x is in the colour matrix.
+    pull = ((1 - parameters.contrast) * parameters.brightness).astype(np.float32)  # (n,)
+    # Copied into torch's own memory: products may differ in the last bit with the alignment of numpy's.
     colour, pull_ = (torch.tensor(v, device=device) for v in (_colour(parameters), pull))
     if device.type == "cpu":
+        # (n, out, tile) each; one of them turns 0 ... 255 into 0 ... 1 on the way.
         left, right = axes[0].matrices(tile_px) / np.float32(255), axes[1].matrices(tile_px)
         matrices, used = (torch.tensor(left), torch.tensor(right)), (_used(left), _used(right))
     else:
@@ -240,7 +247,7 @@ def _multiply(matrix: Tensor, used: np.ndarray, x: Tensor) -> Tensor:
 
 
 def _used(matrix: np.ndarray) -> NDArray[np.int64]:
-    """(n, blocks, 2): the columns from first to last + 1 that are not zero, per block of rows of (n, out, size)."""
+    """First and last + 1 column that is not zero, (n, blocks, 2), per block of rows of a matrix (n, out, size)."""
     n, out, size = matrix.shape
     padded: NDArray[np.bool_] = np.zeros((n, -(-out // BLOCK_ROWS) * BLOCK_ROWS, size), dtype=bool)
     padded[:, :out] = matrix != 0
@@ -250,16 +257,16 @@ def _used(matrix: np.ndarray) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Axis:
-    """What happens along one axis of n tiles: crop and resize (bilinear, pixel centres), then flip, then blur.
+    """The operators along one axis of n tiles: crop and resize (bilinear, pixel centres), then flip, then blur.
 
     The blur is a Gaussian of five taps, mirrored about the first and the last pixel; a sigma of 0 leaves one tap.
 
     Attributes:
         start: (n, 1) first pixel of the crop.
         length: (n, 1) pixels of the crop.
-        position: (n, out) where in the crop a pixel of the result looks, before the blur.
-        source: (taps, out) which of these the taps of a pixel take.
-        weights: (n, taps) of the taps.
+        position: (n, out) position in the crop that a pixel of the result is read from, before the blur.
+        source: (taps, out) numbers of the pixels that the taps of the blur take.
+        weights: (n, taps) weights of the taps.
     """
 
     start: NDArray[np.int64]
@@ -270,7 +277,7 @@ class _Axis:
 
     @classmethod
     def of(cls, parameters: TileAugmentation, flip: np.ndarray, axis: np.ndarray, out: int) -> _Axis:
-        """Along axis ``axis[i]`` of tile i."""
+        """The operators along axis ``axis[i]`` of tile i."""
         n, i = np.arange(len(parameters)), np.arange(out)
         start, length = parameters.crop[n, axis, None], parameters.crop[n, axis + 2, None]  # (n, 1)
         position = np.clip((i + 0.5) * length / out - 0.5, 0, length - 1)
@@ -282,7 +289,7 @@ class _Axis:
         return cls(start, length, position, np.minimum(source, 2 * (out - 1) - source), weights)
 
     def matrices(self, size: int) -> NDArray[np.float32]:
-        """(n, out, size) float32: what is not zero is put in its place."""
+        """The operators as matrices (n, out, size) float32, filled in where they are not zero."""
         (n, out), i = self.position.shape, np.arange(self.position.shape[1])
         rows = np.arange(n)[:, None]
         lower = np.floor(self.position).astype(np.int64)
@@ -295,7 +302,7 @@ class _Axis:
         return matrix
 
     def matrices_on(self, device: torch.device, size: int) -> Tensor:
-        """The same on a device that would rather compute all of it than be sent it, or wait for a processor."""
+        """The same matrices, computed on a GPU: zeros and all, which is faster there than to wait for the processor."""
         position = torch.tensor(self.start + self.position, dtype=torch.float32, device=device)  # (n, out)
         weights = torch.tensor(self.weights, dtype=torch.float32, device=device)
         columns = torch.arange(size, dtype=torch.float32, device=device)
@@ -307,7 +314,7 @@ class _Axis:
 
 
 def _colour(parameters: TileAugmentation) -> np.ndarray:
-    """(n, 3, 3) float32: brightness, contrast, saturation, hue, grayscale, in this order."""
+    """Colour matrices (n, 3, 3) float32: brightness, contrast, saturation, hue, grayscale, in this order."""
     identity, gray = np.eye(3), np.tile(LUMA, (3, 1))
     saturation = parameters.saturation[:, None, None]
     matrix = saturation * identity + (1 - saturation) * gray

@@ -24,15 +24,15 @@ History = dict[str, list[float]]
 
 @dataclass
 class Sums:
-    """What has been seen of an epoch so far.
+    """Sums over the steps of an epoch so far.
 
     Attributes:
-        steps: Taken.
-        seconds: Spent on them.
-        waited: Of these, waiting for data.
-        examples: Seen.
-        chance: Sum over the steps.
-        figures: Sums over the steps, scalar float64: the loss and what else the steps say.
+        steps: Steps taken.
+        seconds: Seconds spent on them.
+        waited: Seconds of these that were spent waiting for data.
+        examples: Slides or tiles seen.
+        chance: Sum of the steps' chance levels.
+        figures: Sums of the steps' losses and further figures by name, scalar float64.
     """
 
     steps: int = 0
@@ -43,7 +43,7 @@ class Sums:
     figures: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, examples: int, chance: float, figures: Mapping[str, Tensor]) -> None:
-        """Another step."""
+        """Add the figures of one more step."""
         self.steps, self.examples, self.chance = self.steps + 1, self.examples + examples, self.chance + chance
         for name, value in figures.items():
             more = value.detach().double()
@@ -52,14 +52,14 @@ class Sums:
 
 @dataclass
 class State:
-    """How far a training has come."""
+    """How far a training has come: the epochs finished, and the sums of the epoch it is in."""
 
     history: History
-    sums: Sums  # of the epoch it is in
+    sums: Sums
 
     @property
     def epoch(self) -> int:
-        """Epochs finished."""
+        """Number of epochs finished; that of the epoch it is in, counted from 0."""
         return len(self.history.get("loss", []))
 
 
@@ -82,7 +82,11 @@ def to_bytes(module: nn.Module, optimizer: torch.optim.Optimizer, state: State, 
 
 
 def restore(module: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: bytes) -> State:
-    """Put a checkpoint's state in place; how far it had come."""
+    """Load a checkpoint into the module and the optimizer; how far its training had come.
+
+    Raises:
+        Mismatch: It cannot be read, or does not fit the module.
+    """
     tensors, epoch = _load(checkpoint)
     parts: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}, "history": {}, "sums": {}, "figures": {}}
     for name, value in tensors.items():
@@ -104,7 +108,7 @@ def restore(module: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: byt
 
 
 def epoch_of(checkpoint: bytes | None) -> int:
-    """Epochs a checkpoint had finished; 0 without one."""
+    """Number of epochs a checkpoint had finished; 0 without a checkpoint."""
     return _load(checkpoint)[1] if checkpoint else 0
 
 

@@ -29,8 +29,8 @@ class Processes:
     """This process among those that train together.
 
     Attributes:
-        rank: Its number, from 0. Process 0 writes.
-        count: How many there are.
+        rank: Number of this process, from 0. Process 0 writes.
+        count: Number of processes.
     """
 
     rank: int = 0
@@ -43,7 +43,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this one writes and speaks."""
+        """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -56,7 +56,10 @@ class Processes:
         return cast("Tensor", _Gather.apply(rows, counts.tolist(), self.rank))  # type: ignore[no-untyped-call]
 
     def gather_views(self, rows: Tensor) -> Tensor:
-        """The same for first views (n_r, ...) followed by second views: all first views, then all second ones."""
+        """The rows (2n_r, ...) of all processes, n_r first and n_r second views each: all first views, then all second.
+
+        Differentiable.
+        """
         if self.count == 1:
             return rows
         return torch.cat([self.gather(half) for half in rows.chunk(2)])
@@ -73,7 +76,7 @@ class Processes:
             gradient.copy_(mean.view_as(gradient))
 
     def share(self, value: T) -> T:
-        """What process 0 has."""
+        """The value that process 0 gives, in every process."""
         if self.count == 1:
             return value
         box: list[Any] = [value]
@@ -85,7 +88,7 @@ class Processes:
         return self.share(make() if self.first else cast("T", None))
 
     def wait(self) -> None:
-        """Go on when all are here."""
+        """Wait until every process has come here."""
         if self.count > 1:
             dist.barrier()
 
@@ -98,7 +101,7 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
     """The processes that ``torchrun`` started, and this one's device; alone where it did not. They end together.
 
     Args:
-        device: What ``--device`` says; ``cuda`` becomes the device of this process.
+        device: The device asked for; ``cuda`` becomes the device of this process.
 
     Raises:
         InvalidInput: There are fewer CUDA devices than processes on this machine, or one device is named for all.
@@ -154,7 +157,7 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
     Variance is the mean square about the mean, in a second sum: E[x^2] - E[x]^2 loses digits.
 
     Args:
-        norm: What it replaces, and shares parameters and buffers with.
+        norm: The batch norm that it replaces, and shares parameters and buffers with.
     """
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
@@ -183,7 +186,7 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
 
 
 class SyncBatchNorm2d(SyncBatchNorm1d):
-    """The same of images (n, c, h, w) over the pixels of all processes: on a CPU, where torch has none."""
+    """Batch norm of images (n, c, h, w) over the pixels of all processes: on a CPU, where torch has none."""
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, c, h, w)."""
@@ -196,7 +199,7 @@ def _sum_over_processes(x: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes; what each put in moves everybody's result, so gradients are summed too."""
+    """Sum over processes. Every process's input moves the result of all, so gradients are summed too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -212,7 +215,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes. As a sum of padded rows: it takes counts that differ, on every backend."""
+    """Rows of all processes, gathered as a sum of padded rows: that takes counts that differ, on every backend."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int], rank: int) -> Tensor:

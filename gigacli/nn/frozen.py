@@ -30,7 +30,7 @@ class FrozenTileEncoder:
     Attributes:
         features: Values per tile.
         input_px: Edge of the images it takes; ``None`` for any.
-        dtype: What it computes in: images of this type, channels last, are used as they are.
+        dtype: Type it computes in: images of this type, channels last, are used as they are.
         fixed_batch: Whether every other batch size costs a compilation.
     """
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from gigacli.errors import InvalidInput
 from gigacli.nn.aggregators import make_aggregator
 from gigacli.nn.distributed import ALONE
-from gigacli.nn.losses import nt_xent
+from gigacli.nn.loop import Step
+from gigacli.nn.losses import chance_level, nt_xent
 from gigacli.nn.slide_encoder import Projector
 from gigacli.nn.views import ViewBatch
 
@@ -31,17 +32,17 @@ class GigaSSL(nn.Module):
 
     Args:
         width_in: Features of a tile.
-        temperature: Of NT-Xent.
-        seed: Of the initial weights.
+        temperature: Temperature of NT-Xent.
+        seed: Seed of the initial weights.
         whiten: Whether features are multiplied by a matrix first, from :func:`whitening_matrix`; it is kept with the
             weights, so that whoever uses the encoder uses it too.
-        aggregator: What makes a vector of a view.
-        blocks: Residual blocks of its sparse convolutions, where it has some.
-        stride: Of the first of them.
-        sparse_backend: Of its sparse convolutions, where it has some.
+        aggregator: Name of the aggregator, which makes a vector of a view.
+        blocks: Residual blocks of a sparse aggregator.
+        stride: Stride of the first of these blocks.
+        sparse_backend: Backend of a sparse aggregator's convolutions.
 
     Attributes:
-        processes: Those that train together; the loss is over the views of all.
+        processes: The processes that train together; the loss is over the views of all.
     """
 
     whitening: Tensor | None
@@ -70,13 +71,13 @@ class GigaSSL(nn.Module):
 
     @classmethod
     def of_recipe(cls, width_in: int, recipe: Mapping[str, Any], *, seed: int, sparse_backend: str = "auto") -> Self:
-        """The method that a model's recipe describes, before it has learnt anything: the one place that reads it so.
+        """The untrained method that a model's recipe describes.
 
         Args:
             width_in: Features of a tile.
-            recipe: Configuration of ``giga train``; what an older one does not name had its first value.
-            seed: Of the initial weights.
-            sparse_backend: Of its sparse convolutions, where it has some.
+            recipe: Configuration of ``giga train``; a setting that an older one lacks has the default of its time.
+            seed: Seed of the initial weights.
+            sparse_backend: Backend of a sparse aggregator's convolutions.
         """
         return cls(
             width_in,
@@ -89,18 +90,15 @@ class GigaSSL(nn.Module):
             sparse_backend=sparse_backend,
         )
 
-    def forward(self, views: ViewBatch) -> Tensor:
-        """Loss of 2n views, the first views of n slides followed by their second: one sparse batch for both."""
-        return self.step(views)[0]
-
-    def step(self, views: ViewBatch) -> tuple[Tensor, Tensor]:
-        """The loss, over the views of all processes, and the vectors (2n, width) of this one's."""
-        vectors = self.vectors(views)
-        first, second = self.processes.gather_views(self.projector(vectors)).chunk(2)
-        return nt_xent(first, second, temperature=self.temperature), vectors
+    def forward(self, views: ViewBatch) -> Step:
+        """NT-Xent of 2n views, the first views of n slides, then their second views: one sparse batch for both."""
+        vectors = self.vectors(views)  # (2n, width), of this process
+        first, second = self.processes.gather_views(self.projector(vectors)).chunk(2)  # (slides, c) of all processes
+        loss, slides = nt_xent(first, second, temperature=self.temperature), len(first)
+        return Step(loss, chance_level(slides), slides, vectors)
 
     def vectors(self, views: ViewBatch) -> Tensor:
-        """Vectors (b, width) of b views: whiten their features, encode them."""
+        """Slide vectors (b, width) of b views: whiten their features, encode them."""
         if self.whitening is not None:
             views = replace(views, features=views.features @ self.whitening)
         vectors: Tensor = self.encoder(views)
@@ -108,7 +106,7 @@ class GigaSSL(nn.Module):
 
 
 def whitening_matrix(slides: Iterable[NDArray[np.float16]]) -> Tensor:
-    """What makes the spread of features within slides alike in all directions, whatever the tile or augmentation.
+    """A matrix that makes the spread of features within slides alike in all directions (whitening).
 
     N is the covariance of a slide's augmented features about their mean, pooled over slides; features f become
     f (N + tr(N)/c I)^(-1/2). Directions in which tiles and augmentations of one slide differ most

@@ -21,7 +21,7 @@ AT_CHANCE = 0.98
 """A loss above this share of its chance level has told no slide from another."""
 
 SETTLED = 0.1
-"""Share of the training after which these are a complaint: before it they are how every training begins."""
+"""Share of the training after which these call for a warning: before it they are how every training begins."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Health:
 
 @torch.no_grad()
 def health_of(vectors: Tensor) -> Health:
-    """The health of first views (n, c) followed by their second views, (2n, c) in all."""
+    """The health of vectors (2n, c): n first views, then their second views in the same order."""
     units = F.normalize(vectors.detach().float(), dim=1)
     first, second = units.chunk(2)
     gram = units @ units.T  # (2n, 2n)
@@ -59,12 +59,12 @@ def health_of(vectors: Tensor) -> Health:
     )
 
 
-def complaint(history: Mapping[str, Sequence[float]], *, epochs: int) -> str:
-    """What is wrong after the last epoch of a history, in words; "" where nothing is.
+def training_warning(history: Mapping[str, Sequence[float]], *, epochs: int) -> str:
+    """A warning in words if the last epoch of a history shows that training fails; "" if it does not.
 
     Args:
         history: Values per epoch so far; "loss" and "chance", and "rank" where it is known.
-        epochs: Of the whole training.
+        epochs: Epochs of the whole training.
     """
     loss, chance = history["loss"][-1], history["chance"][-1]
     if len(history["loss"]) < SETTLED * epochs:

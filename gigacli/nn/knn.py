@@ -1,4 +1,4 @@
-"""How well neighbours know each other's labels: a score of features without training anything."""
+"""kNN accuracy of tile features against labels: a score without training anything."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TEMPERATURE = 0.07
 CHUNK = 1024
 
 TILES = 64
-"""Encoded at once."""
+"""Tiles encoded at once."""
 
 
 def knn_accuracy(features: Tensor, labels: Tensor, groups: Tensor) -> float:
-    """Share of the tiles whose label their nearest neighbours in other groups say, averaged over the classes.
+    """Share of the tiles whose nearest neighbours in other groups vote for their label, averaged over the classes.
 
     Neighbours of the same group (a patient, or a slide where patients are not known) have no vote: they look alike
     for reasons that have nothing to do with the label.
@@ -44,28 +44,28 @@ def knn_accuracy(features: Tensor, labels: Tensor, groups: Tensor) -> float:
     units = F.normalize(features.float(), dim=1)
     classes = int(labels.max()) + 1
     votes = F.one_hot(labels, classes).float()  # (n, classes)
-    said = []
+    predicted = []
     for rows in torch.split(torch.arange(len(units), device=units.device), CHUNK):
         similar = units[rows] @ units.T  # (m, n)
         similar = similar.masked_fill(groups[rows, None] == groups[None], -torch.inf)
         nearest, index = similar.topk(min(NEIGHBOURS, len(units)), dim=1)  # (m, k)
         weight = torch.exp((nearest - nearest[:, :1]) / TEMPERATURE).nan_to_num(0)  # none where a group is alone
-        said.append((weight[..., None] * votes[index]).sum(1).argmax(1))
-    right = (torch.cat(said) == labels).float()
+        predicted.append((weight[..., None] * votes[index]).sum(1).argmax(1))
+    right = (torch.cat(predicted) == labels).float()
     return float(torch.stack([right[labels == k].mean() for k in torch.unique(labels)]).mean())
 
 
-class NeighbourScore:
-    """:func:`knn_accuracy` of some tiles, as the network is each time it is asked.
+class KNNScore:
+    """:func:`knn_accuracy` of the features that a network in training gives some tiles.
 
     Args:
-        network: In training mode, and again afterwards.
-        read: Pixels (tile_px, tile_px, 3) uint8 of a tile, by its number.
-        tiles: (n,) numbers.
-        labels: (n,) classes.
-        groups: (n,) patients.
+        network: The tile encoder; it is put in eval mode for the score and back into training mode.
+        read: Returns the pixels (tile_px, tile_px, 3) uint8 of a tile, by its number.
+        tiles: (n,) numbers of the tiles.
+        labels: (n,) their classes.
+        groups: (n,) their patients.
         device: Where to compute.
-        precision: bf16 or fp32.
+        precision: ``bf16`` or ``fp32``.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class NeighbourScore:
 
     @torch.no_grad()
     def __call__(self) -> float:
-        """The score now."""
+        """The score of the network as it is now, 0 to 1."""
         self._network.eval()
         features = []
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gigacli.errors import Diverged
 from gigacli.nn.checkpoint import History, State, Sums, epoch_of, restore, to_bytes
 from gigacli.nn.distributed import ALONE, Processes
-from gigacli.nn.health import Health, complaint, health_of
+from gigacli.nn.health import Health, health_of, training_warning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,11 +29,10 @@ B = TypeVar("B")
 __all__ = ["History", "Schedule", "Step", "Training", "epoch_of", "run"]
 
 CHECKPOINT_SECONDS = 20.0
-"""A checkpoint is written this long after the last one: at the end of an epoch or, where batches can be made from any
-step on, after a step."""
+"""A checkpoint is written, after a step or an epoch, when the last one is this old."""
 
 CHECKPOINT_SHARE = 0.05
-"""Of the time, at most, that checkpoints may take: where writing is slow they are farther apart."""
+"""Largest share of the time that checkpoints may take: where writing is slow they are farther apart."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,16 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Step:
-    """What one batch gives.
+    """The result of one batch: its loss and the figures that describe it.
 
     Attributes:
-        loss: Scalar, of the whole batch.
+        loss: Scalar, of the batch of all processes.
         chance: Loss where nothing has been learnt.
-        examples: Slides or tiles in the whole batch.
-        vectors: This process's first views (n, c) followed by their second views: what the health is read from.
-        figures: What else there is to say of the whole batch, by name, scalars: an epoch keeps their means. The same
-            names in every step.
+        examples: Slides or tiles in the batch of all processes.
+        vectors: (2n, c) vectors of this process's first views, then of their second views; the health is read from
+            them.
+        figures: Further scalars of the batch of all processes by name, the same names in every step; an epoch keeps
+            their means.
     """
 
     loss: Tensor
@@ -80,32 +80,32 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Generic[B]):
-    """What to train, and with which data.
+    """A training: the network, its data, and what receives the results.
 
     Attributes:
         module: Everything with parameters or buffers; its state is what a checkpoint keeps.
-        optimizer: Steps over ``module``'s parameters.
+        optimizer: Optimizer of ``module``'s parameters.
         schedule: Learning rate of every step.
-        epochs: Passes.
-        batches: ``batches(epoch)`` yields the batches of an epoch. It runs in a thread of its own, one batch ahead.
-        batches_from: ``batches_from(epoch, step)`` yields those from a step on: for epochs so long that there must be
-            checkpoints inside them.
-        step: The loss of a batch, and what is said of it.
+        epochs: Passes over the data.
+        batches: ``batches(epoch, step)`` yields the batches of an epoch from a step on. It runs in a thread of its own,
+            one batch ahead.
+        step: Computes the loss of a batch.
+        precision: ``bf16`` (autocast around ``step``) or ``fp32``.
         save: Receives a checkpoint (a safetensors file of constant size) and the history so far.
         save_best: Receives the state of ``module`` after the epoch with the lowest loss; before the checkpoint.
-        scores: What is measured after every epoch, by name; every process measures.
-        record: Receives every epoch's figures by name, for whoever watches.
-        processes: Those that train together; only the first one saves and records.
+        scores: Measurements after every epoch, by name; every process measures.
+        record: Receives every epoch's number and figures by name.
+        processes: The processes that train together; only the first one saves and records.
     """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     epochs: int
-    batches: Callable[[int], Iterable[B]]
+    batches: Callable[[int, int], Iterable[B]]
     step: Callable[[B], Step]
     save: Callable[[bytes, History], None]
-    batches_from: Callable[[int, int], Iterable[B]] | None = None
+    precision: str = "fp32"
     scores: Mapping[str, Callable[[], float]] = field(default_factory=dict)
     save_best: Callable[[Mapping[str, Tensor]], None] | None = None
     record: Callable[[int, Mapping[str, float]], None] | None = None
@@ -128,33 +128,30 @@ def run(training: Training[Any], progress: Progress, *, checkpoint: bytes | None
     progress.start("training", training.epochs, done=state.epoch)
     training.module.train()
     with ThreadPoolExecutor(1) as thread:
-        _epochs(training, _Ahead(_batches(training, state), thread), state, progress)
+        _epochs(training, _Prefetch(_batches(training, state), thread), state, progress)
     return state.history
 
 
 def _batches(training: Training[B], state: State) -> Iterator[B]:
-    """All that are to come."""
-    start, epoch = state.sums.steps, state.epoch
-    if start and training.batches_from:
-        yield from training.batches_from(epoch, start)
-        epoch += 1
-    for later in range(epoch, training.epochs):
-        yield from training.batches(later)
+    """The remaining batches: the rest of the epoch that the state is in, then every later epoch."""
+    first, start = state.epoch, state.sums.steps  # read now: training moves the state on meanwhile
+    for epoch in range(first, training.epochs):
+        yield from training.batches(epoch, start if epoch == first else 0)
 
 
 class _Saver:
-    """Writes a checkpoint when there is enough to lose."""
+    """Writes checkpoints, and says when the next one is due."""
 
     def __init__(self, training: Training[Any]) -> None:
         self._training, self._saved, self._took = training, time.monotonic(), 0.0
 
     @property
     def due(self) -> bool:
-        """Whether it is time for one."""
+        """Whether it is time for a checkpoint."""
         return time.monotonic() - self._saved > CHECKPOINT_SECONDS + self._took / CHECKPOINT_SHARE
 
     def __call__(self, state: State, best: Mapping[str, Tensor] | None) -> None:
-        """Write one, if this is the process that writes."""
+        """Write a checkpoint, if this is the process that writes."""
         began = time.monotonic()
         if self._training.processes.first:
             if self._training.save_best and best is not None:
@@ -167,10 +164,10 @@ class _Saver:
         self._took = self._saved - began
 
 
-def _epochs(training: Training[Any], data: _Ahead[Any], state: State, progress: Progress) -> None:
+def _epochs(training: Training[Any], data: _Prefetch[Any], state: State, progress: Progress) -> None:
     """Train from where the state is to the end."""
     best: dict[str, Tensor] | None = None
-    complained: set[str] = set()
+    warned: set[str] = set()
     save = _Saver(training)
     history = state.history
     for epoch in range(state.epoch, training.epochs):
@@ -182,7 +179,7 @@ def _epochs(training: Training[Any], data: _Ahead[Any], state: State, progress: 
             history.setdefault(name, [math.nan] * epoch).append(figures.get(name, math.nan))
         if training.record and training.processes.first:
             training.record(epoch, figures)
-        _say(progress, complaint(history, epochs=training.epochs), complained)
+        _warn_once(progress, training_warning(history, epochs=training.epochs), warned)
         progress.advance(note=_note(figures))
         if epoch + 1 == training.epochs or save.due:
             save(state, best)
@@ -191,38 +188,42 @@ def _epochs(training: Training[Any], data: _Ahead[Any], state: State, progress: 
 
 def _epoch(
     training: Training[Any],
-    data: _Ahead[Any],
+    data: _Prefetch[Any],
     state: State,
     save: _Saver,
     best: Mapping[str, Tensor] | None,
     progress: Progress,
 ) -> dict[str, float]:
-    """One pass, or what is left of it; its figures."""
+    """Train one epoch, or what is left of it after a checkpoint inside it; its figures."""
     steps, epoch, sums = training.schedule.total // training.epochs, state.epoch, state.sums
     rate, vectors = math.nan, None
-    before = f", loss {state.history['loss'][-1]:.4f} before" if epoch else ""  # this epoch's would make a GPU wait
+    # The last epoch's figures: to know this epoch's loss before its end, the processor would have to wait for a GPU.
+    before = f"{_note({k: v[-1] for k, v in state.history.items()})}; " if epoch else ""
+    # Clocks go on where the checkpoint stopped them: an interrupted epoch has the speed of all its steps.
     began, data.waited = time.monotonic() - sums.seconds, sums.waited
+    # `data` is one stream over all epochs. `range` stands first, so that `zip` ends an epoch before it takes a batch.
     for number, batch in zip(range(epoch * steps + sums.steps, (epoch + 1) * steps), data, strict=False):
         rate = training.schedule(number)
         step = _step(training, batch, rate)
         sums.add(step.examples, step.chance, {"loss": step.loss, **step.figures})
         vectors = step.vectors
         sums.seconds, sums.waited = time.monotonic() - began, data.waited
-        if training.batches_from:
-            progress.advance(0, note=f"step {sums.steps} of {steps}{before}")
-        if training.batches_from and sums.steps < steps and save.due:
-            _check(float(sums.figures["loss"]), epoch)
+        progress.advance(0, note=f"{before}step {sums.steps} of {steps}")
+        if sums.steps < steps and save.due:
+            _check_finite(float(sums.figures["loss"]), epoch)
+            # A checkpoint has one size, so the first one already holds every name an epoch will add to the history.
             for name in _names(training, step):
-                state.history.setdefault(name, [math.nan] * epoch)  # a checkpoint has one size
+                state.history.setdefault(name, [math.nan] * epoch)
             save(state, best)
     figures = {name: float(value) / sums.steps for name, value in sums.figures.items()}
-    _check(figures["loss"], epoch)
-    sums.seconds = time.monotonic() - began  # a GPU has finished only now
+    _check_finite(figures["loss"], epoch)
+    sums.seconds = time.monotonic() - began  # again: reading the sums has made a GPU finish
     figures |= {"chance": sums.chance / sums.steps, "lr": rate, "gradient_norm": _gradient_norm(training)}
     if vectors is not None:
         figures |= asdict(health_of(training.processes.gather_views(vectors.detach())))
     seconds = max(sums.seconds, 1e-9)
     figures |= {"per_second": sums.examples / seconds, "waiting": sums.waited / seconds}
+    # Zeros instead of nothing, for the same reason: a checkpoint has one size.
     state.sums = Sums(figures={name: torch.zeros_like(value) for name, value in sums.figures.items()})
     return figures | {name: score() for name, score in training.scores.items()}
 
@@ -230,7 +231,9 @@ def _epoch(
 def _step(training: Training[B], batch: B, rate: float) -> Step:
     for group in training.optimizer.param_groups:
         group["lr"] = rate
-    step = training.step(batch)
+    device = next(training.module.parameters()).device.type
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=training.precision == "bf16"):
+        step = training.step(batch)
     training.optimizer.zero_grad(set_to_none=True)
     step.loss.backward()  # type: ignore[no-untyped-call]
     training.processes.average_gradients(training.module.parameters())
@@ -239,13 +242,13 @@ def _step(training: Training[B], batch: B, rate: float) -> Step:
 
 
 def _names(training: Training[Any], step: Step) -> list[str]:
-    """What the figures of an epoch of such steps are called."""
+    """Names of the figures that an epoch of such steps has."""
     health = [f.name for f in fields(Health)] if step.vectors is not None else []
     always = ("loss", "chance", "lr", "gradient_norm", "per_second", "waiting")
     return [*always, *health, *step.figures, *training.scores]
 
 
-def _check(loss: float, epoch: int) -> None:
+def _check_finite(loss: float, epoch: int) -> None:
     if not math.isfinite(loss):
         raise Diverged(
             f"the loss is {loss} in epoch {epoch + 1}",
@@ -253,8 +256,8 @@ def _check(loss: float, epoch: int) -> None:
         )
 
 
-class _Ahead(Generic[B]):
-    """The same batches, each made in another thread while the one before is in use.
+class _Prefetch(Generic[B]):
+    """An iterator over batches, each made in another thread while the one before is in use.
 
     Attributes:
         waited: Seconds that were spent waiting for batches.
@@ -290,9 +293,9 @@ def _note(figures: Mapping[str, float]) -> str:
     return note + (f", kNN {figures['knn']:.2f}" if "knn" in figures else "")
 
 
-def _say(progress: Progress, words: str, complained: set[str]) -> None:
-    """Complain once of each kind, not every epoch."""
-    kind = words.partition(":")[0]
-    if kind and kind not in complained:
-        complained.add(kind)
-        progress.say(f"warning: {words}")
+def _warn_once(progress: Progress, warning: str, warned: set[str]) -> None:
+    """Say a warning, unless one of its kind (the words before its colon) has been said."""
+    kind = warning.partition(":")[0]
+    if kind and kind not in warned:
+        warned.add(kind)
+        progress.say(f"warning: {warning}")

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gigacli.nn.distributed import ALONE
-from gigacli.nn.losses import info_nce
+from gigacli.nn.loop import Step
+from gigacli.nn.losses import info_nce, info_nce_chance_level
 from gigacli.nn.tile_encoder import ResNet18
 
 WIDTH = 512
@@ -33,12 +34,12 @@ NO_TILE = -1
 
 @dataclass(frozen=True)
 class Share:
-    """What one process does of a batch of n tiles: queries ``start:stop``, and the same places of the keys' order.
+    """One process's share of a batch of n tiles: queries ``start:stop``, and the same places of the keys' order.
 
     Attributes:
         start: First place.
         stop: Last place + 1.
-        sizes: Of this process's groups of keys; they add up to ``stop - start``.
+        sizes: Number of keys in each of this process's groups; they add up to ``stop - start``.
     """
 
     start: int
@@ -48,6 +49,8 @@ class Share:
 
 def share_of(n: int, rank: int, count: int) -> Share:
     """The share of process `rank` among `count`, which must have at least two tiles each: batch norm needs them."""
+    # As many groups as one process would have, if each can belong to one process; else a group per process. Fewer where
+    # a group would have less than two tiles, but a multiple of the processes still.
     groups = KEY_GROUPS if KEY_GROUPS % count == 0 else count
     groups = max(count, min(groups, n // 2 // count * count))
     sizes = [n // groups + (i < n % groups) for i in range(groups)]  # as torch.tensor_split cuts
@@ -65,7 +68,7 @@ class MoCoBatch:
         keys: (m, 3, h, w) images of the keys that this process computes: in the keys' order, not the queries'.
         order: (n,) int64, the keys' order: key i of the order is of tile ``order[i]`` of the batch.
         tiles: (n,) int64, a number for every tile, the same in every epoch.
-        share: What is this process's.
+        share: This process's share of the batch.
     """
 
     queries: Tensor
@@ -75,30 +78,15 @@ class MoCoBatch:
     share: Share
 
 
-@dataclass(frozen=True)
-class MoCoStep:
-    """What a batch gives.
-
-    Attributes:
-        loss: Scalar, of the whole batch.
-        found: Scalar, share of the queries of the whole batch whose key is nearer than all negatives.
-        vectors: (2m, head) this process's queries followed by their keys.
-    """
-
-    loss: Tensor
-    found: Tensor
-    vectors: Tensor
-
-
 class MoCo(nn.Module):
     """Query encoder, key encoder (its moving average) and a queue of earlier keys.
 
     Args:
         network: ResNet18 to start from.
-        queue: Negatives kept.
+        queue: Number of negatives kept.
         momentum: Share of the old key encoder kept at each step.
-        temperature: Of InfoNCE.
-        seed: Of the head's initial weights and of the queue's first content.
+        temperature: Temperature of InfoNCE.
+        seed: Seed of the head's initial weights and of the queue's first content.
     """
 
     negatives: Tensor
@@ -126,8 +114,11 @@ class MoCo(nn.Module):
         assert isinstance(network, ResNet18)
         return network
 
-    def forward(self, batch: MoCoBatch) -> MoCoStep:
-        """InfoNCE of two views; the key encoder and the queue move on."""
+    def forward(self, batch: MoCoBatch) -> Step:
+        """InfoNCE of two views; moves the key encoder and the queue on.
+
+        The step's figure ``queue_accuracy`` is the share of the queries whose key is nearer than all negatives.
+        """
         query = self.query(batch.queries)  # (m, head)
         query = F.normalize(query.to(torch.promote_types(query.dtype, torch.float32)), dim=1)
         with torch.no_grad():
@@ -138,14 +129,17 @@ class MoCo(nn.Module):
             self.processes.gather(query), key, self.negatives, temperature=self.temperature, hidden=hidden
         )
         self._enqueue(key, batch.tiles)
-        mine = key[batch.share.start : batch.share.stop]
-        return MoCoStep(loss, found, torch.cat([query.detach(), mine]))
+        mine = key[batch.share.start : batch.share.stop]  # (m, head)
+        chance = info_nce_chance_level(len(self.negatives))
+        return Step(loss, chance, len(batch.tiles), torch.cat([query.detach(), mine]), {"queue_accuracy": found})
 
     def _keys(self, batch: MoCoBatch) -> Tensor:
-        """Keys of the whole batch, in the order of its tiles."""
-        keys = torch.cat([self.key(group) for group in torch.split(batch.keys, list(batch.share.sizes))])
+        """Keys (n, head) of the batch of all processes, in the order of its tiles."""
+        # One call per group: batch norm then takes its statistics over the group alone.
+        keys = torch.cat([self.key(group) for group in torch.split(batch.keys, list(batch.share.sizes))])  # (m, head)
         keys = F.normalize(keys.to(torch.promote_types(keys.dtype, torch.float32)), dim=1)
-        return self.processes.gather(keys)[torch.argsort(batch.order)]
+        # Gathered they stand in the keys' order, place i being of tile order[i]; argsort is its inverse.
+        return self.processes.gather(keys)[torch.argsort(batch.order)]  # (n, head)
 
     def _move_key_encoder(self) -> None:
         for mine, theirs in zip(self.key.parameters(), self.query.parameters(), strict=True):
@@ -153,6 +147,7 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor, tiles: Tensor) -> None:
+        """Write keys (n, head) over the oldest ones in the queue, a ring; of more than fit, the last."""
         size = len(self.negatives)
         keys, tiles = keys[-size:], tiles[-size:]
         rows = (self.pointer + torch.arange(len(keys), device=keys.device)) % size

@@ -28,35 +28,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEVICE_SHARE = 0.6
-"""Of the free memory of a CUDA device, that a bank may take; the rest is for the network."""
+"""Share of the free memory of a CUDA device that a bank may take; the rest is for the network."""
 
 UPLOAD_BYTES = 2**28
-"""Moved to the device at once."""
+"""Bytes of a bank that are copied to the device at once."""
 
 
-class Bank(Protocol):
+class ViewSource(Protocol):
     """What views are drawn from: a bank, or features that were imported, in :mod:`gigacli.store`.
 
     Attributes:
         augmentations: Augmentations per slide.
-        counts: (s,) rows of each slide per augmentation.
-        vectors: (..., c) float16, in the order in which they lie; slide after slide along the first dimension.
+        counts: (s,) int64, draws of each slide per augmentation.
     """
 
     augmentations: int
     counts: NDArray[np.int64]
 
+    @property
+    def vectors(self) -> Any:
+        """(..., c) float16 in the order of the file, slide after slide along the first axis; read when first used."""
+
     def at(self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]) -> tuple[Any, ...]:
-        """The index in `vectors` of such rows; the arguments broadcast."""
+        """Indices into `vectors`, one array per axis but the last, of such draws; the arguments broadcast."""
 
     def tiles(
         self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]
     ) -> NDArray[np.int32]:
-        """The tiles of their slides that they are of."""
-
-    @property
-    def vectors(self) -> Any:
-        """Read from the disk, or copied from a remote store, when first asked for."""
+        """Numbers, within their slides, of the tiles of such draws."""
 
 
 class Sampler:
@@ -64,21 +63,21 @@ class Sampler:
 
     Args:
         bank: What views are drawn from.
-        positions: Of the tiles of the bank's slides, in its order.
+        positions: Positions of the tiles of the bank's slides, in its order.
         tiles: T, tiles per view.
         slide_aug: Whether positions are flipped, rotated and scaled (paper, step 4).
-        seed: Of everything random.
+        seed: Seed of everything random.
         batch_size: Most slides per step; batches differ by one slide at most.
         device: Where the views go.
         part: (r, k): this process is the r-th of k, and gathers its part of each batch.
 
     Attributes:
-        note: Where the bank lies, in words; "" on a CPU, where there is no choice.
+        note: Whether the bank is in the device's memory, in words; "" on a CPU, where there is no choice.
     """
 
     def __init__(
         self,
-        bank: Bank,
+        bank: ViewSource,
         positions: TilePositions,
         *,
         tiles: int,
@@ -97,20 +96,24 @@ class Sampler:
         self._on_device = _upload(bank.vectors, device) if size < room else None
         self.note = _whereabouts(device, size, room)
 
-    def __call__(self, epoch: int) -> Iterator[tuple[ViewBatch, int]]:
-        """The batches of an epoch, each with the number of its slides over all processes."""
+    def __call__(self, epoch: int, start: int = 0) -> Iterator[ViewBatch]:
+        """The batches of an epoch from step `start` on."""
         order = keyed_rng(self.seed, "order", epoch).permutation(self.slides)
-        for step, slides in enumerate(np.array_split(order, self.steps)):
-            yield self.views(slides, keyed_rng(self.seed, "views", epoch, step)), len(slides)
+        for step, slides in list(enumerate(np.array_split(order, self.steps)))[start:]:
+            yield self.views(slides, keyed_rng(self.seed, "views", epoch, step))
 
     def views(self, slides: NDArray[np.int64], rng: np.random.Generator) -> ViewBatch:
-        """The first views of this process's part of the slides (n,), then their second views: (2n, t, ...)."""
-        twice = np.concatenate([slides, slides])  # (2n,)
-        augmentation = rng.integers(0, self.bank.augmentations, len(twice))
+        """Views of a batch of slides (n,): the first views of this process's m slides, then their second: (2m, t, ...).
+
+        The two views of a slide have augmentations (of the bank and of the positions) and tiles drawn independently.
+        """
+        # Drawn for the whole batch, then cut: however many processes there are, they see the same views between them.
+        twice = np.concatenate([slides, slides])  # (2n,), the loss pairs i with n + i
+        augmentation = rng.integers(0, self.bank.augmentations, len(twice))  # (2n,), one for all tiles of a view
         draws = draw_rows(rng, self.bank.counts[twice], self.tiles)  # (2n, t)
         moved = draw_slide_augmentation(len(twice), rng) if self.slide_aug else None
-        mine = np.array_split(np.arange(len(slides)), self.part[1])[self.part[0]]
-        mine = np.concatenate([mine, len(slides) + mine])
+        mine = np.array_split(np.arange(len(slides)), self.part[1])[self.part[0]]  # (m,)
+        mine = np.concatenate([mine, len(slides) + mine])  # (2m,), both views of a slide in one process
         if moved is not None:
             moved = SlideAugmentation(moved.flip[mine], moved.angle_rad[mine], moved.scale[mine])
         return self._gather(twice[mine], augmentation[mine], draws[mine], moved)
@@ -123,18 +126,19 @@ class Sampler:
         moved: SlideAugmentation | None,
     ) -> ViewBatch:
         s, a = slides[:, None], augmentation[:, None]  # (b, 1), beside draws (b, t)
-        at = self.bank.at(s, a, draws)
+        at = self.bank.at(s, a, draws)  # one index array per axis of the bank's layout, together (b, t)
         positions = self.positions(slides, self.bank.tiles(s, a, draws))  # (b, t, 2)
         if self._on_device is None:
             return make_views(self.bank.vectors[at], positions, augmentation=moved, device=self.device)
+        # On the device the bank is one matrix of rows: the same index, flattened in the order of the file.
         rows = np.ravel_multi_index(np.broadcast_arrays(*at), self.bank.vectors.shape[:-1])  # (b, t)
-        features = self._on_device[torch.from_numpy(rows).to(self.device)]
+        features = self._on_device[torch.from_numpy(rows).to(self.device)]  # (b, t, c)
         return make_views(features, positions, augmentation=moved, device=self.device)
 
 
-def steps_per_epoch(slides: int, batch_size: int) -> int:
-    """Batches that hold all slides, each at most `batch_size`."""
-    return -(-slides // batch_size)
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Number of batches that hold all slides or tiles, each of at most `batch_size`."""
+    return -(-examples // batch_size)
 
 
 def _room(device: torch.device) -> float:
@@ -154,7 +158,7 @@ def _whereabouts(device: torch.device, size: int, room: float) -> str:
 
 
 def _upload(vectors: Any, device: torch.device) -> Tensor:
-    """(rows, c) on the device, slide after slide as they lie."""
+    """The vectors (..., c) as a matrix (rows, c) on the device, rows in the order of the file."""
     per_slide = vectors[:1].nbytes
     step = max(1, UPLOAD_BYTES // max(1, per_slide))
     rows = torch.empty(int(np.prod(vectors.shape[:-1])), vectors.shape[-1], dtype=torch.float16, device=device)

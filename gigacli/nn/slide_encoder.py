@@ -25,15 +25,17 @@ from gigacli.nn.sparse import (
     submanifold_map,
     window_sum,
 )
-from gigacli.nn.sparse_spconv import check_spconv
+from gigacli.nn.sparse_spconv import check_spconv, convolve_spconv
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Generator, Tensor
 
     from gigacli.nn.sparse import KernelMap
     from gigacli.nn.views import ViewBatch
+
+    Convolve = Callable[[Tensor, Tensor, KernelMap], Tensor]
 
 _WINDOW = 9
 _NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
@@ -50,14 +52,24 @@ class SparseBlock(nn.Module):
     Args:
         width_in: Channels of the input.
         width: Channels of the output.
-        stride: Of `first` of :meth:`forward`, 1 or 2.
+        stride: Stride of the first convolution, 1 or 2.
         opening: Whether the shortcut has weights.
         generator: Source of the initial weights (Kaiming normal, fan out, as in ResNet).
+        convolve: Function that computes the 3x3 convolutions. The shortcut's 1x1 is always torch's.
     """
 
-    def __init__(self, width_in: int, width: int, *, stride: int, opening: bool, generator: Generator) -> None:
+    def __init__(
+        self,
+        width_in: int,
+        width: int,
+        *,
+        stride: int,
+        opening: bool,
+        generator: Generator,
+        convolve: Convolve = convolve,
+    ) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self._convolve = stride, convolve
         if not opening and (width_in != width or stride != 1):
             raise InvalidInput(
                 f"a block with an identity shortcut cannot turn {width_in} channels into {width}, stride {stride}"
@@ -69,10 +81,10 @@ class SparseBlock(nn.Module):
         self.shortcut = _kernel(1, width_in, width, generator) if opening else None
         self.bn_shortcut = nn.BatchNorm1d(width) if opening else None
 
-    def forward(self, features: Tensor, first: KernelMap, second: KernelMap, *, backend: str = "torch") -> Tensor:
+    def forward(self, features: Tensor, first: KernelMap, second: KernelMap) -> Tensor:
         """(m, width_in) at the sources of `first` -> (n, width) at its targets, which `second` keeps."""
-        inner = torch.relu(self.bn1(convolve(features, self.conv1, first, backend=backend)))
-        outer: Tensor = self.bn2(convolve(inner, self.conv2, second, backend=backend))
+        inner = torch.relu(self.bn1(self._convolve(features, self.conv1, first)))
+        outer: Tensor = self.bn2(self._convolve(inner, self.conv2, second))
         return torch.relu(outer + self._shortcut(features, first))
 
     def _shortcut(self, features: Tensor, first: KernelMap) -> Tensor:
@@ -96,8 +108,8 @@ class SlideEncoder(nn.Module):
         width_in: Features of a tile.
         width: Values of the slide vector.
         blocks: BasicBlocks; ResNet18's `layer4` has two, ResNet34's three.
-        stride: Of the first block, 1 or 2.
-        backend: Of the convolutions: "torch", "spconv" or "auto", which is torch: on a CPU it was measured faster.
+        stride: Stride of the first block, 1 or 2.
+        backend: "torch", "spconv" or "auto" for the convolutions; auto is torch, which was measured faster on a CPU.
         generator: Source of the initial weights.
     """
 
@@ -123,9 +135,15 @@ class SlideEncoder(nn.Module):
         self.width_in = width_in
         self.width = width
         self.stride = stride
-        self.backend = "spconv" if backend == "spconv" else "torch"
         self.blocks = nn.ModuleList(
-            SparseBlock(width if i else width_in, width, stride=1 if i else stride, opening=i == 0, generator=generator)
+            SparseBlock(
+                width if i else width_in,
+                width,
+                stride=1 if i else stride,
+                opening=i == 0,
+                generator=generator,
+                convolve=convolve_spconv if backend == "spconv" else convolve,
+            )
             for i in range(blocks)
         )
 
@@ -135,11 +153,7 @@ class SlideEncoder(nn.Module):
         Raises:
             InvalidInput: The shapes of `batch` do not agree with each other or with `width_in`.
         """
-        if batch.features.ndim != 3 or batch.features.shape[2] != self.width_in:
-            raise InvalidInput(
-                f"features have shape {tuple(batch.features.shape)}, expected (views, tiles, {self.width_in})",
-                "Use tile features of the encoder that this slide encoder was built for.",
-            )
+        check_width(batch, self.width_in)
         b, t, _ = batch.features.shape
         owner = torch.arange(b, device=batch.cells.device).repeat_interleave(t)  # (b * t,)
         sites = sparse_map(batch.features.flatten(0, 1), batch.cells.flatten(0, 1), owner, size=b)
@@ -147,7 +161,7 @@ class SlideEncoder(nn.Module):
         kept = submanifold_map(opening) if self.stride == 2 else opening
         features = sites.features  # (m, c)
         for i, block in enumerate(self.blocks):
-            features = block(features, kept if i else opening, kept, backend=self.backend)  # (n, width)
+            features = block(features, kept if i else opening, kept)  # (n, width)
         return mean_pool(SparseMap(features, kept.cells, kept.owner, b))
 
     def _strided(self, sites: SparseMap) -> KernelMap:
@@ -217,6 +231,15 @@ def _kernel(taps: int, width_in: int, width: int, generator: Generator) -> nn.Pa
     """A kernel (taps, width_in, width), Kaiming normal with the fan out of the dense kernel, taps * width."""
     std = math.sqrt(2 / (taps * width))
     return nn.Parameter(torch.empty(taps, width_in, width).normal_(0, std, generator=generator))
+
+
+def check_width(batch: ViewBatch, width_in: int) -> None:
+    """Refuse views whose features are not of the width that an aggregator was built for."""
+    if batch.features.ndim != 3 or batch.features.shape[2] != width_in:
+        raise InvalidInput(
+            f"features have shape {tuple(batch.features.shape)}, expected (views, tiles, {width_in})",
+            "Use tile features of the encoder that this aggregator was built for.",
+        )
 
 
 def make_linear(width_in: int, width: int, generator: Generator) -> nn.Linear:

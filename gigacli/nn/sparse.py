@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from gigacli.errors import InvalidInput
-from gigacli.nn.sparse_spconv import convolve_spconv
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,8 +97,8 @@ class _Bags:
 
     @classmethod
     def of(cls, group: Tensor, *, n_out: int) -> _Bags:
-        """Rows by their group number (p,) in [0, n_out)."""
-        count = torch.bincount(group, minlength=n_out)
+        """Groups of rows from the group number of each row (p,), in [0, n_out)."""
+        count = torch.bincount(group, minlength=n_out)  # (n_out,)
         return cls(torch.sort(group, stable=True).indices, count.cumsum(0) - count)
 
     def sum(self, rows: Tensor) -> Tensor:
@@ -108,7 +107,7 @@ class _Bags:
 
 
 @dataclass(frozen=True)
-class _Grid:
+class _KeyBox:
     """A box of cells that holds all sites and their neighbours, so that one integer can stand for (owner, y, x)."""
 
     lowest: tuple[int, int]
@@ -116,7 +115,7 @@ class _Grid:
     margin: int
 
     @classmethod
-    def around(cls, cells: Tensor, *, size: int, margin: int) -> _Grid:
+    def around(cls, cells: Tensor, *, size: int, margin: int) -> _KeyBox:
         """The box around `cells`, `margin` empty cells wide on each side.
 
         Raises:
@@ -133,9 +132,9 @@ class _Grid:
 
     def keys(self, cells: Tensor, owner: Tensor) -> Tensor:
         """int64 keys (n,), ordered like (owner, y, x)."""
-        y = cells[:, 0] - self.lowest[0] + self.margin
-        x = cells[:, 1] - self.lowest[1] + self.margin
-        return (owner * self.shape[0] + y) * self.shape[1] + x
+        y = cells[:, 0] - self.lowest[0] + self.margin  # (n,), in [0, height)
+        x = cells[:, 1] - self.lowest[1] + self.margin  # (n,), in [0, width)
+        return (owner * self.shape[0] + y) * self.shape[1] + x  # row-major in a (size, height, width) array
 
     def sites(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """The cells (n, 2) and owners (n,) that the keys stand for."""
@@ -162,9 +161,10 @@ def sparse_map(features: Tensor, cells: Tensor, owner: Tensor, *, size: int) -> 
             int64 keys.
     """
     _check_points(features, cells, owner, size)
-    grid = _Grid.around(cells, size=size, margin=0)
-    keys, site_of, count = torch.unique(grid.keys(cells, owner), return_inverse=True, return_counts=True)
-    site_cells, site_owner = grid.sites(keys)
+    box = _KeyBox.around(cells, size=size, margin=0)
+    # Keys (m,), the site of each point (p,), points per site (m,). `unique` sorts: every later search relies on it.
+    keys, site_of, count = torch.unique(box.keys(cells, owner), return_inverse=True, return_counts=True)
+    site_cells, site_owner = box.sites(keys)  # (m, 2), (m,)
     merged = _sum_by(features, site_of, n_out=len(keys)) / count[:, None]  # (m, c)
     return SparseMap(merged.to(features.dtype), site_cells, site_owner, size)
 
@@ -174,14 +174,15 @@ def submanifold_map(sites: SparseMap | KernelMap) -> KernelMap:
 
     Output o takes input o + (dy-1, dx-1) with weight row dy*3 + dx.
     """
-    grid = _Grid.around(sites.cells, size=sites.size, margin=1)
-    keys = grid.keys(sites.cells, sites.owner)  # (m,), ascending: both kinds of sites are sorted by (owner, y, x)
-    step = keys.new_tensor([(dy - 1) * grid.shape[1] + dx - 1 for dy, dx in _OFFSETS])
+    box = _KeyBox.around(sites.cells, size=sites.size, margin=1)
+    keys = box.keys(sites.cells, sites.owner)  # (m,), ascending: both kinds of sites are sorted by (owner, y, x)
+    step = keys.new_tensor([(dy - 1) * box.shape[1] + dx - 1 for dy, dx in _OFFSETS])  # (9,)
     # The margin of one cell makes the neighbour's key plain addition: it never reaches another row or view.
     wanted = keys[None, :] + step[:, None]  # (9, m)
-    source = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-    found = keys[source] == wanted
+    source = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)  # (9, m), where it is or would be
+    found = keys[source] == wanted  # (9, m), whether it is there
     pairs = _split_by_offset(found, source[found], found.nonzero()[:, 1])
+    # Offset 4 is the centre, where every site is its own neighbour: None saves the gather.
     return KernelMap(sites.cells, sites.owner, sites.size, len(keys), (*pairs[:4], None, *pairs[5:]))
 
 
@@ -200,13 +201,13 @@ def strided_map(sites: SparseMap, *, limits: Tensor | None = None) -> KernelMap:
     feeds = (doubled % 2 == 0).all(-1)  # (9, m)
     if limits is not None:
         feeds &= ((doubled >= 0) & (doubled < 2 * limits[sites.owner])).all(-1)
-    source = feeds.nonzero()[:, 1]
+    source = feeds.nonzero()[:, 1]  # (pairs,), offset after offset, as the masked selections below
     targets = doubled[feeds].div(2, rounding_mode="floor")  # (pairs, 2)
-    owner = sites.owner[source]
-    grid = _Grid.around(targets, size=sites.size, margin=0)
-    wanted = grid.keys(targets, owner)
+    owner = sites.owner[source]  # (pairs,)
+    box = _KeyBox.around(targets, size=sites.size, margin=0)
+    wanted = box.keys(targets, owner)  # (pairs,), an output once for each of its inputs
     keys = torch.unique(wanted)  # (n,), ascending
-    cells, out_owner = grid.sites(keys)
+    cells, out_owner = box.sites(keys)
     pairs = _split_by_offset(feeds, source, torch.searchsorted(keys, wanted))
     return KernelMap(cells, out_owner, sites.size, len(sites.cells), pairs)
 
@@ -216,7 +217,7 @@ def pointwise_map(sites: SparseMap | KernelMap) -> KernelMap:
     return KernelMap(sites.cells, sites.owner, sites.size, len(sites.cells), (None,))
 
 
-def convolve(features: Tensor, weight: Tensor, kernel_map: KernelMap, *, backend: str = "torch") -> Tensor:
+def convolve(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """Sparse convolution: for each weight row k, add features[source_k] @ weight[k] to the target rows.
 
     Runs in the dtype of autocast where that is on, else in that of `features`. Half-precision products are summed in
@@ -226,18 +227,19 @@ def convolve(features: Tensor, weight: Tensor, kernel_map: KernelMap, *, backend
         features: (m, c_in).
         weight: (k, c_in, c_out), one matrix per entry of `kernel_map.pairs`.
         kernel_map: From :func:`submanifold_map`, :func:`strided_map` or :func:`pointwise_map`.
-        backend: "torch", or "spconv" where it is installed.
 
     Returns:
         (n, c_out), one row per output site. Differentiable once in `features` and `weight`.
     """
-    device = features.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
-    features, weight = features.to(dtype), weight.to(dtype)
-    if backend == "spconv" and len(weight) > 1:
-        return convolve_spconv(features, weight, kernel_map)
-    result = _Convolution.apply(features, weight, kernel_map)  # type: ignore[no-untyped-call]
+    dtype = convolution_dtype(features)
+    result = _Convolution.apply(features.to(dtype), weight.to(dtype), kernel_map)  # type: ignore[no-untyped-call]
     return cast("Tensor", result)
+
+
+def convolution_dtype(features: Tensor) -> torch.dtype:
+    """The dtype of autocast where that is on for the device of `features`, else their own."""
+    device = features.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
 
 
 def window_sum(features: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -252,7 +254,7 @@ def mean_pool(sites: SparseMap) -> Tensor:
 
 
 class _Convolution(torch.autograd.Function):
-    """Gather -> matrix product for each offset, then one sum over the products of each row; backward likewise.
+    """Gather -> matrix product for each offset, then one sum over the products of each row; backward in the same way.
 
     The products of all offsets stand in one buffer, so that a row is summed once, in registers: adding them to the
     result offset by offset moves three times the memory and costs a third of the step.
@@ -316,14 +318,9 @@ def _take_rows(rows: Tensor, index: Tensor | None) -> Tensor:
 
 
 def _sum_by(rows: Tensor, group: Tensor, *, n_out: int) -> Tensor:
-    """The sum of the rows of each group: (m, c) -> (n_out, c)."""
-    total = rows.new_zeros(n_out, rows.shape[1], dtype=_sum_dtype(rows))
+    """The sum of the rows of each group: (m, c) -> (n_out, c). Half precision would lose small ones: in float32."""
+    total = rows.new_zeros(n_out, rows.shape[1], dtype=torch.promote_types(rows.dtype, torch.float32))
     return total.index_add(0, group, rows.to(total.dtype))
-
-
-def _sum_dtype(rows: Tensor) -> torch.dtype:
-    """The dtype that sums of `rows` are kept in: half precision would lose the small ones."""
-    return torch.promote_types(rows.dtype, torch.float32)
 
 
 def _split_by_offset(feeds: Tensor, source: Tensor, target: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:

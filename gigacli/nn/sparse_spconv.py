@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from gigacli.errors import InvalidInput
+from gigacli.nn.sparse import convolution_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ def check_spconv_trains(device: torch.device) -> None:
 
 
 def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-    """What :func:`gigacli.nn.sparse.convolve` computes: (m, c_in), (9, c_in, c_out) -> (n, c_out), in one dtype.
+    """The same as :func:`gigacli.nn.sparse.convolve`, by spconv: (m, c_in), (9, c_in, c_out) -> (n, c_out).
 
     Raises:
         InvalidInput: Gradients or half precision are asked for on a CPU.
@@ -51,6 +52,8 @@ def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> 
     from spconv.core import ConvAlgo
     from spconv.pytorch.functional import indice_conv
 
+    dtype = convolution_dtype(features)
+    features, weight = features.to(dtype), weight.to(dtype)
     if features.device.type == "cpu":
         trains = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
         if trains or features.dtype not in (torch.float32, torch.float64):
@@ -67,7 +70,7 @@ def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> 
 
 @contextmanager
 def _one_thread(device: torch.device) -> Iterator[None]:
-    """One thread for what runs on a CPU."""
+    """Restrict torch to one thread meanwhile, if `device` is a CPU."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""TensorBoard, for whoever has it."""
+"""Figures of a training written for TensorBoard, where it is installed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Board:
+class TensorBoardLog:
     """Writes the figures of every epoch for TensorBoard.
 
     Args:
-        folder: Where to; nothing is written without.
+        folder: Where the log is written; None writes nothing.
 
     Raises:
         InvalidInput: TensorBoard is not installed.

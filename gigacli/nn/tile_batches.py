@@ -14,6 +14,7 @@ import torch
 from gigacli.nn.augment import MOCO, augment, draw_augmentation, fold, output_px
 from gigacli.nn.distributed import ALONE, Processes
 from gigacli.nn.moco import MoCoBatch, share_of
+from gigacli.nn.sampler import steps_per_epoch
 from gigacli.randomness import keyed_rng
 
 if TYPE_CHECKING:
@@ -33,11 +34,6 @@ AHEAD = 2
 TILES_PER_TASK = 8
 
 
-def steps_per_epoch(tiles: int, batch_size: int) -> int:
-    """Every tile is in one batch of an epoch; batches differ by at most one tile."""
-    return -(-tiles // batch_size)
-
-
 @dataclass(frozen=True)
 class _Coming:
     """A batch whose tiles are being read."""
@@ -54,15 +50,15 @@ class TileBatches:
     """Batches of an epoch, from any step on; everything is a function of (seed, epoch, step).
 
     Args:
-        read: Pixels (tile_px, tile_px, 3) uint8 of a tile, by its number; called from several threads.
-        tiles: How many there are.
+        read: Returns the pixels (tile_px, tile_px, 3) uint8 of a tile, by its number; called from several threads.
+        tiles: Number of tiles.
         tile_px: Edge of a tile.
         batch_size: Tiles per step over all processes.
-        seed: Of the order and the augmentations.
+        seed: Seed of the order and the augmentations.
         device: Where tiles are augmented.
-        dtype: Of the views.
+        dtype: Type of the views.
         pool: Threads that read.
-        processes: Those that train together; each one reads what it needs.
+        processes: The processes that train together; each one reads what it needs.
     """
 
     def __init__(
@@ -93,13 +89,15 @@ class TileBatches:
             yield self._finish(coming.popleft())
 
     def _begin(self, epoch: int, step: int, tiles: NDArray[np.int64]) -> _Coming:
-        """Draw everything about a batch, and have its tiles read."""
+        """Draw the random numbers of a batch, and start the reading of its tiles."""
         rng, n = keyed_rng(self._seed, "views", epoch, step), len(tiles)
+        # Drawn for the batch of all processes; this one takes its share of places 0 ... n - 1 for its queries, and the
+        # same share of the keys' order for its keys. A tile that is in both is read once.
         sets = [draw_augmentation(rng, n, tile_px=self._tile_px, strengths=MOCO) for _ in range(2)]
-        order = rng.permutation(n)
+        order = rng.permutation(n)  # (n,)
         share = share_of(n, *self._processes.part)
-        queries, keys = np.arange(share.start, share.stop), order[share.start : share.stop]
-        places, inverse = np.unique(np.concatenate([queries, keys]), return_inverse=True)
+        queries, keys = np.arange(share.start, share.stop), order[share.start : share.stop]  # (m,) each
+        places, inverse = np.unique(np.concatenate([queries, keys]), return_inverse=True)  # (read,), (2m,)
         shape, pinned = (len(places), self._tile_px, self._tile_px, 3), self._device.type == "cuda"
         with self._here():
             pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
@@ -121,7 +119,7 @@ class TileBatches:
             return self._views(coming)
 
     def _here(self) -> AbstractContextManager[object]:
-        """Which GPU is meant is said anew in every thread: another would be filled with nothing."""
+        """Make the device the current one: every thread begins with GPU 0, and would open a context there."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def _views(self, coming: _Coming) -> MoCoBatch:

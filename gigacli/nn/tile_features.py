@@ -1,4 +1,4 @@
-"""Encoding the tiles of one slide: as they are, and under the augmentations of its views (paper, step 1).
+"""Features of the tiles of one slide: as they are, and under the augmentations of its views (paper, step 1).
 
 A batch may mix a slide's augmentations but never slides, so that no byte depends on how slides were spread over
 processes.
@@ -27,7 +27,7 @@ class TileEncoder(Protocol):
 
     Attributes:
         device: Where it computes.
-        dtype: What it computes in.
+        dtype: Type it computes in.
         features: Values per tile.
         input_px: Edge of the images it takes; ``None`` for any.
         fixed_batch: Whether every batch must have the same number of images to be fast.
@@ -44,14 +44,14 @@ class TileEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Views:
-    """Which tiles of a slide its augmentations take, and their parameters.
+class BankViews:
+    """One slide's rows of a bank before they are encoded: which tiles, and how each is augmented.
 
     Attributes:
         tiles: (augmentation, draw) numbers of tiles, drawn with replacement.
         sets: A parameter set per augmentation; per draw where they are independent.
         independent: Whether each draw has a set of its own (the paper's ablation NS).
-        missing: (augmentation, draw) bool: what is to be encoded.
+        missing: (augmentation, draw) bool: which rows are to be encoded.
     """
 
     tiles: NDArray[np.int32]
@@ -60,16 +60,16 @@ class Views:
     missing: NDArray[np.bool_]
 
 
-def draw_views(
+def draw_bank_views(
     seed: int, slide_id: str, *, count: int, augmentations: int, draws: int, tile_px: int, independent: bool
-) -> Views:
-    """Functions of (seed, slide, augmentation); more augmentations or draws begin with the same ones.
+) -> BankViews:
+    """Draw the rows of a slide: functions of (seed, slide, augmentation), so that a larger bank begins with the same.
 
     Args:
-        seed: Of the bank.
-        slide_id: The slide.
-        count: Its tiles.
-        augmentations: How often to draw parameters.
+        seed: Seed of the bank.
+        slide_id: Id of the slide.
+        count: Number of its tiles.
+        augmentations: Number of augmentations, each with parameters of its own.
         draws: Tiles per augmentation, with replacement.
         tile_px: Edge of a tile.
         independent: Draw parameters for every tile.
@@ -81,24 +81,24 @@ def draw_views(
         sets.append(draw_augmentation(rng, draws if independent else 1, tile_px=tile_px))
     chosen = np.stack(tiles)
     joined = TileAugmentation(**{k: np.concatenate([vars(s)[k] for s in sets]) for k in vars(sets[0])})
-    return Views(chosen, joined, independent, np.ones(chosen.shape, dtype=bool))
+    return BankViews(chosen, joined, independent, np.ones(chosen.shape, dtype=bool))
 
 
-class Encoding:
-    """Encodes one slide, block of tiles by block of tiles.
+class SlideFeatures:
+    """Features of one slide, made block of tiles by block of tiles.
 
     Args:
         batches: The encoder with its batch buffers.
-        views: What to encode under augmentation.
-        count: Tiles of the slide.
+        views: The rows to encode under augmentation.
+        count: Number of tiles of the slide.
         plain: Whether to encode every tile without augmentation, too.
 
     Attributes:
         vectors: (augmentation, draw, feature) float16 on the encoder's device, NaN where nothing is encoded yet.
-        plain: (tile, feature) float16 there, or ``None``.
+        plain: (tile, feature) float16 on that device, without augmentation, or ``None``.
     """
 
-    def __init__(self, batches: Batches, views: Views, *, count: int, plain: bool) -> None:
+    def __init__(self, batches: Batches, views: BankViews, *, count: int, plain: bool) -> None:
         self.batches, self.views = batches, views
         encoder = batches.encoder
         empty = torch.tensor(torch.nan, dtype=torch.float16, device=encoder.device)
@@ -107,7 +107,7 @@ class Encoding:
         self._folded: Folded | None = None
 
     def add(self, tiles: NDArray[np.uint8], start: int) -> int:
-        """Encode whatever needs the tiles (m, 3, tile_px, tile_px) from number `start` on; the number of encodings."""
+        """Encode all that needs the tiles (m, 3, tile_px, tile_px) from number `start` on; the number of encodings."""
         images = torch.from_numpy(tiles).to(self.batches.encoder.device, non_blocking=True)
         made = 0
         if self.plain is not None:
@@ -118,15 +118,16 @@ class Encoding:
 
     def _add_views(self, images: Tensor, start: int) -> int:
         views = self.views
-        flat = views.tiles.ravel()
+        flat = views.tiles.ravel()  # (a * d,), the tile of each row of the slide's bank
         wanted = np.flatnonzero(views.missing.ravel() & (flat >= start) & (flat < start + len(images)))
         if not len(wanted):
             return 0
-        tile = flat[wanted].astype(np.int64) - start
+        tile = flat[wanted].astype(np.int64) - start  # (w,), numbers within this block
         owner = wanted if views.independent else wanted // views.tiles.shape[1]  # the parameter set of each
-        # A tile drawn twice under one set is encoded once; sorted by set, then by tile.
-        work, inverse = np.unique(owner * len(images) + tile, return_inverse=True)
-        owner, tile = work // len(images), work % len(images)
+        # A tile drawn twice under one set is encoded once. Keys of (set, tile) sort by set first, so that tiles that
+        # share a set lie side by side and are augmented together.
+        work, inverse = np.unique(owner * len(images) + tile, return_inverse=True)  # (k,), (w,)
+        owner, tile = work // len(images), work % len(images)  # (k,) each
         device, width = images.device, self.vectors.shape[-1]
         encoded = torch.empty((len(work), width), dtype=torch.float16, device=device)
         size = self.batches.augmented_px
@@ -135,7 +136,7 @@ class Encoding:
         ):
             encoded[rows] = features
         index, order = torch.from_numpy(wanted).to(device), torch.from_numpy(inverse).to(device)
-        self.vectors.view(-1, width)[index] = encoded[order]
+        self.vectors.view(-1, width)[index] = encoded[order]  # (w, feature)
         return len(work)
 
     def _augment(
@@ -165,7 +166,7 @@ class Batches:
         encoder: The encoder.
         tile_px: Edge of the tiles.
         size: Tiles per batch.
-        say: Who hears that the batch was halved.
+        say: Receives a message when the batch is halved.
     """
 
     def __init__(self, encoder: TileEncoder, *, tile_px: int, size: int, say: Callable[[str], None]) -> None:
@@ -208,7 +209,7 @@ class Batches:
             self._buffers[size_px] = buffer.contiguous(memory_format=torch.channels_last)
         buffer, m = self._buffers[size_px], rows.stop - rows.start
         fill(rows, buffer[:m])
-        # what is left in the rest of the buffer is encoded in vain: cheaper than compiling for another size
+        # What an earlier batch left in the rest of the buffer is encoded in vain: cheaper than compiling anew.
         return self.encoder(buffer if self.encoder.fixed_batch else buffer[:m])[:m].half()
 
     def _halve(self) -> None:

@@ -7,15 +7,12 @@ gigabytes, and their licences often forbid passing them on.
 from __future__ import annotations
 
 import hashlib
-import re
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
 
 if TYPE_CHECKING:
@@ -35,12 +32,12 @@ class TimmEncoder:
         pretrained: Whether to load its weights, or to draw random ones (the same each time).
 
     Attributes:
-        dtype: What it computes in; images are normalised in float32 before.
+        dtype: Type it computes in; images are normalised in float32 before.
         fixed_batch: False: batches of any size are as fast.
         features: Values per tile, as many as the model gives.
         input_px: Edge of the images it was made for; no others are taken.
-        mean: Its normalisation, per colour.
-        std: Its normalisation, per colour.
+        mean: Mean that the model's images are normalised with, per colour.
+        std: Standard deviation, per colour.
         weights_sha256: :func:`state_hash` of its weights without a classifier, whatever the precision.
 
     Raises:
@@ -89,24 +86,8 @@ class TimmEncoder:
         return given.shape[1]
 
 
-def store_name(name: str) -> str:
-    """A name for the store from timm's name of a model: ``hf-hub:org/model`` becomes ``org-model``.
-
-    Raises:
-        InvalidInput: Nothing is left of it.
-    """
-    source, colon, rest = name.partition(":")
-    rest = rest if colon else source
-    if source == "local-dir":
-        rest = Path(rest).name
-    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", rest).strip("._-")[:80]
-    if not NAME_PATTERN.fullmatch(cleaned):
-        raise InvalidInput(f"{TIMM}{name} does not make a name for the store", "give one with --name")
-    return cleaned
-
-
 def state_hash(state: Mapping[str, Tensor]) -> str:
-    """What identifies weights that are no file: SHA-256 over names, dtypes, shapes and bytes, in the order of names."""
+    """The identity of weights that are no file: SHA-256 over names, dtypes, shapes and bytes, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
@@ -174,23 +155,23 @@ def _explained(name: str, error: Exception) -> GigaError:
     from huggingface_hub.utils import GatedRepoError, RepositoryNotFoundError
 
     repository = name.partition(":")[2].partition("@")[0]
-    said = " ".join(str(error).split())[:500] or type(error).__name__
+    reason = " ".join(str(error).split())[:500] or type(error).__name__
     if isinstance(error, GatedRepoError):
         page = f"https://huggingface.co/{repository}" if repository else "its page on huggingface.co"
         hint = f"accept its licence at {page}, then run: hf auth login (or set HF_TOKEN)"
         return NotFound(f"the weights of {TIMM}{name} are given out on request only", hint)
     if isinstance(error, RepositoryNotFoundError):
         return NotFound(
-            f"Hugging Face has no {repository or name!r}, or not for this user: {said}",
+            f"Hugging Face has no {repository or name!r}, or not for this user: {reason}",
             "check the name; for a private one run: hf auth login",
         )
     if isinstance(error, OSError):  # no network, no such file; the Hub's own errors are OSErrors too
         return NotFound(
-            f"the weights of {TIMM}{name} cannot be had: {type(error).__name__}: {said}",
+            f"the weights of {TIMM}{name} cannot be had: {type(error).__name__}: {reason}",
             "they are fetched once, then kept in HF_HOME: run once where there is a network and copy that folder, or "
             f"name a folder with config.json and model.safetensors: {TIMM}local-dir:FOLDER",
         )
     return Mismatch(
-        f"timm cannot make {TIMM}{name} with its weights: {type(error).__name__}: {said}",
+        f"timm cannot make {TIMM}{name} with its weights: {type(error).__name__}: {reason}",
         "its files must say all that timm needs: architecture, arguments and exactly the weights of that model",
     )

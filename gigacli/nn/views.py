@@ -16,10 +16,12 @@ import torch
 from gigacli.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+    Cells = Callable[[NDArray[np.float64]], NDArray[np.int64]]
 
 QUANTA = 64
 """Steps per tile that positions are rounded to before they become cells."""
@@ -34,7 +36,7 @@ CELL = CELL_QUANTA / QUANTA
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """What an aggregator sees: b views of t tiles.
+    """A batch of b views of t tiles each: the input of an aggregator.
 
     Attributes:
         features: (b, t, c), floating point.
@@ -61,7 +63,7 @@ class SlideAugmentation:
 
 
 def draw_slide_augmentation(n: int, rng: np.random.Generator) -> SlideAugmentation:
-    """One augmentation for each of `n` views: flips with probability 1/2, angles and scales uniform in their ranges."""
+    """Draw an augmentation per view, for `n`: flips with probability 1/2, angles and scales uniform in their ranges."""
     return SlideAugmentation(
         flip=rng.random((n, 2)) < 0.5,
         angle_rad=rng.uniform(0.0, 2 * np.pi, n),
@@ -150,21 +152,49 @@ def make_views(
     *,
     augmentation: SlideAugmentation | None,
     device: torch.device,
+    cells: Cells = cells_of,
 ) -> ViewBatch:
     """Views from drawn tiles: move their positions (paper, step 4) if there is an augmentation, put them on cells.
 
     Args:
         features: (b, t, c).
         positions: (b, t, 2) in tile units.
-        augmentation: Of the b views; ``None`` leaves the slides as they lie.
+        augmentation: The augmentations of the b views; ``None`` leaves the slides as they lie.
         device: Where the views go.
+        cells: Computes the cells from positions; ``gigassl`` models have a rule of their own.
     """
     if augmentation is not None:
         positions = augment_positions(positions, augmentation)
     return ViewBatch(
         features=torch.as_tensor(features).to(device, torch.float32),
-        cells=torch.from_numpy(cells_of(positions)).to(device),
+        cells=torch.from_numpy(cells(positions)).to(device),
     )
+
+
+def slide_views(
+    features: Iterable[NDArray[np.float16]],
+    positions: TilePositions,
+    tiles: NDArray[np.int64],
+    *,
+    device: torch.device,
+    cells: Cells = cells_of,
+) -> ViewBatch:
+    """Views of whole slides as they lie, from un-augmented features: those a slide is embedded or explained by.
+
+    Args:
+        features: Per slide (n, c), the features of all its tiles. May be a generator: one slide is held at a time.
+        positions: Positions of the tiles of these slides.
+        tiles: (s, r, t) numbers of the tiles in the r views of each of s slides.
+        device: Where the views go.
+        cells: As in :func:`make_views`.
+
+    Returns:
+        s * r views, one slide after the other.
+    """
+    s, r, t = tiles.shape
+    drawn = np.concatenate([slide[rows] for slide, rows in zip(features, tiles, strict=True)])  # (s * r, t, c)
+    placed = positions(np.arange(s).repeat(r), tiles.reshape(-1, t))  # (s * r, t, 2)
+    return make_views(drawn, placed, augmentation=None, device=device, cells=cells)
 
 
 class TilePositions:
@@ -172,6 +202,9 @@ class TilePositions:
 
     Args:
         grids: Per slide its tiles' level-0 corners (n, 2) and the edge of a tile in level-0 px.
+
+    Attributes:
+        counts: (s,) number of tiles of each slide.
     """
 
     def __init__(self, grids: Iterable[tuple[NDArray[np.int32], float]]) -> None:
@@ -181,12 +214,12 @@ class TilePositions:
             corners.append((coords.astype(np.int64) - lowest).astype(np.uint32))  # int32 corners are < 2^32 apart
             edges.append(edge_px)
         counts = [len(c) for c in corners]
-        self.counts = np.array(counts, dtype=np.int64)  # (s,) tiles of each slide
+        self.counts = np.array(counts, dtype=np.int64)  # (s,)
         self._start = np.concatenate([[0], np.cumsum(self.counts)])  # (s + 1,)
         self._corners = np.concatenate([np.zeros((0, 2), dtype=np.uint32), *corners])  # (all tiles, 2)
         self._edges_px = np.array(edges, dtype=np.float64)
 
     def __call__(self, slides: NDArray[np.int64], tiles: NDArray[np.int64] | NDArray[np.int32]) -> NDArray[np.float64]:
         """Positions (b, t, 2) of tiles (b, t) of slides (b,), in tile units."""
-        corners = self._corners[self._start[slides][:, None] + tiles]
+        corners = self._corners[self._start[slides][:, None] + tiles]  # (b, t, 2)
         return corners / self._edges_px[slides][:, None, None]

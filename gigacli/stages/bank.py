@@ -19,7 +19,7 @@ from gigacli.config.verbs import BankConfig
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.frozen import can_compile
-from gigacli.nn.tile_features import Batches, Encoding, TileEncoder, Views, draw_views
+from gigacli.nn.tile_features import BankViews, Batches, SlideFeatures, TileEncoder, draw_bank_views
 from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
 from gigacli.progress import SILENT, Throughput
 from gigacli.store.group import shard_rows
@@ -286,10 +286,10 @@ def _reader(plan: Plan) -> TileReader:
     )
 
 
-def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool) -> Encoding:
+def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool) -> SlideFeatures:
     """What is to be made of a slide: everything, or what an earlier bank of fewer rows has not got."""
     config = plan.config
-    views: Views = draw_views(
+    views: BankViews = draw_bank_views(
         config.seed,
         plan.store.slides[row].id,
         count=count,
@@ -300,10 +300,10 @@ def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool
     )
     if not plan.again:
         views.missing[:] = plan.bank.missing(row)
-    return Encoding(batches, views, count=count, plain=plain)
+    return SlideFeatures(batches, views, count=count, plain=plain)
 
 
-def _write(plan: Plan, row: int, encoding: Encoding | None) -> None:
+def _write(plan: Plan, row: int, encoding: SlideFeatures | None) -> None:
     """Write a slide; ``None`` for one without tissue."""
     if encoding is None:
         plan.features.write(row, None)

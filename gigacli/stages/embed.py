@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from gigacli.config.base import options_of
 from gigacli.config.verbs import EmbedConfig
 from gigacli.nn.device import pick_device
 from gigacli.nn.giga import embed_views
 from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
-from gigacli.nn.views import TilePositions, ViewBatch, draw_rows, make_views
+from gigacli.nn.views import TilePositions, cells_of, draw_rows, slide_views
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng
 from gigacli.store.features import Features
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import torch
     from numpy.typing import NDArray
 
     from gigacli.config.verbs import EmbedAggregator, Weights
@@ -219,36 +219,19 @@ def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choic
         {features.input_name: features.fingerprint, "model": choice.identity},
     )
 
+    def authors_cells(positions: NDArray[np.float64]) -> NDArray[np.int64]:
+        return gigassl_cells(positions * (store.tiles.tile_px * LEVEL0_PER_PX))
+
+    cells = authors_cells if choice.variant == "gigassl" else cells_of
+
     def make(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        drawn, positions = _draw(features, rows, views=config.views, tiles=choice.tiles, seed=config.seed)
-        if choice.variant == "gigassl":
-            cells = gigassl_cells(positions * (store.tiles.tile_px * LEVEL0_PER_PX))
-            batch = ViewBatch(
-                torch.from_numpy(drawn).to(device, torch.float32),
-                torch.from_numpy(cells).to(device),
-            )
-        else:
-            batch = make_views(drawn, positions, augmentation=None, device=device)
+        positions = TilePositions(store.tiles.grids(rows))
+        tiles = np.empty((len(rows), config.views, choice.tiles), dtype=np.int64)
+        for i, (row, n) in enumerate(zip(rows.tolist(), positions.counts, strict=True)):
+            # Keyed by the slide's id: its views depend neither on the other slides nor on their order.
+            rng = keyed_rng(config.seed, "embed", store.slides[row].id)
+            tiles[i] = draw_rows(rng, np.full(config.views, n), choice.tiles)  # (R, T)
+        batch = slide_views(map(features.read, rows.tolist()), positions, tiles, device=device, cells=cells)
         return embed_views(choice.encode, batch, [config.views] * len(rows)).cpu().numpy()
 
     return _Vectors(group, features, recipe, choice.width, make, config.redo)
-
-
-def _draw(
-    features: Features, rows: NDArray[np.int64], *, views: int, tiles: int, seed: int
-) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
-    """R views of T tiles of each slide of a block; those of a slide are a function of (seed, slide id) alone.
-
-    Returns:
-        Features (len(rows) * R, t, c) and positions (len(rows) * R, t, 2), one slide after the other.
-    """
-    store = features.store
-    positions = TilePositions(store.tiles.grids(rows))
-    chosen = np.empty((len(rows), views, tiles), dtype=np.int64)
-    drawn = np.empty((*chosen.shape, features.width), dtype=np.float16)
-    for i, (row, n) in enumerate(zip(rows.tolist(), positions.counts, strict=True)):
-        rng = keyed_rng(seed, "embed", store.slides[row].id)
-        chosen[i] = draw_rows(rng, np.full(views, n), tiles)  # (R, t)
-        drawn[i] = features.read(row)[chosen[i]]
-    flat = chosen.reshape(-1, tiles)  # (len(rows) * R, t)
-    return drawn.reshape(len(flat), tiles, -1), positions(np.arange(len(rows)).repeat(views), flat)

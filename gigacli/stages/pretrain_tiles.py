@@ -21,19 +21,20 @@ from gigacli.config.base import options_of
 from gigacli.config.verbs import PretrainTilesConfig
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
-from gigacli.nn.health import complaint
-from gigacli.nn.knn import NeighbourScore
-from gigacli.nn.losses import info_nce_chance_level
+from gigacli.nn.health import training_warning
+from gigacli.nn.knn import KNNScore
 from gigacli.nn.moco import MoCo
-from gigacli.nn.tensorboard import Board
-from gigacli.nn.tile_batches import TileBatches, steps_per_epoch
-from gigacli.nn.tile_encoder import random_resnet18, read_resnet18, weights_hash, weights_to_bytes
+from gigacli.nn.sampler import steps_per_epoch
+from gigacli.nn.tensorboard import TensorBoardLog
+from gigacli.nn.tile_batches import TileBatches
+from gigacli.nn.tile_encoder import random_resnet18, weights_hash, weights_to_bytes
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import read_labels
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_seed
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
+from gigacli.weights.resnet18 import read_resnet18
 from gigacli.wsi.reader import SlideTiles
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from gigacli.cohort.tile_sample import Sample
     from gigacli.config.verbs import Precision
     from gigacli.nn.distributed import Processes
-    from gigacli.nn.moco import MoCoBatch
     from gigacli.nn.tile_encoder import ResNet18
     from gigacli.probing.labels import Labels
     from gigacli.progress import Progress
@@ -158,7 +158,7 @@ def pretrain_tiles(
         processes.wait()  # all have looked before the first one writes
         if plan.encoder.done and not config.redo:
             return summary(plan, plan.encoder.histories(), started, resumed_at=plan.config.epochs)
-        board = stack.enter_context(Board(config.log_dir if processes.first else None))
+        log = stack.enter_context(TensorBoardLog(config.log_dir if processes.first else None))
         pool = ThreadPoolExecutor(worker_count(config.workers))
         stack.callback(pool.shutdown, cancel_futures=True)
         sample = read_sample(
@@ -171,7 +171,7 @@ def pretrain_tiles(
             progress=progress,
         )
         checkpoint = processes.once(lambda: begin(plan, sample))
-        history = work(plan, sample.tiles, checkpoint, pool, board, progress)
+        history = work(plan, sample.tiles, checkpoint, pool, log, progress)
     return summary(plan, history, started, resumed_at=loop.epoch_of(checkpoint), sample=sample)
 
 
@@ -250,7 +250,7 @@ def begin(plan: Plan, sample: Sample) -> bytes | None:
 
 
 def work(
-    plan: Plan, tiles: TilePixels, checkpoint: bytes | None, pool: Executor, board: Board, progress: Progress
+    plan: Plan, tiles: TilePixels, checkpoint: bytes | None, pool: Executor, log: TensorBoardLog, progress: Progress
 ) -> loop.History:
     """Train from the checkpoint on, if there is one, and keep the encoder."""
     config, encoder, processes, precision = plan.config, plan.encoder, plan.processes, plan.recipe.config["precision"]
@@ -269,23 +269,17 @@ def work(
     )
     total = batches.per_epoch * config.epochs
 
-    def step(batch: MoCoBatch) -> loop.Step:
-        with torch.autocast(plan.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            said = method(batch)
-        chance = info_nce_chance_level(len(method.negatives))
-        return loop.Step(said.loss, chance, len(batch.tiles), said.vectors, {"queue_accuracy": said.found})
-
     training = loop.Training(
         module=method,
         optimizer=torch.optim.SGD(method.query.parameters(), lr=lr, momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY),
         schedule=loop.Schedule(lr, max(1, int(WARMUP * total)), total),
         epochs=config.epochs,
         batches=batches,
-        batches_from=batches,
         scores=_scores(plan, method, tiles, progress),
-        step=step,
+        step=method,
+        precision=precision,
         save=lambda checkpoint, history: encoder.save(checkpoint, history, epochs=config.epochs),
-        record=board,
+        record=log,
         processes=processes,
     )
     history = loop.run(training, progress, checkpoint=checkpoint)
@@ -316,7 +310,7 @@ def summary(
         chance=history["chance"][-1],
         queue_accuracy=history["queue_accuracy"][-1],
         rank=history["rank"][-1],
-        warning=complaint(history, epochs=config.epochs),
+        warning=training_warning(history, epochs=config.epochs),
         cache=str(sample.cache or "") if sample is not None else "",
         seconds=time.monotonic() - started,
         failures=failures,
@@ -344,5 +338,5 @@ def _scores(plan: Plan, method: MoCo, tiles: TilePixels, progress: Progress) -> 
     numbers, classes, patients = draw_labelled_tiles(plan.labels, tiles.slides, table=table, seed=plan.config.seed)
     chance, precision = 1 / len(np.unique(classes)), plan.recipe.config["precision"]
     progress.say(f"neighbours of {len(numbers)} tiles are scored by {plan.labels.target}: chance is {chance:.2f}")
-    score = NeighbourScore(method.network, tiles, numbers, classes, patients, device=plan.device, precision=precision)
+    score = KNNScore(method.network, tiles, numbers, classes, patients, device=plan.device, precision=precision)
     return {"knn": score}

@@ -16,13 +16,12 @@ from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.giga import GigaSSL, whitening_matrix
-from gigacli.nn.health import complaint
-from gigacli.nn.losses import chance_level
+from gigacli.nn.health import training_warning
 from gigacli.nn.sampler import Sampler, steps_per_epoch
 from gigacli.nn.slide_encoder import SlideEncoder
 from gigacli.nn.sparse_spconv import check_spconv_trains
-from gigacli.nn.tensorboard import Board
-from gigacli.nn.tile_encoder import resnet18_from_bytes, weights_to_bytes
+from gigacli.nn.tensorboard import TensorBoardLog
+from gigacli.nn.tile_encoder import weights_to_bytes
 from gigacli.nn.views import TilePositions
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_seed
@@ -31,6 +30,7 @@ from gigacli.store.features import Features
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.tables import bare_id, find_column, read_table, require_column
+from gigacli.weights.resnet18 import resnet18_from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from gigacli.config.verbs import Precision, Preset, SlideAggregator, SparseBackend
     from gigacli.nn.distributed import Processes
-    from gigacli.nn.views import ViewBatch
     from gigacli.progress import Progress
     from gigacli.store.mapped import MappedBank, MappedFeatures
     from gigacli.store.table import SlideTable
@@ -135,10 +134,10 @@ def train(
         processes.wait()  # all have looked before the first one writes
         if plan.model.done and not config.redo:
             return summary(plan, plan.model.histories(), started, resumed_at=plan.epochs)
-        with Board(config.log_dir if processes.first else None) as board:
+        with TensorBoardLog(config.log_dir if processes.first else None) as log:
             method, origin = _initial_method(plan, progress)
             checkpoint = processes.once(lambda: begin(plan))
-            history = work(plan, method, checkpoint, board, progress)
+            history = work(plan, method, checkpoint, log, progress)
     return summary(plan, history, started, resumed_at=loop.epoch_of(checkpoint), origin=origin)
 
 
@@ -220,7 +219,9 @@ def begin(plan: Plan) -> bytes | None:
     return plan.model.begin(plan.recipe, plan.views.rows, redo=plan.config.redo)
 
 
-def work(plan: Plan, method: GigaSSL, checkpoint: bytes | None, board: Board, progress: Progress) -> loop.History:
+def work(
+    plan: Plan, method: GigaSSL, checkpoint: bytes | None, log: TensorBoardLog, progress: Progress
+) -> loop.History:
     """Train from the checkpoint on, if there is one, and keep the model."""
     config, views, model, total = plan.config, plan.views, plan.model, plan.steps * plan.epochs
     method.to(plan.device)
@@ -239,23 +240,17 @@ def work(plan: Plan, method: GigaSSL, checkpoint: bytes | None, board: Board, pr
     if sampler.note:
         progress.say(sampler.note)
 
-    def step(batch: tuple[ViewBatch, int]) -> loop.Step:
-        views, slides = batch
-        bf16 = plan.recipe.config["precision"] == "bf16"
-        with torch.autocast(plan.device.type, dtype=torch.bfloat16, enabled=bf16):
-            loss, vectors = method.step(views)
-        return loop.Step(loss, chance_level(slides), slides, vectors)
-
     training = loop.Training(
         module=method,
         optimizer=torch.optim.Adam(method.parameters(), lr=config.lr, fused=True),
         schedule=loop.Schedule(config.lr, max(1, int(config.warmup * total)), total),
         epochs=plan.epochs,
         batches=sampler,
-        step=step,
+        step=method,
+        precision=plan.recipe.config["precision"],
         save=lambda checkpoint, history: model.save(checkpoint, history, epochs=plan.epochs),
         save_best=lambda state: model.save_best(_to_bytes(state)),
-        record=board,
+        record=log,
         processes=plan.processes,
     )
     history = loop.run(training, progress, checkpoint=checkpoint)
@@ -281,7 +276,7 @@ def summary(
         loss=history["loss"][-1],
         chance=history["chance"][-1],
         rank=history["rank"][-1],
-        warning=complaint(history, epochs=plan.epochs),
+        warning=training_warning(history, epochs=plan.epochs),
         seconds=time.monotonic() - started,
     )
 

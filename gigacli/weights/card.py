@@ -21,20 +21,20 @@ class WeightsCard:
 
     Attributes:
         kind: ``model`` or ``encoder``.
-        name: What the store it came from called it.
+        name: Its name in the store it came from.
         created_by: The program that wrote the file.
-        variant: How a model's views become cells and maps; ``giga``. Empty for an encoder.
-        encoder: Of the tile features: what the store called it.
+        variant: Rule by which a model's views become cells and maps; ``giga``. Empty for an encoder.
+        encoder: Name, in that store, of the encoder of the tile features.
         encoder_sha256: SHA-256 of its weights; empty where the features came from elsewhere and it is not known.
         timm: Its name in timm; empty for a ResNet18.
         mpp: Resolution of its tiles, microns per pixel; None where the encoder was not trained on tiles of the store.
-        tile_px: Edge of its tiles, pixels at that resolution; likewise.
+        tile_px: Edge of its tiles, pixels at that resolution; None in the same case.
         features: Values per tile.
         width: Values per slide; 0 for an encoder.
         slides: Slides it was trained on; 0 where it was not trained in the store.
         recipes: Recipes of everything it was made from and of itself, by ``tiles``, ``encoder``, ``bank`` (or
             ``features``, where these stood in for one), ``model``.
-        version: Of this card.
+        version: Version of the card's format.
     """
 
     kind: str
@@ -82,15 +82,15 @@ class WeightsCard:
 
     @property
     def tiles(self) -> str:
-        """Its tiles, for a person."""
+        """Description of the tiles for messages."""
         return "tiles it does not name" if self.mpp is None else f"tiles of {self.tile_px} px at {self.mpp:g} µm per px"
 
     @property
     def tile_encoder(self) -> str:
-        """Its tile encoder, for a person."""
+        """Description of the tile encoder for messages."""
         return encoder_text(self.encoder, self.encoder_sha256)
 
 
 def encoder_text(name: str, sha256: str) -> str:
-    """A tile encoder, for a person: its name and what identifies its weights."""
+    """Description of a tile encoder for messages: its name and the beginning of its weights' hash."""
     return f"{name!r} (weights {sha256[:12]})" if sha256 else f"{name!r} (weights not known)"

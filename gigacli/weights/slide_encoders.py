@@ -16,9 +16,10 @@ from safetensors.torch import load as load_safetensors
 from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.giga import GigaSSL
-from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX, WIDTH_IN, read_gigassl
+from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX
 from gigacli.randomness import keyed_seed
 from gigacli.store.groups import Features, Model
+from gigacli.weights.authors import WIDTH_IN, read_gigassl
 from gigacli.weights.card import WeightsCard, encoder_text
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from gigacli.store.store import Store
 
 PAPER_TILES = 5
-"""T of the paper; a checkpoint of the authors' does not say in a form that could be relied on."""
+"""T of the paper, for the authors' checkpoints: they do not name theirs in a form that could be relied on."""
 
 MPP_TOLERANCE = 0.01
 """Relative difference of resolutions that count as the same: tools round what scanners state."""
@@ -43,14 +44,14 @@ class ModelChoice:
     """A slide encoder that goes with features of a store.
 
     Attributes:
-        features: Name of the tile features it is to see.
+        features: Name of the tile features it takes.
         variant: ``giga``, or ``gigassl`` for the authors' checkpoints.
         width: Values per slide.
-        config: What the recipe of the embedding says about it.
-        identity: What identifies it in the inputs of that recipe.
+        config: Settings of it in the recipe of an embedding.
+        identity: Its fingerprint or hash, in the inputs of that recipe.
         tiles: T, tiles per view.
-        encode: Views to vectors (b, width), in eval mode.
-        note: What a person should know; "" for nothing.
+        encode: Function from views to vectors (b, width), in eval mode.
+        note: Message to the user about what could not be checked; "" for none.
     """
 
     features: str
@@ -64,7 +65,7 @@ class ModelChoice:
 
 
 def name_of_model(store: Store, config: EmbedConfig) -> str:
-    """What the store or its file calls the model asked for; without a name the only one of the store.
+    """Name of the model asked for, in the store or from its file; if none is asked for, the only one of the store.
 
     Raises:
         NotFound: There is no such model and no such file.

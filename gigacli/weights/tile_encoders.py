@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,16 +11,11 @@ from typing import TYPE_CHECKING
 from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import GigaError, InvalidInput, NotFound
 from gigacli.nn.frozen import FrozenTileEncoder
-from gigacli.nn.tile_encoder import (
-    random_resnet18,
-    read_resnet18,
-    resnet18_from_bytes,
-    weights_hash,
-    weights_to_bytes,
-)
-from gigacli.nn.timm_encoder import TIMM, TimmEncoder, store_name
+from gigacli.nn.tile_encoder import random_resnet18, weights_hash, weights_to_bytes
+from gigacli.nn.timm_encoder import TIMM, TimmEncoder
 from gigacli.store.groups import Encoder
 from gigacli.store.recipe import Recipe
+from gigacli.weights.resnet18 import read_resnet18, resnet18_from_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -33,13 +29,13 @@ RANDOM = "random-resnet18"
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """A tile encoder that can be made.
+    """A tile encoder that has been found, and can be made.
 
     Attributes:
-        name: What the store calls it.
+        name: Its name in the store.
         weights: A ResNet18 as a safetensors file; empty for a model of timm, whose weights are not ours to keep.
         timm: Name of a model of timm; empty for a ResNet18.
-        note: What was found in a weights file.
+        note: Report on the weights file, for messages; "" where there is none.
     """
 
     name: str
@@ -76,6 +72,22 @@ def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
     return _from_file(Path(wanted), [*there, RANDOM, f"{TIMM}NAME"], config.name)
 
 
+def store_name(name: str) -> str:
+    """A name for the store from timm's name of a model: ``hf-hub:org/model`` becomes ``org-model``.
+
+    Raises:
+        InvalidInput: Nothing is left of it.
+    """
+    source, colon, rest = name.partition(":")
+    rest = rest if colon else source
+    if source == "local-dir":
+        rest = Path(rest).name
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", rest).strip("._-")[:80]
+    if not NAME_PATTERN.fullmatch(cleaned):
+        raise InvalidInput(f"{TIMM}{name} does not make a name for the store", "give one with --name")
+    return cleaned
+
+
 def _from_file(path: Path, known: list[str], name: str | None) -> EncoderChoice:
     if not path.exists():
         raise NotFound(
@@ -97,13 +109,13 @@ def make_encoder(choice: EncoderChoice, device: torch.device, *, precision: str,
 
 @lru_cache(maxsize=1)
 def _resnet18(weights: bytes, device: torch.device, precision: str, compiled: bool) -> TileEncoder:  # noqa: FBT001
-    """Kept, compiled as it is, for the next shard that this process may be given."""
+    """A frozen ResNet18, cached because compiling takes long and this process may be given another shard."""
     network = resnet18_from_bytes(weights, trunk=True)
     return FrozenTileEncoder(network, device=device, precision=precision, compiled=compiled)
 
 
 def weights_of(choice: EncoderChoice, encoder: TileEncoder) -> str:
-    """What identifies the weights in a recipe: a hash."""
+    """The identity of the weights in a recipe: a hash."""
     return encoder.weights_sha256 if isinstance(encoder, TimmEncoder) else weights_hash(choice.weights)
 
 

@@ -1,6 +1,7 @@
 """The disk is full, or may not be written: a clear end, a valid store, and the same bytes once there is room."""
 
 import errno
+import math
 import shutil
 
 import pytest
@@ -38,7 +39,8 @@ def disk(monkeypatch):
 
         return attempt
 
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)  # as many writes in every run
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step: as many writes in every run
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
     for name in ("set", "set_if_not_exists"):
         monkeypatch.setattr(LocalStore, name, failing(getattr(LocalStore, name)))
     return disk

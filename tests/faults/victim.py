@@ -35,7 +35,9 @@ def child(request):
     os.dup2(log, 2)
     if request["file_bytes"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"],) * 2)
-    loop.CHECKPOINT_SECONDS = 0  # after every epoch, so that short trainings have something to go on from
+    loop.CHECKPOINT_SECONDS = (
+        0  # as often as their share of the time allows, so that short trainings have something to go on from
+    )
     sys.argv = ["giga", *request["arguments"]]
     code = 0
     try:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gigacli.nn import abmil
-from gigacli.nn.abmil import GatedAttention, probabilities, train
+from gigacli.nn.abmil import AttentionMIL, probabilities, train
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def test_it_learns_what_the_mean_of_tiles_does_not_hold():
 def test_the_network_is_the_equation():
     """Equation 9 of Ilse et al. for one bag, in plain numpy."""
     torch.manual_seed(0)
-    model = GatedAttention(5, 3, mean=torch.zeros(5), deviation=torch.ones(5)).double()
+    model = AttentionMIL(5, 3, mean=torch.zeros(5), deviation=torch.ones(5)).double()
     tiles = torch.randn(1, 7, 5, dtype=torch.float64)
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
 
@@ -50,7 +50,7 @@ def test_the_network_is_the_equation():
 
 
 def test_what_fills_a_bag_up_does_not_count():
-    model = GatedAttention(4, 2, mean=torch.zeros(4), deviation=torch.ones(4))
+    model = AttentionMIL(4, 2, mean=torch.zeros(4), deviation=torch.ones(4))
     tiles = torch.randn(2, 6, 4)
     there = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
     alone = model(tiles[1:, :3], there[1:, :3])

@@ -25,7 +25,6 @@ STEPS = """
 
     from gigacli.nn import distributed, loop
     from gigacli.nn.giga import GigaSSL
-    from gigacli.nn.losses import chance_level
     from gigacli.nn.sampler import Sampler
     from gigacli.nn.views import TilePositions
     from gigacli.progress import SILENT
@@ -47,9 +46,7 @@ STEPS = """
         method.processes = processes
 
         def step(batch):
-            views, slides = batch
-            loss, vectors = method.step(replace(views, features=views.features.double()))
-            return loop.Step(loss, chance_level(slides), slides, vectors)
+            return method(replace(batch, features=batch.features.double()))
 
         history = loop.run(loop.Training(
             module=method, optimizer=torch.optim.Adam(method.parameters(), lr=1e-3),
@@ -87,13 +84,9 @@ MOCO_STEPS = """
         distributed.synchronise(method.query, processes)
         method.processes = processes
 
-        def step(batch):
-            said = method(batch)
-            return loop.Step(said.loss, 1e6, len(batch.tiles), said.vectors, {"found": said.found})
-
         history = loop.run(loop.Training(
             module=method, optimizer=torch.optim.SGD(method.query.parameters(), lr=0.01, momentum=0.9),
-            schedule=loop.Schedule(0.01, 1, batches.per_epoch * EPOCHS), epochs=EPOCHS, batches=batches, step=step,
+            schedule=loop.Schedule(0.01, 1, batches.per_epoch * EPOCHS), epochs=EPOCHS, batches=batches, step=method,
             save=lambda *_: None, processes=processes), SILENT, checkpoint=None)
         history = {k: torch.tensor(v, dtype=torch.float64) for k, v in history.items()}
         # what a key encoder's batch norm has seen is never used

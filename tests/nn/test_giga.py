@@ -159,7 +159,7 @@ def test_the_loss_pairs_view_i_with_view_n_plus_i():
         projections = method.projector(method.encoder(views))
         assert projections.shape == (10, 256)
         expected = nt_xent(projections[:5], projections[5:], temperature=0.3)
-        assert method(views).item() == pytest.approx(expected.item(), rel=1e-5)
+        assert method(views).loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_learns_to_tell_slides_apart():
@@ -178,7 +178,7 @@ def test_learns_to_tell_slides_apart():
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-3)
     losses = []
     for step in range(10):
-        loss = method(batch(step, np.arange(n)))
+        loss = method(batch(step, np.arange(n))).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -186,4 +186,4 @@ def test_learns_to_tell_slides_apart():
     assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
     with torch.inference_mode():
         right, wrong = method(batch(99, np.arange(n))), method(batch(99, np.roll(np.arange(n), 1)))
-    assert right < 0.5 * wrong  # slides, not views, are what it knows
+    assert right.loss < 0.5 * wrong.loss  # slides, not views, are what it knows

@@ -1,4 +1,4 @@
-"""Health against its formulas, transcribed; complaints."""
+"""Health against its formulas, transcribed; warnings."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli.nn.health import complaint, health_of
+from gigacli.nn.health import health_of, training_warning
 
 
 def vectors(seed, n, c):
@@ -50,14 +50,14 @@ def history(loss, rank, n):
     [(4.0, 30.0, ""), (4.99, 30.0, "nothing has been learnt"), (6.0, 30.0, "nothing"), (5.0, 1.2, "collapsed")],
 )
 def test_what_is_wrong_is_said_in_words(loss, rank, words):
-    said = complaint(history(loss, rank, 50), epochs=100)
-    assert words in said
-    assert bool(said) == bool(words)
-    if said:
-        assert "--lr" in said
+    warning = training_warning(history(loss, rank, 50), epochs=100)
+    assert words in warning
+    assert bool(warning) == bool(words)
+    if warning:
+        assert "--lr" in warning
 
 
 def test_every_training_begins_at_chance():
-    assert complaint(history(5.0, 1.0, 9), epochs=100) == ""
-    assert complaint(history(5.0, 1.0, 10), epochs=100) != ""
-    assert complaint({"loss": [5.0], "chance": [5.0]}, epochs=1) != ""  # where there are no vectors
+    assert training_warning(history(5.0, 1.0, 9), epochs=100) == ""
+    assert training_warning(history(5.0, 1.0, 10), epochs=100) != ""
+    assert training_warning({"loss": [5.0], "chance": [5.0]}, epochs=1) != ""  # where there are no vectors

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gigacli.nn.knn import NeighbourScore, knn_accuracy
+from gigacli.nn.knn import KNNScore, knn_accuracy
 from gigacli.nn.tile_encoder import random_resnet18
 
 
@@ -49,7 +49,7 @@ def test_a_network_is_scored_as_it_is_used_and_left_as_it_was():
     network = random_resnet18(0).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     tiles = {n: np.full((32, 32, 3), 40 * (n % 2) + n, np.uint8) for n in range(12)}
-    score = NeighbourScore(
+    score = KNNScore(
         network,
         tiles.__getitem__,
         np.arange(12),

@@ -29,8 +29,8 @@ OPTIMIZERS = {
 
 
 @pytest.fixture(autouse=True)
-def every_epoch(monkeypatch):
-    """A checkpoint after every epoch, on a clock that stands still: speeds are part of a checkpoint."""
+def every_step(monkeypatch):
+    """A checkpoint after every step, on a clock that stands still: speeds are part of a checkpoint."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
@@ -54,8 +54,8 @@ class Toy(nn.Module):
         return Step(out.square().mul(self.layer.weight.sum()).mean(), 1e6, len(batch), out)
 
 
-def batches(epoch):
-    for step in range(STEPS):
+def batches(epoch, start=0):
+    for step in range(start, STEPS):
         yield torch.randn(8, 4, generator=torch.Generator().manual_seed(1000 * epoch + step))
 
 
@@ -114,7 +114,7 @@ def test_every_step_is_taken_at_its_rate():
     nn.init.zeros_(module.weight)
     schedule = Schedule(0.5, 4, 10)
 
-    def data(epoch):
+    def data(epoch, start):
         return range(5)
 
     training = Training(
@@ -135,45 +135,29 @@ def test_every_step_is_taken_at_its_rate():
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_resumed_after_any_epoch_equals_uninterrupted_to_the_byte(kind):
-    saved = []
-    whole = training_of(kind, saved=saved)
-    history = run(whole, SILENT, checkpoint=None)
-    assert len(saved) == EPOCHS
-    assert [epoch_of(checkpoint) for checkpoint in saved] == [1, 2, 3, 4, 5, 6]
-    assert len(set(saved)) == EPOCHS
-    for k, checkpoint in enumerate(saved, start=1):
-        again = []
-        resumed = training_of(kind, seed=99, saved=again)  # other initial weights: the checkpoint's count
-        assert run(resumed, SILENT, checkpoint=checkpoint) == history
-        assert weights_to_bytes(resumed.module) == weights_to_bytes(whole.module)
-        assert again == saved[k:]
-
-
-@pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_killed_in_the_middle_of_an_epoch(kind):
     whole, saved = training_of(kind), []
     history = run(whole, SILENT, checkpoint=None)
     killed = training_of(kind, saved=saved)
 
-    def data(epoch):
-        for i, batch in enumerate(batches(epoch)):
+    def data(epoch, start):
+        for i, batch in enumerate(batches(epoch, start), start):
             if (epoch, i) == (3, 1):
                 raise KeyboardInterrupt
             yield batch
 
     with pytest.raises(KeyboardInterrupt):
         run(replace(killed, batches=data), SILENT, checkpoint=None)
-    assert len(saved) == 3
+    assert len(saved) == 3 * STEPS + 1
     progress, resumed = Recorder(), training_of(kind, seed=5)
     assert run(resumed, progress, checkpoint=saved[-1]) == history
     assert weights_to_bytes(resumed.module) == weights_to_bytes(whole.module)
     assert progress.started == [(EPOCHS, 3)]
-    assert len(progress.notes) == 3
+    assert sum(steps for steps, _ in progress.notes) == 3
 
 
 def with_figures(training):
-    """Checkpoints after every step, a figure of every step, a score of every epoch."""
+    """A figure of every step, a score of every epoch."""
 
     def step(batch):
         value = training.module.step(batch)
@@ -182,7 +166,6 @@ def with_figures(training):
     return replace(
         training,
         step=step,
-        batches_from=lambda epoch, start: itertools.islice(batches(epoch), start, None),
         scores={"weight": lambda: training.module.layer.weight.sum().item()},
     )
 
@@ -195,7 +178,7 @@ def test_resumed_after_any_step_equals_uninterrupted_to_the_byte(kind):
     assert len(saved) == EPOCHS * STEPS
     assert [epoch_of(checkpoint) for checkpoint in saved] == [(i + 1) // STEPS for i in range(EPOCHS * STEPS)]
     assert len({len(checkpoint) for checkpoint in saved}) == 1
-    for k in (0, 1, 2, 3, 7, EPOCHS * STEPS - 2):
+    for k in (0, 1, 2, 3, 5, 7, EPOCHS * STEPS - 2):
         again = []
         resumed = with_figures(training_of(kind, seed=99, saved=again))
         assert run(resumed, SILENT, checkpoint=saved[k]) == history
@@ -209,9 +192,9 @@ def test_a_resumed_epoch_asks_only_for_the_batches_that_are_left():
 
     def data(epoch, start=0):
         asked.append((epoch, start))
-        return itertools.islice(batches(epoch), start, None)
+        return batches(epoch, start)
 
-    resumed = replace(with_figures(training_of("sgd")), batches=data, batches_from=data)
+    resumed = replace(with_figures(training_of("sgd")), batches=data)
     run(resumed, SILENT, checkpoint=saved[STEPS + 1])
     assert asked == [(1, 2), (2, 0), (3, 0), (4, 0), (5, 0)]
 
@@ -228,7 +211,7 @@ def test_figures_of_steps_are_averaged_and_scores_taken_after_the_epoch():
 def test_a_score_that_another_run_took_is_not_a_number_where_this_one_did_not():
     saved = []
     run(training_of("sgd", saved=saved), SILENT, checkpoint=None)
-    history = run(with_figures(training_of("sgd")), SILENT, checkpoint=saved[2])
+    history = run(with_figures(training_of("sgd")), SILENT, checkpoint=saved[3 * STEPS - 1])
     assert np.isnan(history["weight"][:3]).all()
     assert np.isfinite(history["weight"][3:]).all()
 
@@ -260,7 +243,7 @@ def test_killed_after_the_last_checkpoint_has_nothing_left_to_do():
     whole = training_of("adam", saved=saved)
     history = run(whole, SILENT, checkpoint=None)
 
-    def data(epoch):
+    def data(epoch, start):
         raise AssertionError("no epoch is left")
 
     resumed = training_of("adam", seed=3, data=data)
@@ -272,7 +255,7 @@ def test_killed_after_the_last_checkpoint_has_nothing_left_to_do():
 def test_checkpoints_have_one_size(kind):
     saved = []
     run(training_of(kind, saved=saved, epochs=12), SILENT, checkpoint=None)
-    assert len(saved) == 12
+    assert len(saved) == 12 * STEPS
     assert len({len(checkpoint) for checkpoint in saved}) == 1
 
 
@@ -310,7 +293,7 @@ def test_history_is_the_mean_loss_and_the_last_rate_of_every_epoch():
         optimizer=torch.optim.Adam(module.parameters()),
         schedule=Schedule(0.1, 2, 4 * STEPS),
         epochs=4,
-        batches=lambda epoch: range(STEPS),
+        batches=lambda epoch, start: range(STEPS),
         step=step,
         save=lambda *_: None,
     )
@@ -318,8 +301,10 @@ def test_history_is_the_mean_loss_and_the_last_rate_of_every_epoch():
     assert history["loss"] == [2.0, 5.0, 8.0, 11.0]
     assert history["lr"] == [Schedule(0.1, 2, 12)(step) for step in (2, 5, 8, 11)]
     assert progress.started == [(4, 0)]
-    assert [steps for steps, _ in progress.notes] == [1, 1, 1, 1]
-    assert "5.0000" in progress.notes[1][1]
+    assert [steps for steps, _ in progress.notes] == [0, 0, 0, 1] * 4
+    assert progress.notes[0][1] == "step 1 of 3"
+    assert progress.notes[7][1] == "loss 5.0000 (chance 100.00)"
+    assert progress.notes[8][1] == "loss 5.0000 (chance 100.00); step 1 of 3"
 
 
 def test_every_figure_of_every_epoch_is_kept_and_recorded():
@@ -342,7 +327,7 @@ def test_speed_and_waiting_are_measured(monkeypatch):
     monkeypatch.setattr(loop, "time", time)
     training = training_of("sgd", epochs=1)
 
-    def slow(epoch):
+    def slow(epoch, start):
         for batch in batches(epoch):
             time.sleep(0.05)
             yield batch
@@ -371,7 +356,7 @@ def test_the_state_after_the_lowest_loss_is_the_best(losses, resumed_at):
             module=module,
             optimizer=OPTIMIZERS["adam"](module.parameters()),
             schedule=Schedule(0.01, 4, EPOCHS),
-            batches=lambda epoch: itertools.islice(batches(epoch), 1),
+            batches=lambda epoch, start: itertools.islice(batches(epoch), 1),
             step=step,
             save_best=lambda state: best.append(int(state["seen"])),
         )
@@ -406,7 +391,7 @@ def test_a_loss_that_is_no_number_ends_the_training(bad):
         run(replace(training, step=step), SILENT, checkpoint=None)
     assert "--lr" in caught.value.hint
     assert "--redo" in caught.value.hint  # another rate is another recipe
-    assert [epoch_of(checkpoint) for checkpoint in saved] == [1, 2]
+    assert [epoch_of(checkpoint) for checkpoint in saved] == [0, 0, 1, 1, 1, 2, 2, 2]
 
 
 def test_a_checkpoint_of_something_else_is_a_mismatch():

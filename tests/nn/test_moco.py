@@ -220,7 +220,7 @@ def test_a_tiles_own_key_of_an_epoch_before_is_no_negative():
     other = deepcopy(moco)
     alone = moco(batch_of(images, images, order, tiles=torch.full((8,), 5)))
     assert alone.loss.item() == 0
-    assert alone.found == 1
+    assert alone.figures["queue_accuracy"] == 1
     assert other(batch_of(images, images, order, tiles=torch.arange(8) + 6)).loss.item() > 0.5
 
 
@@ -241,8 +241,8 @@ def test_shares_part_a_batch_whatever_its_size(n, count):
 
 def test_the_vectors_are_queries_and_their_keys():
     moco, images, order = moco_of(), images_of(1, 6), order_of(3, 6)
-    said = moco(batch_of(images, images, order))
-    query, key = said.vectors.chunk(2)
+    step = moco(batch_of(images, images, order))
+    query, key = step.vectors.chunk(2)
     torch.testing.assert_close(key, moco.negatives[:6])
     torch.testing.assert_close(query.norm(dim=1), torch.ones(6))
-    assert not said.vectors.requires_grad
+    assert not step.vectors.requires_grad

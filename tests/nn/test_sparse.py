@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gigacli.errors import InvalidInput
 from gigacli.nn import sparse
+from gigacli.nn.sparse_spconv import convolve_spconv
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 LOWEST = -12  # even, so that dense output q of a stride-2 convolution is sparse output q + LOWEST / 2
@@ -197,12 +198,12 @@ def test_spconv_equals_torch_and_refuses_what_it_cannot(build):
     weight, kernel_map = weights(8, 9, 16, 8, dtype=torch.float32), build(sites)
     ours = sparse.convolve(sites.features, weight, kernel_map)
     with torch.no_grad():
-        theirs = sparse.convolve(sites.features, weight, kernel_map, backend="spconv")
+        theirs = convolve_spconv(sites.features, weight, kernel_map)
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
     with pytest.raises(InvalidInput, match="neither trains"):
-        sparse.convolve(sites.features, weight, kernel_map, backend="spconv")
+        convolve_spconv(sites.features, weight, kernel_map)
     with pytest.raises(InvalidInput, match="bfloat16"), torch.no_grad():
-        sparse.convolve(sites.features.bfloat16(), weight, kernel_map, backend="spconv")
+        convolve_spconv(sites.features.bfloat16(), weight, kernel_map)
 
 
 def test_spconv_is_right_whatever_the_number_of_threads():
@@ -217,7 +218,7 @@ def test_spconv_is_right_whatever_the_number_of_threads():
             weight, kernel_map = torch.randn(9, 64, 256, dtype=torch.float64), sparse.strided_map(sites)
             with torch.no_grad():
                 ours = sparse.convolve(sites.features, weight, kernel_map)
-                theirs = sparse.convolve(sites.features, weight, kernel_map, backend="spconv")
+                theirs = convolve_spconv(sites.features, weight, kernel_map)
             torch.testing.assert_close(theirs, ours, rtol=1e-9, atol=1e-9)
         assert torch.get_num_threads() == 2
     finally:

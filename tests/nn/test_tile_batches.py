@@ -8,7 +8,8 @@ import torch
 
 from gigacli.nn.augment import MOCO, augment, draw_augmentation, fold, output_px
 from gigacli.nn.distributed import Processes
-from gigacli.nn.tile_batches import TileBatches, steps_per_epoch
+from gigacli.nn.sampler import steps_per_epoch
+from gigacli.nn.tile_batches import TileBatches
 
 TILES, PX = 23, 16
 

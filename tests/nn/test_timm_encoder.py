@@ -7,14 +7,11 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import example, given
-from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from gigacli.config.base import NAME_PATTERN
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.nn.timm_encoder import TimmEncoder, import_timm, state_hash, store_name
+from gigacli.nn.timm_encoder import TimmEncoder, import_timm, state_hash
 
 CPU = torch.device("cpu")
 MODELS = {"vit_tiny_patch16_224": 192, "test_vit": 64, "resnet10t": 512, "convnext_atto": 320}
@@ -239,29 +236,3 @@ def test_any_change_changes_the_hash(change):
 def test_neither_order_nor_memory_layout_changes_the_hash():
     other = {"b": STATE["b"], "a": STATE["a"].to(memory_format=torch.channels_last)}
     assert state_hash(other) == state_hash(STATE)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("vit_small_patch14_dinov2.lvd142m", "vit_small_patch14_dinov2.lvd142m"),
-        ("hf-hub:MahmoodLab/UNI2-h", "MahmoodLab-UNI2-h"),
-        ("hf-hub:org/model@rev", "org-model-rev"),
-        ("local-dir:/data/models/mine/", "mine"),
-    ],
-)
-def test_store_names(name, expected):
-    assert store_name(name) == expected
-
-
-@given(st.text(max_size=120))
-@example("hf-hub:")
-@example("a" * 200)
-def test_a_store_name_is_made_of_all_that_has_a_letter_or_digit(name):
-    try:
-        made = store_name(name)
-    except InvalidInput:
-        made = ""
-    assert not made or NAME_PATTERN.fullmatch(made)
-    if ":" not in name:
-        assert bool(made) == any(c.isascii() and c.isalnum() for c in name)

@@ -13,13 +13,14 @@ from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.augment import augment, draw_augmentation, fold, output_px
 from gigacli.nn.device import pick_device
 from gigacli.nn.frozen import FrozenTileEncoder
-from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_bytes, weights_to_bytes
-from gigacli.nn.tile_features import Encoding
+from gigacli.nn.tile_encoder import random_resnet18, weights_to_bytes
+from gigacli.nn.tile_features import SlideFeatures
 from gigacli.progress import Silent
 from gigacli.randomness import keyed_rng
 from gigacli.stages import bank as bank_stage
 from gigacli.store.groups import Bank
 from gigacli.store.layout import NOT_DONE
+from gigacli.weights.resnet18 import resnet18_from_bytes
 from gigacli.wsi import reader
 from gigacli.wsi.slide import Slide
 
@@ -243,7 +244,7 @@ def test_a_full_disk_loses_nothing(store_at, chain, chunks, monkeypatch):
 def test_reading_is_once_and_ahead(store_at, monkeypatch):
     """Every distinct tile is read once; tiles of the next slide are read while one is encoded."""
     path, reads, encoded = store_at("tile"), [], []
-    read, add = Slide.read, Encoding.add
+    read, add = Slide.read, SlideFeatures.add
     monkeypatch.setattr(
         Slide, "read", lambda self, x, y, **o: (reads.append((str(self.path), x, y)), read(self, x, y, **o))[1]
     )
@@ -254,7 +255,7 @@ def test_reading_is_once_and_ahead(store_at, monkeypatch):
         encoded.append(len({path for path, _, _ in reads}))
         return made
 
-    monkeypatch.setattr(Encoding, "add", slow)
+    monkeypatch.setattr(SlideFeatures, "add", slow)
     summary = giga.bank(path, **OPTIONS)
     assert len(reads) == len(set(reads)) == summary.read == giga.open(path).root["tiles/count"][:].sum()
     assert encoded[0] > 1

@@ -14,8 +14,9 @@ import torch
 import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn import loop
-from gigacli.nn.tile_encoder import random_resnet18, resnet18_from_bytes, weights_to_bytes
+from gigacli.nn.tile_encoder import random_resnet18, weights_to_bytes
 from gigacli.store.store import Store
+from gigacli.weights.resnet18 import resnet18_from_bytes
 
 OPTIONS = {"epochs": 2, "max_tiles": 32, "batch_size": 8, "queue": 64}
 """Eight steps; of the queue only 32 keys are used, one per tile."""

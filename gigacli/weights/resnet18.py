@@ -1,0 +1,250 @@
+"""ResNet18 weights from files of others: any published checkpoint with torchvision's names, bare or wrapped."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from gigacli.errors import Mismatch, NotFound
+from gigacli.nn.tile_encoder import ResNet18, random_resnet18
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+CONTAINERS = ("state_dict", "model", "model_state_dict")
+"""Where training code puts a network's weights beside its epoch, optimizer and so on."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder_q.", "base_encoder.", "encoder.", "resnet.")
+"""Wrappers that published checkpoints leave before torchvision's names."""
+
+BACKBONE = re.compile(r"(conv|bn|layer)\d+\.")
+"""How the names of a backbone begin. Anything else (a classifier, a head, a queue, MoCo's ``encoder_k``) is no part of
+it."""
+
+CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
+"""What ``nn.Sequential(*resnet.children())`` calls the parts of torchvision's ResNet (2, 3 and 8 have no weights)."""
+
+BLOCKS: dict[tuple[str, tuple[int, ...]], str] = {
+    ("conv2", (2, 2, 2)): "ResNet18",
+    ("conv2", (3, 4, 6)): "ResNet34",
+    ("conv3", (3, 4, 6)): "ResNet50",
+    ("conv3", (3, 4, 23)): "ResNet101",
+    ("conv3", (3, 8, 36)): "ResNet152",
+}
+"""Which ResNet it is, from the last convolution of a block and the blocks in ``layer1`` to ``layer3``."""
+
+NAMED = 3
+"""Names of one kind that a message spells out."""
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """Report on the names in a weights file: which were used, and how. ``str()`` gives one line for messages.
+
+    Attributes:
+        tensors: Number of tensors in the file.
+        used: Number of those that are the network's.
+        prefixes: Wrappers dropped from the names of a backbone.
+        numbered: Whether the parts had numbers for names, as in ``nn.Sequential``.
+        left_out: Tensors that are no part of a backbone: the first part of their names, and how many there are.
+        missing: Names of a ResNet18 that the file lacks. ``num_batches_tracked``, which inference never reads, may.
+        misshapen: Names with another shape, both shapes given.
+        unexpected: Names of a backbone that a ResNet18 does not have.
+        twice: Names that several wrappers have.
+        not_finite: Names with values that are no numbers.
+        kind: The ResNet whose names these are, such as ``ResNet50``; empty if unknown.
+        layer4: Whether the file has a ``layer4``.
+    """
+
+    tensors: int
+    used: int
+    prefixes: tuple[str, ...]
+    numbered: bool
+    left_out: dict[str, int]
+    missing: tuple[str, ...]
+    misshapen: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    twice: tuple[str, ...]
+    not_finite: tuple[str, ...]
+    kind: str
+    layer4: bool
+
+    def problems(self) -> str:
+        """Reasons why the file is no ResNet18, in words; empty if it is one."""
+        kinds = {
+            "missing": self.missing,
+            "of another shape": self.misshapen,
+            "unexpected": self.unexpected,
+            "there twice": self.twice,
+            "not finite": self.not_finite,
+        }
+        return "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in kinds.items() if names)
+
+    def __str__(self) -> str:
+        text = f"{self.used} of {self.tensors} tensors have a ResNet18's names"
+        if not self.layer4 and self.used:
+            text += ", none of layer4"
+        if self.prefixes:
+            text += f"; prefix {' and '.join(self.prefixes)} dropped"
+        if self.numbered:
+            text += "; numbers read as torchvision's parts"
+        if self.left_out:
+            text += f"; left out: {_some([f'{name} ({count})' for name, count in self.left_out.items()], most=6)}"
+        return text
+
+
+def resnet18_from_bytes(data: bytes, *, trunk: bool = False) -> ResNet18:
+    """A ResNet18 from a safetensors file with torchvision's names; ``trunk`` as in :func:`read_resnet18`."""
+    return resnet18_from_state(load_safetensors(data), origin="the stored weights", trunk=trunk)[0]
+
+
+def read_resnet18(path: Path, *, trunk: bool = False) -> tuple[ResNet18, KeyReport]:
+    """A ResNet18 from a safetensors or PyTorch file, and what became of the names in it. No pickled code is run.
+
+    Args:
+        path: The file.
+        trunk: Whether weights without any ``layer4`` will do; the network's ``layer4`` is None then.
+
+    Raises:
+        NotFound: There is no such file.
+        Mismatch: It is no weights file, or its names or shapes are not a ResNet18's.
+    """
+    if not path.is_file():
+        raise NotFound(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_safetensors(path.read_bytes())
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch's own words are advice on how to run the pickled code
+        pickled = isinstance(error, UnpicklingError)
+        reason = "it is damaged, or holds more than tensors (pickled code is not run)" if pickled else error
+        raise Mismatch(
+            f"{path} cannot be read as weights: {reason}",
+            "give a .safetensors file, or a PyTorch file of tensors only; of a Lightning checkpoint, its state_dict",
+        ) from error
+    return resnet18_from_state(state, origin=str(path), trunk=trunk)
+
+
+def resnet18_from_state(state: Any, *, origin: str, trunk: bool = False) -> tuple[ResNet18, KeyReport]:
+    """A ResNet18 from a state dict, and what became of its names.
+
+    Containers and wrappers around the names are dropped, and so is what is no part of the backbone.
+
+    Args:
+        state: Content of a weights file.
+        origin: Where it comes from, for messages.
+        trunk: As in :func:`read_resnet18`.
+
+    Raises:
+        Mismatch: The names or shapes are not a ResNet18's, or two sets of weights become one by dropping wrappers.
+    """
+    tensors = _tensors(state, origin)
+    network = random_resnet18(0)
+    weights, report = _match(tensors, network.state_dict(), trunk=trunk)
+    if problems := report.problems():
+        looks = f" (it looks like a {report.kind})" if report.kind not in ("", "ResNet18") else ""
+        enough = not trunk and not _match(tensors, network.state_dict(), trunk=True)[1].problems()
+        raise Mismatch(f"{origin} is not a ResNet18{looks}: {problems}. {report}", _advice(report, enough=enough))
+    if not report.layer4:
+        network.layer4 = None
+    network.load_state_dict({**network.state_dict(), **weights})
+    return network, report
+
+
+def _advice(report: KeyReport, *, enough: bool) -> str:
+    """Advice on a file that is no ResNet18; `enough`: the only thing wrong is that it has no ``layer4``."""
+    if report.kind not in ("", "ResNet18"):
+        return "networks of other kinds come from timm: --encoder timm:NAME"
+    if enough:
+        return "without layer4 it is a tile encoder for giga bank, but no network to train"
+    if any(name.isdecimal() for name in report.left_out):
+        return "give it names, or the numbers of torchvision's parts: 0 conv1, 1 bn1, 4 to 7 layer1 to layer4"
+    if report.not_finite:
+        return "its training diverged, or the file is damaged: take another checkpoint"
+    return f"expected torchvision's names, or those after any of: {' '.join(PREFIXES)}"
+
+
+def _tensors(state: Any, origin: str) -> dict[str, Tensor]:
+    """Tensors by name, taken out of what training code wraps around them."""
+    for key in CONTAINERS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        raise Mismatch(f"{origin} holds a {type(state).__name__}, not weights by name", "save network.state_dict()")
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if state and not tensors:
+        raise Mismatch(
+            f"{origin} holds no tensors by name, but {_some([str(key) for key in state])}", "save network.state_dict()"
+        )
+    return tensors
+
+
+def _match(
+    tensors: dict[str, Tensor], wanted: dict[str, Tensor], *, trunk: bool
+) -> tuple[dict[str, Tensor], KeyReport]:
+    """The tensors of a backbone by torchvision's names, and the report on them against those wanted."""
+    split = {name: _split(name) for name in tensors}  # name -> (prefix, name without it)
+    numbers = {part for part in (rest.partition(".")[0] for _, rest in split.values()) if part.isdecimal()}
+    numbered = bool(numbers) and numbers <= CHILDREN.keys()
+    if numbered:  # a wrong guess cannot pass: every layer has shapes of its own
+        split = {name: (prefix, _from_number(rest)) for name, (prefix, rest) in split.items()}
+    backbone = {name: rest for name, (_, rest) in split.items() if BACKBONE.match(rest)}
+    found = {rest: tensors[name] for name, rest in backbone.items()}
+    layer4 = any(name.startswith("layer4.") for name in found)
+    if trunk and not layer4:
+        wanted = {name: value for name, value in wanted.items() if not name.startswith("layer4.")}
+    counts = Counter(backbone.values())
+    left_out = Counter(rest.partition(".")[0] for name, (_, rest) in split.items() if name not in backbone)
+    shapes = {n: (tuple(found[n].shape), tuple(wanted[n].shape)) for n in wanted if n in found}
+    report = KeyReport(
+        tensors=len(tensors),
+        used=sum(name in wanted for name in backbone.values()),
+        prefixes=tuple(sorted({split[name][0] for name in backbone} - {""})),
+        numbered=numbered,
+        left_out=dict(left_out.most_common()),
+        missing=tuple(n for n in wanted if n not in found and not n.endswith("num_batches_tracked")),
+        misshapen=tuple(f"{n} {has}, expected {needs}" for n, (has, needs) in shapes.items() if has != needs),
+        unexpected=tuple(n for n in found if n not in wanted),
+        twice=tuple(n for n, count in counts.items() if count > 1),
+        not_finite=tuple(n for n in shapes if not torch.isfinite(found[n]).all()),
+        kind=_kind(found),
+        layer4=layer4,
+    )
+    return found, report
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(Wrappers, the name without them)."""
+    rest = name
+    while prefix := next((p for p in PREFIXES if rest.startswith(p)), None):
+        rest = rest[len(prefix) :]
+    return name[: len(name) - len(rest)], rest
+
+
+def _from_number(name: str) -> str:
+    """``4.0.conv1.weight`` -> ``layer1.0.conv1.weight``."""
+    number, dot, rest = name.partition(".")
+    return f"{CHILDREN.get(number, number)}{dot}{rest}"
+
+
+def _kind(names: Mapping[str, Tensor]) -> str:
+    """Which ResNet these names are of, if any."""
+    blocks = [{n.split(".")[1] for n in names if n.startswith(f"layer{layer}.")} for layer in (1, 2, 3)]
+    last = "conv3" if "layer1.0.conv3.weight" in names else "conv2"
+    return BLOCKS.get((last, tuple(len(numbers) for numbers in blocks)), "")
+
+
+def _some(names: Sequence[str], *, most: int = NAMED) -> str:
+    """The first few, and how many more."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
