@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.store.group import shard_rows
 from gigacli.store.groups import Bank, Model
 from gigacli.store.layout import ARRAYS
 from gigacli.store.recipe import Recipe
@@ -247,16 +246,7 @@ def test_progress_and_repr(tiny):
     assert repr(store).startswith(f"<giga store {tiny}: 4 slides, tiles: 3 done, encoders/moco: 1 done")
 
 
-# ---------------------------------------------------------------------- shards and processes
-
-
-@given(st.lists(st.integers(0, 500), unique=True), st.integers(1, 20))
-def test_shards_share_out_the_slides(listed, total):
-    shards = [shard_rows(listed, (i, total)) for i in range(total)]
-    assert sorted(row for shard in shards for row in shard) == sorted(listed)
-    fewer = [row for row in listed if row % 3]  # what is done does not move slides between shards
-    for i, shard in enumerate(shards):
-        assert set(shard_rows(fewer, (i, total))) <= set(shard)
+# ---------------------------------------------------------------------- processes
 
 
 BEGIN_AT_ONCE = """
