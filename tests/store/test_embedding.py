@@ -1,7 +1,7 @@
 """Embeddings: vectors of many slides at once, and what they were made from."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigacli.store.layout import NOT_DONE
@@ -13,6 +13,7 @@ MEAN = Recipe("embed", {"aggregator": "mean", "features_name": "x"}, {})
 
 
 @given(st.lists(st.integers(NOT_DONE, 1), min_size=1, max_size=9), st.integers(1, 4))
+@settings(max_examples=12)
 def test_what_is_written_in_blocks_comes_back(states, size):
     store = Store.create("memory://embedding.zarr")
     store.write_slides(SlideTable(tuple(SlideRow(id=str(i), path="") for i in range(9))))

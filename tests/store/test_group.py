@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigacli.errors import Mismatch, NotFound
@@ -176,6 +176,7 @@ def test_done_counts_registered_slides_alone(store):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=6, max_size=6), st.integers(1, 4))
+@settings(max_examples=12)
 def test_what_is_to_do_is_ready_and_not_done_and_in_one_shard(slides, total):
     store = Store.create("memory://todo.zarr")
     store.write_slides(SlideTable(tuple(SlideRow(id=str(i), path="") for i in range(6))))
