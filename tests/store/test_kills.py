@@ -65,9 +65,13 @@ def opened(keys, at=None):
 
 
 def problems(store):
-    """What a validation finds in a store that has no address to open it at."""
+    """What a validation finds in a store that has no address to open it at.
+
+    A bank whose arrays have grown while its recipe is still the old one is let pass: the same command completes it.
+    """
     description = describe(store)
-    return check_description(description) + check_values(store, description)
+    found = check_description(description) + check_values(store, description)
+    return [problem for problem in found if problem.rule != "BANKS-3"]
 
 
 def work(store):
