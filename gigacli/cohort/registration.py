@@ -53,6 +53,11 @@ class _Entry:
     mask: str = ""
     option_mpp: float | None = None  # --slide-mpp of an earlier run
 
+    @property
+    def file(self) -> str:
+        """What tells its file from others; of a slide that was imported, whose file is not known, the id does."""
+        return str(self.path) if self.path.name else f"id {self.id}"
+
     @classmethod
     def of(cls, row: SlideRow) -> _Entry:
         """A registered slide, to be looked at again: what a user said of it stays said."""
@@ -172,7 +177,8 @@ def _find_moved(known: SlideTable, root: Path | None) -> tuple[SlideTable, int]:
 
 def _merge(known: SlideTable, entries: list[_Entry], tables: Sequence[Path]) -> list[_Entry]:
     """Add what tables say: a row with a path is a slide, a row without one completes the slide of its id."""
-    entries = list(entries)
+    named = {entry.file: entry for entry in entries}
+    files = {entry.id: entry.file for entry in reversed(entries)}  # of two slides of one id the first
     for file in tables:
         table = read_table(file)
         columns = {name: find_column(table, name, path=file) for name in ("path", "mpp", "patient_id", "mask")}
@@ -193,22 +199,22 @@ def _merge(known: SlideTable, entries: list[_Entry], tables: Sequence[Path]) -> 
                 if not path.exists():
                     raise NotFound(f"{file} names {row['path']}, which does not exist", f"looked for {path}")
                 entry = _Entry(path, row["slide_id"] or slide_id_of(path), **said)
-                entries = [e for e in entries if e.path != path] + [entry]
             else:
-                entries = _complete(known, entries, bare_id(row["slide_id"]), said, file)
-    return entries
+                slide_id = bare_id(row["slide_id"])
+                entry = _completed(known, named.get(files.get(slide_id, "")), slide_id, said, file)
+            named.pop(entry.file, None)  # it goes to the end
+            named[entry.file] = entry
+            files[entry.id] = entry.file
+    return list(named.values())
 
 
-def _complete(
-    known: SlideTable, entries: list[_Entry], slide_id: str, said: dict[str, Any], file: Path
-) -> list[_Entry]:
-    here = [e for e in entries if e.id == slide_id]
-    if not here and slide_id in known.index:
-        here = [_Entry.of(known[known.index[slide_id]])]
-    if not here:
-        raise NotFound(f"{file} names slide {slide_id!r}, which is not among the slides", "add a column path")
-    done = replace(here[0], **{name: value for name, value in said.items() if value})
-    return [e for e in entries if e.id != slide_id] + [done]
+def _completed(known: SlideTable, entry: _Entry | None, slide_id: str, said: dict[str, Any], file: Path) -> _Entry:
+    """A slide that was named or registered, with what a row of a table says of it."""
+    if entry is None or entry.id != slide_id:
+        if slide_id not in known.index:
+            raise NotFound(f"{file} names slide {slide_id!r}, which is not among the slides", "add a column path")
+        entry = _Entry.of(known[known.index[slide_id]])
+    return replace(entry, **{name: value for name, value in said.items() if value})
 
 
 def _mask(text: str, file: Path) -> str:
