@@ -56,12 +56,11 @@ FEW = 100
 
 def truth_of(store: Store, cohort: DemoCohort) -> dict[str, np.ndarray]:
     """Per tile, over all slides: row of the slide, number of the tile, type, patient, lab; mixed tiles are left out."""
-    recipe = store.require("tiles").config
-    counts, found = store.array("tiles/count")[:], []
+    found = []
     for row, slide in enumerate(store.slides.rows):
         truth = np.load(cohort.truth / f"{slide.id}.npz")
-        cell, side = int(truth["downsample"]), recipe["tile_px"] * recipe["mpp"] / slide.mpp
-        for tile, corner in enumerate(store.array("tiles/coords")[row][: counts[row]]):
+        cell, (corners, side) = int(truth["downsample"]), store.tiles.grid(row)
+        for tile, corner in enumerate(corners):
             (x0, y0), (x1, y1) = (np.rint(v / cell).astype(int) for v in (corner, corner + side))
             types = np.bincount(truth["tile_type"][y0:y1, x0:x1].ravel(), minlength=len(TILE_TYPES))
             if types.argmax() != BACKGROUND and types.max() >= PURE * types.sum():
@@ -116,8 +115,7 @@ def _centroids(x: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray
 
 def features(store: Store, folder: Path, name: str, encoder: str, truth: dict[str, np.ndarray]) -> np.ndarray:
     giga.bank(store, encoder=encoder, name=name, augmentations=1, draws=1)
-    vectors = store.array(f"features/{name}/vectors")
-    rows = {row: vectors[row] for row in np.unique(truth["row"]).tolist()}
+    rows = {row: store.features(name).read(row) for row in np.unique(truth["row"]).tolist()}
     pairs = zip(truth["row"].tolist(), truth["tile"].tolist(), strict=True)
     return np.stack([rows[row][tile] for row, tile in pairs]).astype(np.float32)
 

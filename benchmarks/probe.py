@@ -28,7 +28,8 @@ from threadpoolctl import threadpool_limits
 from gigacli.probing.labels import read_labels
 from gigacli.probing.linear import score
 from gigacli.probing.splits import Split, read_splits
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 
 IMPORTS = "import gigacli.cli.console, gigacli.cli.verbs, gigacli.stages.probe"
@@ -66,9 +67,8 @@ def make_store(path: Path, ids: tuple[str, ...], vectors: np.ndarray) -> None:
     store = Store.create(path)
     store.write_slides(SlideTable(tuple(SlideRow(id=slide, path="-", patient="") for slide in ids)))
     recipe = Recipe("embed", {"aggregator": "model", "model": "giga"}, {"features": "none"})
-    store.begin("embeddings/giga", recipe, {"vectors": vectors.shape, "done": (len(ids),)})
-    store.array("embeddings/giga/vectors")[:] = vectors
-    store.array("embeddings/giga/done")[:] = 1
+    store.embedding("giga").begin(recipe, vectors.shape[1], redo=False)
+    store.embedding("giga").write(np.arange(len(ids)), vectors)
 
 
 def cpu_seconds(command: list[str], environment: dict[str, str] | None = None) -> tuple[float, str]:

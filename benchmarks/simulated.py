@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gigacli.randomness import keyed_rng
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 
 if TYPE_CHECKING:
@@ -176,28 +177,22 @@ def write(folder: Path, *, seed: int, strength: float, patients: int = 64) -> tu
 def _fill(
     store: Store, ids: list[str], drawn: list[Slide], banks: list[tuple[NDArray[np.float16], NDArray[np.int64]]]
 ) -> None:
-    n, most, size = len(ids), max(len(s.kind) for s in drawn), GRID * TILE_L0_PX
+    most, size = max(len(s.kind) for s in drawn), GRID * TILE_L0_PX
     rows = [SlideRow(id=name, path=f"/{name}", patient=name[:4], size_px=(size, size), mpp=MPP) for name in ids]
     store.write_slides(SlideTable(tuple(rows)))
-    tiles = Recipe("tile", {"mpp": MPP * TILE_L0_PX / TILE_PX, "tile_px": TILE_PX, "overlap": 0, "min_tissue": 0.5}, {})
-    store.begin("tiles", tiles, {"coords": (n, most, 2), "tissue": (n, most), "count": (n,)})
+    tiles, features, bank = store.tiles, store.features("simulated"), store.bank("simulated")
+    config = {"mpp": MPP * TILE_L0_PX / TILE_PX, "tile_px": TILE_PX, "overlap": 0, "min_tissue": 0.5}
+    tiles.begin(Recipe("tile", config, {}), most, redo=False)
     base, inputs = {"encoder": "none", "precision": "fp32"}, {"tiles": tiles.fingerprint, "encoder": "0" * 64}
-    shapes = {"vectors": (n, most, WIDTH), "done": (n,)}
-    store.begin("features/simulated", Recipe("bank", base, inputs), shapes)
+    features.begin(Recipe("bank", base, inputs), WIDTH, redo=False)
     made = {**base, "augmentations": AUGMENTATIONS, "draws": DRAWS, "seed": 0}
-    of_views = (n, AUGMENTATIONS, DRAWS)
-    shapes = {"vectors": (*of_views, WIDTH), "tile": of_views, "done": (n,)}
-    store.begin("banks/simulated", Recipe("bank", made, inputs), shapes)
+    bank.begin(Recipe("bank", made, inputs), WIDTH, redo=False)
+    every = np.ones((AUGMENTATIONS, DRAWS), dtype=bool)
     for i, (slide, (vectors, tile)) in enumerate(zip(drawn, banks, strict=True)):
-        count = len(slide.kind)
-        store.array("tiles/coords")[i, :count] = slide.cells * TILE_L0_PX
-        store.array("tiles/tissue")[i, :count] = 1.0
-        store.array("features/simulated/vectors")[i, :count] = slide.features
-        store.array("banks/simulated/vectors")[i] = vectors
-        store.array("banks/simulated/tile")[i] = tile
-    counts = [len(s.kind) for s in drawn]
-    store.array("tiles/count")[:] = store.array("features/simulated/done")[:] = counts
-    store.array("banks/simulated/done")[:] = AUGMENTATIONS
+        corners = (slide.cells * TILE_L0_PX).astype(np.int32)
+        tiles.write(i, corners, np.ones(len(corners), dtype=np.float32))
+        features.write(i, slide.features.astype(np.float16))
+        bank.write(i, vectors, tile.astype(np.int32), made=every)
 
 
 def composition(slide: Slide) -> NDArray[np.float64]:

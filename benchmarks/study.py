@@ -34,7 +34,7 @@ from gigacli.nn.giga import whitening_matrix
 from gigacli.probing.linear import PAPER_C, score
 from gigacli.probing.splits import make_splits, subsample
 from gigacli.randomness import keyed_rng
-from gigacli.store.bank import BankReader, FeatureReader
+from gigacli.store.groups import Bank, Features
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,13 +232,13 @@ def cohort_of(name: str, folder: Path, seed: int) -> Cohort:
 def controls(cohort: Cohort) -> Iterator[Run]:
     """The baselines, and what the truth of a simulated cohort says: classes differ in what they should and no more."""
     opened = giga.open(cohort.store)
-    bank = opened.names("banks")[0]
+    bank = opened.groups(Bank)[0].mapped()
     giga.embed(cohort.store, aggregator="mean", name="mean")
-    mean = giga.open(cohort.store).array("embeddings/mean/vectors")[:]
+    mean = giga.open(cohort.store).embedding("mean").read()
     yield cohort.row("mean of tiles", mean)
-    yield cohort.row("mean of tiles, whitened", mean @ whitening_matrix(BankReader(opened, bank).slides()).numpy())
+    yield cohort.row("mean of tiles, whitened", mean @ whitening_matrix(bank.slides()).numpy())
     yield cohort.row(f"mean of the tiles of {VIEWS} views of 5", drawn_means(cohort))
-    yield cohort.row("number of tiles", opened.array("tiles/count")[:].astype(np.float64)[:, None])
+    yield cohort.row("number of tiles", opened.tiles.done().counts.astype(np.float64)[:, None])
     if not cohort.truth:
         return
     rngs = [keyed_rng(cohort.seed, "control", i) for i in range(len(cohort.truth))]
@@ -251,12 +251,11 @@ def controls(cohort: Cohort) -> Iterator[Run]:
 
 def drawn_means(cohort: Cohort) -> NDArray[np.float64]:
     """What drawing tiles costs: the mean of as many as an embedding sees, (slides, features)."""
-    store = giga.open(cohort.store)
-    read, counts = FeatureReader(store, store.names("features")[0]), store.array("tiles/count")[:]
+    features = giga.open(cohort.store).groups(Features)[0]
     means = []
-    for i, count in enumerate(counts):
+    for i, count in enumerate(features.done().counts.tolist()):
         tiles = keyed_rng(cohort.seed, "drawn", i).integers(0, count, 5 * VIEWS)
-        means.append(read(i, int(count))[tiles].mean(axis=0, dtype=np.float64))
+        means.append(features.read(i)[tiles].mean(axis=0, dtype=np.float64))
     return np.stack(means)
 
 

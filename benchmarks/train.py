@@ -37,10 +37,9 @@ from gigacli.nn.sparse import sparse_map, strided_map, submanifold_map
 from gigacli.nn.tile_encoder import weights_to_bytes
 from gigacli.nn.views import TilePositions
 from gigacli.randomness import keyed_rng
-from gigacli.store.bank import BankReader
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
-from gigacli.store.trained import Trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,27 +70,21 @@ def simulate(path: Path, slides: int, *, augmentations: int, draws: int) -> Stor
     rng = np.random.default_rng(0)
     rows = [SlideRow(id=f"s{i}", path=f"/s{i}", size_px=(40_000, 40_000), mpp=0.5) for i in range(slides)]
     store.write_slides(SlideTable(tuple(rows)))
-    tiles = Recipe("tile", {"mpp": 1.0, "tile_px": 256, "overlap": 0, "min_tissue": 0.5}, {})
-    shape = (slides, TILES_OF_A_SLIDE)
-    store.begin("tiles", tiles, {"coords": (*shape, 2), "tissue": shape, "count": (slides,)})
-    base = {"encoder": "none", "precision": "fp32"}
-    inputs = {"tiles": tiles.fingerprint, "encoder": "0" * 64}
-    store.begin("features/none", Recipe("bank", base, inputs), {"vectors": (*shape, WIDTH), "done": (slides,)})
-    drawn = (slides, augmentations, draws)
-    recipe = Recipe("bank", {**base, "augmentations": augmentations, "draws": draws, "seed": 0}, inputs)
-    store.begin("banks/none", recipe, {"vectors": (*drawn, WIDTH), "tile": drawn, "done": (slides,)})
+    tiles, features, bank, shape = store.tiles, store.features("none"), store.bank("none"), (augmentations, draws)
+    config = {"mpp": 1.0, "tile_px": 256, "overlap": 0, "min_tissue": 0.5}
+    tiles.begin(Recipe("tile", config, {}), TILES_OF_A_SLIDE, redo=False)
+    base, inputs = {"encoder": "none", "precision": "fp32"}, {"tiles": tiles.fingerprint, "encoder": "0" * 64}
+    features.begin(Recipe("bank", base, inputs), WIDTH, redo=False)
+    config = {**base, "augmentations": augmentations, "draws": draws, "seed": 0}
+    bank.begin(Recipe("bank", config, inputs), WIDTH, redo=False)
     grid = np.stack(np.meshgrid(np.arange(30), np.arange(30)), axis=-1).reshape(-1, 2).astype(np.int32) * 512
-    arrays = {name: store.array(name) for name in ("tiles/coords", "tiles/count", "features/none/vectors")}
-    arrays |= {name: store.array(f"banks/none/{name}") for name in ("vectors", "tile", "done")}
-    features = rng.standard_normal((TILES_OF_A_SLIDE, WIDTH)).astype(np.float16)
-    for start in range(0, slides, 100):
-        part, n = slice(start, min(start + 100, slides)), min(100, slides - start)
-        arrays["tiles/coords"][part] = np.broadcast_to(grid, (n, *grid.shape))
-        arrays["features/none/vectors"][part] = np.broadcast_to(features, (n, *features.shape))
-        arrays["vectors"][part] = rng.standard_normal((n, *drawn[1:], WIDTH), dtype=np.float32).astype(np.float16)
-        arrays["tile"][part] = rng.integers(0, TILES_OF_A_SLIDE, (n, *drawn[1:]), dtype=np.int32)
-    arrays["done"][:] = augmentations
-    arrays["tiles/count"][:] = store.array("features/none/done")[:] = TILES_OF_A_SLIDE
+    plain, every = rng.standard_normal((TILES_OF_A_SLIDE, WIDTH)).astype(np.float16), np.ones(shape, dtype=bool)
+    for row in range(slides):
+        tiles.write(row, grid, None)
+        drawn = rng.integers(0, TILES_OF_A_SLIDE, shape, dtype=np.int32)
+        vectors = rng.standard_normal((*shape, WIDTH), dtype=np.float32).astype(np.float16)
+        bank.write(row, vectors, drawn, made=every)
+        features.write(row, plain)  # last: a store of so many slides is kept
     return store
 
 
@@ -151,7 +144,7 @@ def table(name: str, clock: Clock) -> None:
 def train_steps(store: Store, tiles: int, options: argparse.Namespace, device: torch.device) -> None:
     """The parts of a step, then its convolutions."""
     began = time.perf_counter()
-    reader = BankReader(store, "none")
+    reader = store.bank("none").mapped()
     opened = time.perf_counter()
     sampler = Sampler(
         reader, TilePositions(reader.grids()), tiles=tiles, slide_aug=True, seed=0, batch_size=BATCH, device=device
@@ -184,8 +177,8 @@ def epochs(path: Path, options: argparse.Namespace) -> None:
     """Epochs through the stage, as a user runs it: checkpoints, history and all."""
     for precision in ("bf16", "fp32")[: 1 if options.epochs > 100 else 2]:
         made = giga.train(path, name="measured", epochs=options.epochs, precision=precision, redo=True, progress=Say())
-        store = giga.open(path)
-        rate, waiting = (store.array(f"models/measured/history/{k}")[-1] for k in ("per_second", "waiting"))
+        model = giga.open(path).model("measured")
+        rate, waiting = (model.history(k)[-1] for k in ("per_second", "waiting"))
         hours = PAPER_SLIDES * PAPER_EPOCHS / rate / 3600
         print(
             f"giga train, {precision}: {made.slides} slides x {made.epochs} epochs in {made.seconds:.1f} s; last epoch "
@@ -197,9 +190,8 @@ def epochs(path: Path, options: argparse.Namespace) -> None:
 
 def embedding(store: Store, path: Path, slides: int) -> None:
     """``giga embed`` with a model that was never trained, over all slides."""
-    model, method = Trained(store, "models/born"), GigaSSL(WIDTH, temperature=0.2, seed=0)
-    bank = store.require("banks/none").fingerprint
-    recipe = Recipe("train", {"bank": "none", "tiles": 5, "seed": 0}, {"bank": bank})
+    model, method = store.model("born"), GigaSSL(WIDTH, temperature=0.2, seed=0)
+    recipe = Recipe("train", {"bank": "none", "tiles": 5, "seed": 0}, {"bank": store.bank("none").fingerprint})
     model.begin(recipe, np.arange(slides), redo=True)
     model.finish(weights_to_bytes(method), {"loss": [0.0]})
     giga.embed(path, aggregator="mean", redo=True)

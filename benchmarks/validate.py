@@ -22,9 +22,9 @@ from safetensors.numpy import save
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gigacli.store.info import info
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
-from gigacli.store.trained import Trained
 from gigacli.store.validate import LEVELS, validate
 
 TILES, WIDTH, SHAPE, VECTOR = 6, 256, (2, 4), 512
@@ -46,38 +46,28 @@ def build(path: Path, slides: int) -> Store:
             )
         )
     )
-    tiles = Recipe("tile", {"mpp": 1.0, "tile_px": 256, "overlap": 0}, {})
-    store.begin("tiles", tiles, {"coords": (slides, TILES, 2), "tissue": (slides, TILES), "count": (slides,)})
-    weights = save({"layer": np.ones(4, dtype=np.float32)})
-    encoder = Trained(store, "encoders/moco")
-    encoder.begin(Recipe("pretrain-tiles", {}, {"tiles": tiles.fingerprint}), np.arange(slides), redo=False)
+    store.tiles.begin(Recipe("tile", {"mpp": 1.0, "tile_px": 256, "overlap": 0}, {}), TILES, redo=False)
+    weights, rows = save({"layer": np.ones(4, dtype=np.float32)}), np.arange(slides)
+    encoder, features, bank = store.encoder("moco"), store.features("moco"), store.bank("moco")
+    encoder.begin(Recipe("pretrain-tiles", {}, {"tiles": store.tiles.fingerprint}), rows, redo=False)
     encoder.finish(weights, {"loss": [1.0]})
-    inputs = {"tiles": tiles.fingerprint, "encoder": hashlib.sha256(weights).hexdigest()}
-    features = Recipe("bank", {"encoder": "moco"}, inputs)
-    store.begin("features/moco", features, {"vectors": (slides, TILES, WIDTH), "done": (slides,)})
-    bank = Recipe("bank", {"encoder": "moco", "augmentations": SHAPE[0], "draws": SHAPE[1]}, inputs)
-    store.begin("banks/moco", bank, {"vectors": (slides, *SHAPE, WIDTH), "tile": (slides, *SHAPE), "done": (slides,)})
-    model = Trained(store, "models/giga")
-    recipe = Recipe("train", {"bank": "moco", "tiles": 5}, {"bank": bank.fingerprint})
-    model.begin(recipe, np.arange(slides), redo=False)
+    inputs = {"tiles": store.tiles.fingerprint, "encoder": hashlib.sha256(weights).hexdigest()}
+    features.begin(Recipe("bank", {"encoder": "moco"}, inputs), WIDTH, redo=False)
+    config = {"encoder": "moco", "augmentations": SHAPE[0], "draws": SHAPE[1]}
+    bank.begin(Recipe("bank", config, inputs), WIDTH, redo=False)
+    model, embedding = store.model("giga"), store.embedding("giga")
+    model.begin(Recipe("train", {"bank": "moco", "tiles": 5}, {"bank": bank.fingerprint}), rows, redo=False)
     model.finish(weights, {"loss": [1.0]})
-    store.begin(
-        "embeddings/giga",
-        Recipe(
-            "embed",
-            {"aggregator": "model", "model": "giga", "tiles": 5, "views": 50},
-            {"features": features.fingerprint, "model": recipe.fingerprint},
-        ),
-        {"vectors": (slides, VECTOR), "done": (slides,)},
-    )
+    config = {"aggregator": "model", "model": "giga", "tiles": 5, "views": 50}
+    inputs = {"features": features.fingerprint, "model": model.fingerprint}
+    embedding.begin(Recipe("embed", config, inputs), VECTOR, redo=False)
     store.fail("tile", {0: "x"})
     store.fail("tile", {0: ""})
     state = np.arange(slides)
     done = np.where(state % FAILED == 1, -1, np.where(state % WITHOUT_TISSUE == 2, 0, 1))
     copy_slides(store, path, done)
-    vectors = np.where((done == 1)[:, None], np.float32(VECTOR**-0.5), np.float32(np.nan))
-    store.array("embeddings/giga/vectors")[:] = np.broadcast_to(vectors, (slides, VECTOR))
-    store.array("embeddings/giga/done")[:] = done
+    full, empty = np.flatnonzero(done == 1), np.flatnonzero(done == 0)
+    embedding.write(full, np.full((len(full), VECTOR), VECTOR**-0.5, dtype=np.float32), empty=empty)
     return store
 
 
@@ -86,14 +76,15 @@ def copy_slides(store: Store, path: Path, done: np.ndarray) -> None:
     full, empty, failed = (int(np.flatnonzero(done == state)[0]) for state in (1, 0, -1))
     grid = np.array([[x, y] for y in (0, 512) for x in (0, 512, 1024)], dtype=np.int32)
     rng = np.random.default_rng(0)
-    store.array("tiles/coords")[full] = grid
-    store.array("tiles/tissue")[full] = 0.75
-    store.array("features/moco/vectors")[full] = rng.normal(size=(TILES, WIDTH))
-    store.array("banks/moco/vectors")[full] = rng.normal(size=(*SHAPE, WIDTH))
-    store.array("banks/moco/tile")[full] = rng.integers(0, TILES, SHAPE)
+    tiles, features, bank = store.tiles, store.features("moco"), store.bank("moco")
+    tiles.write(full, grid, np.full(TILES, 0.75, dtype=np.float32))
+    features.write(full, rng.normal(size=(TILES, WIDTH)).astype(np.float16))
+    vectors, drawn = rng.normal(size=(*SHAPE, WIDTH)).astype(np.float16), rng.integers(0, TILES, SHAPE, dtype=np.int32)
+    bank.write(full, vectors, drawn, made=np.ones(SHAPE, dtype=bool))
+    tiles.write(empty, grid[:0], None)
+    features.write(empty, None)
+    bank.write_empty(empty)
     store.fail("tile", {failed: "there is no resolution in the slide"})
-    for name, count in (("tiles/count", TILES), ("features/moco/done", TILES), ("banks/moco/done", SHAPE[0])):
-        store.array(name)[full], store.array(name)[empty] = count, 0
     written = {file: file.read_bytes() for file in sorted(path.rglob("*")) if "c" in file.parts and file.is_file()}
     for example in (full, empty, failed):
         key = f"/c/{example}"

@@ -15,6 +15,7 @@ import typer
 
 import gigacli
 from gigacli.cli.verbs import app
+from gigacli.store.groups import NAMED, SlideGroup, Tiles
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Made by docs/generate.py (make docs): change the program, not this page. -->"
@@ -69,6 +70,8 @@ def api() -> str:
         parts.append(f"## giga.{name}")
         if inspect.isclass(thing):
             parts += [_docstring(thing), *_methods(thing, name)]
+            for kind in (SlideGroup, Tiles, *NAMED) if name == "Store" else ():
+                parts += [f"## {kind.__name__}", _docstring(kind), *_methods(kind, kind.__name__)]
             continue
         parts += [f"```python\ngiga.{name}{_signature(thing)}\n```", _docstring(thing)]
         for result in re.findall(r"\w+", str(inspect.signature(thing).return_annotation)):

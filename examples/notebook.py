@@ -27,8 +27,9 @@ for row in result.scores:
 # %% The vectors are plain arrays.
 store = giga.open(path)
 print(store)
-vectors = store.array("embeddings/giga/vectors")[:]  # (slide, feature) float32
-have = store.array("embeddings/giga/done")[:] == 1
+embedding = store.embedding("giga")
+vectors = embedding.read()  # (slide, feature) float32
+have = embedding.done().rows  # of the slides that have a vector
 plane = PCA(2).fit_transform(vectors[have])
 for slide_id, (x, y) in zip(np.array(store.slides.ids)[have], plane, strict=True):
     print(f"{slide_id:25s} {x:6.3f} {y:6.3f}")

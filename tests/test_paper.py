@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gigacli as giga
+from gigacli.store.groups import Model
 
 FOLDER = Path(__file__).parents[1] / "examples" / "paper"
 SMALL = ["--encoder", "random-resnet18", "--augmentations", "3", "--draws", "8", "--epochs", "2", "--quiet"]
@@ -138,12 +139,12 @@ def test_table_3(script, store, tmp_path):
     assert rows[4]["100 % data, BRCA, published"] == "0.853"
     assert all(is_auc(row[name], spread=False) for row in rows for name in row if name.endswith("measured"))
     made = giga.open(store)
-    models = {name: made.require(f"models/{name}").config for name in made.names("models")}
+    models = {model.name: model.config for model in made.groups(Model)}
     assert not models["giga-no-slide-aug"]["slide_aug"]
-    assert made.require("banks/imagenet-ns").config["independent"]
+    assert made.bank("imagenet-ns").config["independent"]
     assert models["giga-imagenet-ns"]["bank"] == "imagenet-ns"
-    assert made.require("banks/random-resnet18-ns").config["independent"]
-    assert not made.require("banks/imagenet").config["independent"]
+    assert made.bank("random-resnet18-ns").config["independent"]
+    assert not made.bank("imagenet").config["independent"]
 
 
 def test_table_4(script, store, labels, tmp_path):
@@ -190,10 +191,10 @@ def test_the_readme_has_one_command_per_table():
 
 def test_missing_tables_are_named_before_anything_is_made(script, store, labels, tmp_path, capsys):
     script("figure3a", "--tiles", "5")
-    before = giga.open(store).names("models")
+    before = giga.open(store).names(Model)
     gone = import_module("table2").main([str(store), str(tmp_path / "nowhere"), "--out", str(tmp_path), *SMALL])
     assert gone == 2
     assert "there is no" in capsys.readouterr().err
-    assert giga.open(store).names("models") == before
+    assert giga.open(store).names(Model) == before
     other = import_module("figure3a").main([str(store), str(labels), "--out", str(tmp_path), *SMALL[:-2], "3"])
     assert other == 2  # another --epochs than the model there was trained with

@@ -237,8 +237,8 @@ def test_the_golden_store_is_valid_and_reads_as_ever(golden):
     assert store.slides.ids == ["slide-a", "slide-b", "slide-c", "slide-d"]
     assert store.slides[0].size_px == (2000, 1500)
     assert math.isnan(store.slides[3].mpp)
-    assert store.array("tiles/count")[:].tolist() == [4, 2, 0, -1]
-    assert store.array("tiles/coords")[0, :5].tolist() == [[0, 0], [512, 0], [1024, 0], [0, 512], [-1, -1]]
+    assert store.tiles.done().values.tolist() == [4, 2, 0, -1]
+    assert store.tiles.array("coords")[0, :5].tolist() == [[0, 0], [512, 0], [1024, 0], [0, 512], [-1, -1]]
     assert store.progress() == {
         "tiles": 3,
         "encoders/moco": 1,
@@ -248,9 +248,9 @@ def test_the_golden_store_is_valid_and_reads_as_ever(golden):
         "embeddings/giga": 3,
         "embeddings/mean-moco": 3,
     }
-    assert store.require("tiles").fingerprint == "5f46d2d72fb3f6c3f36cf22571dfe3fd"
-    assert store.require("embeddings/giga").fingerprint == "e587435fa9e4298cf8197931a1b065e8"
-    assert float(store.array("embeddings/giga/vectors")[1, 0]) == pytest.approx(-0.14438379, abs=1e-7)
+    assert store.tiles.fingerprint == "5f46d2d72fb3f6c3f36cf22571dfe3fd"
+    assert store.embedding("giga").fingerprint == "e587435fa9e4298cf8197931a1b065e8"
+    assert float(store.embedding("giga").read()[1, 0]) == pytest.approx(-0.14438379, abs=1e-7)
     assert store.failures("tile")[3] == "there is no resolution in the slide"
 
 

@@ -113,14 +113,14 @@ class Run:
         table, splits, drawn = given_labels(self.options.labels, task, budget)
         store = giga.open(self.options.store)
         options = {"embedding": [embedding], **drawn, **changes}
-        behind = {f"embeddings/{embedding}": store.require(f"embeddings/{embedding}")}
-        behind |= {f"features/{behind[f'embeddings/{embedding}'].config['features_name']}": None}
+        group = store.embedding(embedding)
+        behind = [group, *([group.features] if group.features else [])]
         key = fingerprint(
             {
                 "version": giga.__version__,
                 "options": options,
-                "done": {path: store.array(f"{path}/done")[:].tolist() for path in behind},
-                "recipes": {path: store.require(path).fingerprint for path in behind},
+                "done": {group.path: group.done().values.tolist() for group in behind},
+                "recipes": {group.path: group.fingerprint for group in behind},
                 "files": [sha256(file.read_bytes()).hexdigest() for file in (table, *sorted(splits.glob("*.csv")))],
             }
         )

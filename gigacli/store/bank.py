@@ -66,13 +66,14 @@ class Bank(SlideGroup):
     def _keep(self) -> None:
         """Note what is done in `kept`, then take it back: wherever this stops, no slide looks more than it is."""
         done = self.array("done")[:]
-        kept = self.store.ensure_array(f"{self.path}/kept", done.shape)
+        kept = self._ensure("kept", done.shape)
         kept[:] = np.where(done > 0, done, kept[:])
         super().take_back()
 
     def take_back(self, rows: Sequence[int] | None = None) -> None:
         """Say that slides are not done, and that nothing was kept of them."""
         self._take_back("kept", rows)
+        self.__dict__.pop("_kept", None)
         super().take_back(rows)
 
     def missing(self, row: int) -> NDArray[np.bool_]:

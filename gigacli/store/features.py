@@ -9,12 +9,12 @@ import numpy as np
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.store.chunks import checksum_bytes, chunk_folder, what_is_wrong
-from gigacli.store.group import SlideGroup
+from gigacli.store.group import Done, SlideGroup
 from gigacli.store.layout import FEATURE_TILES_PER_CHUNK
 from gigacli.store.mapped import MappedFeatures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -134,7 +134,22 @@ class Features(SlideGroup):
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
-        return self.done().counts
+        return super().done().counts
+
+    def done(self) -> Done:
+        """Which of the registered slides are done, read anew, for :meth:`read` too."""
+        done = super().done()
+        self._counts = done.counts
+        return done
+
+    def _set_done(self, row: int, value: int) -> None:
+        super()._set_done(row, value)
+        self.__dict__.pop("_counts", None)
+
+    def take_back(self, rows: Sequence[int] | None = None) -> None:
+        """Say that slides are not done; :meth:`read` finds nothing of them then."""
+        super().take_back(rows)
+        self.__dict__.pop("_counts", None)
 
     def forget_opened(self) -> None:
         """Open arrays anew when they are next used, and look anew at what is done."""

@@ -134,12 +134,12 @@ class Group:
 
     def _make(self, recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> None:
         node = self.store.ensure_group(self.path)
+        self.forget_opened()
         for name, shape in shapes.items():
-            self.store.ensure_array(f"{self.path}/{name}", shape)
+            self._ensure(name, shape)
         giga = {"created_by": CREATED_BY, "recipe": vars(recipe)}
         if node.attrs.get("giga") != giga:
             node.attrs["giga"] = giga
-        self.forget_opened()
 
     def _half_removed(self) -> bool:
         node = self.store.root.get(self.path)
@@ -164,6 +164,11 @@ class Group:
                 raise NotFound(
                     f"{self.store.url} holds no {self.path}/{name}", f"run: giga validate {self.store.url}"
                 ) from None
+        return self._open[name]
+
+    def _ensure(self, name: str, shape: tuple[int, ...]) -> Any:
+        """The array of this name, made or resized, and open from now on."""
+        self._open[name] = self.store.ensure_array(f"{self.path}/{name}", shape)
         return self._open[name]
 
     def forget_opened(self) -> None:

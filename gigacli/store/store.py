@@ -53,13 +53,17 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path | Store, *, write: bool = False) -> Store:
-        """Open an existing store. One that is open is opened anew: others may have written to it meanwhile.
+        """Open an existing store. One that is open is opened anew and refreshed: both see what is there now.
 
         Raises:
             NotFound: There is nothing at `path`.
             Mismatch: What is there is not a cohort store, or of a version this giga does not read.
         """
-        url = path.url if isinstance(path, Store) else address_of(path)
+        if isinstance(path, Store):
+            path.refresh()  # what is about to be written through the new one shows in it
+            url = path.url
+        else:
+            url = address_of(path)
         store = cls(open_root(url, write=write), url)
         store._check_version()
         return store
@@ -102,6 +106,12 @@ class Store:
                 "install the giga that wrote it, or make the store anew",
             )
 
+    def refresh(self) -> None:
+        """Read anew, when next asked, what was read before: others may have written to the store since."""
+        self._slides = None
+        for group in self._groups.values():
+            group.forget_opened()
+
     def __repr__(self) -> str:
         parts = [f"{len(self.slides)} slides"]
         parts += [f"{path}: {done} done" for path, done in self.progress().items()]
@@ -111,21 +121,26 @@ class Store:
 
     @property
     def registered(self) -> int:
-        """Number of registered slides: written last, so a killed registration counts for nothing."""
+        """Number of slides in :attr:`slides`."""
         return len(self.slides)
 
     @property
     def slides(self) -> SlideTable:
-        """The slide table, read once."""
+        """The slide table, read once, or once more after :meth:`refresh`."""
         if self._slides is None:
-            group = self.root.get("slides")
-            n = int(group.attrs.get("giga", {}).get("registered", 0)) if group is not None else 0
-            columns = {name: group[name][:n] for name in COLUMNS} if n else None
+            n = self._registered_now()
+            columns = {name: self.root[f"slides/{name}"][:n] for name in COLUMNS} if n else None
             self._slides = SlideTable.from_columns(columns) if columns else SlideTable(())
         return self._slides
 
+    def _registered_now(self) -> int:
+        """Number of registered slides: written last, so a killed registration counts for nothing."""
+        group = self.root.get("slides")
+        return int(group.attrs.get("giga", {}).get("registered", 0)) if group is not None else 0
+
     def write_slides(self, table: SlideTable) -> None:
         """Replace the slide table by one that begins with the same slides; every array grows with it."""
+        self.refresh()
         before = self.slides.ids
         if table.ids[: len(before)] != before:
             raise Mismatch(f"{self.url}: slides may be added to a store, not removed or reordered")
@@ -137,11 +152,10 @@ class Store:
         for name in COLUMNS:
             values = table.column(name)
             if values.size:
-                self.ensure_array(f"slides/{name}", values.shape)[:] = values
+                self.ensure_array(f"slides/{name}", values.shape)[: len(values)] = values
         self.root["slides"].attrs["giga"] = {"registered": len(table), "created_by": CREATED_BY}
+        self.refresh()
         self._slides = table
-        for group in self._groups.values():
-            group.forget_opened()
 
     def forget(self, rows: Sequence[int]) -> None:
         """Take back everything that was made from some slides, which are not what they were."""
@@ -221,9 +235,15 @@ class Store:
         return self.root[path]
 
     def ensure_array(self, path: str, shape: tuple[int, ...]) -> Any:
-        """The zarr array at `path`, made as the format says if it is not there, resized if it has another shape."""
-        spec = _known(path)
-        if (array := self.root.get(path)) is not None:
+        """The zarr array at `path`, made as the format says if it is not there, resized if it has another shape.
+
+        It may come out with more slides than asked for: another process may have registered some meanwhile.
+        """
+        spec, array = _known(path), self.root.get(path)
+        if spec.dims[:1] == ("slide",):
+            there = self._registered_now() if array is None else array.shape[0]
+            shape = (max(shape[0], there), *shape[1:])
+        if array is not None:
             if array.shape != shape:
                 array.resize(shape)
             return array

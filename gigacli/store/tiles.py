@@ -42,7 +42,8 @@ class Tiles(SlideGroup):
         Raises:
             Mismatch: There are tiles made with other parameters, and `redo` is off.
         """
-        n, room = self.store.registered, max(1, capacity, 0 if redo else self.capacity)
+        self.forget_opened()  # others may have made more room
+        n, room = self.store.registered, max(1, capacity, 0 if redo or self._half_removed() else self.capacity)
         self._begin(recipe, {"coords": (n, room, 2), "tissue": (n, room), "count": (n,)}, redo=redo)
 
     def write(self, row: int, coords: NDArray[np.int32], tissue: NDArray[np.floating] | None) -> None:

@@ -46,13 +46,13 @@ class TrainedGroup(Group):
         self._begin(recipe, {"done": ()}, redo=redo)
         seen = np.zeros(store.registered, dtype=bool)
         seen[rows] = True
-        known = self.array("trained_on")[:] if self.has("trained_on") else seen
+        known = self._seen() if self.has("trained_on") else seen
         if known.any() and not np.array_equal(known, seen):
             raise Mismatch(
                 f"{store.url}/{self.path} was begun on {known.sum()} slides; there are {seen.sum()} now",
                 "start again on all of them with --redo, or use another --name",
             )
-        store.ensure_array(f"{self.path}/trained_on", seen.shape)[:] = seen
+        self._ensure("trained_on", seen.shape)[: len(seen)] = seen
         return store.read_bytes(f"{self.path}/checkpoint") if self.has("checkpoint") else None
 
     def save(self, checkpoint: bytes, history: Mapping[str, Sequence[float]], *, epochs: int) -> None:
@@ -80,7 +80,7 @@ class TrainedGroup(Group):
         for name, values in history.items():
             whole = np.full(epochs, np.nan, dtype=np.float32)
             whole[: len(values)] = values
-            self.store.ensure_array(f"{self.path}/history/{name}", whole.shape)[:] = whole
+            self._ensure(f"history/{name}", whole.shape)[:] = whole
 
     # ------------------------------------------------------------------ reading
 
@@ -107,8 +107,12 @@ class TrainedGroup(Group):
 
     def seen(self) -> NDArray[np.bool_] | None:
         """(slide) which slides it was trained on; None where that is not known, or it has not been begun."""
-        seen = self.array("trained_on")[:] if self.found and self.has("trained_on") else None
+        seen = self._seen() if self.found and self.has("trained_on") else None
         return seen if seen is not None and seen.any() else None
+
+    def _seen(self) -> NDArray[np.bool_]:
+        seen: NDArray[np.bool_] = self.array("trained_on")[: self.store.registered]
+        return seen
 
     @property
     def has_weights(self) -> bool:

@@ -11,19 +11,23 @@ import hashlib
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save
 
 from gigacli.store.layout import FORMAT_VERSION
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
-from gigacli.store.trained import Trained
+
+if TYPE_CHECKING:
+    from gigacli.store.groups import TrainedGroup
 
 TILES = {0: 4, 1: 2, 2: 0}
 """Tiles of the slides that are done, by row; the fourth slide failed."""
 
-WIDTH, VECTOR = 8, 6
+CAPACITY, WIDTH, VECTOR = 6, 8, 6
 AUGMENTATIONS, DRAWS, EPOCHS = 2, 3, 4
 
 
@@ -37,17 +41,17 @@ def build(path: Path) -> Store:
 def fill(store: Store) -> None:
     """Write everything, or once more what is there."""
     rng = np.random.default_rng(0)
-    tiles = write_tiles(store)
-    encoder = Trained(store, "encoders/moco")
-    recipe = Recipe("pretrain-tiles", {"epochs": EPOCHS, "seed": 0}, {"tiles": tiles.fingerprint})
-    weights = finish(encoder, recipe, rng)
-    write_bank(store, tiles, hashlib.sha256(weights).hexdigest(), rng)
-    bank = store.require("banks/moco").fingerprint
-    finish(Trained(store, "models/giga"), Recipe("train", {"bank": "moco", "tiles": 5, "seed": 0}, {"bank": bank}), rng)
+    write_tiles(store)
+    tiles = {"tiles": store.tiles.fingerprint}
+    recipe = Recipe("pretrain-tiles", {"epochs": EPOCHS, "seed": 0}, tiles)
+    weights = finish(store.encoder("moco"), recipe, rng)
+    write_bank(store, {**tiles, "encoder": hashlib.sha256(weights).hexdigest()}, rng)
+    inputs = {"bank": store.bank("moco").fingerprint}
+    finish(store.model("giga"), Recipe("train", {"bank": "moco", "tiles": 5, "seed": 0}, inputs), rng)
     write_embeddings(store, rng)
 
 
-def write_tiles(store: Store) -> Recipe:
+def write_tiles(store: Store) -> None:
     """Register four slides, tile three of them."""
     rows = [
         SlideRow(
@@ -63,20 +67,15 @@ def write_tiles(store: Store) -> Recipe:
     ]
     unusable = SlideRow(id="slide-d", path="/slides/slide-d.tif", vendor="generic-tiff", size_px=(800, 600))
     store.write_slides(SlideTable((*rows, unusable)))
-    recipe = Recipe(
-        "tile", {"mpp": 1.0, "mag": None, "tile_px": 256, "overlap": 0, "min_tissue": 0.5}, {}
-    )  # a tile is 512 px of level 0
-    store.begin("tiles", recipe, {"coords": (4, 6, 2), "tissue": (4, 6), "count": (4,)})
+    config = {"mpp": 1.0, "mag": None, "tile_px": 256, "overlap": 0, "min_tissue": 0.5}  # a tile: 512 px of level 0
+    store.tiles.begin(Recipe("tile", config, {}), CAPACITY, redo=False)
     grid = np.array([[x, y] for y in (0, 512) for x in (0, 512, 1024)], dtype=np.int32)  # (6, 2)
     for row, n in TILES.items():
-        store.array("tiles/coords")[row, :n] = grid[:n]
-        store.array("tiles/tissue")[row, :n] = np.linspace(1.0, 0.5, n, dtype=np.float32)
-        store.array("tiles/count")[row] = n
+        store.tiles.write(row, grid[:n], np.linspace(1.0, 0.5, n, dtype=np.float32))
     store.fail("tile", {3: "there is no resolution in the slide"})
-    return recipe
 
 
-def finish(trained: Trained, recipe: Recipe, rng: np.random.Generator) -> bytes:
+def finish(trained: TrainedGroup, recipe: Recipe, rng: np.random.Generator) -> bytes:
     """Write a finished encoder or model; its weights."""
     weights = save({"layer.weight": rng.normal(size=(3, 4)).astype(np.float32)})
     trained.begin(recipe, np.flatnonzero([n > 0 for n in TILES.values()]), redo=False)
@@ -86,38 +85,39 @@ def finish(trained: Trained, recipe: Recipe, rng: np.random.Generator) -> bytes:
     return weights
 
 
-def write_bank(store: Store, tiles: Recipe, weights_sha256: str, rng: np.random.Generator) -> None:
+def write_bank(store: Store, inputs: dict[str, str], rng: np.random.Generator) -> None:
     """Write the features and the bank of the three slides that are tiled."""
-    base, inputs = {"encoder": "moco", "precision": "fp32"}, {"tiles": tiles.fingerprint, "encoder": weights_sha256}
-    bank = Recipe("bank", {**base, "augmentations": AUGMENTATIONS, "draws": DRAWS, "seed": 0}, inputs)
-    store.begin("features/moco", Recipe("bank", base, inputs), {"vectors": (4, 6, WIDTH), "done": (4,)})
-    shape = (AUGMENTATIONS, DRAWS)
-    store.begin("banks/moco", bank, {"vectors": (4, *shape, WIDTH), "tile": (4, *shape), "done": (4,)})
+    base, shape = {"encoder": "moco", "precision": "fp32"}, (AUGMENTATIONS, DRAWS)
+    features, bank = store.features("moco"), store.bank("moco")
+    features.begin(Recipe("bank", base, inputs), WIDTH, redo=False)
+    config = {**base, "augmentations": AUGMENTATIONS, "draws": DRAWS, "seed": 0}
+    bank.begin(Recipe("bank", config, inputs), WIDTH, redo=False)
     for row, n in TILES.items():
         if n:
-            store.array("features/moco/vectors")[row, :n] = rng.normal(size=(n, WIDTH)).astype(np.float16)
-            store.array("banks/moco/vectors")[row] = rng.normal(size=(*shape, WIDTH)).astype(np.float16)
-            store.array("banks/moco/tile")[row] = rng.integers(0, n, shape, dtype=np.int32)
-        store.array("features/moco/done")[row] = n
-        store.array("banks/moco/done")[row] = AUGMENTATIONS if n else 0
+            features.write(row, rng.normal(size=(n, WIDTH)).astype(np.float16))
+            vectors = rng.normal(size=(*shape, WIDTH)).astype(np.float16)
+            bank.write(row, vectors, rng.integers(0, n, shape, dtype=np.int32), made=np.ones(shape, dtype=bool))
+        else:
+            features.write(row, None)
+            bank.write_empty(row)
 
 
 def write_embeddings(store: Store, rng: np.random.Generator) -> None:
     """Write a model's embedding and the mean of tiles."""
-    features = store.require("features/moco").fingerprint
-    inputs = {"features": features, "model": store.require("models/giga").fingerprint}
+    features = store.features("moco").fingerprint
+    inputs = {"features": features, "model": store.model("giga").fingerprint}
     ours = {"model": "giga", "tiles": 5, "views": 50, "aggregator": "model", "seed": 0}
     mean = {"aggregator": "mean", "features_name": "moco"}
+    full, empty = (np.array([row for row, n in TILES.items() if (n > 0) == some]) for some in (True, False))
     for name, recipe, width in (
         ("giga", Recipe("embed", ours, inputs), VECTOR),
         ("mean-moco", Recipe("embed", mean, {"features": features}), WIDTH),
     ):
-        store.begin(f"embeddings/{name}", recipe, {"vectors": (4, width), "done": (4,)})
-        for row, n in TILES.items():
-            if n:
-                vector = rng.normal(size=width)
-                store.array(f"embeddings/{name}/vectors")[row] = (vector / np.linalg.norm(vector)).astype(np.float32)
-            store.array(f"embeddings/{name}/done")[row] = int(n > 0)
+        embedding = store.embedding(name)
+        embedding.begin(recipe, width, redo=False)
+        vectors = [rng.normal(size=width) for _ in full]
+        unit = np.array([vector / np.linalg.norm(vector) for vector in vectors], dtype=np.float32)
+        embedding.write(full, unit, empty=empty)
 
 
 def pack(folder: Path, archive: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_simulated_store_trains(simulated, tmp_path):
     store = giga.open(path)
     assert giga.validate(path).problems == []
     assert len(labels.read_text().splitlines()) == 1 + len(drawn) == 1 + len(store.slides)
-    bank, tile = store.array("banks/simulated/vectors")[:], store.array("banks/simulated/tile")[:]
+    bank, tile = (store.bank("simulated").array(name)[:] for name in ("vectors", "tile"))
     difference = bank[3].astype(np.float32) - drawn[3].features[tile[3]]  # (augmentation, draw, feature)
     of_view = difference.mean(axis=1, keepdims=True)
     assert of_view.std() > 1  # an augmentation is shared by the tiles of a view

@@ -1,7 +1,5 @@
 """Registration: what files and tables say of slides, put together."""
 
-import time
-
 import pytest
 
 from gigacli.cohort.registration import _Candidate, _merge, register
@@ -39,11 +37,3 @@ def test_two_files_of_one_id_are_refused(tmp_path):
     for tables in ([], [csv]):
         with pytest.raises(InvalidInput, match=r"'a' is .*x/a.tif, .*y/a.tif|'a' is .*y/a.tif, .*x/a.tif"):
             register(None, [tmp_path / "x", tmp_path / "y", *tables])
-
-
-def test_large_tables_take_no_square_of_time(tmp_path):
-    found = [_Candidate(tmp_path / f"{i}.tif", f"{i}") for i in range(4000)]
-    csv = table(tmp_path / "t.csv", "slide_id,patient_id", *(f"{i},p{i % 9}" for i in range(4000)))
-    started = time.monotonic()
-    assert len(_merge(SlideTable(()), found, [csv])) == 4000
-    assert time.monotonic() - started < 2

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gigacli.store.store import Store
+from gigacli.store.table import SlideRow, SlideTable
+
 MAKER = Path(__file__).parents[2] / "spec" / "golden" / "make_golden.py"
 
 
@@ -29,3 +32,17 @@ def tiny_once(maker, tmp_path_factory):
 def tiny(tiny_once, tmp_path):
     """Path of a small store with everything in it, to write into."""
     return Path(shutil.copytree(tiny_once, tmp_path / "tiny.zarr"))
+
+
+@pytest.fixture(scope="session")
+def table_of():
+    """A slide table of some ids."""
+    return lambda *ids, **values: SlideTable(tuple(SlideRow(id=i, path=f"/slides/{i}.svs", **values) for i in ids))
+
+
+@pytest.fixture
+def store(tmp_path, table_of):
+    """A store with the slides a, b and c, of which nothing is made yet."""
+    store = Store.create(tmp_path / "c.zarr")
+    store.write_slides(table_of("a", "b", "c", size_px=(4000, 3000), mpp=0.5, mpp_source="openslide"))
+    return store

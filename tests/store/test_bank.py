@@ -1,32 +1,178 @@
-"""The bank as training reads it: mapped files and zarr's own reading give the same."""
-
-import gc
-import resource
-from pathlib import Path
-from tempfile import TemporaryDirectory
+"""Banks: begun, extended, taken back; what training maps is what zarr reads."""
 
 import numpy as np
 import pytest
-import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import Crc32cCodec
 
-from gigacli.errors import Mismatch, NotFound
-from gigacli.store.bank import BankReader, FeatureReader, tile_grid_of
-from gigacli.store.chunks import map_files, read_column
+from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.store.bank import pick_bank
 from gigacli.store.layout import NOT_DONE
+from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
+from gigacli.store.table import SlideRow, SlideTable
 from gigacli.store.validate import validate
+
+WIDTH = 4
+
+
+def recipe(augmentations=2, draws=3, **others):
+    return Recipe("bank", {"encoder": "x", "augmentations": augmentations, "draws": draws, **others}, {})
+
+
+def begun(store, *, redo=False, **others):
+    bank = store.bank("x")
+    bank.begin(recipe(**others), WIDTH, redo=redo)
+    return bank
+
+
+def fill(bank, row, value, *, made=None):
+    """Every vector of a slide is `value`, drawn of the tile of that number."""
+    _, a, d, width = bank.shape
+    made = np.ones((a, d), dtype=bool) if made is None else made
+    bank.write(row, np.full((a, d, width), value, np.float16), np.full((a, d), value, np.int32), made=made)
+
+
+# ---------------------------------------------------------------------- beginning and extending
+
+
+def test_a_bank_comes_back(store):
+    bank = begun(store)
+    assert bank.shape == (3, 2, 3, WIDTH)
+    assert bank.missing(0).all()
+    fill(bank, 0, 7)
+    bank.write_empty(1)
+    again = Store.open(store.url).bank("x")
+    assert again.done().values.tolist() == [2, 0, NOT_DONE]
+    assert (again.array("vectors")[0] == 7).all()
+    assert (again.array("tile")[0] == 7).all()
+    assert not again.has("kept")
+
+
+def test_more_of_the_same_is_kept_and_gone_on_with(store):
+    bank = begun(store)
+    fill(bank, 0, 7)
+    bank.write_empty(1)
+    more = recipe(3, 5)
+    assert bank.extends_to(more)
+    bank.check(more, redo=False)
+    bank.begin(more, WIDTH, redo=False)
+    assert bank.recipe == more
+    assert bank.shape == (3, 3, 5, WIDTH)
+    assert bank.done().values.tolist() == [NOT_DONE] * 3  # nothing of what is asked for now
+    assert bank.array("kept")[:].tolist() == [2, NOT_DONE, NOT_DONE]
+    missing = np.ones((3, 5), dtype=bool)
+    missing[:2, :3] = False
+    np.testing.assert_array_equal(bank.missing(0), missing)
+    assert bank.missing(2).all()
+    fill(bank, 0, 8, made=missing)
+    np.testing.assert_array_equal(bank.array("vectors")[0, :, :, 0], np.where(missing, 8, 7))
+    assert bank.done().values.tolist() == [3, NOT_DONE, NOT_DONE]
+
+
+@pytest.mark.parametrize("other", [recipe(1, 3), recipe(2, 2), recipe(3, 2), recipe(4, 4, seed=1),
+                                   Recipe("bank", recipe(4, 4).config, {"tiles": "f"})])  # fmt: skip
+def test_less_or_anything_else_is_refused(store, other):
+    bank = begun(store)
+    fill(bank, 0, 7)
+    assert not bank.extends_to(other)
+    for refused in (lambda: bank.check(other, redo=False), lambda: bank.begin(other, WIDTH, redo=False)):
+        with pytest.raises(Mismatch, match="made with other parameters"):
+            refused()
+    assert bank.done().values.tolist() == [2, NOT_DONE, NOT_DONE]
+    assert not bank.has("kept")
+
+
+def test_the_same_extends_to_nothing(store):
+    bank = begun(store)
+    fill(bank, 0, 7)
+    assert not bank.extends_to(bank.recipe)
+    begun(store)
+    assert bank.done().values.tolist() == [2, NOT_DONE, NOT_DONE]
+    assert not store.bank("absent").extends_to(recipe())
+
+
+def test_redo_keeps_nothing(store):
+    fill(begun(store), 0, 7)
+    bank = begun(store, augmentations=3, draws=5)
+    assert bank.has("kept")
+    bank = begun(store, augmentations=4, draws=5, redo=True)
+    assert not bank.has("kept")
+    assert bank.missing(0).all()
+    assert np.isnan(bank.array("vectors")[:]).all()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_bank_is_extended_again(store, finished):
+    fill(begun(store), 0, 1)
+    bank = begun(store, augmentations=3)
+    if finished:
+        fill(bank, 0, 2, made=bank.missing(0))
+    bank = begun(store, augmentations=5)
+    assert bank.array("kept")[:].tolist() == [3 if finished else 2, NOT_DONE, NOT_DONE]
+    assert bank.missing(0).any(axis=1).tolist() == [False, False, not finished, True, True]
+
+
+def test_an_extension_that_was_cut_short_before_its_recipe_is_gone_on_with(store, monkeypatch):
+    bank = begun(store)
+    fill(bank, 0, 7)
+    monkeypatch.setattr(type(bank), "_make", lambda *_: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        begun(store, augmentations=3)
+    monkeypatch.undo()
+    again = Store.open(store.url, write=True)
+    assert again.bank("x").recipe == recipe()
+    assert not again.bank("x").done().finished.any()
+    bank = begun(again, augmentations=3)
+    assert bank.missing(0).any(axis=1).tolist() == [False, False, True]
+
+
+def test_what_is_taken_back_was_not_kept_either(store):
+    bank = begun(store)
+    for row in range(3):
+        fill(bank, row, 7)
+    bank = begun(store, draws=4)
+    assert [bank.missing(row).sum() for row in range(3)] == [2, 2, 2]
+    bank.take_back([1])
+    assert bank.array("kept")[:].tolist() == [2, NOT_DONE, 2]
+    assert [bank.missing(row).sum() for row in range(3)] == [2, 8, 2]
+    fill(bank, 0, 8)
+    store.forget([0])
+    assert bank.missing(0).all()
+    assert bank.done().values.tolist() == [NOT_DONE] * 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.booleans()), max_size=4))
+@settings(max_examples=15)
+def test_however_often_a_bank_is_extended_it_is_the_one_made_in_one_go(steps):
+    """Vector (a, d) of a slide is a function of the slide, a and d alone, as the draws of ``giga bank`` are."""
+    store = Store.create("memory://extended.zarr")
+    store.write_slides(SlideTable((SlideRow(id="a", path=""),)))
+    a, d, first = 1, 1, True
+    for more_a, more_d, fills in [*steps, (0, 0, True)]:
+        a, d = a + more_a, d + more_d
+        bank = begun(store, augmentations=a, draws=d, redo=first)
+        first = False
+        if fills and not bank.is_done(0):
+            numbers = 10 * np.arange(a)[:, None] + np.arange(d)  # (a, d)
+            made = bank.missing(0)
+            vectors = np.where(made[..., None], numbers[..., None], -1).repeat(WIDTH, axis=2).astype(np.float16)
+            bank.write(0, vectors, numbers.astype(np.int32), made=made)
+    np.testing.assert_array_equal(bank.array("vectors")[0, :, :, 1], 10 * np.arange(a)[:, None] + np.arange(d))
+    [slide] = bank.mapped().slides()
+    np.testing.assert_array_equal(slide, bank.array("vectors")[0])
+
+
+# ---------------------------------------------------------------------- mapped
 
 
 def test_only_slides_that_are_done_and_have_tiles(tiny):
-    store = Store.open(tiny, write=True)
-    reader = BankReader(store, "moco")
-    assert reader.rows.tolist() == [0, 1]
-    assert (reader.augmentations, reader.draws, reader.width) == (2, 3, 8)
-    store.array("banks/moco/done")[0] = NOT_DONE
-    assert BankReader(store, "moco").rows.tolist() == [1]
+    bank = Store.open(tiny, write=True).bank("moco")
+    mapped = bank.mapped()
+    assert mapped.rows.tolist() == [0, 1]
+    assert (mapped.augmentations, mapped.draws, mapped.width) == (2, 3, 8)
+    bank.take_back([0])
+    assert bank.mapped().rows.tolist() == [1]
 
 
 @pytest.mark.parametrize("where", ["files", "memory"])
@@ -35,46 +181,45 @@ def test_rows_are_those_of_the_arrays(tiny, maker, where):
     if where == "memory":
         store = Store.create("memory://bank.zarr")
         maker.fill(store)
-    reader = BankReader(store, "moco")
-    vectors, drawn = store.array("banks/moco/vectors")[:2], store.array("banks/moco/tile")[:2]
-    assert (reader.vectors.shape, reader.vectors.dtype) == ((2, 1, 1, 2, 3, 8), np.float16)
-    assert not reader.vectors.flags.writeable
-    np.testing.assert_array_equal(reader.vectors[:, 0, 0], vectors)
-    np.testing.assert_array_equal(reader.tile, drawn)
-    np.testing.assert_array_equal(np.stack(list(reader.slides())), vectors)
-    for row, n in ((0, 4), (1, 2), (1, 1)):
-        expected = store.array("features/moco/vectors")[row, :n]
-        np.testing.assert_array_equal(FeatureReader(store, "moco")(row, n), expected)
+    bank = store.bank("moco")
+    mapped = bank.mapped()
+    vectors, drawn = bank.array("vectors")[:2], bank.array("tile")[:2]
+    assert (mapped.vectors.shape, mapped.vectors.dtype) == ((2, 1, 1, 2, 3, 8), np.float16)
+    assert not mapped.vectors.flags.writeable
+    np.testing.assert_array_equal(mapped.vectors[:, 0, 0], vectors)
+    np.testing.assert_array_equal(mapped.tile, drawn)
+    np.testing.assert_array_equal(np.stack(list(mapped.slides())), vectors)
 
 
 def test_slides_can_be_left_out(tiny):
-    store = Store.open(tiny)
-    assert BankReader(store, "moco", leave_out=np.array([True, False, False, False])).rows.tolist() == [1]
-    assert BankReader(store, "moco", leave_out=np.ones(4, dtype=bool)).vectors.shape == (0, 1, 1, 2, 3, 8)
+    bank = Store.open(tiny).bank("moco")
+    assert bank.mapped(leave_out=np.array([True, False, False, False])).rows.tolist() == [1]
+    assert bank.mapped(leave_out=np.ones(4, dtype=bool)).vectors.shape == (0, 1, 1, 2, 3, 8)
 
 
-def wider(store, shape):
+def wider(bank, shape):
     """The bank with more augmentations and draws than it was begun with: its chunks keep their shape."""
     rng = np.random.default_rng(1)
-    for name, full in (("vectors", (4, *shape, 8)), ("tile", (4, *shape))):
-        array = store.array(f"banks/moco/{name}")
-        array.resize(full)
-        array[:2] = rng.integers(0, 2, (2, *full[1:]))
-    store.array("banks/moco/done")[:2] = shape[0]
+    config = {**bank.config, "augmentations": shape[0], "draws": shape[1]}
+    bank.begin(Recipe("bank", config, bank.recipe.inputs), 8, redo=False)
+    for row in range(2):
+        tiles = rng.integers(0, 2, shape, dtype=np.int32)
+        bank.write(row, rng.integers(0, 2, (*shape, 8)).astype(np.float16), tiles, made=np.ones(shape, dtype=bool))
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (2, 4), (7, 8), (4, 6)])
 def test_a_bank_that_has_grown_has_several_chunks_a_slide(tiny, shape):
-    store = Store.open(tiny, write=True)
-    wider(store, shape)
-    reader = BankReader(Store.open(tiny), "moco")
-    expected = store.array("banks/moco/vectors")[:2]
-    assert reader.vectors.shape == (2, -(-shape[0] // 2), -(-shape[1] // 3), 2, 3, 8)
-    np.testing.assert_array_equal(np.stack(list(reader.slides())), expected)
+    bank = Store.open(tiny, write=True).bank("moco")
+    wider(bank, shape)
+    mapped = Store.open(tiny).bank("moco").mapped()
+    expected = bank.array("vectors")[:2]
+    assert mapped.vectors.shape == (2, -(-shape[0] // 2), -(-shape[1] // 3), 2, 3, 8)
+    np.testing.assert_array_equal(np.stack(list(mapped.slides())), expected)
     a, d = np.arange(shape[0])[:, None], np.arange(shape[1])
     for slide in range(2):
+        np.testing.assert_array_equal(mapped.vectors[mapped.at(np.array(slide), a, d)], expected[slide])
         at = (slide, a // 2, d // 3, a % 2, d % 3)
-        np.testing.assert_array_equal(reader.vectors[at], expected[slide])
+        np.testing.assert_array_equal(mapped.vectors[at], expected[slide])
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "long"])
@@ -85,99 +230,18 @@ def test_damaged_chunks_are_refused_before_they_are_mapped(tiny, damage):
     else:
         chunk.write_bytes(chunk.read_bytes()[:-2] if damage == "short" else chunk.read_bytes() + b"  ")
     with pytest.raises(Mismatch, match="is missing" if damage == "missing" else "bytes, expected 100"):
-        BankReader(Store.open(tiny), "moco")
+        Store.open(tiny).bank("moco").mapped()
 
 
-def test_more_slides_than_files_may_be_open(tmp_path):
-    """What a mapping holds is not a file descriptor."""
-    files = []
-    for i in range(120):
-        files.append(tmp_path / str(i))
-        files[-1].write_bytes(bytes([i]) * 100)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-    try:
-        mapped = map_files(files, size=100)
-        assert (mapped == np.arange(120, dtype=np.uint8)[:, None]).all()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    for file in files:
-        file.unlink()  # what is mapped stays
-    assert mapped[119, 99] == 119
-    with pytest.raises(ValueError, match="read-only"):
-        mapped[0, 0] = 1
-
-
-def test_a_mapping_goes_with_its_last_array(tmp_path):
-    file = tmp_path / "chunk"
-    file.write_bytes(b"7" * 10_000)
-    row = map_files([file], size=10_000)[0]
-    gc.collect()
-    assert row[9_999] == ord("7")  # a view keeps it
-    pages = Path("/proc/self/maps")
-    if pages.exists():
-        assert str(file) in pages.read_text()
-        del row
-        gc.collect()
-        assert str(file) not in pages.read_text()
-
-
-@given(
-    st.dictionaries(st.integers(0, 19), st.integers(-5, 5)), st.integers(1, 20), st.sampled_from([None, Crc32cCodec()])
-)
-@settings(max_examples=30)
-def test_columns_are_what_zarr_reads(written, size, checksum):
-    with TemporaryDirectory() as folder:
-        array = zarr.create_array(folder, shape=(20,), chunks=(1,), dtype="int32", fill_value=-1, compressors=checksum)
-        for i, value in written.items():
-            array[i] = value
-        array.resize((size,))
-        Path(folder, "c").mkdir(exist_ok=True)
-        Path(folder, "c", "3.abc.partial").write_bytes(b"left by a killed writer")
-        column = read_column(array)
-        assert column.dtype == np.int32
-        np.testing.assert_array_equal(column, array[:])
-
-
-def test_other_columns_are_read_by_zarr(tiny):
-    store = Store.open(tiny)
-    for path in ("banks/moco/done", "tiles/count", "slides/mpp", "embeddings/giga/done"):
-        np.testing.assert_array_equal(read_column(store.array(path)), store.array(path)[:])
-    damaged = tiny / "banks/moco/done/c/0"
-    sound = damaged.read_bytes()
-    for data in (b"1", flipped(sound), sound[:-1] + bytes([sound[-1] ^ 1]), sound + b"1"):
-        damaged.write_bytes(data)
-        with pytest.raises(ValueError, match="checksum"):
-            read_column(store.array("banks/moco/done"))
-
-
-def flipped(data):
-    """The first bit is another."""
-    return bytes([data[0] ^ 1]) + data[1:]
-
-
-def test_damaged_features_are_refused(tiny):
-    chunk = tiny / "features/moco/vectors/c/0/0/0"
-    sound, read = chunk.read_bytes(), FeatureReader(Store.open(tiny), "moco")
-    for data, wrong in (
-        (flipped(sound), "is not what its checksum says"),
-        (sound[:-1], "bytes, expected"),
-        (sound + b"1", "bytes, expected"),
-    ):
-        chunk.write_bytes(data)
-        with pytest.raises(Mismatch, match=wrong):
-            read(0, 4)
-
-
-@pytest.mark.parametrize("group", ["banks", "features"])
-def test_chunks_without_checksums_are_read_too(tiny, group):
+@pytest.mark.parametrize("kind", ["banks", "features"])
+def test_chunks_without_checksums_are_read_too(tiny, kind):
     """Other programs need not write them."""
-    store = Store.open(tiny, write=True)
-    old = store.array(f"{group}/moco/vectors")
+    root, path = Store.open(tiny, write=True).root, f"{kind}/moco/vectors"
+    old = root[path]
     values, shape = old[:], old.shape
-    del store.root[f"{group}/moco/vectors"]
-    new = store.root.create_array(
-        f"{group}/moco/vectors",
+    del root[path]
+    new = root.create_array(
+        path,
         shape=shape,
         dtype="float16",
         chunks=old.chunks,
@@ -187,26 +251,41 @@ def test_chunks_without_checksums_are_read_too(tiny, group):
     )
     new[:] = values
     assert validate(tiny).problems == []
-    if group == "banks":
-        np.testing.assert_array_equal(np.stack(list(BankReader(store, "moco").slides())), values[:2])
-    np.testing.assert_array_equal(FeatureReader(store, "moco")(0, 4), store.array("features/moco/vectors")[0, :4])
-
-
-@pytest.mark.parametrize("n", [1, 1023, 1024, 1025, 2500])
-def test_features_lie_in_several_chunks(tmp_path, n):
-    store = Store.create(tmp_path / "large.zarr")
-    array = store.ensure_array("features/moco/vectors", (2, 2500, 3))
-    assert array.chunks == (1, 1024, 3)
-    array[1, :n] = np.random.default_rng(0).standard_normal((n, 3))
-    np.testing.assert_array_equal(FeatureReader(store, "moco")(1, n), array[1, :n])
-    with pytest.raises(NotFound, match="is missing"):
-        FeatureReader(store, "moco")(0, n)
-
-
-def test_grids_are_in_level_0_pixels(tiny):
     store = Store.open(tiny)
-    for (coords, edge_px), count in zip(BankReader(store, "moco").grids(), (4, 2), strict=True):
+    if kind == "banks":
+        np.testing.assert_array_equal(np.stack(list(store.bank("moco").mapped().slides())), values[:2])
+    np.testing.assert_array_equal(store.features("moco").read(0), store.features("moco").array("vectors")[0, :4])
+
+
+def test_grids_are_those_of_the_slides(tiny):
+    for (coords, edge_px), count in zip(Store.open(tiny).bank("moco").mapped().grids(), (4, 2), strict=True):
         assert coords.shape == (count, 2)
         assert edge_px == 512.0  # 256 px at 1 micron per pixel, of a slide at 0.5
-    coords, _ = tile_grid_of(store, 3)  # not done
-    assert coords.shape == (0, 2)
+
+
+# ---------------------------------------------------------------------- picking
+
+
+def begin_features(store, name, stage="import"):
+    store.features(name).begin(Recipe(stage, {"encoder": name, "tool": "TRIDENT"}, {}), WIDTH, redo=False)
+
+
+def test_what_is_picked(store):
+    begin_features(store, "made-here", "bank")
+    with pytest.raises(NotFound, match="holds no banks"):  # features made here do not stand in for their bank
+        pick_bank(store, None)
+    begin_features(store, "uni")
+    assert pick_bank(store, None) is pick_bank(store, "uni") is store.features("uni")
+    with pytest.raises(NotFound, match="there is uni"):
+        pick_bank(store, "made-here")
+    begin_features(store, "conch")
+    with pytest.raises(InvalidInput, match="conch, uni"):
+        pick_bank(store, None)
+
+
+def test_a_bank_is_picked_as_ever(store):
+    begin_features(store, "x", "bank")
+    begun(store)
+    assert pick_bank(store, None) is store.bank("x")
+    with pytest.raises(NotFound, match="'y'"):
+        pick_bank(store, "y")

@@ -12,7 +12,8 @@ from gigacli.config import verbs as configs
 from gigacli.errors import NotFound
 from gigacli.store.info import MOST_FAILURES, info
 from gigacli.store.layout import NOT_DONE
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 
 
@@ -64,14 +65,14 @@ def test_a_slide_that_was_done_in_the_end_has_not_failed(tiny):
     store = Store.open(tiny, write=True)
     store.fail("bank", {1: "it went away"})
     assert {g.failed for g in info(store).groups if g.stage == "bank"} == {0}
-    store.array("banks/moco/done")[1] = NOT_DONE
+    store.bank("moco").take_back([1])
     assert {g.path: g.failed for g in info(store).groups if g.stage == "bank"} == {"banks/moco": 1, "features/moco": 0}
 
 
 def test_the_whole_and_the_slides(tiny):
     found = info(tiny, slides=True)
     assert found.bytes == sum(p.stat().st_size for p in tiny.rglob("*") if p.is_file())
-    count = Store.open(tiny).array("tiles/count")[:]
+    count = Store.open(tiny).tiles.done().values
     assert found.tiles == count[count > 0].sum()
     assert [s.tiles for s in found.per_slide] == [None if n == NOT_DONE else n for n in count]
     first, last = found.per_slide[0], found.per_slide[-1]
@@ -85,7 +86,7 @@ def test_failed_slides_can_be_tried_again(tiny):
     assert info(tiny).retry == [f"giga tile {tiny}"]
     store = Store.open(tiny, write=True)
     store.fail("bank", {1: "it went away"})
-    store.array("banks/moco/done")[1] = NOT_DONE
+    store.bank("moco").take_back([1])
     assert info(tiny).retry == [f"giga tile {tiny}", f"giga bank {tiny} --encoder moco"]
 
 
@@ -99,36 +100,40 @@ def test_nothing_there(tmp_path):
 
 def steps(store):
     """A cohort grows; before every step, the command that would take it."""
-    n = 3
+    n, corners = 3, np.zeros((1, 2), dtype=np.int32)
     yield "tile STORE SLIDES"
     store.write_slides(SlideTable(tuple(SlideRow(id=f"s{i}", path=f"/s{i}") for i in range(n))))
     yield "tile STORE"
-    tiles = Recipe("tile", {"mpp": 1.0, "tile_px": 256, "overlap": 0}, {})
-    store.begin("tiles", tiles, {"coords": (n, 2, 2), "tissue": (n, 2), "count": (n,)})
-    store.array("tiles/count")[:2] = [1, 0]
+    store.tiles.begin(Recipe("tile", {"mpp": 1.0, "tile_px": 256, "overlap": 0}, {}), 2, redo=False)
+    store.tiles.write(0, corners, None)
+    store.tiles.write(1, corners[:0], None)
     yield "tile STORE"
     store.fail("tile", {2: "broken"})
     yield "pretrain-tiles STORE"
-    store.begin("encoders/mine", Recipe("pretrain-tiles", {}, {"tiles": tiles.fingerprint}), {"done": ()})
+    encoder, rows = store.encoder("mine"), np.array([0])
+    encoder.begin(Recipe("pretrain-tiles", {}, {"tiles": store.tiles.fingerprint}), rows, redo=False)
     yield "pretrain-tiles STORE --name mine"
-    store.array("encoders/mine/done")[...] = 1
+    encoder.finish(b"weights", {"loss": [1.0]})
     yield "bank STORE --encoder mine"
-    bank = Recipe("bank", {"encoder": "mine", "augmentations": 2, "draws": 2}, {})
-    store.begin("banks/b", bank, {"vectors": (n, 2, 2, 4), "tile": (n, 2, 2), "done": (n,)})
-    store.begin("features/b", Recipe("bank", {"encoder": "mine"}, {}), {"vectors": (n, 2, 4), "done": (n,)})
+    bank, features = store.bank("b"), store.features("b")
+    bank.begin(Recipe("bank", {"encoder": "mine", "augmentations": 2, "draws": 2}, {}), 4, redo=False)
+    features.begin(Recipe("bank", {"encoder": "mine"}, {}), 4, redo=False)
     yield "bank STORE --encoder mine --name b"
-    for group in ("features/b", "banks/b"):
-        store.array(f"{group}/done")[:2] = [1, 0]
+    features.write(0, np.ones((1, 4), dtype=np.float16))
+    features.write(1, None)
+    every = np.ones((2, 2), dtype=bool)
+    bank.write(0, np.ones((2, 2, 4), dtype=np.float16), np.zeros((2, 2), dtype=np.int32), made=every)
+    bank.write_empty(1)
     yield "train STORE"
-    store.begin("models/m", Recipe("train", {"bank": "b", "tiles": 5}, {}), {"done": ()})
+    store.model("m").begin(Recipe("train", {"bank": "b", "tiles": 5}, {}), rows, redo=False)
     yield "train STORE --bank b --name m"
-    store.array("models/m/done")[...] = 1
+    store.model("m").finish(b"weights", {"loss": [1.0]})
     yield "embed STORE --model m"
     for name, kind in (("m", "model"), ("born", "random-init")):
-        recipe = Recipe("embed", {"model": "m", "aggregator": kind}, {})
-        store.begin(f"embeddings/{name}", recipe, {"vectors": (n, 4), "done": (n,)})
+        embedding = store.embedding(name)
+        embedding.begin(Recipe("embed", {"model": "m", "aggregator": kind}, {}), 4, redo=False)
         yield "embed STORE --model m" + ("" if kind == "model" else " --aggregator random-init --name born")
-        store.array(f"embeddings/{name}/done")[:2] = [1, 0]
+        embedding.write(rows, np.ones((1, 4), dtype=np.float32), empty=np.array([1]))
     yield "probe STORE --labels labels.csv"
 
 
@@ -156,8 +161,10 @@ def test_of_several_banks_one_is_named(tiny):
     store = Store.open(tiny, write=True)
     shutil.rmtree(tiny / "models")
     assert info(store).next == f"giga train {tiny}"
-    store.begin("banks/other", store.require("banks/moco"), {"done": (4,)})
-    store.array("banks/other/done")[:] = np.array([2, 2, 0, NOT_DONE])
+    bank = store.bank("other")
+    bank.begin(store.bank("moco").recipe, 8, redo=False)
+    for row in range(3):
+        bank.write_empty(row)
     assert info(store).next == f"giga train {tiny} --bank moco"
 
 
@@ -165,6 +172,6 @@ def test_vectors_made_elsewhere_can_be_probed(tmp_path):
     store = Store.create(tmp_path / "c.zarr")
     store.write_slides(SlideTable((SlideRow(id="a", path=""),)))
     recipe = Recipe("embed", {"aggregator": "mean", "features_name": "theirs"}, {"features": "0" * 32})
-    store.begin("embeddings/theirs", recipe, {"vectors": (1, 4), "done": (1,)})
-    store.array("embeddings/theirs/done")[0] = 1
+    store.embedding("theirs").begin(recipe, 4, redo=False)
+    store.embedding("theirs").write(np.array([0]), np.ones((1, 4), dtype=np.float32))
     assert info(store).next == f"giga probe {store.url} --labels labels.csv"

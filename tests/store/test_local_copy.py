@@ -15,8 +15,7 @@ import zarr
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.progress import SILENT
-from gigacli.store import local_copy as staging
-from gigacli.store.bank import BankReader
+from gigacli.store import local_copy
 from gigacli.store.local_copy import cache_folder, stage
 from gigacli.store.store import Store
 
@@ -84,9 +83,9 @@ def test_a_missing_chunk_is_named(array, tmp_path):
 
 def test_no_room_is_noticed_before_anything_is_copied(array, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: usage(2**40, 2**40, staging.SPARE_BYTES + 100))
+    monkeypatch.setattr(local_copy.shutil, "disk_usage", lambda _: usage(2**40, 2**40, local_copy.SPARE_BYTES + 100))
     assert len(staged(array, [1, 2], tmp_path)) == 2
-    monkeypatch.setattr(staging, "sync", lambda _: pytest.fail("something was copied"))
+    monkeypatch.setattr(local_copy, "sync", lambda _: pytest.fail("something was copied"))
     with pytest.raises(
         InvalidInput, match=r"has no room for a copy of the bank, 0\.0 GiB: 0\.3 GiB are free"
     ) as caught:
@@ -96,7 +95,7 @@ def test_no_room_is_noticed_before_anything_is_copied(array, tmp_path, monkeypat
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 def test_a_disk_that_fills_up_says_so(array, tmp_path, monkeypatch):
-    monkeypatch.setattr(staging.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b", buffering=0))  # noqa: SIM115
+    monkeypatch.setattr(local_copy.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b", buffering=0))  # noqa: SIM115
     with pytest.raises(InvalidInput, match=r"has no room .* No space left"):
         staged(array, range(3), tmp_path)
 
@@ -115,14 +114,14 @@ def test_a_remote_bank_is_copied_when_it_is_first_used(maker, tmp_path, monkeypa
     store = Store.create(f"memory://{uuid.uuid4()}.zarr")
     maker.fill(store)
     monkeypatch.setenv("GIGA_CACHE", str(tmp_path / "none"))
-    reader = BankReader(store, "moco")  # nothing is copied yet
+    mapped = store.bank("moco").mapped()  # nothing is copied yet
     with pytest.raises(NotFound):
-        reader.load()
-    reader.load(cache=tmp_path)
-    np.testing.assert_array_equal(reader.vectors[:, 0, 0], store.array("banks/moco/vectors")[:2])
-    first = reader.vectors
-    reader.load()
-    assert reader.vectors is first
+        mapped.load()
+    mapped.load(cache=tmp_path)
+    np.testing.assert_array_equal(mapped.vectors[:, 0, 0], store.bank("moco").array("vectors")[:2])
+    first = mapped.vectors
+    mapped.load()
+    assert mapped.vectors is first
 
 
 def test_a_flipped_bit_of_a_remote_bank_is_refused(maker, tmp_path):
@@ -133,7 +132,7 @@ def test_a_flipped_bit_of_a_remote_bank_is_refused(maker, tmp_path):
     data = files.cat_file(chunk)
     files.pipe_file(chunk, bytes([data[0] ^ 1]) + data[1:])
     with pytest.raises(Mismatch, match="c/1/0/0/0 is not what its checksum says"):
-        BankReader(store, "moco").load(cache=tmp_path)
+        store.bank("moco").mapped().load(cache=tmp_path)
 
 
 def test_a_compressed_bank_is_refused(maker):
@@ -142,4 +141,4 @@ def test_a_compressed_bank_is_refused(maker):
     del store.root["banks/moco/vectors"]
     store.root.create_array("banks/moco/vectors", shape=(4, 2, 3, 8), chunks=(1, 2, 3, 8), dtype="float16")
     with pytest.raises(Mismatch, match="banks/moco/vectors is compressed"):
-        BankReader(store, "moco")
+        Store.open(store).bank("moco").mapped()

@@ -9,11 +9,6 @@ from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.address import find_store
 from gigacli.store.layout import FORMAT, FORMAT_VERSION
 from gigacli.store.store import Store, open_store
-from gigacli.store.table import SlideRow, SlideTable
-
-
-def rows(*ids):
-    return SlideTable(tuple(SlideRow(id=i, path=f"/slides/{i}.svs") for i in ids))
 
 
 def test_what_is_created_can_be_opened(tmp_path):
@@ -21,13 +16,22 @@ def test_what_is_created_can_be_opened(tmp_path):
     assert created.registered == 0
     assert len(created.slides) == 0
     assert open_store(tmp_path / "new.zarr").root.attrs["giga"]["format"] == FORMAT
-    assert Store.open(created) is created
     assert repr(created) == f"<giga store {tmp_path}/new.zarr: 0 slides>"
 
 
-def test_create_opens_what_is_there(tmp_path):
+def test_a_store_that_is_open_is_opened_anew(store, table_of):
+    assert store.registered == 3
+    again = Store.open(store, write=True)
+    assert again is not store
+    assert (again.url, again.slides.ids) == (store.url, ["a", "b", "c"])
+    assert again.tiles is not store.tiles
+    again.write_slides(table_of("a", "b", "c", "d"))
+    assert store.slides.ids == ["a", "b", "c", "d"]  # what a verb that was given the store wrote shows in it
+
+
+def test_create_opens_what_is_there(tmp_path, table_of):
     store = Store.create(tmp_path / "c.zarr")
-    store.write_slides(rows("a", "b", "c"))
+    store.write_slides(table_of("a", "b", "c"))
     assert Store.create(store.url).slides.ids == ["a", "b", "c"]
 
 
@@ -36,9 +40,9 @@ def test_create_takes_an_empty_folder_and_what_a_kill_left(tmp_path):
     assert Store.create(tmp_path).registered == 0
 
 
-def test_a_store_in_memory():
+def test_a_store_in_memory(table_of):
     created = Store.create("memory://cohort.zarr")
-    created.write_slides(rows("a"))
+    created.write_slides(table_of("a"))
     assert Store.open("memory://cohort.zarr").slides.ids == ["a"]
     with pytest.raises(NotFound, match="no store at"):
         Store.open("memory://elsewhere.zarr")

@@ -1,4 +1,4 @@
-"""Stores: register and grow, recipes, bytes, failures, and what concurrency and kills leave."""
+"""Stores: register and grow, pick, bytes, failures, and what concurrency and kills leave."""
 
 import subprocess
 import sys
@@ -12,30 +12,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli.config.verbs import TileConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.store.layout import ARRAYS, NOT_DONE
-from gigacli.store.store import Recipe, Store, shard_rows
+from gigacli.store.groups import Bank, Model
+from gigacli.store.layout import ARRAYS
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
-
-RECIPE = Recipe("tile", {"mpp": 1.0, "tile_px": 256, "overlap": 0}, {})
-
-
-def rows(*ids, **values):
-    return SlideTable(tuple(SlideRow(id=i, path=f"/slides/{i}.svs", **values) for i in ids))
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = Store.create(tmp_path / "c.zarr")
-    store.write_slides(rows("a", "b", "c", size_px=(4000, 3000), mpp=0.5, mpp_source="openslide"))
-    return store
-
-
-def begin_tiles(store, recipe=RECIPE, *, capacity=4, redo=False):
-    n = store.registered
-    return store.begin("tiles", recipe, {"coords": (n, capacity, 2), "tissue": (n, capacity), "count": (n,)}, redo=redo)
-
 
 # ---------------------------------------------------------------------- slides
 
@@ -89,30 +71,30 @@ def arrays_of(store):
 
 
 @pytest.mark.parametrize("ids", [("a", "b"), ("b", "a", "c"), ("a", "b", "x", "c"), ()])
-def test_slides_cannot_be_removed_or_reordered(store, ids):
+def test_slides_cannot_be_removed_or_reordered(store, table_of, ids):
     with pytest.raises(Mismatch, match="not removed or reordered"):
-        store.write_slides(rows(*ids))
+        store.write_slides(table_of(*ids))
     assert store.slides.ids == ["a", "b", "c"]
 
 
-def test_a_registration_that_was_cut_short_counts_for_nothing(tmp_path, monkeypatch):
+def test_a_registration_that_was_cut_short_counts_for_nothing(tmp_path, table_of, monkeypatch):
     store = Store.create(tmp_path / "c.zarr")
     monkeypatch.setattr(Store, "ensure_array", dies_after(Store.ensure_array, calls=4))
     with pytest.raises(KeyboardInterrupt):
-        store.write_slides(rows("a", "b"))
+        store.write_slides(table_of("a", "b"))
     assert Store.open(store.url).registered == 0
     assert len(Store.open(store.url).slides) == 0
     monkeypatch.undo()
-    store.write_slides(rows("a", "b", "c"))
+    store.write_slides(table_of("a", "b", "c"))
     monkeypatch.setattr(Store, "ensure_array", dies_after(Store.ensure_array, calls=4))
     with pytest.raises(KeyboardInterrupt):
-        store.write_slides(rows("a", "b", "c", "d", "e"))
+        store.write_slides(table_of("a", "b", "c", "d", "e"))
     monkeypatch.undo()
     again = Store.open(store.url, write=True)
     assert again.slides.ids == ["a", "b", "c"]
-    again.write_slides(rows("a", "b", "c", "f"))
+    again.write_slides(table_of("a", "b", "c", "f"))
     assert again.slides.ids == ["a", "b", "c", "f"]
-    assert again.array("slides/id").shape == (4,)
+    assert again.root["slides/id"].shape == (4,)
 
 
 def dies_after(function, *, calls):
@@ -127,74 +109,54 @@ def dies_after(function, *, calls):
     return dying
 
 
-# ---------------------------------------------------------------------- recipes and groups
+def test_slides_that_another_process_registered_meanwhile_are_not_lost(store, table_of):
+    other = Store.open(store.url, write=True)
+    assert other.slides.ids == ["a", "b", "c"]
+    store.write_slides(table_of("a", "b", "c", "d"))
+    with pytest.raises(Mismatch, match="not removed or reordered"):
+        other.write_slides(table_of("a", "b", "c", "e"))
+    assert other.slides.ids == ["a", "b", "c", "d"]
 
 
-def test_a_fingerprint_depends_on_everything_and_on_no_order():
-    same = Recipe("tile", {"overlap": 0, "tile_px": 256, "mpp": 1.0}, {})
-    assert same.fingerprint == RECIPE.fingerprint
-    assert len(same.fingerprint) == 32
-    others = [
-        Recipe("bank", RECIPE.config, {}),
-        Recipe("tile", {**RECIPE.config, "mpp": 0.5}, {}),
-        Recipe("tile", RECIPE.config, {"tiles": "0" * 32}),
-    ]
-    assert len({recipe.fingerprint for recipe in (same, *others)}) == 4
+def test_arrays_made_meanwhile_are_long_enough_for_them(store, table_of):
+    other = Store.open(store.url, write=True)
+    assert other.registered == 3
+    other.features("there").begin(Recipe("bank", {"encoder": "x"}, {}), 4, redo=False)
+    store.write_slides(table_of("a", "b", "c", "d", "e"))
+    for name in ("there", "new"):
+        other.features(name).begin(Recipe("bank", {"encoder": "x"}, {}), 4, redo=False)
+        assert store.features(name).array("vectors").shape[0] == 5
+        other.features(name).write(2, None)
+        assert other.features(name).done().values.tolist() == [-1, -1, 0]
+        assert store.features(name).done().values.tolist() == [-1, -1, 0, -1, -1]
+    other.fail("tile", {0: "broken"})
+    assert store.failures("tile") == ["broken", "", "", "", ""]
 
 
-def test_a_recipe_comes_back(store):
-    recipe = Recipe("tile", TileConfig(mpp=0.25).recipe(), {})
-    begin_tiles(store, recipe)
-    assert Store.open(store.url).require("tiles") == recipe
+def test_the_table_is_read_once(tiny, monkeypatch):
+    store = Store.open(tiny)
+    table = store.slides
+    monkeypatch.setattr(zarr.Array, "__getitem__", lambda *_: pytest.fail("the table was read again"))
+    assert store.slides is table
+    assert store.slides.ids is table.ids
+    assert store.slides.index is table.index
 
 
-def test_begin_makes_the_arrays_of_the_format(tiny):
-    for path, array in arrays_of(Store.open(tiny)):
-        [spec] = [s for s in ARRAYS if s.matches(path)]
-        assert (array.metadata.dimension_names or ()) == spec.dims
-        assert spec.chunks(array.shape) == array.chunks
-        codecs = [type(codec).__name__ for codec in array.metadata.codecs]
-        assert ("ZstdCodec" in codecs) == spec.compressed, path
-        assert codecs[-1] == "Crc32cCodec", path
+def test_a_store_that_is_refreshed_shows_what_others_wrote(store, table_of):
+    other = Store.open(store.url, write=True)
+    assert (store.registered, other.registered) == (3, 3)
+    other.write_slides(table_of("a", "b", "c", "d"))
+    assert store.registered == 3
+    store.refresh()
+    assert store.slides.ids == ["a", "b", "c", "d"]
 
 
-def test_beginning_twice_changes_nothing(store):
-    begin_tiles(store)
-    store.array("tiles/count")[0] = 0
-    begin_tiles(Store.open(store.url, write=True))
-    assert store.array("tiles/count")[:].tolist() == [0, NOT_DONE, NOT_DONE]
+# ---------------------------------------------------------------------- groups, by name
 
 
-def test_a_group_grows_when_it_is_begun_with_more_room(store):
-    begin_tiles(store)
-    store.array("tiles/coords")[0, :4] = np.arange(8).reshape(4, 2)
-    begin_tiles(store, capacity=9)
-    assert store.array("tiles/coords").shape == (3, 9, 2)
-    assert store.array("tiles/coords")[0, :5].ravel().tolist() == [*range(8), -1, -1]
-
-
-def test_other_parameters_are_refused_by_name(store):
-    begin_tiles(store)
-    store.array("tiles/count")[0] = 0
-    other = Recipe("tile", {**RECIPE.config, "mpp": 0.5, "min_tissue": 0.1}, {"tiles": "f" * 32})
-    with pytest.raises(Mismatch) as caught:
-        begin_tiles(store, other)
-    for line in ("mpp: 1.0 here, 0.5 asked for", "min_tissue: None here, 0.1 asked for", "tiles: None here, ffff"):
-        assert line in caught.value.message
-    assert "overlap" not in caught.value.message
-    assert "--redo" in caught.value.hint
-    assert store.array("tiles/count")[0] == 0
-    begin_tiles(store, other, redo=True)
-    assert store.require("tiles") == other
-    assert store.array("tiles/count")[:].tolist() == [NOT_DONE] * 3
-
-
-def test_redo_leaves_nothing_of_what_was_there(store):
-    begin_tiles(store, capacity=9)
-    store.array("tiles/coords")[:] = 5
-    begin_tiles(store, Recipe("tile", {"mpp": 2.0}, {}), capacity=3, redo=True)
-    assert store.array("tiles/coords").shape == (3, 3, 2)
-    assert (store.array("tiles/coords")[:] == -1).all()
+def begin_bank(store, name):
+    recipe = Recipe("bank", {"encoder": "x", "augmentations": 1, "draws": 1}, {})
+    store.bank(name).begin(recipe, 2, redo=False)
 
 
 def test_an_array_the_format_does_not_know(store):
@@ -203,37 +165,44 @@ def test_an_array_the_format_does_not_know(store):
 
 
 def test_what_is_not_there(store):
-    with pytest.raises(NotFound, match="holds no tiles") as caught:
-        store.require("tiles")
-    assert "giga tile" in caught.value.hint
-    with pytest.raises(NotFound, match="holds no tiles/count"):
-        store.array("tiles/count")
-    assert store.recipe("banks/x") is None
-    assert store.names("banks") == []
+    assert store.bank("x").found is None
+    assert store.names(Bank) == []
+    assert store.groups(Model) == []
     assert store.progress() == {}
 
 
 def test_pick(store):
     with pytest.raises(NotFound, match="holds no banks") as caught:
-        store.pick("banks", None)
+        store.pick(Bank, None)
     assert "giga bank" in caught.value.hint
-    recipe = Recipe("bank", {"encoder": "x"}, {})
-    store.begin("banks/one", recipe, {"done": (3,)})
-    assert store.pick("banks", None) == "one"
-    store.begin("banks/another", recipe, {"done": (3,)})
+    begin_bank(store, "one")
+    assert store.pick(Bank, None) is store.bank("one")
+    begin_bank(store, "another")
+    assert store.groups(Bank) == [store.bank("another"), store.bank("one")]
     with pytest.raises(InvalidInput, match="several banks: another, one"):
-        store.pick("banks", None)
-    assert store.pick("banks", "another") == "another"
+        store.pick(Bank, None)
+    assert store.pick(Bank, "another") is store.bank("another")
     with pytest.raises(NotFound, match="'third'"):
-        store.pick("banks", "third")
+        store.pick(Bank, "third")
 
 
 def test_a_group_without_a_recipe_is_not_there(store):
     store.ensure_array("banks/begun/done", (3,))
-    assert store.names("banks") == []
+    assert store.names(Bank) == []
     assert store.progress() == {}
     with pytest.raises(NotFound):
-        store.require("banks/begun")
+        _ = store.bank("begun").recipe
+
+
+def test_forgetting_slides_takes_back_all_that_was_made_of_them(tiny):
+    store = Store.open(tiny, write=True)
+    assert store.progress()["tiles"] == 3
+    store.forget([])
+    assert store.progress()["tiles"] == 3
+    store.forget([0, 2])
+    for group in (store.tiles, store.features("moco"), store.bank("moco"), store.embedding("giga")):
+        assert np.flatnonzero(group.done().finished).tolist() == [1], group
+    assert store.model("giga").done  # of a model it is no part
 
 
 # ---------------------------------------------------------------------- bytes and failures
@@ -243,7 +212,7 @@ def test_bytes_come_back_and_are_replaced(store):
     for data in (b"\x00first\xff" * 1000, b"\x01other\x00" * 1000, b"short", b"x" * 70_000):
         store.write_bytes("models/m/weights", data)
         assert Store.open(store.url).read_bytes("models/m/weights") == data
-        assert store.array("models/m/weights").chunks == (len(data),)
+        assert store.root["models/m/weights"].chunks == (len(data),)
 
 
 def test_bytes_of_the_same_length_are_replaced_as_a_whole(store):
@@ -277,30 +246,23 @@ def test_progress_and_repr(tiny):
     assert repr(store).startswith(f"<giga store {tiny}: 4 slides, tiles: 3 done, encoders/moco: 1 done")
 
 
-# ---------------------------------------------------------------------- shards and processes
-
-
-@given(st.lists(st.integers(0, 500), unique=True), st.integers(1, 20))
-def test_shards_share_out_the_slides(listed, total):
-    shards = [shard_rows(listed, (i, total)) for i in range(total)]
-    assert sorted(row for shard in shards for row in shard) == sorted(listed)
-    fewer = [row for row in listed if row % 3]  # what is done does not move slides between shards
-    for i, shard in enumerate(shards):
-        assert set(shard_rows(fewer, (i, total))) <= set(shard)
+# ---------------------------------------------------------------------- processes
 
 
 BEGIN_AT_ONCE = """
 import sys, time
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
+import numpy as np
 url, start, me = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 for i in range(12):
     store = Store.open(url, write=True)
     recipe = Recipe("bank", {"encoder": "x", "augmentations": 2, "draws": 2}, {})
-    shapes = {"vectors": (3, 2, 2, 4), "tile": (3, 2, 2), "done": (3,)}
+    bank = store.bank(f"b{i}")
     time.sleep(max(0, start + 0.1 * i - time.time()))
-    store.begin(f"banks/b{i}", recipe, shapes)
-    store.array(f"banks/b{i}/vectors")[me] = me + 1
-    store.array(f"banks/b{i}/done")[me] = 2
+    bank.begin(recipe, 4, redo=False)
+    vectors, tiles = np.full((2, 2, 4), me + 1, dtype=np.float16), np.zeros((2, 2), dtype=np.int32)
+    bank.write(me, vectors, tiles, made=np.ones((2, 2), dtype=bool))
     store.fail("bank", {me: f"by process {me}"})
 """
 
@@ -309,9 +271,9 @@ def test_processes_begin_the_same_groups_at_once_and_write_different_slides(stor
     start = str(time.time() + 3)
     running = [subprocess.Popen([sys.executable, "-c", BEGIN_AT_ONCE, store.url, start, str(me)]) for me in range(3)]
     assert [process.wait(60) for process in running] == [0, 0, 0]
-    assert store.names("banks") == sorted(f"b{i}" for i in range(12))
-    for name in store.names("banks"):
-        assert store.array(f"banks/{name}/done")[:].tolist() == [2, 2, 2]
+    assert store.names(Bank) == sorted(f"b{i}" for i in range(12))
+    for bank in store.groups(Bank):
+        assert bank.done().values.tolist() == [2, 2, 2]
         for row in range(3):
-            assert (store.array(f"banks/{name}/vectors")[row] == row + 1).all()
+            assert (bank.array("vectors")[row] == row + 1).all()
     assert store.failures("bank") == [f"by process {me}" for me in range(3)]

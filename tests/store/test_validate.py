@@ -11,8 +11,10 @@ import zarr
 
 from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
 from gigacli.store.describe import describe
+from gigacli.store.groups import Bank
 from gigacli.store.layout import ARRAYS, spec_of
-from gigacli.store.store import Recipe, Store
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 from gigacli.store.validate import LEVELS, Problem, check_values, validate
 from gigacli.store.values import _Check
@@ -58,7 +60,7 @@ def test_a_message_says_what_was_found_and_where(tiny, name):
 
 
 def test_weights_in_brain_floats_are_sound(tiny):
-    Store.open(tiny, write=True).write_bytes("models/giga/weights", bfloat16())
+    Store.open(tiny, write=True).model("giga").finish(bfloat16(), {"loss": [1.0, 1.0, 1.0, 1.0]})
     assert validate(tiny).problems == []
 
 
@@ -108,14 +110,14 @@ def test_a_report(tiny):
 def test_an_unfinished_store_is_valid(tmp_path, maker):
     store = Store.create(tmp_path / "c.zarr")
     assert validate(store).problems == []
-    tiles = maker.write_tiles(store)
+    maker.write_tiles(store)
     assert validate(store).problems == []
-    inputs = {"tiles": tiles.fingerprint, "encoder": "a" * 64}
-    recipe = Recipe("bank", {"encoder": "x", "augmentations": 2, "draws": 3}, inputs)
-    store.begin("banks/x", recipe, {"vectors": (4, 2, 3, 8), "tile": (4, 2, 3), "done": (4,)})
+    inputs, bank = {"tiles": store.tiles.fingerprint, "encoder": "a" * 64}, store.bank("x")
+    bank.begin(Recipe("bank", {"encoder": "x", "augmentations": 2, "draws": 3}, inputs), 8, redo=False)
     assert validate(store).problems == []
-    store.array("banks/x/vectors")[0] = 1  # killed before it was done
-    store.begin("models/m", Recipe("train", {"bank": "x", "tiles": 5}, {"bank": recipe.fingerprint}), {"done": ()})
+    bank.array("vectors")[0] = 1  # killed before it was done
+    recipe = Recipe("train", {"bank": "x", "tiles": 5}, {"bank": bank.fingerprint})
+    store.model("m").begin(recipe, np.array([0]), redo=False)
     assert validate(store).problems == []
 
 
@@ -237,4 +239,4 @@ def test_files_that_are_no_part_of_the_hierarchy_are_ignored(tiny):
     report = validate(tiny)
     assert report.problems == []
     assert "banks/folder" not in describe(Store.open(tiny))
-    assert Store.open(tiny).names("banks") == ["moco"]
+    assert Store.open(tiny).names(Bank) == ["moco"]
