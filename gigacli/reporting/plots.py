@@ -44,7 +44,9 @@ def training_curve(trained: TrainedGroup, axes: Axes) -> Axes:
     Raises:
         NotFound: It has no history.
     """
-    loss, chance = trained.array("history/loss")[:], trained.history("chance")
+    loss, chance = trained.history("loss"), trained.history("chance")
+    if loss is None:
+        raise NotFound(f"{trained.path} of {trained.store.url} has no history", "only what was trained in it has one")
     epochs = np.arange(1, len(loss) + 1)
     axes.plot(epochs, loss, linewidth=1.2, label="loss", marker="o" if len(loss) < 4 else "", markersize=3)
     if chance is not None:
