@@ -4,6 +4,7 @@ The commands of a page are run in their order in one folder, on a few small slid
 command takes are set to the least. Examples that are scripts run as they are, small by their variables.
 """
 
+import ast
 import importlib.util
 import os
 import re
@@ -48,6 +49,24 @@ def run(command, **kwargs):
     result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, **kwargs)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def test_the_method_page_points_at_code_that_is_there():
+    """Every ``file:function`` of docs/method.md, methods as ``Class.method``."""
+    named = re.findall(r"`(gigacli/[\w/]+\.py):([\w.]+)`", (ROOT / "docs" / "method.md").read_text())
+    assert len(named) > 40
+    for file, name in named:
+        body = ast.parse((ROOT / file).read_text()).body
+        for part in name.split("."):
+            found = [n for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == part]
+            assert found, f"{file} has no {name}"
+            body = found[0].body
+
+
+def test_the_contributing_page_names_every_room():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    for room in (p.name for p in (ROOT / "gigacli").iterdir() if (p / "__init__.py").exists()):
+        assert f"{room}/`" in page, room
 
 
 def command_lines(page):
