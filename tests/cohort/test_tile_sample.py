@@ -58,7 +58,7 @@ def test_scored_tiles_are_of_labelled_slides_with_their_classes_and_patients(lab
 
 def test_labels_of_one_class_say_nothing(labels):
     slides, table = drawn_from(4, 0, 0, 4)
-    with pytest.raises(InvalidInput, match="same `label`"):
+    with pytest.raises(InvalidInput, match="same 'label'"):
         draw_labelled_tiles(labels, slides, table=table, seed=0)
 
 
