@@ -149,7 +149,7 @@ def _attribute_views(
 
     from gigacli.nn.device import pick_device
     from gigacli.nn.giga import TILES_AT_ONCE
-    from gigacli.nn.views import TilePositions, make_views
+    from gigacli.nn.views import TilePositions, slide_views
     from gigacli.weights.slide_encoders import choose_model
 
     store, made, device = embedding.store, embedding.config, pick_device(config.device)
@@ -171,8 +171,7 @@ def _attribute_views(
     parts, step = [], max(1, TILES_AT_ONCE // choice.tiles)
     with torch.inference_mode():
         for part in (views[i : i + step] for i in range(0, len(views), step)):
-            placed = positions(np.zeros(len(part), dtype=np.int64), part)
-            batch = make_views(tiles[part], placed, augmentation=None, device=device)
+            batch = slide_views([tiles], positions, part[None], device=device)
             parts.append(choice.encode(batch).double().cpu().numpy())
     vectors = np.concatenate(parts)  # (R, width)
     mean = vectors.mean(axis=0)
