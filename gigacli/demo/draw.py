@@ -10,20 +10,15 @@ else (outline, holes, pens, strength of the stains) is drawn before the class is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
 from gigacli.demo import anatomy
-from gigacli.demo.anatomy import BACKGROUND, CLASSES, FAT, GLANDULAR, SOLID, field, scatter, under
+from gigacli.demo.anatomy import BACKGROUND, CLASSES, FAT, GLANDULAR, SOLID, Floats, Units, field, scatter, under
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from gigacli.demo.anatomy import Floats, Units
 
 MAP_UM = 8.0
 """Side of a cell of the truth maps in microns, up to rounding to an even number of level-0 pixels."""

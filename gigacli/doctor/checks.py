@@ -6,10 +6,11 @@ import os
 import platform
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import DoctorConfig
@@ -18,13 +19,8 @@ from gigacli.doctor import machine, probes
 from gigacli.doctor.isolated import IsolatedCall, Outcome
 from gigacli.errors import GigaError, NotFound
 from gigacli.parallel import worker_count
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Progress
 from gigacli.version import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from gigacli.progress import Progress
 
 State = Literal["ok", "note", "broken"]
 TIMEOUT_S = 120.0

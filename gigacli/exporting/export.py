@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import ExportConfig, Format
@@ -13,14 +14,9 @@ from gigacli.errors import InvalidInput, NotFound
 from gigacli.exporting import tiles, vectors
 from gigacli.exporting.output import check_free, size_of
 from gigacli.exporting.weights import write_weights
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Progress
 from gigacli.store.groups import Embedding, Encoder, Features, Model, SlideGroup, Tiles
 from gigacli.store.store import Store
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from gigacli.progress import Progress
 
 Result = Embedding | Features | Tiles | Model | Encoder
 KINDS: tuple[type[Result], ...] = (Embedding, Features, Tiles, Model, Encoder)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gigacli.errors import GigaError, InvalidInput
 from gigacli.files import PARTIAL, new_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NOTE = "giga.json"
 """In every exported folder: what it was made from, and the names of its files."""

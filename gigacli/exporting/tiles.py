@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
 from gigacli.exporting.geojson import tile_feature
 from gigacli.exporting.h5 import write_h5
-from gigacli.exporting.origin import note_of, slides_for_files
+from gigacli.exporting.origin import Rows, note_of, slides_for_files
 from gigacli.exporting.output import export_folder
 from gigacli.wsi.slide import Slide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from gigacli.exporting.origin import Rows
     from gigacli.progress import Progress
     from gigacli.store.groups import Features, TileGrid, Tiles
     from gigacli.store.table import SlideRow

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from itertools import repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gigacli.exporting.extras import need
 from gigacli.exporting.h5 import write_h5
-from gigacli.exporting.origin import note_of, slides_for_files, slides_of
+from gigacli.exporting.origin import Rows, note_of, slides_for_files, slides_of
 from gigacli.exporting.output import export_file, export_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
-    from gigacli.exporting.origin import Rows
     from gigacli.progress import Progress
     from gigacli.store.groups import Embedding
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -12,13 +13,8 @@ from safetensors.numpy import load, save
 from gigacli.errors import Mismatch, NotFound
 from gigacli.exporting.output import check_free, export_file
 from gigacli.store.groups import Encoder, Model
-from gigacli.store.recipe import CREATED_BY
+from gigacli.store.recipe import CREATED_BY, Recipe
 from gigacli.weights.card import WeightsCard
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from gigacli.store.recipe import Recipe
 
 RESNET18_FEATURES = 256
 SLIDE_WIDTH = "projector.0.weight"

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gigacli.errors import Mismatch
-from gigacli.store.groups import Features
+from gigacli.store.groups import Embedding, Features
 
 if TYPE_CHECKING:
-    from gigacli.store.groups import Embedding
     from gigacli.store.recipe import Recipe
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gigacli.errors import InvalidInput, NotFound, reason_of
@@ -15,9 +17,6 @@ from gigacli.parallel import worker_count
 from gigacli.tables import bare_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
-
     from gigacli.config.tools import ImportConfig
     from gigacli.progress import Progress
 

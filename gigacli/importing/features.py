@@ -7,6 +7,7 @@ written before. Then the files, several at once, a slide at a time, its mark of 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +24,12 @@ from gigacli.importing.geometry import TOLERANCE, SlideScale, Tiling, scale_of, 
 from gigacli.importing.slides import SlideMetadata, merged, patient_of, read_metadata, refuse_new
 from gigacli.importing.writing import write_features
 from gigacli.parallel import as_ready, worker_count
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Progress
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from gigacli.progress import Progress
     from gigacli.store.groups import Features
 
 ScaledSet = tuple[FeatureSet, SlideScale]

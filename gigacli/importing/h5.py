@@ -11,19 +11,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gigacli.errors import SlideError
 from gigacli.importing.feature_set import Content, FeatureSet, NoFeatures, number, size_of, text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 EXACT = {"mpp": "mpp", "slide_mpp": "level0_mpp", "edge_px": "edge_level0_px"}
 """Fields of :class:`FeatureSet` and the attributes that `giga export` adds to those of TRIDENT."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gigacli.errors import InvalidInput
 from gigacli.tables import bare_id, find_column, read_columns, tcga_patient
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-    from pathlib import Path
-
     from gigacli.store.store import Store
     from gigacli.store.table import SlideRow, SlideTable
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +14,6 @@ from gigacli.errors import SlideError
 from gigacli.importing.feature_set import UNKNOWN_SIZE, Content, FeatureSet, NoFeatures, number, text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from gigacli.importing.h5 import Coordinates
 
 TILES = ".coordinates.npz"

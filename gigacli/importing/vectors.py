@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.importing.arrays import SlideVectors
@@ -18,10 +20,6 @@ from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
     from gigacli.config.tools import ImportConfig
     from gigacli.importing.feature_set import FeatureSet
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
-from gigacli.importing.geometry import SLACK_PX, level0
+from gigacli.importing.geometry import SLACK_PX, SlideScale, level0
 from gigacli.store.features import TILES_AT_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
     from gigacli.importing.feature_set import Content, FeatureSet
-    from gigacli.importing.geometry import SlideScale
     from gigacli.store.groups import Features, TileGrid
 
 LARGEST = float(np.finfo(np.float16).max)

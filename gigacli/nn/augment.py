@@ -9,14 +9,12 @@ clamped to [0, 1] once, at the end. Hue is a rotation in YIQ, not in HSV.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 CROP_RATIO = (3 / 4, 4 / 3)
 """Range of a crop's width over its height: the usual one."""

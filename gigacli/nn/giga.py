@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gigacli.errors import InvalidInput
@@ -16,12 +18,6 @@ from gigacli.nn.loop import Step
 from gigacli.nn.losses import chance_level, nt_xent
 from gigacli.nn.slide_encoder import Projector
 from gigacli.nn.views import ViewBatch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
 
 WHITENING_DRAWS = 8
 """Draws per augmentation that the whitening looks at: 400 rows a slide are plenty for a covariance over a cohort."""

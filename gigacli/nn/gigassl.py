@@ -16,15 +16,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.nn.slide_encoder import SlideEncoder
-from gigacli.nn.sparse import strided_map
+from gigacli.nn.sparse import KernelMap, SparseMap, strided_map
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from gigacli.nn.sparse import KernelMap, SparseMap
 
 DOWNMAP = 224
 """What coordinates are divided by."""

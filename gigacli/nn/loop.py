@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -21,8 +22,6 @@ from gigacli.nn.distributed import ALONE, Processes
 from gigacli.nn.health import Health, health_of, training_warning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
     from gigacli.progress import Progress
 
 B = TypeVar("B")

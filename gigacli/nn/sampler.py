@@ -6,10 +6,13 @@ any number of processes see the same views; each process gathers its part.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from gigacli.nn.views import (
     SlideAugmentation,
@@ -20,12 +23,6 @@ from gigacli.nn.views import (
     make_views,
 )
 from gigacli.randomness import keyed_rng
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-    from torch import Tensor
 
 DEVICE_SHARE = 0.6
 """Share of the free memory of a CUDA device that a bank may take; the rest is for the network."""

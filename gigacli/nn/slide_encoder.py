@@ -9,13 +9,15 @@ touched. Building encoder and projector from one `torch.Generator().manual_seed(
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.nn.sparse import (
+    KernelMap,
     SparseMap,
     convolve,
     mean_pool,
@@ -28,11 +30,6 @@ from gigacli.nn.sparse import (
 from gigacli.nn.sparse_spconv import check_spconv, convolve_spconv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torch import Generator, Tensor
-
-    from gigacli.nn.sparse import KernelMap
     from gigacli.nn.views import ViewBatch
 
     Convolve = Callable[[Tensor, Tensor, KernelMap], Tensor]

@@ -17,16 +17,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _OFFSETS = tuple((dy, dx) for dy in range(3) for dx in range(3))
 _KEY_LIMIT = 2**63

@@ -7,20 +7,15 @@ thread some of its results are wrong there (rows that several threads add to), i
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from gigacli.errors import InvalidInput
-from gigacli.nn.sparse import convolution_dtype
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
-
-    from gigacli.nn.sparse import KernelMap
+from gigacli.nn.sparse import KernelMap, convolution_dtype
 
 
 def check_spconv() -> None:

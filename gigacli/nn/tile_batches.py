@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from gigacli.nn.augment import MOCO, augment, draw_augmentation, fold, output_px
+from gigacli.nn.augment import MOCO, TileAugmentation, augment, draw_augmentation, fold, output_px
 from gigacli.nn.distributed import ALONE, Processes
-from gigacli.nn.moco import MoCoBatch, share_of
+from gigacli.nn.moco import MoCoBatch, Share, share_of
 from gigacli.nn.sampler import steps_per_epoch
 from gigacli.randomness import keyed_rng
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import Executor, Future
-    from contextlib import AbstractContextManager
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from gigacli.nn.augment import TileAugmentation
-    from gigacli.nn.moco import Share
 
 AHEAD = 2
 """Batches whose tiles are being read before they are augmented."""

@@ -6,20 +6,17 @@ processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gigacli.nn.augment import Folded, TileAugmentation, augment, draw_augmentation, fold, output_px, unchanged
 from gigacli.randomness import keyed_rng
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
 
 
 class TileEncoder(Protocol):

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.labels import join, patients_of
+from gigacli.probing.labels import Labels, join, patients_of
 from gigacli.probing.linear import PAPER_C, score
 from gigacli.probing.logistic import fit
 from gigacli.probing.scores import auc_interval
 from gigacli.probing.splits import make_splits
 from gigacli.probing.standardise import moments, standardise
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.probing.labels import Labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,10 @@ import numpy as np
 
 from gigacli.probing.linear import score
 from gigacli.probing.results import ProbeRow
-from gigacli.probing.scores import auc_interval, difference
+from gigacli.probing.scores import Fold, auc_interval, difference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from gigacli.config.verbs import ProbeConfig
-    from gigacli.probing.scores import Fold
     from gigacli.probing.task import Candidate, Task
 
 

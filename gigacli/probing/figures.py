@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from gigacli.files import new_file
 from gigacli.probing.scores import roc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
     from gigacli.probing.evaluation import Evaluation
     from gigacli.probing.results import ProbeRow

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput
 from gigacli.tables import SYNONYMS, bare_id, find_column, read_columns, require_column, tcga_patient
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike, NDArray
 
 MISSING: Final = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null"})
 """Cells that say "not known", in lower case. `none` is not among them: it is the name of a class often enough."""

@@ -3,25 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.logistic import TOLERANCE, fit
-from gigacli.probing.scores import auc, check_split, score_fold
+from gigacli.probing.logistic import TOLERANCE, Logistic, fit
+from gigacli.probing.scores import Fold, auc, check_split, score_fold
 from gigacli.probing.splits import Split, make_splits
 from gigacli.probing.standardise import moments, standardise
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from gigacli.probing.logistic import Logistic
-    from gigacli.probing.scores import Fold
 
 PAPER_C: Final = 10.0
 GRID: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)

@@ -13,18 +13,16 @@ takes longer than all the rest of a probe; a test keeps this file equal to it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
     Weights = NDArray[np.floating]
     Objective = Callable[[Weights], tuple[float, Weights]]
 

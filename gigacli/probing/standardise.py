@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from typing import TypeVar
-
-    from numpy.typing import NDArray
-
     Float = TypeVar("Float", bound=np.floating)
 
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.labels import patients_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.probing.labels import Join
+from gigacli.probing.labels import Join, patients_of
 
 _SHOWN = 5
 

@@ -7,30 +7,24 @@ vector a mean over views of few tiles, so every tile's part can be told apart (:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.config.verbs import EmbedConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.probing.attribution import attribution_from_views, attribution_of_mean, balanced_views
-from gigacli.probing.class_probe import fit_class_probe
+from gigacli.probing.attribution import TileAttribution, attribution_from_views, attribution_of_mean, balanced_views
+from gigacli.probing.class_probe import ClassProbe, fit_class_probe
 from gigacli.probing.labels import read_labels
 from gigacli.probing.task import MEAN
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Progress
 from gigacli.randomness import keyed_rng
-from gigacli.store.groups import Embedding
+from gigacli.store.groups import Embedding, Group
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from gigacli.config.tools import TileMapConfig
-    from gigacli.probing.attribution import TileAttribution
-    from gigacli.probing.class_probe import ClassProbe
-    from gigacli.progress import Progress
-    from gigacli.store.groups import Group
     from gigacli.store.store import Store
     from gigacli.store.table import SlideRow
 

@@ -6,13 +6,11 @@ import base64
 import hashlib
 import json
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from gigacli.errors import InvalidInput
 from gigacli.files import new_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MARK = "<!-- giga report -->"
 """The second line of every report: what tells it from a file that must not be replaced."""

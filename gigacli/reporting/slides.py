@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput, kind_of, reason_of
@@ -21,11 +24,6 @@ from gigacli.tables import SYNONYMS, find_column, read_columns, require_column, 
 from gigacli.wsi.overlay import draw_grid, thumbnail
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from gigacli.progress import Progress
     from gigacli.store.store import Store
     from gigacli.store.table import SlideRow, SlideTable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,6 @@ from gigacli.probing.figures import learning_curve
 from gigacli.reporting import plots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import numpy as np
     from matplotlib.axes import Axes
     from numpy.typing import NDArray

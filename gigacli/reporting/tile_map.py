@@ -18,17 +18,14 @@ from gigacli.errors import SlideError
 from gigacli.exporting.geojson import tile_feature
 from gigacli.files import new_file
 from gigacli.probing.figures import save
-from gigacli.progress import SILENT
-from gigacli.reporting.attribution import explain
+from gigacli.progress import SILENT, Progress
+from gigacli.reporting.attribution import Explanation, explain
 from gigacli.reporting.plots import THUMBNAIL_PX, tile_squares
 from gigacli.store.store import Store
-from gigacli.wsi.overlay import thumbnail
+from gigacli.wsi.overlay import Thumbnail, thumbnail
 
 if TYPE_CHECKING:
-    from gigacli.progress import Progress
-    from gigacli.reporting.attribution import Explanation
     from gigacli.store.table import SlideRow
-    from gigacli.wsi.overlay import Thumbnail
 
 TOWARDS, AWAY = (230, 97, 1), (94, 60, 153)
 """RGB of tiles that pull towards the class, and away from it: the ends of the map's colours."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.probing.standardise import moments, standardise
 from gigacli.probing.task import MEAN
@@ -13,10 +15,6 @@ from gigacli.reporting.neighbours import FEWEST, agreement, nearest, neighbour_m
 from gigacli.store.groups import Embedding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
     from gigacli.progress import Progress
     from gigacli.reporting.slides import Grouping
     from gigacli.store.store import Store

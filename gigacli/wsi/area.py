@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _STRIP_ROWS = 64  # averaged at a time, so that what is averaged stays in the processor's cache
 _TINY_PX = 1e-6  # of a pixel: rounding, not a fraction

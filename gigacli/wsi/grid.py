@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # Footprints that end on the border exactly, as 4 x 512 px in 2048 px do, must not be lost to rounding in floats.
 _EPSILON_PX = 1e-6

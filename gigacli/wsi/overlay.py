@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from gigacli.errors import InvalidInput
 from gigacli.wsi.slide import Slide
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 _SMALLEST_TILE_PX = 5  # lines of smaller tiles would hide the slide
 _FADE = 0.55  # of what no tile covers, towards white, or black in a dark picture

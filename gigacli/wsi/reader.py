@@ -6,18 +6,15 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
 from gigacli.wsi.slide import Slide
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from numpy.typing import NDArray
 
 BLOCK_BYTES = 1024 * 3 * 256 * 256
 """Pixels of a block: 1,024 tiles of 256 px, 200 MB."""

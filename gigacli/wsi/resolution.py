@@ -14,13 +14,10 @@ Nothing is guessed beyond it, and a value that contradicts itself is refused, no
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from gigacli.errors import SlideError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MPP_RANGE = (0.08, 5.0)
 """Microns per pixel of a real slide: finer than any objective resolves, or coarser than cells, is a broken header."""

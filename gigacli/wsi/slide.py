@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import openslide
+from numpy.typing import NDArray
 from PIL import Image
 
 from gigacli.errors import InvalidInput, SlideError
 from gigacli.wsi.area import area_average
 from gigacli.wsi.tiff import lacking_tiles
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from numpy.typing import NDArray
 
 MAX_UPSAMPLING = 1.05
 """Pixels may be up to 5 % coarser than asked for: scanners sold as 0.5 micron really have 0.47 to 0.52, and 20 tiles
@@ -88,9 +84,7 @@ class Slide:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -12,20 +12,17 @@ import io
 import os
 import time
 import zlib
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.files import PARTIAL, partial_path
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 QUALITY = 95
 

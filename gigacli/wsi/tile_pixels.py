@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
@@ -9,20 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.config.base import fingerprint
 from gigacli.errors import GigaError, reason_of
 from gigacli.wsi.slide import Slide
-from gigacli.wsi.tile_cache import QUALITY, decode, encode
+from gigacli.wsi.tile_cache import QUALITY, TileCache, TilePack, TilePackWriter, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from concurrent.futures import Executor
-
-    from numpy.typing import NDArray
-
     from gigacli.wsi.reader import SlideTiles, TileReader
-    from gigacli.wsi.tile_cache import TileCache, TilePack, TilePackWriter
 
 OPEN_SLIDES = 32
 """Slides open at once where tiles are read from slides."""
