@@ -6,15 +6,14 @@ Maps are (row, column) images; points and corners are (x, y) in cells of the ima
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.spatial import cKDTree
 
-if TYPE_CHECKING:
-    Floats = NDArray[np.float32]
+Floats = NDArray[np.float32]
 
 CLASSES = ("glandular", "solid")
 TILE_TYPES = ("background", "stroma", "glandular", "solid", "fat")

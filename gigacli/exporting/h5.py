@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from gigacli.store.groups import TileGrid
-    from gigacli.store.table import SlideRow
+from gigacli.store.groups import TileGrid
+from gigacli.store.table import SlideRow
 
 
 def write_h5(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
+from gigacli.store.groups import Group, SlideGroup
 from gigacli.store.recipe import CREATED_BY
+from gigacli.store.table import SlideRow
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from gigacli.store.groups import Group, SlideGroup
-    from gigacli.store.table import SlideRow
-
-    Rows = NDArray[np.int64]  # (n,) rows of the slide table
+Rows = NDArray[np.int64]  # (n,) rows of the slide table
 
 
 def note_of(group: Group) -> dict[str, Any]:

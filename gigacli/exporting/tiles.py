@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,10 @@ from gigacli.exporting.geojson import tile_feature
 from gigacli.exporting.h5 import write_h5
 from gigacli.exporting.origin import Rows, note_of, slides_for_files
 from gigacli.exporting.output import export_folder
+from gigacli.progress import Progress
+from gigacli.store.groups import Features, TileGrid, Tiles
+from gigacli.store.table import SlideRow
 from gigacli.wsi.slide import Slide
-
-if TYPE_CHECKING:
-    from gigacli.progress import Progress
-    from gigacli.store.groups import Features, TileGrid, Tiles
-    from gigacli.store.table import SlideRow
 
 CROPPED = ("mirax", "leica", "ventana", "zeiss")
 """OpenSlide's names of the formats whose slides may state bounds; only these need to be opened,

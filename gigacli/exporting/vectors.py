@@ -13,12 +13,11 @@ from gigacli.exporting.extras import need
 from gigacli.exporting.h5 import write_h5
 from gigacli.exporting.origin import Rows, note_of, slides_for_files, slides_of
 from gigacli.exporting.output import export_file, export_folder
+from gigacli.progress import Progress
+from gigacli.store.groups import Embedding
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from gigacli.progress import Progress
-    from gigacli.store.groups import Embedding
 
 
 def to_npy(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from gigacli.errors import Mismatch
 from gigacli.store.groups import Embedding, Features
-
-if TYPE_CHECKING:
-    from gigacli.store.recipe import Recipe
+from gigacli.store.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

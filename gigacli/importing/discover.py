@@ -8,17 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, NotFound, reason_of
 from gigacli.importing import h5, tensors, wsidata
 from gigacli.importing.feature_set import FeatureSet, NoFeatures
 from gigacli.parallel import worker_count
+from gigacli.progress import Progress
 from gigacli.tables import bare_id
-
-if TYPE_CHECKING:
-    from gigacli.config.tools import ImportConfig
-    from gigacli.progress import Progress
 
 H5 = (".h5", ".hdf5")
 TENSORS = (".pt", ".npz")

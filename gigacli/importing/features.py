@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import ImportConfig
@@ -25,12 +25,10 @@ from gigacli.importing.slides import SlideMetadata, merged, patient_of, read_met
 from gigacli.importing.writing import write_features
 from gigacli.parallel import as_ready, worker_count
 from gigacli.progress import SILENT, Progress
+from gigacli.store.groups import Features
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
-
-if TYPE_CHECKING:
-    from gigacli.store.groups import Features
 
 ScaledSet = tuple[FeatureSet, SlideScale]
 """The features of a slide, and how large their tiles are on it."""

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, SlideError
 from gigacli.importing.feature_set import UNKNOWN_SIZE, FeatureSet, whole
-
-if TYPE_CHECKING:
-    from gigacli.config.tools import ImportConfig
 
 TOLERANCE = 0.1
 """How far resolutions may lie apart that are meant to be one: scanners of one nominal magnification differ by a few

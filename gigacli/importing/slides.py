@@ -6,14 +6,11 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gigacli.errors import InvalidInput
+from gigacli.store.store import Store
+from gigacli.store.table import SlideRow, SlideTable
 from gigacli.tables import bare_id, find_column, read_columns, tcga_patient
-
-if TYPE_CHECKING:
-    from gigacli.store.store import Store
-    from gigacli.store.table import SlideRow, SlideTable
 
 
 @dataclass(frozen=True)

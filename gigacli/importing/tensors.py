@@ -6,15 +6,13 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gigacli.errors import SlideError
 from gigacli.importing.feature_set import UNKNOWN_SIZE, Content, FeatureSet, NoFeatures, number, text
-
-if TYPE_CHECKING:
-    from gigacli.importing.h5 import Coordinates
+from gigacli.importing.h5 import Coordinates
 
 TILES = ".coordinates.npz"
 TILES_META = ".coordinates.meta.json"

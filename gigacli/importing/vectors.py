@@ -5,23 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.importing.arrays import SlideVectors
 from gigacli.importing.destination import ImportSummary, recipe_for
 from gigacli.importing.discover import plain_name
+from gigacli.importing.feature_set import FeatureSet
 from gigacli.importing.slides import SlideMetadata, merged, patient_of, refuse_new
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
-
-if TYPE_CHECKING:
-    from gigacli.config.tools import ImportConfig
-    from gigacli.importing.feature_set import FeatureSet
 
 
 def read_each(sets: Sequence[FeatureSet], broken: Mapping[str, str]) -> SlideVectors:

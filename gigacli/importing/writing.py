@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
+from gigacli.importing.feature_set import Content, FeatureSet
 from gigacli.importing.geometry import SLACK_PX, SlideScale, level0
 from gigacli.store.features import TILES_AT_ONCE
-
-if TYPE_CHECKING:
-    from gigacli.importing.feature_set import Content, FeatureSet
-    from gigacli.store.groups import Features, TileGrid
+from gigacli.store.groups import Features, TileGrid
 
 LARGEST = float(np.finfo(np.float16).max)
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Generator, Tensor, nn
 
 from gigacli.errors import InvalidInput
 from gigacli.nn.slide_encoder import SlideEncoder, check_width, make_linear
-
-if TYPE_CHECKING:
-    from gigacli.nn.views import ViewBatch
+from gigacli.nn.views import ViewBatch
 
 AGGREGATORS = ("sparse-resnet", "attention", "mlp")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,8 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from gigacli.nn.tile_encoder import ResNet18
+from gigacli.nn.tile_encoder import ResNet18
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,7 @@ from gigacli.errors import Diverged
 from gigacli.nn.checkpoint import History, State, Sums, epoch_of, restore, to_bytes
 from gigacli.nn.distributed import ALONE, Processes
 from gigacli.nn.health import Health, health_of, training_warning
-
-if TYPE_CHECKING:
-    from gigacli.progress import Progress
+from gigacli.progress import Progress
 
 B = TypeVar("B")
 __all__ = ["History", "Schedule", "Step", "Training", "epoch_of", "run"]

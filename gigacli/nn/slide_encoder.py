@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -28,11 +28,9 @@ from gigacli.nn.sparse import (
     window_sum,
 )
 from gigacli.nn.sparse_spconv import check_spconv, convolve_spconv
+from gigacli.nn.views import ViewBatch
 
-if TYPE_CHECKING:
-    from gigacli.nn.views import ViewBatch
-
-    Convolve = Callable[[Tensor, Tensor, KernelMap], Tensor]
+Convolve = Callable[[Tensor, Tensor, KernelMap], Tensor]
 
 _WINDOW = 9
 _NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")

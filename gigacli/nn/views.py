@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +17,7 @@ from torch import Tensor
 
 from gigacli.errors import InvalidInput
 
-if TYPE_CHECKING:
-    Cells = Callable[[NDArray[np.float64]], NDArray[np.int64]]
+Cells = Callable[[NDArray[np.float64]], NDArray[np.int64]]
 
 QUANTA = 64
 """Steps per tile that positions are rounded to before they become cells."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gigacli.config.verbs import ProbeConfig
 from gigacli.probing.linear import score
 from gigacli.probing.results import ProbeRow
 from gigacli.probing.scores import Fold, auc_interval, difference
-
-if TYPE_CHECKING:
-    from gigacli.config.verbs import ProbeConfig
-    from gigacli.probing.task import Candidate, Task
+from gigacli.probing.task import Candidate, Task
 
 
 @dataclass(frozen=True, eq=False)

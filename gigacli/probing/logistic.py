@@ -15,16 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-if TYPE_CHECKING:
-    Weights = NDArray[np.floating]
-    Objective = Callable[[Weights], tuple[float, Weights]]
+Weights = NDArray[np.floating]
+Objective = Callable[[Weights], tuple[float, Weights]]
 
 TOLERANCE: Final = 1e-4
 """Largest component of the gradient at which scikit-learn stops."""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from gigacli.probing.splits import Split
+from gigacli.probing.splits import Split
 
 
 @dataclass(frozen=True, eq=False)

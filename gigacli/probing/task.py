@@ -5,19 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gigacli.config.verbs import ProbeConfig
 from gigacli.probing.labels import Labels, join, patients_of
 from gigacli.probing.linear import PAPER_C
 from gigacli.probing.scores import check_split
 from gigacli.probing.splits import Split, leaking_patients, make_splits, read_splits, subsample
 from gigacli.probing.units import Units, units_of
-
-if TYPE_CHECKING:
-    from gigacli.config.verbs import ProbeConfig
 
 MEAN = "mean"
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gigacli.config.tools import TileMapConfig
 from gigacli.config.verbs import EmbedConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.probing.attribution import TileAttribution, attribution_from_views, attribution_of_mean, balanced_views
@@ -22,11 +23,8 @@ from gigacli.probing.task import MEAN
 from gigacli.progress import SILENT, Progress
 from gigacli.randomness import keyed_rng
 from gigacli.store.groups import Embedding, Group
-
-if TYPE_CHECKING:
-    from gigacli.config.tools import TileMapConfig
-    from gigacli.store.store import Store
-    from gigacli.store.table import SlideRow
+from gigacli.store.store import Store
+from gigacli.store.table import SlideRow
 
 ALIKE = 0.95
 """Cosine of the stored vector and the mean of these views, below which they are not of the same slide encoder."""

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput, NotFound
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from gigacli.probing.attribution import TileAttribution
-    from gigacli.store.groups import TrainedGroup
-    from gigacli.store.store import Store
-    from gigacli.wsi.overlay import Thumbnail
+from gigacli.probing.attribution import TileAttribution
+from gigacli.store.groups import TrainedGroup
+from gigacli.store.store import Store
+from gigacli.wsi.overlay import Thumbnail
 
 THUMBNAIL_PX = 1024
 """The longer side of a slide under its tiles."""

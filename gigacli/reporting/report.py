@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +15,16 @@ from gigacli.config.base import options_of
 from gigacli.config.tools import ReportConfig
 from gigacli.errors import InvalidInput
 from gigacli.probing import results
+from gigacli.probing.results import ProbeResult
 from gigacli.progress import SILENT, Progress
 from gigacli.reporting import slides, svg, vectors
 from gigacli.reporting.page import check_place, render, write
+from gigacli.reporting.slides import Grouping
 from gigacli.stages.probe import probe
 from gigacli.store.groups import Encoder, Model, group_at
 from gigacli.store.info import Info, info
 from gigacli.store.store import Store
 from gigacli.version import __version__
-
-if TYPE_CHECKING:
-    from gigacli.probing.results import ProbeResult
-    from gigacli.reporting.slides import Grouping
 
 FRACTIONS = (0.25, 0.5, 1.0)
 """Shares of the training labels that make a learning curve where none were asked for."""

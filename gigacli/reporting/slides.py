@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,13 @@ from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput, kind_of, reason_of
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import MISSING, match, patients_of
+from gigacli.progress import Progress
 from gigacli.store.layout import STAGES
+from gigacli.store.store import Store
+from gigacli.store.table import SlideRow, SlideTable
 from gigacli.store.tiles import TileGrid
 from gigacli.tables import SYNONYMS, find_column, read_columns, require_column, tcga_site
 from gigacli.wsi.overlay import draw_grid, thumbnail
-
-if TYPE_CHECKING:
-    from gigacli.progress import Progress
-    from gigacli.store.store import Store
-    from gigacli.store.table import SlideRow, SlideTable
 
 THUMBNAIL_PX = 320
 QUALITY = 78

@@ -6,21 +6,18 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from gigacli.probing.figures import learning_curve
+from gigacli.probing.results import ProbeRow
 from gigacli.reporting import plots
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from gigacli.probing.results import ProbeRow
-    from gigacli.store.groups import TrainedGroup
+from gigacli.store.groups import TrainedGroup
 
 PALETTE = 8
 _INK, _MUTED, _LINE = "#010101", "#020202", "#030303"

@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +22,8 @@ from gigacli.progress import SILENT, Progress
 from gigacli.reporting.attribution import Explanation, explain
 from gigacli.reporting.plots import THUMBNAIL_PX, tile_squares
 from gigacli.store.store import Store
+from gigacli.store.table import SlideRow
 from gigacli.wsi.overlay import Thumbnail, thumbnail
-
-if TYPE_CHECKING:
-    from gigacli.store.table import SlideRow
 
 TOWARDS, AWAY = (230, 97, 1), (94, 60, 153)
 """RGB of tiles that pull towards the class, and away from it: the ends of the map's colours."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.probing.standardise import moments, standardise
 from gigacli.probing.task import MEAN
+from gigacli.progress import Progress
 from gigacli.reporting.neighbours import FEWEST, agreement, nearest, neighbour_map, pca
+from gigacli.reporting.slides import Grouping
 from gigacli.store.groups import Embedding
-
-if TYPE_CHECKING:
-    from gigacli.progress import Progress
-    from gigacli.reporting.slides import Grouping
-    from gigacli.store.store import Store
+from gigacli.store.store import Store
 
 NEIGHBOURS = 6
 STEPS = 4095

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from gigacli.files import new_file
 from gigacli.wsi.qc import SheetItem, contact_sheets
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SHEET = "contact-sheet-{:02d}.png"
 

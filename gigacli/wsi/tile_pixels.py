@@ -8,18 +8,16 @@ from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.config.base import fingerprint
 from gigacli.errors import GigaError, reason_of
+from gigacli.wsi.reader import SlideTiles, TileReader
 from gigacli.wsi.slide import Slide
 from gigacli.wsi.tile_cache import QUALITY, TileCache, TilePack, TilePackWriter, decode, encode
-
-if TYPE_CHECKING:
-    from gigacli.wsi.reader import SlideTiles, TileReader
 
 OPEN_SLIDES = 32
 """Slides open at once where tiles are read from slides."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from gigacli.errors import SlideError
 from gigacli.wsi.grid import tile_grid, tissue_fraction
@@ -11,11 +15,6 @@ from gigacli.wsi.masks import read_mask
 from gigacli.wsi.qc import qc_picture
 from gigacli.wsi.slide import MAX_UPSAMPLING, Slide
 from gigacli.wsi.tissue import MASK_MPP, tissue_mask
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
 
 
 @dataclass(frozen=True, eq=False)
