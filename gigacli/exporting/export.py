@@ -100,7 +100,7 @@ def export(
     """
     started = time.monotonic()
     if "://" in str(to):
-        raise InvalidInput(f"--to is {to}; a file or folder of this machine is written", "write it here, then copy it")
+        raise InvalidInput(f"`to` is {to}; a file or folder of this machine is written", "write it here, then copy it")
     opened, to = Store.open(store), Path(to)
     group = _group(opened, what)
     written_as = _format(type(group), to, config.format)
@@ -156,13 +156,13 @@ def _format(of: type[Result], to: Path, given: Format | None) -> str:
     if named is None and ending and not to.is_dir():
         raise InvalidInput(
             f"{to} ends in .{ending}, which is no format; {kind} can be {', '.join(formats)}",
-            "for a folder of that name, give --format",
+            "for a folder of that name, give `format`",
         )
     chosen = named or formats[0]
     if chosen not in formats:
         raise InvalidInput(f"{kind} cannot be written as {chosen}", f"they can be {', '.join(formats)}")
     if chosen in FILES and ending != chosen:
-        raise InvalidInput(f"--to is {to}; {chosen} is one file", f"name it: --to {to.name or kind}.{chosen}")
+        raise InvalidInput(f"`to` is {to}; {chosen} is one file", f"name it {to.name or kind}.{chosen}")
     if chosen not in FILES and ending in FORMATS:
-        raise InvalidInput(f"--to is {to}; {chosen} is a folder of files", f"name it: --to {to.stem} --format {chosen}")
+        raise InvalidInput(f"`to` is {to}; {chosen} is a folder of files", f"name it {to.stem}, with `format` {chosen}")
     return chosen

@@ -36,6 +36,6 @@ def slides_for_files(group: SlideGroup, rows: Rows) -> list[SlideRow]:
         if slide.id in (".", "..") or "/" in slide.id or "\0" in slide.id:
             raise InvalidInput(
                 f"slide {slide.id!r} cannot give a file its name",
-                "export a table of all slides: --format csv, parquet or h5ad",
+                "export a table of all slides: `format` csv, parquet or h5ad",
             )
     return slides

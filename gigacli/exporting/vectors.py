@@ -39,8 +39,8 @@ def to_csv(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> Non
 
 def to_parquet(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:
     """The columns of the CSV; where they come from is in the metadata of the schema, under ``giga``."""
-    arrow = need("pyarrow", extra="parquet", what="--format parquet")
-    parquet = need("pyarrow.parquet", extra="parquet", what="--format parquet")
+    arrow = need("pyarrow", extra="parquet", what="`format` parquet")
+    parquet = need("pyarrow.parquet", extra="parquet", what="`format` parquet")
     table = arrow.Table.from_pandas(_table(group, rows), preserve_index=False)
     metadata = {**(table.schema.metadata or {}), b"giga": _text(note_of(group)).encode()}
     with export_file(to) as path:
@@ -49,7 +49,7 @@ def to_parquet(group: Embedding, rows: Rows, *, to: Path, progress: Progress) ->
 
 def to_h5ad(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:
     """An AnnData: X holds the vectors, obs the slide table, uns["giga"] where they come from, as JSON."""
-    anndata = need("anndata", extra="anndata", what="--format h5ad")
+    anndata = need("anndata", extra="anndata", what="`format` h5ad")
     import pandas as pd
 
     slides = slides_of(group, rows)

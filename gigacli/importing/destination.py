@@ -62,7 +62,7 @@ def recipe_for(group: Features | Embedding, recipe: Recipe, *, redo: bool) -> Re
     made = there is not None and there.stage != "import"
     if made or (isinstance(group, Features) and store.bank(group.name).found is not None):
         raise Mismatch(
-            f"{store.url} has {group.kind} or a bank of the name {group.name!r} of its own", "choose another --name"
+            f"{store.url} has {group.kind} or a bank of the name {group.name!r} of its own", "choose another `name`"
         )
     before = there.config if there is not None else {}
     generation = int(before.get("generation", 1)) + int(redo and there is not None)

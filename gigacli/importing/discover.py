@@ -168,7 +168,7 @@ def choose(discovery: Discovery, config: ImportConfig) -> list[FeatureSet]:
             for (encoder, vector, tool), n in sorted(kinds.items())
         )
         raise InvalidInput(
-            f"the files hold {len(kinds)} sets of features: {listed}", "name one folder, or choose: --encoder NAME"
+            f"the files hold {len(kinds)} sets of features: {listed}", "name one folder, or choose with `encoder`"
         )
     [kind] = kinds
     chosen = sorted((f for f in found if (f.encoder, f.vector, f.tool) == kind), key=lambda one: one.id)
@@ -196,5 +196,5 @@ def plain_name(text: str) -> str:
     """
     name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text).lstrip("._-")[:80]
     if not name:
-        raise InvalidInput(f"{text!r} cannot be a name in the store", "give one with --name")
+        raise InvalidInput(f"{text!r} cannot be a name in the store", "give one with `name`")
     return name

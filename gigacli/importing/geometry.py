@@ -103,20 +103,20 @@ def _tiling_of(one: FeatureSet, config: ImportConfig, table_mpp: float | None) -
     if tile_px is None:
         raise InvalidInput(
             f"{one.path} does not say how large its tiles are",
-            "name the folder with the coordinates, too (CLAM: patches/), or give --tile-px, --mpp and --slide-mpp",
+            "name the folder with the coordinates, too (CLAM: patches/), or give `tile_px`, `mpp` and `slide_mpp`",
         )
     if config.tile_px is not None and config.tile_px != tile_px:
-        raise InvalidInput(f"--tile-px is {config.tile_px}, but {one.path} says {tile_px:g}", "leave out --tile-px")
+        raise InvalidInput(f"`tile_px` is {config.tile_px}, but {one.path} says {tile_px:g}", "leave out `tile_px`")
     mpp, slide_mpp = one.mpp, table_mpp or one.slide_mpp or config.slide_mpp
     if mpp is not None and config.mpp is not None and not _alike(mpp, config.mpp):
-        raise InvalidInput(f"--mpp is {config.mpp:g}, but {one.path} says {mpp:g}", "leave out --mpp")
+        raise InvalidInput(f"`mpp` is {config.mpp:g}, but {one.path} says {mpp:g}", "leave out `mpp`")
     mpp = config.mpp or mpp
     if mpp is None and one.edge_px is not None and slide_mpp is not None:
         mpp = slide_mpp * one.edge_px / tile_px
     if mpp is None:
         raise InvalidInput(
             f"{one.path} does not say the resolution of its tiles of {tile_px:g} px",
-            "give it with --mpp or --mag, or that of the slides: --slide-mpp, or a column mpp in --csv",
+            "give it with `mpp` or `mag`, or that of the slides: `slide_mpp`, or a column mpp in `csv`",
         )
     return Tiling(float(mpp), whole(tile_px), whole(one.overlap_px))
 
@@ -140,7 +140,7 @@ def scale_of(one: FeatureSet, tiling: Tiling, config: ImportConfig, table_mpp: f
         raise InvalidInput(
             f"{one.path} does not say the resolution of its slide, in which "
             + ("its coordinates, in microns, could become pixels" if one.microns else "its tiles could be placed"),
-            "give it with --slide-mpp, or slide by slide in a column mpp of --csv; the vectors of slides hardly depend "
+            "give it with `slide_mpp`, or slide by slide in a column mpp of `csv`; the vectors of slides hardly depend "
             "on it, but the places of tiles do",
         )
     if edge is None or one.microns:

@@ -33,8 +33,8 @@ def make_aggregator(
         raise InvalidInput(f"there is no aggregator {name!r}; it must be one of {', '.join(AGGREGATORS)}")
     if (blocks, stride, sparse_backend) != (2, 2, "auto"):
         raise InvalidInput(
-            f"aggregator {name!r} has no sparse convolutions for --blocks {blocks} --stride {stride} "
-            f"--sparse-backend {sparse_backend}",
+            f"aggregator {name!r} has no sparse convolutions for `blocks` {blocks} `stride` {stride} "
+            f"`sparse_backend` {sparse_backend}",
             "Leave them out.",
         )
     return (GatedAttention if name == "attention" else MeanMLP)(width_in, generator=generator)

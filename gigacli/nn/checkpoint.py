@@ -91,7 +91,7 @@ def restore(module: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: byt
     try:
         module.load_state_dict(parts["module"])
     except RuntimeError as error:
-        raise Mismatch(f"the checkpoint does not fit: {error}", "start again with --redo") from error
+        raise Mismatch(f"the checkpoint does not fit: {error}", "start again with `redo=True`") from error
     states: dict[int, dict[str, Any]] = {}
     for name, value in parts["optimizer"].items():
         index, _, key = name.partition(".")
@@ -113,4 +113,4 @@ def _load(checkpoint: bytes) -> tuple[dict[str, Tensor], int]:
         tensors = load_safetensors(checkpoint)
         return tensors, int(tensors["epoch"])
     except (SafetensorError, KeyError) as error:
-        raise Mismatch(f"the checkpoint cannot be read: {error!r}", "start again with --redo") from error
+        raise Mismatch(f"the checkpoint cannot be read: {error!r}", "start again with `redo=True`") from error

@@ -123,10 +123,11 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
 def _own_device(device: torch.device) -> torch.device:
     local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if device != torch.device("cuda"):
-        raise InvalidInput(f"--device is {device}, but torchrun started several processes", "use --device cuda")
+        raise InvalidInput(f"`device` is {device}, but torchrun started several processes", "use `device='cuda'`")
     if local >= there:
         raise InvalidInput(
-            f"torchrun started more processes than there are CUDA devices ({there})", f"use --nproc-per-node {there}"
+            f"torchrun started more processes than there are CUDA devices ({there})",
+            f"use torchrun --nproc-per-node {there}",
         )
     return torch.device("cuda", local)
 

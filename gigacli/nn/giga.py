@@ -127,7 +127,7 @@ def whitening_matrix(slides: Iterable[NDArray[np.float16]]) -> Tensor:
     if not 0 < np.trace(covariance) < np.inf:
         raise InvalidInput(
             f"features spread by {np.trace(covariance):g} within slides, so there is nothing to even out",
-            "look at them, or train with --no-whiten",
+            "look at them, or train with `whiten=False`",
         )
     values, directions = np.linalg.eigh(covariance + np.trace(covariance) / width * np.eye(width))
     return torch.from_numpy((directions / np.sqrt(values)) @ directions.T).float()

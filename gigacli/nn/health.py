@@ -69,11 +69,11 @@ def training_warning(history: Mapping[str, Sequence[float]], *, epochs: int) -> 
     if rank < COLLAPSED_RANK:
         return (
             f"the vectors have collapsed: their effective rank is {rank:.1f}, so all look alike. "
-            "Try a smaller --lr or a higher --temperature"
+            "Try a smaller `lr` or a higher `temperature`"
         )
     if loss > AT_CHANCE * chance:
         return (
             f"nothing has been learnt: the loss is {loss:.3f}, and {chance:.3f} where views tell nothing. "
-            "Try another --lr, or more tiles"
+            "Try another `lr`, or more tiles"
         )
     return ""

@@ -249,7 +249,7 @@ def _check_finite(loss: float, epoch: int) -> None:
     if not math.isfinite(loss):
         raise Diverged(
             f"the loss is {loss} in epoch {epoch + 1}",
-            "train again with --redo and a smaller --lr, for example a third of it",
+            "train again with `redo=True` and a smaller `lr`, for example a third of it",
         )
 
 

@@ -150,7 +150,7 @@ def _whereabouts(device: torch.device, size: int, room: float) -> str:
         return f"the bank ({size / 2**30:.1f} GiB) lies in the memory of {device}"
     return (
         f"the bank ({size / 2**30:.1f} GiB) stays on the host: it may take {room / 2**30:.1f} GiB of the memory of "
-        f"{device}. A bank of fewer --augmentations would fit"
+        f"{device}. A smaller bank would fit: giga bank STORE --augmentations N"
     )
 
 

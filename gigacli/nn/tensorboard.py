@@ -26,7 +26,7 @@ class TensorBoardLog:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise InvalidInput(
-                    "--log-dir needs TensorBoard, which is not installed", "pip install 'gigacli[tensorboard]'"
+                    "`log_dir` needs TensorBoard, which is not installed", "pip install 'gigacli[tensorboard]'"
                 ) from None
             self._writer = SummaryWriter(str(folder))
 

@@ -96,7 +96,7 @@ def read_labels(path: str | Path, *, target: str | None = None, level: Literal["
     cells = zip(units, labels, patients, known, strict=True)
     rows = list(dict.fromkeys((unit, label, patient) for unit, label, patient, known in cells if known and unit))
     if not rows:
-        raise InvalidInput(f"{path}: every cell of the column {label_column!r} is empty", "Choose another --target.")
+        raise InvalidInput(f"{path}: every cell of the column {label_column!r} is empty", "Choose another `target`.")
     _check_consistent(rows, path, per_patient=per_patient)
     known_patients = tuple(None if patient.casefold() in MISSING else patient for _, _, patient in rows)
     return Labels(
@@ -149,7 +149,7 @@ def join(
     if len(classes) < 2:
         raise InvalidInput(
             f"all {len(rows)} slides with a label and a vector have the same {labels.target!r}: {next(iter(classes))}",
-            "A probe needs two classes: choose another --target or embed slides of the other classes.",
+            "A probe needs two classes: choose another `target` or embed slides of the other classes.",
         )
     without = [labels.slide_id[row] for row in sorted(set(row_of.values()) - set(rows))]
     unlabelled = np.setdiff1d(np.flatnonzero(has), index)
@@ -230,7 +230,7 @@ def _label_column(table: dict[str, list[str]], target: str | None, path: str | P
         return candidates[0]
     raise InvalidInput(
         f"{path} has no column 'label': found {', '.join(map(repr, table))}",
-        "Say which column holds the labels: --target COLUMN." if candidates else "Add a column 'label'.",
+        "Say which column holds the labels: `target='COLUMN'`." if candidates else "Add a column 'label'.",
     )
 
 

@@ -176,7 +176,7 @@ def subsample(
     sizes = np.bincount(y)  # (classes,)
     budget = n_train if n_train is not None else max(len(sizes), round((fraction or 0) * len(train)))
     if budget < len(sizes):
-        raise InvalidInput(f"{budget} training slides cannot cover {len(sizes)} classes", "Raise --n-train.")
+        raise InvalidInput(f"{budget} training slides cannot cover {len(sizes)} classes", "Raise `n_train`.")
     rng = np.random.default_rng(seed)
     rank = np.empty(len(train), dtype=np.int64)  # (train,) place of a slide in the shuffle of its class
     for c, size in enumerate(sizes):

@@ -87,7 +87,7 @@ def units_of(
     if known is None:
         raise InvalidInput(
             "`level='patient'`: it is not known which slides belong to one patient",
-            "Add a column patient_id to the labels, or to the CSV of `giga tile --csv`.",
+            "Add a column patient_id to the labels, or to the slides: giga tile STORE --csv TABLE.",
         )
     slides: dict[str, list[int]] = {}  # in the order in which the patients come
     labels: dict[str, set[str]] = {}

@@ -221,7 +221,7 @@ class TileReader:
             source.error = SlideError(
                 f"reading {source.slide.path} has not come back for {self._timeout_s:g} seconds"
                 + (f", at level-0 pixels {', '.join(map(str, corners))}" if stuck else ""),
-                "look whether its file system answers, or allow more with --read-timeout",
+                "look whether its file system answers, or allow more: giga bank STORE --read-timeout SECONDS",
             )
         for _ in stuck:  # their threads may never come back
             self._add_worker()

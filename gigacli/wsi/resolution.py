@@ -33,7 +33,7 @@ MAX_SCREEN_DPI = 2400.0
 """Image software writes 72, 96, 300, ... dots per inch into TIFF tags where nothing was measured. Any of them would
 mean a pixel of more than 10 microns."""
 
-_FIX = "Give the right value in a column 'mpp' of the table passed with --csv."
+_FIX = "Give the right value in a column 'mpp' of a table: giga tile STORE --csv TABLE."
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,11 @@ def resolve_mpp(
     if power is not None:
         return Resolution(_in_range(10.0 / power, f"its objective power of {power:g}"), "objective")
     if slide_mpp is not None:
-        return Resolution(_in_range(float(slide_mpp), "--slide-mpp"), "option")
+        return Resolution(_in_range(float(slide_mpp), "giga tile --slide-mpp"), "option")
     raise SlideError(
         "there is no resolution in the slide: no microns per pixel, no TIFF resolution tags, no objective power",
-        "Give it with --slide-mpp X for all slides without one, or slide by slide in a column 'mpp' of --csv.",
+        "Give it for all slides without one, giga tile STORE --slide-mpp X, or slide by slide in a column 'mpp' of a "
+        "table, giga tile STORE --csv TABLE.",
     )
 
 

@@ -158,7 +158,8 @@ class Slide:
                 f"{self.path} would be {width * self.mpp / 1000:.0f} x {height * self.mpp / 1000:.0f} mm, {width} x "
                 f"{height} px of {self.mpp:g} microns; its thumbnail at {mpp:g} would have {thumbnail_px} pixels, "
                 f"expected at most {MAX_THUMBNAIL_PX}",
-                "The size or the resolution in its header is wrong: give the right one in a column 'mpp' of --csv.",
+                "The size or the resolution in its header is wrong: give the right one in a column 'mpp' of a table: "
+                "giga tile STORE --csv TABLE.",
             )
         if size[0] * size[1] > MAX_DECODED_PX:
             raise SlideError(
@@ -205,7 +206,7 @@ class Slide:
         if not enough:
             raise SlideError(
                 f"{self.path} was scanned at {self.mpp:g} microns per pixel; {mpp:g} is finer than it can give",
-                f"Choose --mpp {math.ceil(self.mpp * 100) / 100:g} or coarser.",
+                f"Take coarser tiles: giga tile STORE --mpp {math.ceil(self.mpp * 100) / 100:g}.",
             )
         return max(enough, key=lambda i: max(self._downsamples(i)))
 

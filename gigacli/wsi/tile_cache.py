@@ -99,7 +99,7 @@ class TileCache:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidInput(
-                f"the tile cache {folder} cannot be made: {error}", "name another with --cache"
+                f"the tile cache {folder} cannot be made: {error}", "name another with `cache`"
             ) from error
         for left in folder.glob(f"*{PARTIAL}"):
             if time.time() - _stat(left)[1] > ABANDONED_S:

@@ -97,7 +97,7 @@ def _writing(cache: TileCache) -> Iterator[None]:
     except OSError as error:
         raise GigaError(
             f"the tile cache {cache.folder} cannot be written: {error}",
-            "give it less room with --cache-gb, or another folder with --cache",
+            "give it less room with `cache_gb`, or another folder with `cache`",
         ) from error
 
 

@@ -67,7 +67,7 @@ def find_tiles(
     if not upsample and slide_mpp > mpp * MAX_UPSAMPLING:
         raise SlideError(
             f"{path} was scanned at {slide_mpp:g} microns per pixel, coarser than the {mpp:g} asked for",
-            "choose a larger --mpp, leave this slide out, or enlarge such slides with --upsample",
+            "take coarser tiles, leave this slide out, or enlarge such slides: giga tile STORE --upsample",
         )
     with Slide(path, mpp=slide_mpp, upsample=upsample) as slide:
         size_px, bounds = slide.size_px, slide.bounds_px

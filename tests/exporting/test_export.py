@@ -223,7 +223,7 @@ def test_what_is_there_is_replaced_on_request_only(store, tmp_path):
     before = (tmp_path / "v.csv").read_bytes()
     with pytest.raises(InvalidInput, match="is there already") as raised:
         giga.export(store, "embeddings/mean-random-resnet18", to=tmp_path / "v.csv")
-    assert "--redo" in raised.value.hint
+    assert "`redo=True`" in raised.value.hint
     assert (tmp_path / "v.csv").read_bytes() == before
     giga.export(store, "embeddings/mean-random-resnet18", to=tmp_path / "v.csv", redo=True)
     assert (tmp_path / "v.csv").read_bytes() != before
