@@ -13,15 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a call, or why there is none.
+    """The result of a call, or why there is none."""
 
-    Attributes:
-        value: What the function returned, None where it did not.
-        error: Why it did not, "" where it did.
-    """
-
-    value: Any
-    error: str = ""
+    value: Any  # what the function returned, None where it did not
+    error: str = ""  # why it did not, "" where it did
 
 
 class IsolatedCall:

@@ -98,25 +98,15 @@ def _cgroup_files(name: str, cgroup: Path, proc: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class FileSystem:
-    """What the file system of a folder can do.
+    """What the file system of a folder can do."""
 
-    Attributes:
-        kind: Type of its file system, "" where the system does not say.
-        network: Whether other machines, or a program, serve it.
-        free: Bytes free.
-        free_files: Files that can still be made; None where there is no limit.
-        fsync_ms: Time until 4 KiB are on the disk, the median.
-        atomic: Whether a file that is replaced is always seen whole.
-        error: Why it cannot be written, "" where it can; if not, `fsync_ms` is 0 and `atomic` is false.
-    """
-
-    kind: str
-    network: bool
-    free: int
-    free_files: int | None
-    fsync_ms: float
-    atomic: bool
-    error: str = ""
+    kind: str  # type of its file system, "" where the system does not say
+    network: bool  # whether other machines, or a program, serve it
+    free: int  # bytes free
+    free_files: int | None  # files that can still be made; None where there is no limit
+    fsync_ms: float  # time until 4 KiB are on the disk, the median
+    atomic: bool  # whether a file that is replaced is always seen whole
+    error: str = ""  # why it cannot be written, "" where it can; if not, `fsync_ms` is 0 and `atomic` is false
 
 
 def file_system(folder: Path, mounts: Path = PROC / "self" / "mountinfo") -> FileSystem:

@@ -24,17 +24,11 @@ _SHOWN = 5
 
 @dataclass
 class Discovery:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        found: Feature sets, by slide.
-        broken: Slide -> why its file cannot be used.
-        ignored: Why files that were met in a folder are no features.
-    """
-
-    found: list[FeatureSet] = field(default_factory=list)
-    broken: dict[str, str] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)
+    found: list[FeatureSet] = field(default_factory=list)  # feature sets, by slide
+    broken: dict[str, str] = field(default_factory=dict)  # slide -> why its file cannot be used
+    ignored: list[str] = field(default_factory=list)  # why files that were met in a folder are no features
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:

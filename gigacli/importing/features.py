@@ -92,29 +92,17 @@ def _vectors(config: ImportConfig, store: Store, *, started: float, **found: Any
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """An import of the tile features of one encoder.
+    """An import of the tile features of one encoder."""
 
-    Attributes:
-        config: The options.
-        store: The store as it was found.
-        name: Of the features.
-        tiling: Of the files.
-        tiles: Recipe of the tiles: of those that the store has, else of those that are imported.
-        recipe: Recipe of the features.
-        sets: Slide -> its features.
-        broken: Slide -> why its file cannot be used.
-        metadata: What the user's table says of slides.
-    """
-
-    config: ImportConfig
-    store: Store
-    name: str
-    tiling: Tiling
-    tiles: Recipe
-    recipe: Recipe
-    sets: dict[str, ScaledSet]
-    broken: dict[str, str]
-    metadata: dict[str, SlideMetadata]
+    config: ImportConfig  # the options
+    store: Store  # the store as it was found
+    name: str  # of the features
+    tiling: Tiling  # of the files
+    tiles: Recipe  # recipe of the tiles: of those that the store has, else of those that are imported
+    recipe: Recipe  # recipe of the features
+    sets: dict[str, ScaledSet]  # slide -> its features
+    broken: dict[str, str]  # slide -> why its file cannot be used
+    metadata: dict[str, SlideMetadata]  # what the user's table says of slides
 
 
 def prepare(
@@ -179,17 +167,11 @@ def begin(plan: Plan) -> Features:
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """What became of the files.
+    """What became of the files."""
 
-    Attributes:
-        sets: Those that were imported now.
-        skipped: Slides that were there.
-        failures: Slide -> why its file cannot be used.
-    """
-
-    sets: list[FeatureSet]
-    skipped: int
-    failures: dict[str, str]
+    sets: list[FeatureSet]  # those that were imported now
+    skipped: int  # slides that were there
+    failures: dict[str, str]  # slide -> why its file cannot be used
 
 
 def work(plan: Plan, features: Features, progress: Progress) -> Imported:

@@ -29,17 +29,11 @@ LARGEST = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class Tiling:
-    """How slides are cut into tiles; the fields are those of the recipe of tiles.
+    """How slides are cut into tiles; the fields are those of the recipe of tiles."""
 
-    Attributes:
-        mpp: Microns per pixel.
-        tile_px: Edge, pixels at `mpp`.
-        overlap: Pixels at `mpp`.
-    """
-
-    mpp: float
-    tile_px: float
-    overlap: float
+    mpp: float  # microns per pixel
+    tile_px: float  # edge, pixels at `mpp`
+    overlap: float  # pixels at `mpp`
 
     @property
     def edge_um(self) -> float:
@@ -49,17 +43,11 @@ class Tiling:
 
 @dataclass(frozen=True)
 class SlideScale:
-    """How large the tiles are on one slide.
+    """How large the tiles are on one slide."""
 
-    Attributes:
-        slide_mpp: Microns per level-0 pixel at which its tiles have the size that the store says.
-        source: Who says so, as in the column ``mpp_source``.
-        edge_px: Edge of a tile in level-0 pixels.
-    """
-
-    slide_mpp: float
-    source: str
-    edge_px: float
+    slide_mpp: float  # microns per level-0 pixel at which its tiles have the size that the store says
+    source: str  # who says so, as in the column ``mpp_source``
+    edge_px: float  # edge of a tile in level-0 pixels
 
 
 def tiling_of(chosen: Sequence[FeatureSet], config: ImportConfig, table: Mapping[str, float]) -> Tiling:

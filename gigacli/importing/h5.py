@@ -32,17 +32,11 @@ PATCHES = "_patches"
 
 @dataclass(frozen=True, kw_only=True)
 class Coordinates:
-    """A file of coordinates alone, for features that have none or do not say how large their tiles are.
+    """A file of coordinates alone, for features that have none or do not say how large their tiles are."""
 
-    Attributes:
-        path: The file.
-        tiles: How many there are.
-        stated: What it says of the tiles: fields of :class:`FeatureSet`.
-    """
-
-    path: Path
-    tiles: int
-    stated: dict[str, Any]
+    path: Path  # the file
+    tiles: int  # how many there are
+    stated: dict[str, Any]  # what it says of the tiles: fields of `FeatureSet`
 
     def corners(self) -> np.ndarray:
         """(n, 2), level-0 pixels."""

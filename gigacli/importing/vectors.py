@@ -53,23 +53,14 @@ def read_each(sets: Sequence[FeatureSet], broken: Mapping[str, str]) -> SlideVec
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """An import of slide vectors.
+    """An import of slide vectors."""
 
-    Attributes:
-        config: The options.
-        store: The store as it was found.
-        name: Of the embedding.
-        recipe: How it will have been made.
-        read: The vectors; those that cannot be stored are among its failures.
-        metadata: What the user's table says of slides.
-    """
-
-    config: ImportConfig
-    store: Store
-    name: str
-    recipe: Recipe
-    read: SlideVectors
-    metadata: dict[str, SlideMetadata]
+    config: ImportConfig  # the options
+    store: Store  # the store as it was found
+    name: str  # of the embedding
+    recipe: Recipe  # how it will have been made
+    read: SlideVectors  # the vectors; those that cannot be stored are among its failures
+    metadata: dict[str, SlideMetadata]  # what the user's table says of slides
 
     @property
     def slides(self) -> list[str]:

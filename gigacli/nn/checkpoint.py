@@ -20,22 +20,14 @@ History = dict[str, list[float]]
 
 @dataclass
 class Sums:
-    """Sums over the steps of an epoch so far.
+    """Sums over the steps of an epoch so far."""
 
-    Attributes:
-        steps: Steps taken.
-        seconds: Seconds spent on them.
-        waited: Seconds of these that were spent waiting for data.
-        examples: Slides or tiles seen.
-        chance: Sum of the steps' chance levels.
-        figures: Sums of the steps' losses and further figures by name, scalar float64.
-    """
-
-    steps: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    examples: int = 0
-    chance: float = 0.0
+    steps: int = 0  # steps taken
+    seconds: float = 0.0  # seconds spent on them
+    waited: float = 0.0  # seconds of these that were spent waiting for data
+    examples: int = 0  # slides or tiles seen
+    chance: float = 0.0  # sum of the steps' chance levels
+    # sums of the steps' losses and further figures by name, scalar float64
     figures: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, examples: int, chance: float, figures: Mapping[str, Tensor]) -> None:

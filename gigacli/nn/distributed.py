@@ -24,15 +24,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """This process among those that train together."""
 
-    Attributes:
-        rank: Number of this process, from 0. Process 0 writes.
-        count: Number of processes.
-    """
-
-    rank: int = 0
-    count: int = 1
+    rank: int = 0  # number of this process, from 0. Process 0 writes
+    count: int = 1  # number of processes
 
     @property
     def part(self) -> tuple[int, int]:

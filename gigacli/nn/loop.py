@@ -34,17 +34,11 @@ CHECKPOINT_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then a cosine to 0 (Loshchilov and Hutter 2017), per step.
+    """Linear warm-up, then a cosine to 0 (Loshchilov and Hutter 2017), per step."""
 
-    Attributes:
-        peak: Learning rate at the end of the warm-up.
-        warmup: Steps of warm-up.
-        total: Steps in all.
-    """
-
-    peak: float
-    warmup: int
-    total: int
+    peak: float  # learning rate at the end of the warm-up
+    warmup: int  # steps of warm-up
+    total: int  # steps in all
 
     def __call__(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""

@@ -19,32 +19,20 @@ from gigacli.probing.standardise import moments, standardise
 
 @dataclass(frozen=True, eq=False)
 class ClassProbe:
-    """A logistic regression of a class against all others, C = 10 and balanced as in the paper.
+    """A logistic regression of a class against all others, C = 10 and balanced as in the paper."""
 
-    Attributes:
-        target: The column of labels.
-        positive: The class.
-        label: The slide's own label, "" where it has none.
-        weights: (features,), of vectors divided by `deviation`.
-        deviation: (features,), 1 where vectors are probed as they are.
-        logit: Score of the slide's vector: log odds of the class.
-        trained_on: Slides it was fitted on.
-        left_out: Labelled slides of the slide's patient, which it has not seen.
-        auc: How well it tells the class from the others: mean over splits that keep patients together, and its 95 %
-            interval; all None where there are too few slides to say.
-        notes: Where patients come from, and why the probe may be of no use.
-    """
-
-    target: str
-    positive: str
-    label: str
-    weights: NDArray[np.float64]
-    deviation: NDArray[np.float64]
-    logit: float
-    trained_on: int
-    left_out: int
+    target: str  # the column of labels
+    positive: str  # the class
+    label: str  # the slide's own label, "" where it has none
+    weights: NDArray[np.float64]  # (features,), of vectors divided by `deviation`
+    deviation: NDArray[np.float64]  # (features,), 1 where vectors are probed as they are
+    logit: float  # score of the slide's vector: log odds of the class
+    trained_on: int  # slides it was fitted on
+    left_out: int  # labelled slides of the slide's patient, which it has not seen
+    # how well it tells the class from the others: mean over splits that keep patients together, and its 95 %
+    # interval; all None where there are too few slides to say
     auc: tuple[float | None, float | None, float | None]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # where patients come from, and why the probe may be of no use
 
 
 def fit_class_probe(

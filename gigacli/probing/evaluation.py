@@ -16,21 +16,13 @@ from gigacli.probing.task import Candidate, Task
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A candidate judged on a task with one label budget.
+    """A candidate judged on a task with one label budget."""
 
-    Attributes:
-        candidate: What was judged.
-        task: What it predicted.
-        budget: With which of the task's label budgets.
-        c: Inverse regularisation, or "auto"; "" where there is none.
-        folds: How it went, one per split of the budget.
-    """
-
-    candidate: Candidate
-    task: Task
-    budget: str
-    c: str
-    folds: Sequence[Fold]
+    candidate: Candidate  # what was judged
+    task: Task  # what it predicted
+    budget: str  # with which of the task's label budgets
+    c: str  # inverse regularisation, or "auto"; "" where there is none
+    folds: Sequence[Fold]  # how it went, one per split of the budget
 
     @property
     def name(self) -> str:

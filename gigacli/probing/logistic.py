@@ -31,17 +31,12 @@ TOLERANCE: Final = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Logistic:
-    """A fitted model.
+    """A fitted model."""
 
-    Attributes:
-        weights: (classes, features + 1), the intercept last; one row for two classes: that of the second.
-        converged: Whether the steps sufficed.
-        steps: Of L-BFGS.
-    """
-
+    # (classes, features + 1), the intercept last; one row for two classes: that of the second
     weights: NDArray[np.floating]
-    converged: bool
-    steps: int
+    converged: bool  # whether the steps sufficed
+    steps: int  # of L-BFGS
 
     def probabilities(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
         """Of each class, (n, classes) float64, computed in the precision of the vectors (n, features)."""

@@ -19,17 +19,11 @@ _SHOWN = 3
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One training and one test side.
+    """One training and one test side."""
 
-    Attributes:
-        train: Places in the list of slides that was split, int64 (n_train,).
-        test: Places in the same list, int64 (n_test,).
-        pool: Of how many slides the training side is a part, where a smaller budget took some.
-    """
-
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
-    pool: int | None = None
+    train: NDArray[np.int64]  # places in the list of slides that was split, int64 (n_train,)
+    test: NDArray[np.int64]  # places in the same list, int64 (n_test,)
+    pool: int | None = None  # of how many slides the training side is a part, where a smaller budget took some
 
 
 def make_splits(

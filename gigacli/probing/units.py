@@ -18,21 +18,13 @@ _SHOWN = 5
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """Slides or patients with a label and a vector.
+    """Slides or patients with a label and a vector."""
 
-    Attributes:
-        level: What a unit is.
-        ids: Their names, (units,).
-        label: Their labels, text (units,).
-        patient: Their patients, (units,), or None when nothing is known of any.
-        slides: Rows of the slides of each in the store, int64, one or several.
-    """
-
-    level: Literal["slide", "patient"]
-    ids: tuple[str, ...]
-    label: NDArray[np.str_]
-    patient: tuple[str, ...] | None
-    slides: tuple[NDArray[np.int64], ...]
+    level: Literal["slide", "patient"]  # what a unit is
+    ids: tuple[str, ...]  # their names, (units,)
+    label: NDArray[np.str_]  # their labels, text (units,)
+    patient: tuple[str, ...] | None  # their patients, (units,), or None when nothing is known of any
+    slides: tuple[NDArray[np.int64], ...]  # rows of the slides of each in the store, int64, one or several
 
     @property
     def classes(self) -> tuple[str, ...]:

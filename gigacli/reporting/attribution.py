@@ -32,29 +32,17 @@ ALIKE = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What the tiles of one slide do to the score of a class.
+    """What the tiles of one slide do to the score of a class."""
 
-    Attributes:
-        slide: The slide.
-        embedding: Name of the embedding.
-        probe: What gives the score; it has not seen the slide's patient.
-        coords: (n, 2) level-0 x and y of the tiles' top-left corners.
-        edge_px: Edge of a tile in level-0 pixels.
-        attribution: How far every tile pulls the score.
-        views: Views that this was estimated from; 0 where it is exact.
-        similarity: Cosine of the stored vector and the one that these views give.
-        notes: Further remarks for the reader.
-    """
-
-    slide: SlideRow
-    embedding: str
-    probe: ClassProbe
-    coords: NDArray[np.int32]
-    edge_px: float
-    attribution: TileAttribution
-    views: int
-    similarity: float
-    notes: tuple[str, ...]
+    slide: SlideRow  # the slide
+    embedding: str  # name of the embedding
+    probe: ClassProbe  # what gives the score; it has not seen the slide's patient
+    coords: NDArray[np.int32]  # (n, 2) level-0 x and y of the tiles' top-left corners
+    edge_px: float  # edge of a tile in level-0 pixels
+    attribution: TileAttribution  # how far every tile pulls the score
+    views: int  # views that this was estimated from; 0 where it is exact
+    similarity: float  # cosine of the stored vector and the one that these views give
+    notes: tuple[str, ...]  # further remarks for the reader
 
 
 def explain(

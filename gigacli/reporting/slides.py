@@ -36,17 +36,11 @@ MOST_REASONS = 12
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """A property that divides slides into groups: a label, a lab, the scanner.
+    """A property that divides slides into groups: a label, a lab, the scanner."""
 
-    Attributes:
-        name: As shown.
-        values: The group of every slide of the store, "" where not known.
-        compare_neighbours: Whether to count how often neighbours are of one group.
-    """
-
-    name: str
-    values: list[str]
-    compare_neighbours: bool = True
+    name: str  # as shown
+    values: list[str]  # the group of every slide of the store, "" where not known
+    compare_neighbours: bool = True  # whether to count how often neighbours are of one group
 
 
 @dataclass(frozen=True)

@@ -24,19 +24,12 @@ STEPS = 4095
 
 @dataclass(frozen=True)
 class NeighbourAgreement:
-    """How often a slide is in the same group as its nearest slide of another patient.
+    """How often a slide is in the same group as its nearest slide of another patient."""
 
-    Attributes:
-        embedding: Name of the embedding.
-        grouping: What the slides are grouped by.
-        share: Share of slides for which that is so.
-        chance: The share with any slide of another patient.
-    """
-
-    embedding: str
-    grouping: str
-    share: float
-    chance: float
+    embedding: str  # name of the embedding
+    grouping: str  # what the slides are grouped by
+    share: float  # share of slides for which that is so
+    chance: float  # the share with any slide of another patient
 
 
 def embeddings_of(store: Store, wanted: Sequence[str]) -> list[Embedding]:

@@ -20,17 +20,11 @@ _LINE_ON_PALE, _LINE_ON_DARK = (20, 30, 90, 120), (255, 255, 255, 110)
 
 @dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """The scanned region of a slide, small.
+    """The scanned region of a slide, small."""
 
-    Attributes:
-        pixels: uint8 (h, w, 3).
-        origin_px: Level-0 x and y of its top-left corner.
-        scale: Its pixels per level-0 pixel.
-    """
-
-    pixels: NDArray[np.uint8]
-    origin_px: tuple[int, int]
-    scale: float
+    pixels: NDArray[np.uint8]  # uint8 (h, w, 3)
+    origin_px: tuple[int, int]  # level-0 x and y of its top-left corner
+    scale: float  # its pixels per level-0 pixel
 
 
 def thumbnail(path: str | Path, *, mpp: float, long_px: int) -> Thumbnail:

@@ -44,17 +44,12 @@ _BAR_PX = 120
 
 @dataclass(frozen=True)
 class SheetItem:
-    """One slide on a contact sheet.
+    """One slide on a contact sheet."""
 
-    Attributes:
-        title: Its id.
-        note: The second line, such as the number of tiles; without a picture, the reason why, shown in its place.
-        picture: What :func:`qc_picture` made, or a file of it.
-    """
-
-    title: str
+    title: str  # its id
+    # the second line, such as the number of tiles; without a picture, the reason why, shown in its place
     note: str = ""
-    picture: Path | Image.Image | None = None
+    picture: Path | Image.Image | None = None  # what `qc_picture` made, or a file of it
 
 
 def qc_picture(

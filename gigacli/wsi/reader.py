@@ -28,38 +28,23 @@ TILES_PER_TASK = 8
 
 @dataclass(frozen=True)
 class SlideTiles:
-    """A slide and the tiles to read of it.
+    """A slide and the tiles to read of it."""
 
-    Attributes:
-        key: Whatever the caller knows the slide by.
-        path: The slide's file.
-        mpp: Its resolution at level 0.
-        coords: (n, 2) level-0 px of the tiles' top-left corners.
-    """
-
-    key: Any
-    path: str
-    mpp: float
-    coords: NDArray[np.int32]
+    key: Any  # whatever the caller knows the slide by
+    path: str  # the slide's file
+    mpp: float  # its resolution at level 0
+    coords: NDArray[np.int32]  # (n, 2) level-0 px of the tiles' top-left corners
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive tiles of one slide, or why the slide cannot be read: nothing more of it follows then.
+    """Consecutive tiles of one slide, or why the slide cannot be read: nothing more of it follows then."""
 
-    Attributes:
-        slide: Whose tiles these are.
-        start: Number of the first one.
-        tiles: (m, 3, tile_px, tile_px) uint8.
-        error: The reason, where there is one; `tiles` is then empty.
-        last: Whether this is all of the slide.
-    """
-
-    slide: SlideTiles
-    start: int
-    tiles: NDArray[np.uint8]
-    error: Exception | None
-    last: bool
+    slide: SlideTiles  # whose tiles these are
+    start: int  # number of the first one
+    tiles: NDArray[np.uint8]  # (m, 3, tile_px, tile_px) uint8
+    error: Exception | None  # the reason, where there is one; `tiles` is then empty
+    last: bool  # whether this is all of the slide
 
 
 @dataclass(eq=False)

@@ -38,15 +38,10 @@ _FIX = "Give the right value in a column 'mpp' of a table: giga tile STORE --csv
 
 @dataclass(frozen=True)
 class Resolution:
-    """The resolution of a slide's level 0.
+    """The resolution of a slide's level 0."""
 
-    Attributes:
-        mpp: Microns per pixel.
-        source: Who says so: ``csv``, ``openslide``, ``tiff``, ``objective`` or ``option``.
-    """
-
-    mpp: float
-    source: str
+    mpp: float  # microns per pixel
+    source: str  # who says so: ``csv``, ``openslide``, ``tiff``, ``objective`` or ``option``
 
 
 def resolve_mpp(

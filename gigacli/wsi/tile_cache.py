@@ -49,17 +49,11 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, eq=False)
 class TilePack:
-    """The cached tiles of one slide: a file of JPEGs, one after the other, and where they begin.
+    """The cached tiles of one slide: a file of JPEGs, one after the other, and where they begin."""
 
-    Attributes:
-        path: The file.
-        offsets: (n + 1,) int64, the byte at which tile i begins; the last is where the last tile ends.
-        checksums: (n,) uint32, CRC-32 of every JPEG.
-    """
-
-    path: Path
-    offsets: NDArray[np.int64]
-    checksums: NDArray[np.uint32]
+    path: Path  # the file
+    offsets: NDArray[np.int64]  # (n + 1,) int64, the byte at which tile i begins; the last is where the last tile ends
+    checksums: NDArray[np.uint32]  # (n,) uint32, CRC-32 of every JPEG
 
     def read(self, tile: int) -> bytes:
         """Return the JPEG of a tile.

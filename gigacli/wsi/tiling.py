@@ -19,19 +19,12 @@ from gigacli.wsi.tissue import MASK_MPP, tissue_mask
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Tiles of one slide.
+    """Tiles of one slide."""
 
-    Attributes:
-        coords: (n, 2) level-0 corners, x and y.
-        tissue: (n,) share of each tile that is tissue.
-        empty: Why there are no tiles, "" where there are some.
-        picture: Thumbnail with tissue and tiles drawn, where one was asked for.
-    """
-
-    coords: NDArray[np.int32]
-    tissue: NDArray[np.float32]
-    empty: str = ""
-    picture: Image.Image | None = None
+    coords: NDArray[np.int32]  # (n, 2) level-0 corners, x and y
+    tissue: NDArray[np.float32]  # (n,) share of each tile that is tissue
+    empty: str = ""  # why there are no tiles, "" where there are some
+    picture: Image.Image | None = None  # thumbnail with tissue and tiles drawn, where one was asked for
 
 
 def find_tiles(
