@@ -14,21 +14,7 @@ from gigacli.files import new_file
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
-NETWORK = (
-    "nfs",
-    "cifs",
-    "smb",
-    "lustre",
-    "gpfs",
-    "beegfs",
-    "ceph",
-    "glusterfs",
-    "9p",
-    "afs",
-    "panfs",
-    "wekafs",
-    "fuse",
-)
+NETWORK = re.compile("nfs|cifs|smb|lustre|gpfs|beegfs|ceph|glusterfs|9p|afs|panfs|wekafs|fuse")
 """Beginnings of the names of file systems that other machines, or other programs, serve."""
 
 FSYNCS, REPLACEMENTS, BLOCK = 15, 200, 4096
@@ -53,7 +39,8 @@ def processors(cgroup: Path = CGROUP, proc: Path = PROC) -> tuple[int, float | N
 def memory(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
     """Return the bytes of memory that this process may take: those available, or left of its container's limit."""
     lines = dict(line.split(":", 1) for line in _text(proc / "meminfo").splitlines() if ":" in line)
-    available = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else _physical()
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else physical
     for name, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -75,10 +62,6 @@ def most_mappings(proc: Path = PROC) -> int | None:
     """Return how many files the system maps for one process; None where it does not say."""
     text = _text(proc / "sys" / "vm" / "max_map_count")
     return int(text) if text else None
-
-
-def _physical() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _text(path: Path) -> str:
@@ -114,16 +97,17 @@ def file_system(folder: Path, mounts: Path = PROC / "self" / "mountinfo") -> Fil
     folder = folder.resolve()
     room = os.statvfs(folder)
     kind = _kind(folder, mounts)
-    free_files = room.f_favail if room.f_files else None
-    network = kind.startswith(NETWORK)
-    free = room.f_bavail * room.f_frsize
+    known = (
+        kind,
+        NETWORK.match(kind) is not None,
+        room.f_bavail * room.f_frsize,
+        room.f_favail if room.f_files else None,
+    )
     try:
         with tempfile.TemporaryDirectory(prefix=".giga-doctor-", dir=folder) as place:
-            return FileSystem(
-                kind, network, free, free_files, _fsync_ms(Path(place)), _replaces_atomically(Path(place))
-            )
+            return FileSystem(*known, _fsync_ms(Path(place)), _replaces_atomically(Path(place)))
     except OSError as error:
-        return FileSystem(kind, network, free, free_files, 0.0, atomic=False, error=error.strerror or str(error))
+        return FileSystem(*known, 0.0, atomic=False, error=error.strerror or str(error))
 
 
 def _kind(folder: Path, mounts: Path) -> str:

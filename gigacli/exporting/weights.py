@@ -143,9 +143,8 @@ def _markdown(card: WeightsCard, file: str, sha256: str) -> str:
             *([f"- {card.tiles}", ""] if card.mpp is not None else []),
             f"    giga bank cohort.zarr --encoder {file}",
         ]
-    lines += ["", f"- file: {file}, SHA-256 {sha256}", f"- weights: SHA-256 {card.encoder_sha256}"]
-    if card.kind == "model":
-        lines.pop()
+    lines += ["", f"- file: {file}, SHA-256 {sha256}"]
+    lines += [f"- weights: SHA-256 {card.encoder_sha256}"] if card.kind == "encoder" else []
     lines += [f"- written by {card.created_by}; this card is also in the metadata of the file, under `giga`", ""]
     for role, recipe in card.recipes.items():
         lines += [f"## Recipe: {role}", "", f"`giga {recipe['stage']}`", ""]

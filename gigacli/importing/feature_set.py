@@ -31,7 +31,7 @@ class FeatureSet:
     """One set of features, of one slide."""
 
     id: str  # of the slide
-    path: Path  # the file
+    path: Path
     tool: str  # which tool wrote it
     encoder: str  # of the features, "" where it does not say
     tiles: int  # how many there are; 0 for a slide vector

@@ -94,8 +94,8 @@ def _vectors(config: ImportConfig, store: Store, *, started: float, **found: Any
 class Plan:
     """An import of the tile features of one encoder."""
 
-    config: ImportConfig  # the options
-    store: Store  # the store as it was found
+    config: ImportConfig
+    store: Store  # as it was found
     name: str  # of the features
     tiling: Tiling  # of the files
     tiles: Recipe  # recipe of the tiles: of those that the store has, else of those that are imported

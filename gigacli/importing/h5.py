@@ -34,7 +34,7 @@ PATCHES = "_patches"
 class Coordinates:
     """A file of coordinates alone, for features that have none or do not say how large their tiles are."""
 
-    path: Path  # the file
+    path: Path
     tiles: int  # how many there are
     stated: dict[str, Any]  # what it says of the tiles: fields of `FeatureSet`
 

@@ -55,8 +55,8 @@ def read_each(sets: Sequence[FeatureSet], broken: Mapping[str, str]) -> SlideVec
 class Plan:
     """An import of slide vectors."""
 
-    config: ImportConfig  # the options
-    store: Store  # the store as it was found
+    config: ImportConfig
+    store: Store  # as it was found
     name: str  # of the embedding
     recipe: Recipe  # how it will have been made
     read: SlideVectors  # the vectors; those that cannot be stored are among its failures

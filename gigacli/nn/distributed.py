@@ -135,14 +135,9 @@ def synchronise(module: nn.Module, processes: Processes) -> nn.Module:
                 if type(child) is nn.BatchNorm1d:
                     setattr(parent, name, SyncBatchNorm1d(child))
                 elif type(child) is nn.BatchNorm2d:
-                    on_gpu = child.weight.device.type == "cuda"
-                    setattr(parent, name, _torchs_own(child) if on_gpu else SyncBatchNorm2d(child))
+                    on_gpu, of_torch = child.weight.device.type == "cuda", cast("Any", nn.SyncBatchNorm)
+                    setattr(parent, name, of_torch.convert_sync_batchnorm(child) if on_gpu else SyncBatchNorm2d(child))
     return module
-
-
-def _torchs_own(norm: nn.BatchNorm2d) -> nn.Module:
-    convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
-    return cast("nn.Module", convert(norm))
 
 
 class SyncBatchNorm1d(nn.BatchNorm1d):

@@ -75,16 +75,9 @@ class GigaSSL(nn.Module):
             seed: Seed of the initial weights.
             sparse_backend: Backend of a sparse aggregator's convolutions.
         """
-        return cls(
-            width_in,
-            temperature=recipe.get("temperature", 1.0),
-            seed=seed,
-            whiten=recipe.get("whiten", False),
-            aggregator=recipe.get("aggregator", "sparse-resnet"),
-            blocks=recipe.get("blocks", 2),
-            stride=recipe.get("stride", 2),
-            sparse_backend=sparse_backend,
-        )
+        names = ("temperature", "whiten", "aggregator", "blocks", "stride")
+        stated = {"temperature": 1.0} | {name: recipe[name] for name in names if name in recipe}
+        return cls(width_in, seed=seed, sparse_backend=sparse_backend, **stated)
 
     def forward(self, views: ViewBatch) -> Step:
         """NT-Xent of 2n views, the first views of n slides, then their second views: one sparse batch for both."""

@@ -179,7 +179,8 @@ class SlideEncoder(nn.Module):
             for name, target in _named(cast("SparseBlock", block), i).items()
         }
         found = {
-            name: _as_kernel(value) if value.ndim == 4 else value
+            # dense kernels (c_out, c_in, kh, kw) -> (kh * kw, c_in, c_out)
+            name: value.permute(2, 3, 1, 0).flatten(0, 1) if value.ndim == 4 else value
             for name, value in state_dict.items()
             if name.startswith("layer4.") and not name.endswith("num_batches_tracked")
         }
@@ -246,11 +247,6 @@ def make_linear(width_in: int, width: int, generator: Generator) -> nn.Linear:
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
     return layer
-
-
-def _as_kernel(weight: Tensor) -> Tensor:
-    """(c_out, c_in, kh, kw) -> (kh * kw, c_in, c_out)."""
-    return weight.permute(2, 3, 1, 0).flatten(0, 1)
 
 
 def _named(block: SparseBlock, i: int) -> dict[str, Tensor]:

@@ -108,17 +108,14 @@ class TileBatches:
         for task in coming.tasks:
             task.result()
         with self._here():
-            return self._views(coming)
+            images = coming.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+            queries, keys = (self._augment(images, *view) for view in coming.views)
+            order, tiles = (torch.from_numpy(v).to(self._device) for v in (coming.order, coming.tiles))
+            return MoCoBatch(queries, keys, order, tiles, coming.share)
 
     def _here(self) -> AbstractContextManager[object]:
         """Make the device the current one: every thread begins with GPU 0, and would open a context there."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
-
-    def _views(self, coming: _Coming) -> MoCoBatch:
-        images = coming.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
-        queries, keys = (self._augment(images, *view) for view in coming.views)
-        order, tiles = (torch.from_numpy(v).to(self._device) for v in (coming.order, coming.tiles))
-        return MoCoBatch(queries, keys, order, tiles, coming.share)
 
     def _augment(self, images: Tensor, sets: TileAugmentation, places: NDArray[np.int64]) -> Tensor:
         """(m, 3, out_px, out_px) views of images (all, 3, tile_px, tile_px), channels last."""

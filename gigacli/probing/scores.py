@@ -16,7 +16,7 @@ from gigacli.probing.splits import Split
 class Fold:
     """One fit: what it predicts of the test side of its split, and how well."""
 
-    split: Split  # the split
+    split: Split
     # of each class in sorted order, float64 (n_test, classes), rows as in `split.test`
     probabilities: NDArray[np.float64]
     # area under the ROC curve of the second class in sorted order; for more than two classes the mean over each

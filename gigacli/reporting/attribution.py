@@ -34,7 +34,7 @@ ALIKE = 0.95
 class Explanation:
     """What the tiles of one slide do to the score of a class."""
 
-    slide: SlideRow  # the slide
+    slide: SlideRow
     embedding: str  # name of the embedding
     probe: ClassProbe  # what gives the score; it has not seen the slide's patient
     coords: NDArray[np.int32]  # (n, 2) level-0 x and y of the tiles' top-left corners

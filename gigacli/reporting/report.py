@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from gigacli.config.base import options_of
 from gigacli.config.tools import ReportConfig
 from gigacli.errors import InvalidInput
+from gigacli.files import new_file
 from gigacli.probing import results
 from gigacli.probing.results import ProbeResult
 from gigacli.progress import SILENT, Progress
 from gigacli.reporting import slides, svg, vectors
-from gigacli.reporting.page import check_place, render, write
+from gigacli.reporting.page import check_place, render
 from gigacli.reporting.slides import Grouping
 from gigacli.stages.probe import probe
 from gigacli.store.groups import Encoder, Model, group_at
@@ -130,7 +131,8 @@ def report(
         },
         data=_data(table.ids, counts, groupings, patients, maps),
     )
-    write(file, page)
+    with new_file(file) as partial:
+        partial.write_bytes(page)
     unreadable = [picture for picture in pictures if not picture.uri]
     notes = [f"no picture of {unreadable[0].slide}: {unreadable[0].note}"] if unreadable else []
     if len(unreadable) > 1:

@@ -74,7 +74,9 @@ def svg(draw: Callable[[Axes], object], *, name: str, label: str, size: tuple[fl
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
-        _legend_below(figure, axes)
+        if legend := axes.get_legend():  # out of the way of the lines, in letters that a page can show
+            legend.remove()
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8)
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     picture = text.getvalue()
@@ -83,15 +85,6 @@ def svg(draw: Callable[[Axes], object], *, name: str, label: str, size: tuple[fl
         picture = picture.replace(colour, f"var({variable})")
     picture = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", picture)
     return picture.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    """Move the legend out of the way of the lines, in letters that a page can show."""
-    legend = axes.get_legend()
-    if legend is not None:
-        handles, labels = axes.get_legend_handles_labels()
-        legend.remove()
-        figure.legend(handles, labels, loc="outside lower left", ncols=2, fontsize=8)
 
 
 def _auc(rows: Sequence[ProbeRow], axes: Axes) -> None:

@@ -51,7 +51,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 class TilePack:
     """The cached tiles of one slide: a file of JPEGs, one after the other, and where they begin."""
 
-    path: Path  # the file
+    path: Path
     offsets: NDArray[np.int64]  # (n + 1,) int64, the byte at which tile i begins; the last is where the last tile ends
     checksums: NDArray[np.uint32]  # (n,) uint32, CRC-32 of every JPEG
 
@@ -96,13 +96,13 @@ class TileCache:
                 f"the tile cache {folder} cannot be made: {error}", "name another with `cache`"
             ) from error
         for left in folder.glob(f"*{PARTIAL}"):
-            if time.time() - _stat(left)[1] > ABANDONED_S:
+            if time.time() - stamp(left)[1] / 1e9 > ABANDONED_S:
                 left.unlink(missing_ok=True)
 
     @property
     def bytes(self) -> int:
         """Bytes of all files in the folder."""
-        return sum(_stat(path)[0] for path in self.folder.iterdir())
+        return sum(stamp(path)[0] for path in self.folder.iterdir())
 
     def path(self, key: str) -> Path:
         """Return where the pack of this key lies or would lie."""
@@ -168,10 +168,10 @@ class TilePackWriter:
         self.partial.unlink(missing_ok=True)
 
 
-def _stat(path: Path) -> tuple[int, float]:
-    """Return size and time of the last change; zeros where another process has just removed the file."""
+def stamp(path: Path) -> tuple[int, int]:
+    """Return bytes and time of the last change (nanoseconds) of a file; zeros where it is not there any more."""
     try:
         found = path.stat()
     except OSError:
-        return 0, 0.0
-    return found.st_size, found.st_mtime
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

@@ -17,7 +17,7 @@ from gigacli.config.base import fingerprint
 from gigacli.errors import GigaError, reason_of
 from gigacli.wsi.reader import SlideTiles, TileReader
 from gigacli.wsi.slide import Slide
-from gigacli.wsi.tile_cache import QUALITY, TileCache, TilePack, TilePackWriter, decode, encode
+from gigacli.wsi.tile_cache import QUALITY, TileCache, TilePack, TilePackWriter, decode, encode, stamp
 
 OPEN_SLIDES = 32
 """Slides open at once where tiles are read from slides."""
@@ -104,16 +104,7 @@ def _writing(cache: TileCache) -> Iterator[None]:
 def key_of(slide: SlideTiles, spec: TileSpec) -> str:
     """Return the name of a pack: a function of the slide file, of the tiles, and of how they are read."""
     coords = sha256(np.ascontiguousarray(slide.coords, "<i4").tobytes()).hexdigest()
-    return fingerprint([QUALITY, slide.path, slide.mpp, _stamp(Path(slide.path)), coords, list(spec)])
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Return size and time of the last change; zeros where the file is not there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
+    return fingerprint([QUALITY, slide.path, slide.mpp, stamp(Path(slide.path)), coords, list(spec)])
 
 
 class TilePixels:
