@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import threading
 import time
@@ -97,12 +98,8 @@ def file_system(folder: Path, mounts: Path = PROC / "self" / "mountinfo") -> Fil
     folder = folder.resolve()
     room = os.statvfs(folder)
     kind = _kind(folder, mounts)
-    known = (
-        kind,
-        NETWORK.match(kind) is not None,
-        room.f_bavail * room.f_frsize,
-        room.f_favail if room.f_files else None,
-    )
+    free, files = room.f_bavail * room.f_frsize, room.f_favail if room.f_files else None
+    known = kind, NETWORK.match(kind) is not None, free, files
     try:
         with tempfile.TemporaryDirectory(prefix=".giga-doctor-", dir=folder) as place:
             return FileSystem(*known, _fsync_ms(Path(place)), _replaces_atomically(Path(place)))

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gigacli.errors import SlideError
+
 UNKNOWN_SIZE = (-1, -1)
 
 
@@ -53,6 +55,19 @@ class FeatureSet:
 
 class NoFeatures(Exception):  # noqa: N818 - says what was found, and is caught by whoever looks through a folder
     """The file can be read but holds no features."""
+
+
+def tile_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(n, c) of the features of n tiles, also where they are stored as (n, 1, c) or (1, n, c).
+
+    Raises:
+        SlideError: They are neither.
+    """
+    if shape == (0,):  # a slide without tissue, of which some tools keep no width
+        return 0, 0
+    if len(shape) == 2 or (len(shape) == 3 and 1 in shape[:2]):
+        return math.prod(shape[:-1]), shape[-1]
+    raise SlideError(f"its features have the shape {shape}; expected (tiles, values)")
 
 
 def number(values: Any, key: str) -> float | None:

@@ -61,8 +61,7 @@ def fit_class_probe(
     named = [patient_of.get(i) or patient for i, patient in enumerate(patients)]
     known, source = patients_of(slide_ids, from_store=named, from_labels=None)
     patient = np.array(known or slide_ids)
-    is_class = joined.label == chosen
-    unseen = patient[joined.index] != patient[row]
+    is_class, unseen = joined.label == chosen, patient[joined.index] != patient[row]
     if len(set(is_class[unseen].tolist())) < 2:
         raise InvalidInput(
             f"without the patient of {slide_ids[row]!r} there are not two classes left of {labels.target!r}",

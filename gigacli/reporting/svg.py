@@ -8,16 +8,12 @@ from functools import partial
 from io import StringIO
 from typing import Any
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from gigacli.probing.figures import learning_curve
 from gigacli.probing.results import ProbeRow
-from gigacli.reporting import plots
-from gigacli.store.groups import TrainedGroup
 
 PALETTE = 8
 _INK, _MUTED, _LINE = "#010101", "#020202", "#030303"
@@ -92,20 +88,6 @@ def _auc(rows: Sequence[ProbeRow], axes: Axes) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(max(0.0, min(low, 0.45)), min(1.02, high))
     axes.axhline(0.5, color="grey", linestyle=":", linewidth=1)
-
-
-def tile_counts(counts: NDArray[np.integer]) -> str:
-    """How many slides have how many tiles, from tiles per slide."""
-    return svg(lambda axes: plots.tile_counts(counts, axes), name="tiles", label="Histogram of tiles per slide")
-
-
-def training(trained: TrainedGroup, *, number: int) -> str:
-    """The loss of an encoder or a model over epochs, and its chance level."""
-    return svg(
-        lambda axes: plots.training_curve(trained, axes),
-        name=f"training{number}",
-        label=f"Loss of {trained.path} over epochs, beside chance",
-    )
 
 
 def learning_curves(rows: Sequence[ProbeRow], *, number: int) -> list[str]:

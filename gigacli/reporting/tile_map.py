@@ -115,16 +115,19 @@ def tile_map(
     opened = Store.open(store)
     found = explain(opened, slide, labels, config, progress=progress)
     small, notes = _thumbnail(found.slide)
-    folder, probe = config.out, found.probe
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / re.sub(r"[^\w.-]", "_", f"{slide}.{probe.positive}").lstrip(".")
+    config.out.mkdir(parents=True, exist_ok=True)
+    stem = config.out / re.sub(r"[^\w.-]", "_", f"{slide}.{found.probe.positive}").lstrip(".")
     files = [f"{stem}.geojson", f"{stem}.png"]
     with new_file(Path(files[0])) as partial:
         partial.write_bytes(json.dumps(geojson(found), ensure_ascii=False, allow_nan=False).encode())
     _draw(found, small, Path(files[1]))
-    significant = found.attribution.value[found.attribution.significant]
+    return _summary(found, files=files, notes=notes, seconds=time.monotonic() - started)
+
+
+def _summary(found: Explanation, *, files: list[str], notes: list[str], seconds: float) -> TileMapSummary:
+    probe, significant = found.probe, found.attribution.value[found.attribution.significant]
     return TileMapSummary(
-        slide=slide,
+        slide=found.slide.id,
         target=probe.target,
         positive=probe.positive,
         label=probe.label,
@@ -140,7 +143,7 @@ def tile_map(
         trained_on=probe.trained_on,
         left_out=probe.left_out,
         similarity=found.similarity,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         files=files,
         notes=[*found.notes, *notes, LIMITS],
     )
