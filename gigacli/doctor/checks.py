@@ -36,7 +36,7 @@ MODULES = {"spconv": "spconv.pytorch", "tensorboard": "torch.utils.tensorboard"}
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
         name: What was looked at.

@@ -128,7 +128,7 @@ def export(
 
 
 def _group(store: Store, what: str | None) -> Result:
-    """The group that is meant."""
+    """Find the group to export."""
     named, slash, name = (what or Embedding.kind).strip("/").partition("/")
     kind = next((kind for kind in KINDS if kind.kind == named), None)
     if kind is None or (kind is Tiles and slash):
@@ -150,7 +150,7 @@ def _group(store: Store, what: str | None) -> Result:
 
 
 def _format(of: type[Result], to: Path, given: Format | None) -> str:
-    """The format, from what was given and from the name of the file."""
+    """Decide the format from what was given and from the name of the file."""
     kind, formats, ending = of.kind, formats_of(of), to.suffix.lower().removeprefix(".")
     named = given or (ending if ending in FORMATS else None)
     if named is None and ending and not to.is_dir():

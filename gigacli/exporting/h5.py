@@ -42,7 +42,7 @@ def write_h5(
 
 
 def _attributes(edge_px: float, tiling: dict[str, Any], slide: SlideRow) -> dict[str, Any]:
-    """TRIDENT's, which know whole pixels and nominal magnifications, then the exact values under names of ours."""
+    """Attributes of TRIDENT, in whole pixels and nominal magnifications, then the exact values under our own names."""
     width, height = slide.size_px
     size = {"level0_width": width, "level0_height": height} if width > 0 else {}
     return {

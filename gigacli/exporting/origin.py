@@ -16,17 +16,17 @@ Rows = NDArray[np.int64]  # (n,) rows of the slide table
 
 
 def note_of(group: Group) -> dict[str, Any]:
-    """Where an export comes from, for the file or beside it; the same for every export of the same results."""
+    """Note of where an export comes from; the same for every export of the same results."""
     return {"created_by": CREATED_BY, "group": group.path, "recipe": vars(group.recipe)}
 
 
 def slides_of(group: SlideGroup, rows: Rows) -> list[SlideRow]:
-    """What the slide table says of some slides."""
+    """Rows of the slide table."""
     return [group.store.slides[row] for row in rows.tolist()]
 
 
 def slides_for_files(group: SlideGroup, rows: Rows) -> list[SlideRow]:
-    """The same, of slides whose ids become names of files.
+    """Rows of the slide table of slides whose ids become names of files.
 
     Raises:
         InvalidInput: An id cannot.

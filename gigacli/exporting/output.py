@@ -17,7 +17,7 @@ NOTE = "giga.json"
 
 
 def check_free(to: Path, *, folder: bool, redo: bool) -> None:
-    """Refuse to replace what is not to be replaced.
+    """Refuse to replace files that no export wrote, or without `redo`.
 
     Raises:
         InvalidInput: There is something already, and `redo` is off; or it is no earlier export, or more than that.

@@ -46,7 +46,7 @@ def to_npy(group: Features, rows: Rows, *, to: Path, progress: Progress) -> None
 def _features(
     group: Features, rows: Rows, progress: Progress
 ) -> Iterator[tuple[SlideRow, TileGrid, NDArray[np.float16]]]:
-    """Slide after slide, so that no more than the features of one are in memory."""
+    """Yield row, grid and features slide by slide, so that no more than one slide's are in memory."""
     slides, grids = slides_for_files(group, rows), group.store.tiles.grids(rows)
     progress.start(f"exporting {group.path}", len(slides))
     for row, slide, grid in zip(rows.tolist(), slides, grids, strict=True):

@@ -48,7 +48,7 @@ def write_weights(group: Model | Encoder, to: Path, *, redo: bool) -> int:
 
 
 def card_of(to: Path) -> Path:
-    """Where the card of a weights file stands."""
+    """Path of the card beside a weights file."""
     return to.with_suffix(".md")
 
 
@@ -120,7 +120,7 @@ def _plain(recipes: dict[str, Recipe | None]) -> dict[str, dict[str, Any]]:
 
 
 def _markdown(card: WeightsCard, file: str, sha256: str) -> str:
-    """The card for people."""
+    """The card in Markdown."""
     lines = [f"# {card.name}", ""]
     if card.kind == "model":
         lines += [

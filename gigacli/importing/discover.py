@@ -24,7 +24,7 @@ _SHOWN = 5
 
 @dataclass
 class Discovery:
-    """What was found."""
+    """Feature sets found in files, and the files without any."""
 
     found: list[FeatureSet] = field(default_factory=list)  # feature sets, by slide
     broken: dict[str, str] = field(default_factory=dict)  # slide -> why its file cannot be used
@@ -137,7 +137,7 @@ def _slide_of(path: Path) -> str:
 
 
 def choose(discovery: Discovery, config: ImportConfig) -> list[FeatureSet]:
-    """The one feature set that is meant, sorted by slide.
+    """Choose the features of one encoder, one feature set per slide, sorted by slide.
 
     Raises:
         NotFound: Nothing was found, or nothing of that encoder.
@@ -174,7 +174,7 @@ def choose(discovery: Discovery, config: ImportConfig) -> list[FeatureSet]:
 
 
 def name_of(chosen: Sequence[FeatureSet], paths: Sequence[Path], config: ImportConfig) -> str:
-    """What the features are called in the store: as asked for, as the encoder, or as the folder of the files."""
+    """Name of the features in the store: the one asked for, that of the encoder, or that of the files' folder."""
     if config.name is not None:
         return config.name
     first = paths[0]
@@ -183,7 +183,7 @@ def name_of(chosen: Sequence[FeatureSet], paths: Sequence[Path], config: ImportC
 
 
 def plain_name(text: str) -> str:
-    """A text as a name of the format: other characters become '-'.
+    """Turn a text into a name that a store can hold: other characters become '-'.
 
     Raises:
         InvalidInput: Nothing is left of it.

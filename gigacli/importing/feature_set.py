@@ -19,7 +19,7 @@ UNKNOWN_SIZE = (-1, -1)
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """The inside of a file while it is open."""
+    """Coordinates and vectors of a file while it is open."""
 
     # (n, 2) top-left corners (x, y), in level-0 pixels or (see `microns`) microns
     coords: NDArray[Any]

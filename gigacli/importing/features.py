@@ -167,7 +167,7 @@ def begin(plan: Plan) -> Features:
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """What became of the files."""
+    """Outcome of an import: the files used, and those that could not be."""
 
     sets: list[FeatureSet]  # those that were imported now
     skipped: int  # slides that were there
@@ -222,7 +222,7 @@ def summary(plan: Plan, imported: Imported, *, started: float) -> ImportSummary:
 
 
 def _slide_table(plan: Plan, store: Store) -> SlideTable:
-    """The slides there are and the new ones; of those without tiles yet, everything is said anew."""
+    """Slide table after the import; slides without tiles get what the files say now."""
     rows = []
     for slide in sorted({*plan.sets, *plan.broken}):
         metadata = plan.metadata.get(slide)

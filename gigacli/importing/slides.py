@@ -70,7 +70,7 @@ def patient_of(slide: str, metadata: SlideMetadata | None) -> str:
 
 
 def refuse_new(known: Store, slides: Iterable[str]) -> None:
-    """A store whose slides were registered and tiled keeps them; one that was imported may get more.
+    """Refuse new slides for a store that was tiled by giga; a store of imports may get more.
 
     Raises:
         InvalidInput: Slides are not in a store of the first kind.
@@ -86,7 +86,7 @@ def refuse_new(known: Store, slides: Iterable[str]) -> None:
 
 
 def merged(known: SlideTable, rows: Iterable[SlideRow], *, settled: Collection[str] = ()) -> SlideTable:
-    """The slides that are there, with what is new about them, and the new ones.
+    """Merge new slides, and what is new about known ones, into the slide table.
 
     Args:
         known: The slides that are there.

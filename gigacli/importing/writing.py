@@ -76,7 +76,7 @@ def _picked(vectors: Any, order: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def as_float16(block: NDArray[Any], width: int) -> NDArray[np.float16]:
-    """Vectors as the format keeps them.
+    """Convert vectors to the type that a store keeps.
 
     Raises:
         SlideError: A value is not a number, or does not fit.

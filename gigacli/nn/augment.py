@@ -113,7 +113,7 @@ def _crop(
 
 
 def unchanged(tile_px: int) -> TileAugmentation:
-    """The set that only resizes."""
+    """A parameter set that only resizes."""
     none, one = np.zeros(1), np.ones(1)
     return TileAugmentation(
         crop=np.array([[0, 0, tile_px, tile_px]]),

@@ -1,4 +1,4 @@
-"""How well a contrastive training goes, in figures and in words."""
+"""Health of a contrastive training: geometry of its vectors, and warnings."""
 
 from __future__ import annotations
 

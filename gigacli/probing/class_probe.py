@@ -88,7 +88,7 @@ def fit_class_probe(
 
 
 def _choose_class(label_of: dict[int, str], row: int, positive: str | None, slide: str, target: str) -> str:
-    """The class that was named, or the slide's own."""
+    """Choose the class that was named, or the slide's own."""
     chosen, classes = positive if positive is not None else label_of.get(row, ""), sorted(set(label_of.values()))
     if chosen not in classes:
         missing = f"there is no class {chosen!r}" if chosen else f"{slide} has no label"

@@ -109,7 +109,7 @@ def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
 
 
 def _baseline(one: Evaluation, peers: Sequence[Evaluation], named: str | None) -> Evaluation | None:
-    """What `one` is compared with among its peers."""
+    """The baseline of an evaluation among those on the same task and budget, if there is one."""
     if named is not None:
         known = [e for e in peers if named in (e.candidate.name, e.candidate.method)]
         abmil = [e for e in known if e.candidate.method == named == "abmil"]

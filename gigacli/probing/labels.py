@@ -200,7 +200,7 @@ def patients_of(
 
 
 def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], list[str]]:
-    """Slide of the store -> row of the labels, and the labelled slides that are not in the store."""
+    """Map slides of the store to rows of the labels; and the labelled slides that are not in the store."""
     places = match(labels.slide_id, slide_ids).tolist()  # (labels,)
     row_of: dict[int, int] = {}
     for row, place in enumerate(places):
@@ -211,7 +211,7 @@ def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], 
 
 
 def _rows_of_patients(labels: Labels, patients: Sequence[str] | None) -> tuple[dict[int, int], list[str]]:
-    """The same for a table of patients: every slide of a patient gets the patient's row."""
+    """Map slides of the store to rows of a table of patients; and the labelled patients that are not in the store."""
     row = {name: i for i, name in enumerate(labels.slide_id)}
     there = set(patients or ())
     row_of = {i: row[name] for i, name in enumerate(patients or ()) if name in row}

@@ -39,7 +39,7 @@ class Logistic:
     steps: int  # of L-BFGS
 
     def probabilities(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Of each class, (n, classes) float64, computed in the precision of the vectors (n, features)."""
+        """Probability of each class, (n, classes) float64, computed in the precision of the vectors (n, features)."""
         scores = X @ self.weights[:, :-1].T + self.weights[:, -1]  # (n, classes), or (n, 1) for two
         if len(self.weights) == 1:
             second = expit(scores[:, 0])
@@ -114,7 +114,7 @@ def _binary(
 def _multinomial(
     X: NDArray[np.floating], y: NDArray[np.int64], sample_weight: NDArray[np.floating], strength: float
 ) -> Objective:
-    """The same for more than two classes."""
+    """Objective and gradient for more than two classes."""
     dtype, total, rows = X.dtype, sample_weight.sum(), np.arange(len(y))
 
     def objective(w: Weights) -> tuple[float, Weights]:

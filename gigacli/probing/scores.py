@@ -43,7 +43,7 @@ def auc_interval(folds: Sequence[Fold]) -> tuple[float, float] | tuple[None, Non
 
 
 def difference(mine: Sequence[Fold], other: Sequence[Fold]) -> tuple[float, float | None, float | None]:
-    """How much higher the AUC is than another's on the same splits: mean, and its paired 95 % interval."""
+    """Difference of two AUCs on the same splits, mine minus the other: mean, and its paired 95 % interval."""
     gaps = [a.auc - b.auc for a, b in zip(mine, other, strict=True)]
     return float(np.mean(gaps)), *_interval_of(gaps, mine, lowest=-1.0)
 

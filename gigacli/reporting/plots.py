@@ -34,7 +34,7 @@ def tile_counts(counts: NDArray[np.integer], axes: Axes) -> Axes:
 
 
 def training_curve(trained: TrainedGroup, axes: Axes) -> Axes:
-    """Loss of an encoder or a model over epochs, with the loss of a network that tells nothing from nothing.
+    """Loss of an encoder or a model over epochs, beside the loss of a network that has learnt nothing.
 
     Raises:
         NotFound: It has no history.

@@ -173,7 +173,7 @@ def geojson(found: Explanation) -> dict[str, Any]:
 
 
 def _thumbnail(slide: SlideRow) -> tuple[Thumbnail | None, list[str]]:
-    """The slide in small, or why there is none."""
+    """Thumbnail of the slide, or a note why there is none."""
     why = file_problem(slide)
     if not why:
         try:

@@ -56,7 +56,7 @@ def _is_simple(span: tuple[float, float], step: float) -> bool:
 
 
 def _reduce(picture: NDArray[np.uint8], step: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Do the same for simple factors, several times as fast."""
+    """Average by whole factors with Pillow, several times as fast."""
     low = picture if step == (1, 1) else np.asarray(Image.fromarray(picture).reduce(step))
     low = low[: shape[0], : shape[1]]
     lacking = ((0, shape[0] - low.shape[0]), (0, shape[1] - low.shape[1]), (0, 0))

@@ -163,7 +163,7 @@ class TilePackWriter:
         return TilePack(self.path, offsets, checksums)
 
     def discard(self) -> None:
-        """Give up, and leave nothing."""
+        """Remove the unfinished pack."""
         self.file.close()
         self.partial.unlink(missing_ok=True)
 
