@@ -8,7 +8,7 @@ what is computed (how many workers, which shard); they are left out of the recip
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003 - flags are made from the annotations
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from gigacli.config.base import Config, one_resolution, option, parse_shard

@@ -6,16 +6,14 @@ Maps are (row, column) images; points and corners are (x, y) in cells of the ima
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.spatial import cKDTree
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float32]
+Floats = NDArray[np.float32]
 
 CLASSES = ("glandular", "solid")
 TILE_TYPES = ("background", "stroma", "glandular", "solid", "fat")
@@ -29,17 +27,11 @@ _DIRECTIONS = 32  # corners of an outline
 
 @dataclass(frozen=True)
 class Units:
-    """Closed outlines around centres, on the structure grid: glands, nests or fat cells.
+    """Closed outlines around centres, on the structure grid: glands, nests or fat cells."""
 
-    Attributes:
-        centres: (unit, xy) float32.
-        radii: (unit, direction) float32: distance from the centre to the outline in equally spaced directions.
-        kind: (unit,) uint8: the tile type around the centre.
-    """
-
-    centres: Floats
-    radii: Floats
-    kind: NDArray[np.uint8]
+    centres: Floats  # (unit, xy) float32
+    radii: Floats  # (unit, direction) float32: distance from the centre to the outline in equally spaced directions
+    kind: NDArray[np.uint8]  # (unit,) uint8: the tile type around the centre
 
     def outlines(self, scale: float | Floats = 1.0, *, inset: float = 0.0) -> Floats:
         """Corners (unit, direction, xy) of the outlines, shrunk towards the centres by `scale`, then by `inset` cells.

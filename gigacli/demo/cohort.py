@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,12 +16,7 @@ from gigacli.demo.pyramid import write_pyramid
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.files import new_file
 from gigacli.parallel import as_ready
-from gigacli.progress import SILENT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from gigacli.progress import Progress
+from gigacli.progress import SILENT, Progress
 
 _DRAWING = 1  # raised whenever the same seed draws other pixels, so that two drawings never share a folder
 _VARY = 0.08  # of the width and height of a slide

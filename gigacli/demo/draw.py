@@ -10,20 +10,15 @@ else (outline, holes, pens, strength of the stains) is drawn before the class is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
 from gigacli.demo import anatomy
-from gigacli.demo.anatomy import BACKGROUND, CLASSES, FAT, GLANDULAR, SOLID, field, scatter, under
+from gigacli.demo.anatomy import BACKGROUND, CLASSES, FAT, GLANDULAR, SOLID, Floats, Units, field, scatter, under
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from gigacli.demo.anatomy import Floats, Units
 
 MAP_UM = 8.0
 """Side of a cell of the truth maps in microns, up to rounding to an even number of level-0 pixels."""
@@ -40,17 +35,12 @@ _INKS = ((1.6, 0.45, 1.3), (1.9, 1.1, 0.25), (1.7, 1.6, 1.5))  # optical densiti
 
 @dataclass(frozen=True)
 class Lab:
-    """How one laboratory stains and scans.
+    """How one laboratory stains and scans."""
 
-    Attributes:
-        haematoxylin: Optical density (base e) of one unit of concentration, for red, green and blue.
-        eosin: The same for eosin.
-        white: Red, green and blue of the empty slide, 0 to 255.
-    """
-
+    # optical density (base e) of one unit of concentration, for red, green and blue
     haematoxylin: tuple[float, float, float]
-    eosin: tuple[float, float, float]
-    white: tuple[float, float, float]
+    eosin: tuple[float, float, float]  # the same for eosin
+    white: tuple[float, float, float]  # red, green and blue of the empty slide, 0 to 255
 
 
 LABS = (
@@ -64,21 +54,13 @@ LABS = (
 
 @dataclass(frozen=True)
 class Drawing:
-    """A slide and the truth about it.
+    """A slide and the truth about it."""
 
-    Attributes:
-        image: (height, width, 3) uint8, RGB.
-        tissue: (height / downsample, width / downsample) bool: stained tissue, without holes and fat.
-        tile_type: The same shape, uint8: index into `anatomy.TILE_TYPES`.
-        pen: The same shape, bool: touched by a felt pen. Tissue under a pen still counts as tissue.
-        downsample: Side of a cell of the two maps in level-0 pixels.
-    """
-
-    image: NDArray[np.uint8]
-    tissue: NDArray[np.bool_]
-    tile_type: NDArray[np.uint8]
-    pen: NDArray[np.bool_]
-    downsample: int
+    image: NDArray[np.uint8]  # (height, width, 3) uint8, RGB
+    tissue: NDArray[np.bool_]  # (height / downsample, width / downsample) bool: stained tissue, without holes and fat
+    tile_type: NDArray[np.uint8]  # the same shape, uint8: index into `anatomy.TILE_TYPES`
+    pen: NDArray[np.bool_]  # the same shape, bool: touched by a felt pen. Tissue under a pen still counts as tissue
+    downsample: int  # side of a cell of the two maps in level-0 pixels
 
 
 @dataclass(frozen=True)

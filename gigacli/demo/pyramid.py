@@ -10,15 +10,13 @@ import io
 import struct
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 LAST_LEVEL_PX = 512
 """Levels are added until the long side of the last one is at most this, unless their number is given."""

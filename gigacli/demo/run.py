@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import DemoConfig
 from gigacli.demo.cohort import DemoCohort, write_cohort
-from gigacli.progress import SILENT
-
-if TYPE_CHECKING:
-    from gigacli.progress import Progress
+from gigacli.progress import SILENT, Progress
 
 NOTICE = (
     "This is a small synthetic cohort: a smoke test that everything runs, not evidence about any method. Look at the\n"

@@ -6,10 +6,11 @@ import os
 import platform
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import DoctorConfig
@@ -18,13 +19,8 @@ from gigacli.doctor import machine, probes
 from gigacli.doctor.isolated import IsolatedCall, Outcome
 from gigacli.errors import GigaError, NotFound
 from gigacli.parallel import worker_count
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Progress
 from gigacli.version import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from gigacli.progress import Progress
 
 State = Literal["ok", "note", "broken"]
 TIMEOUT_S = 120.0
@@ -40,7 +36,7 @@ MODULES = {"spconv": "spconv.pytorch", "tensorboard": "torch.utils.tensorboard"}
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
         name: What was looked at.
@@ -189,7 +185,7 @@ def _torch(outcome: Outcome) -> Iterator[Check]:
     for i, gpu in enumerate(found["gpus"]):
         about = f"{gpu['name']}, {gpu['gib']:.0f} GiB, {gpu['architecture']}"
         if gpu["error"]:
-            fix = f"install a build of torch for {gpu['architecture']}, or use --device cpu"
+            fix = f"install a build of torch for {gpu['architecture']}, or the processor: giga train STORE --device cpu"
             yield Check(f"cuda:{i}", "broken", f"{about}: {gpu['error']}", fix)
         else:
             yield Check(f"cuda:{i}", "ok", f"{about}, computes in {gpu['precision']}")
@@ -254,7 +250,7 @@ def _processors(torch: Outcome) -> Iterator[Check]:
     text = f"{allowed} of {os.cpu_count()} processors; {worker_count(None)} readers, {threads} threads of torch"
     if quota is not None and max(threads, worker_count(None)) > max(1.0, quota) + 0.5:
         n = max(1, round(quota))
-        fix = f"export OMP_NUM_THREADS={n}, and --workers {n} where a command has it"
+        fix = f"export OMP_NUM_THREADS={n}, and read with as many threads: giga bank STORE --workers {n}"
         yield Check("processors", "note", f"{text}; but the container gets the time of {quota:g}", fix)
     elif threads > allowed:
         yield Check("processors", "note", f"{text}: more than there are", f"export OMP_NUM_THREADS={allowed}")
@@ -266,7 +262,7 @@ def _processors(torch: Outcome) -> Iterator[Check]:
         yield Check("openmp", "note", found, "unset OMP_WAIT_POLICY")
     available = machine.memory()
     state: State = "ok" if available >= LEAST_MEMORY else "note"
-    advice = "" if state == "ok" else "use --workers 1 and a smaller --batch-size"
+    advice = "" if state == "ok" else "take less: giga bank STORE --workers 1 --batch-size 16"
     yield Check("memory", state, f"{_size(available)} available", advice)
 
 
@@ -315,7 +311,9 @@ def _room(store: str | Path | None, folder: Path, found: machine.FileSystem) -> 
     files = found.free_files is not None and found.free_files < space.files
     if space.bytes > found.free or files:
         text = f"{need} and {space.files} files, of which {found.free_files} can be made" if files else need
-        yield Check("room", "note", text, "make room, or take fewer --augmentations or --draws in giga bank")
+        yield Check(
+            "room", "note", text, "make room, or a smaller bank: giga bank STORE --augmentations 25 --draws 128"
+        )
     else:
         yield Check("room", "ok", need)
     most = machine.most_mappings()

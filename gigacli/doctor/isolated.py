@@ -5,25 +5,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a call, or why there is none.
+    """The result of a call, or why there is none."""
 
-    Attributes:
-        value: What the function returned, None where it did not.
-        error: Why it did not, "" where it did.
-    """
-
-    value: Any
-    error: str = ""
+    value: Any  # what the function returned, None where it did not
+    error: str = ""  # why it did not, "" where it did
 
 
 class IsolatedCall:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import threading
 import time
@@ -14,21 +15,7 @@ from gigacli.files import new_file
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
-NETWORK = (
-    "nfs",
-    "cifs",
-    "smb",
-    "lustre",
-    "gpfs",
-    "beegfs",
-    "ceph",
-    "glusterfs",
-    "9p",
-    "afs",
-    "panfs",
-    "wekafs",
-    "fuse",
-)
+NETWORK = re.compile("nfs|cifs|smb|lustre|gpfs|beegfs|ceph|glusterfs|9p|afs|panfs|wekafs|fuse")
 """Beginnings of the names of file systems that other machines, or other programs, serve."""
 
 FSYNCS, REPLACEMENTS, BLOCK = 15, 200, 4096
@@ -53,7 +40,8 @@ def processors(cgroup: Path = CGROUP, proc: Path = PROC) -> tuple[int, float | N
 def memory(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
     """Return the bytes of memory that this process may take: those available, or left of its container's limit."""
     lines = dict(line.split(":", 1) for line in _text(proc / "meminfo").splitlines() if ":" in line)
-    available = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else _physical()
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else physical
     for name, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -77,10 +65,6 @@ def most_mappings(proc: Path = PROC) -> int | None:
     return int(text) if text else None
 
 
-def _physical() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def _text(path: Path) -> str:
     try:
         return path.read_text().strip()
@@ -98,25 +82,15 @@ def _cgroup_files(name: str, cgroup: Path, proc: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class FileSystem:
-    """What the file system of a folder can do.
+    """What the file system of a folder can do."""
 
-    Attributes:
-        kind: Type of its file system, "" where the system does not say.
-        network: Whether other machines, or a program, serve it.
-        free: Bytes free.
-        free_files: Files that can still be made; None where there is no limit.
-        fsync_ms: Time until 4 KiB are on the disk, the median.
-        atomic: Whether a file that is replaced is always seen whole.
-        error: Why it cannot be written, "" where it can; if not, `fsync_ms` is 0 and `atomic` is false.
-    """
-
-    kind: str
-    network: bool
-    free: int
-    free_files: int | None
-    fsync_ms: float
-    atomic: bool
-    error: str = ""
+    kind: str  # type of its file system, "" where the system does not say
+    network: bool  # whether other machines, or a program, serve it
+    free: int  # bytes free
+    free_files: int | None  # files that can still be made; None where there is no limit
+    fsync_ms: float  # time until 4 KiB are on the disk, the median
+    atomic: bool  # whether a file that is replaced is always seen whole
+    error: str = ""  # why it cannot be written, "" where it can; if not, `fsync_ms` is 0 and `atomic` is false
 
 
 def file_system(folder: Path, mounts: Path = PROC / "self" / "mountinfo") -> FileSystem:
@@ -124,16 +98,13 @@ def file_system(folder: Path, mounts: Path = PROC / "self" / "mountinfo") -> Fil
     folder = folder.resolve()
     room = os.statvfs(folder)
     kind = _kind(folder, mounts)
-    free_files = room.f_favail if room.f_files else None
-    network = kind.startswith(NETWORK)
-    free = room.f_bavail * room.f_frsize
+    free, files = room.f_bavail * room.f_frsize, room.f_favail if room.f_files else None
+    known = kind, NETWORK.match(kind) is not None, free, files
     try:
         with tempfile.TemporaryDirectory(prefix=".giga-doctor-", dir=folder) as place:
-            return FileSystem(
-                kind, network, free, free_files, _fsync_ms(Path(place)), _replaces_atomically(Path(place))
-            )
+            return FileSystem(*known, _fsync_ms(Path(place)), _replaces_atomically(Path(place)))
     except OSError as error:
-        return FileSystem(kind, network, free, free_files, 0.0, atomic=False, error=error.strerror or str(error))
+        return FileSystem(*known, 0.0, atomic=False, error=error.strerror or str(error))
 
 
 def _kind(folder: Path, mounts: Path) -> str:

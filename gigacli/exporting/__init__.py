@@ -1,1 +1,1 @@
-"""The doors out of a store: its results as files that other tools read."""
+"""Exports: results of a store as files that other tools read."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import ExportConfig, Format
@@ -13,14 +14,9 @@ from gigacli.errors import InvalidInput, NotFound
 from gigacli.exporting import tiles, vectors
 from gigacli.exporting.output import check_free, size_of
 from gigacli.exporting.weights import write_weights
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Progress
 from gigacli.store.groups import Embedding, Encoder, Features, Model, SlideGroup, Tiles
 from gigacli.store.store import Store
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from gigacli.progress import Progress
 
 Result = Embedding | Features | Tiles | Model | Encoder
 KINDS: tuple[type[Result], ...] = (Embedding, Features, Tiles, Model, Encoder)
@@ -104,7 +100,7 @@ def export(
     """
     started = time.monotonic()
     if "://" in str(to):
-        raise InvalidInput(f"--to is {to}; a file or folder of this machine is written", "write it here, then copy it")
+        raise InvalidInput(f"`to` is {to}; a file or folder of this machine is written", "write it here, then copy it")
     opened, to = Store.open(store), Path(to)
     group = _group(opened, what)
     written_as = _format(type(group), to, config.format)
@@ -132,7 +128,7 @@ def export(
 
 
 def _group(store: Store, what: str | None) -> Result:
-    """The group that is meant."""
+    """Find the group to export."""
     named, slash, name = (what or Embedding.kind).strip("/").partition("/")
     kind = next((kind for kind in KINDS if kind.kind == named), None)
     if kind is None or (kind is Tiles and slash):
@@ -154,19 +150,19 @@ def _group(store: Store, what: str | None) -> Result:
 
 
 def _format(of: type[Result], to: Path, given: Format | None) -> str:
-    """The format, from what was given and from the name of the file."""
+    """Decide the format from what was given and from the name of the file."""
     kind, formats, ending = of.kind, formats_of(of), to.suffix.lower().removeprefix(".")
     named = given or (ending if ending in FORMATS else None)
     if named is None and ending and not to.is_dir():
         raise InvalidInput(
             f"{to} ends in .{ending}, which is no format; {kind} can be {', '.join(formats)}",
-            "for a folder of that name, give --format",
+            "for a folder of that name, give `format`",
         )
     chosen = named or formats[0]
     if chosen not in formats:
         raise InvalidInput(f"{kind} cannot be written as {chosen}", f"they can be {', '.join(formats)}")
     if chosen in FILES and ending != chosen:
-        raise InvalidInput(f"--to is {to}; {chosen} is one file", f"name it: --to {to.name or kind}.{chosen}")
+        raise InvalidInput(f"`to` is {to}; {chosen} is one file", f"name it {to.name or kind}.{chosen}")
     if chosen not in FILES and ending in FORMATS:
-        raise InvalidInput(f"--to is {to}; {chosen} is a folder of files", f"name it: --to {to.stem} --format {chosen}")
+        raise InvalidInput(f"`to` is {to}; {chosen} is a folder of files", f"name it {to.stem}, with `format` {chosen}")
     return chosen

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from gigacli.store.groups import TileGrid
-    from gigacli.store.table import SlideRow
+from gigacli.store.groups import TileGrid
+from gigacli.store.table import SlideRow
 
 
 def write_h5(
@@ -45,7 +42,7 @@ def write_h5(
 
 
 def _attributes(edge_px: float, tiling: dict[str, Any], slide: SlideRow) -> dict[str, Any]:
-    """TRIDENT's, which know whole pixels and nominal magnifications, then the exact values under names of ours."""
+    """Attributes of TRIDENT, in whole pixels and nominal magnifications, then the exact values under our own names."""
     width, height = slide.size_px
     size = {"level0_width": width, "level0_height": height} if width > 0 else {}
     return {

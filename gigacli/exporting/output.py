@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gigacli.errors import GigaError, InvalidInput
 from gigacli.files import PARTIAL, new_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NOTE = "giga.json"
 """In every exported folder: what it was made from, and the names of its files."""
 
 
 def check_free(to: Path, *, folder: bool, redo: bool) -> None:
-    """Refuse to replace what is not to be replaced.
+    """Refuse to replace files that no export wrote, or without `redo`.
 
     Raises:
         InvalidInput: There is something already, and `redo` is off; or it is no earlier export, or more than that.
@@ -33,7 +31,7 @@ def check_free(to: Path, *, folder: bool, redo: bool) -> None:
     if folder:
         _check_ours(to, redo=redo)
     if not redo:
-        raise InvalidInput(f"{to} is there already", "name another --to, or replace it with --redo")
+        raise InvalidInput(f"{to} is there already", "name another `to`, or replace it with `redo=True`")
 
 
 def _check_ours(folder: Path, *, redo: bool) -> None:
@@ -41,13 +39,13 @@ def _check_ours(folder: Path, *, redo: bool) -> None:
     try:
         ours = {NOTE, *json.loads((folder / NOTE).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):
-        raise InvalidInput(f"{folder} is a folder that giga export did not write", "name a new one with --to") from None
+        raise InvalidInput(f"{folder} is a folder that giga export did not write", "name a new one with `to`") from None
     others = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     others = [name for name in others if name not in ours]
     if redo and others:
         raise InvalidInput(
             f"{folder} also holds {others[0]}, which giga export did not write ({len(others)} such files)",
-            "move them away, or name another --to",
+            "move them away, or name another `to`",
         )
 
 
@@ -91,7 +89,7 @@ def _write_errors(to: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise GigaError(
-            f"{to} cannot be written: {error}", "make room, give write access, or name another --to"
+            f"{to} cannot be written: {error}", "make room, give write access, or name another `to`"
         ) from error
 
 

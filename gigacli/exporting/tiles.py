@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
 from gigacli.exporting.geojson import tile_feature
 from gigacli.exporting.h5 import write_h5
-from gigacli.exporting.origin import note_of, slides_for_files
+from gigacli.exporting.origin import Rows, note_of, slides_for_files
 from gigacli.exporting.output import export_folder
+from gigacli.progress import Progress
+from gigacli.store.groups import Features, TileGrid, Tiles
+from gigacli.store.table import SlideRow
 from gigacli.wsi.slide import Slide
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from gigacli.exporting.origin import Rows
-    from gigacli.progress import Progress
-    from gigacli.store.groups import Features, TileGrid, Tiles
-    from gigacli.store.table import SlideRow
 
 CROPPED = ("mirax", "leica", "ventana", "zeiss")
 """OpenSlide's names of the formats whose slides may state bounds; only these need to be opened,
@@ -51,7 +46,7 @@ def to_npy(group: Features, rows: Rows, *, to: Path, progress: Progress) -> None
 def _features(
     group: Features, rows: Rows, progress: Progress
 ) -> Iterator[tuple[SlideRow, TileGrid, NDArray[np.float16]]]:
-    """Slide after slide, so that no more than the features of one are in memory."""
+    """Yield row, grid and features slide by slide, so that no more than one slide's are in memory."""
     slides, grids = slides_for_files(group, rows), group.store.tiles.grids(rows)
     progress.start(f"exporting {group.path}", len(slides))
     for row, slide, grid in zip(rows.tolist(), slides, grids, strict=True):

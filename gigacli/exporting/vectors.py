@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from itertools import repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gigacli.exporting.extras import need
+from gigacli.config.tools import Format
+from gigacli.errors import NotFound
 from gigacli.exporting.h5 import write_h5
-from gigacli.exporting.origin import note_of, slides_for_files, slides_of
+from gigacli.exporting.origin import Rows, note_of, slides_for_files, slides_of
 from gigacli.exporting.output import export_file, export_folder
+from gigacli.progress import Progress
+from gigacli.store.groups import Embedding
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
-
-    from gigacli.exporting.origin import Rows
-    from gigacli.progress import Progress
-    from gigacli.store.groups import Embedding
 
 
 def to_npy(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:
     """The layout of the authors' published embeddings: embeddings.npy (n, width) float32 and ids.npy (n,) text."""
     with export_folder(to, note_of(group)) as folder:
         np.save(folder / "embeddings.npy", group.read()[rows], allow_pickle=False)
-        np.save(
-            folder / "ids.npy",
-            np.array([slide.id for slide in slides_of(group, rows)], dtype=np.str_),
-            allow_pickle=False,
-        )
+        ids = np.array([slide.id for slide in slides_of(group, rows)], dtype=np.str_)
+        np.save(folder / "ids.npy", ids, allow_pickle=False)
 
 
 def to_csv(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:
@@ -42,8 +38,8 @@ def to_csv(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> Non
 
 def to_parquet(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:
     """The columns of the CSV; where they come from is in the metadata of the schema, under ``giga``."""
-    arrow = need("pyarrow", extra="parquet", what="--format parquet")
-    parquet = need("pyarrow.parquet", extra="parquet", what="--format parquet")
+    arrow = _need("pyarrow", extra="parquet", format="parquet")
+    parquet = _need("pyarrow.parquet", extra="parquet", format="parquet")
     table = arrow.Table.from_pandas(_table(group, rows), preserve_index=False)
     metadata = {**(table.schema.metadata or {}), b"giga": _text(note_of(group)).encode()}
     with export_file(to) as path:
@@ -52,20 +48,15 @@ def to_parquet(group: Embedding, rows: Rows, *, to: Path, progress: Progress) ->
 
 def to_h5ad(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:
     """An AnnData: X holds the vectors, obs the slide table, uns["giga"] where they come from, as JSON."""
-    anndata = need("anndata", extra="anndata", what="--format h5ad")
+    anndata = _need("anndata", extra="anndata", format="h5ad")
     import pandas as pd
 
     slides = slides_of(group, rows)
     # Text as objects: anndata does not write the strings of pandas 3.
     index = pd.Index([slide.id for slide in slides], dtype=object, name="slide_id")
-    text = {
-        "patient_id": [slide.patient for slide in slides],
-        "path": [slide.path for slide in slides],
-        "vendor": [slide.vendor for slide in slides],
-        "mpp_source": [slide.mpp_source for slide in slides],
-    }
+    columns = {"patient_id": "patient", "path": "path", "vendor": "vendor", "mpp_source": "mpp_source"}
     obs: dict[str, Any] = {
-        **{name: pd.Series(values, index=index, dtype=object) for name, values in text.items()},
+        **{name: pd.Series([getattr(s, of) for s in slides], index, dtype=object) for name, of in columns.items()},
         "width_px": np.array([slide.size_px[0] for slide in slides], dtype=np.int64),
         "height_px": np.array([slide.size_px[1] for slide in slides], dtype=np.int64),
         "mpp": np.array([slide.mpp for slide in slides], dtype=np.float64),
@@ -89,6 +80,16 @@ def to_h5(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None
         for vector, slide, grid in zip(group.read()[rows], slides, grids, strict=True):
             write_h5(folder / f"{slide.id}.h5", vector, slide=slide, encoder=group.name, grid=grid, tiling=tiling)
             progress.advance()
+
+
+def _need(module: str, *, extra: str, format: Format) -> Any:  # noqa: A002 - the name of the option
+    """Import a library that a format needs; NotFound where it is not installed."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise NotFound(f"`format` {format} needs {error.name}", f"run: pip install 'gigacli[{extra}]'") from None
 
 
 def _table(group: Embedding, rows: Rows) -> pd.DataFrame:

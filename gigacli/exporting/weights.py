@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -12,13 +13,8 @@ from safetensors.numpy import load, save
 from gigacli.errors import Mismatch, NotFound
 from gigacli.exporting.output import check_free, export_file
 from gigacli.store.groups import Encoder, Model
-from gigacli.store.recipe import CREATED_BY
+from gigacli.store.recipe import CREATED_BY, Recipe
 from gigacli.weights.card import WeightsCard
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from gigacli.store.recipe import Recipe
 
 RESNET18_FEATURES = 256
 SLIDE_WIDTH = "projector.0.weight"
@@ -52,7 +48,7 @@ def write_weights(group: Model | Encoder, to: Path, *, redo: bool) -> int:
 
 
 def card_of(to: Path) -> Path:
-    """Where the card of a weights file stands."""
+    """Path of the card beside a weights file."""
     return to.with_suffix(".md")
 
 
@@ -124,7 +120,7 @@ def _plain(recipes: dict[str, Recipe | None]) -> dict[str, dict[str, Any]]:
 
 
 def _markdown(card: WeightsCard, file: str, sha256: str) -> str:
-    """The card for people."""
+    """The card in Markdown."""
     lines = [f"# {card.name}", ""]
     if card.kind == "model":
         lines += [
@@ -147,9 +143,8 @@ def _markdown(card: WeightsCard, file: str, sha256: str) -> str:
             *([f"- {card.tiles}", ""] if card.mpp is not None else []),
             f"    giga bank cohort.zarr --encoder {file}",
         ]
-    lines += ["", f"- file: {file}, SHA-256 {sha256}", f"- weights: SHA-256 {card.encoder_sha256}"]
-    if card.kind == "model":
-        lines.pop()
+    lines += ["", f"- file: {file}, SHA-256 {sha256}"]
+    lines += [f"- weights: SHA-256 {card.encoder_sha256}"] if card.kind == "encoder" else []
     lines += [f"- written by {card.created_by}; this card is also in the metadata of the file, under `giga`", ""]
     for role, recipe in card.recipes.items():
         lines += [f"## Recipe: {role}", "", f"`giga {recipe['stage']}`", ""]

@@ -1,1 +1,1 @@
-"""The door in: tile features and slide vectors that other tools made become a cohort store."""
+"""Imports: tile features and slide vectors of other tools become a cohort store."""

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
 from gigacli.tables import bare_id
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 MAGIC = b"\x93NUMPY"
 ALLOWED = {
@@ -32,23 +29,14 @@ ALLOWED = {
 
 @dataclass(frozen=True, eq=False)
 class SlideVectors:
-    """Vectors of slides, as they were read.
+    """Vectors of slides, as they were read."""
 
-    Attributes:
-        path: Of the vectors, or of the first of them.
-        vectors: Slide -> its vector (c).
-        width: Values of a vector, c.
-        tool: Which tool wrote them.
-        encoder: What made them, "" where the files do not say.
-        failures: Slide -> why its vector cannot be used.
-    """
-
-    path: Path
-    vectors: dict[str, NDArray[Any]]
-    width: int
-    tool: str
-    encoder: str = ""
-    failures: dict[str, str] = field(default_factory=dict)
+    path: Path  # of the vectors, or of the first of them
+    vectors: dict[str, NDArray[Any]]  # slide -> its vector (c)
+    width: int  # values of a vector, c
+    tool: str  # which tool wrote them
+    encoder: str = ""  # what made them, "" where the files do not say
+    failures: dict[str, str] = field(default_factory=dict)  # slide -> why its vector cannot be used
 
 
 class _TextOnly(pickle.Unpickler):

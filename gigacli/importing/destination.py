@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from gigacli.errors import Mismatch
-from gigacli.store.groups import Features
-
-if TYPE_CHECKING:
-    from gigacli.store.groups import Embedding
-    from gigacli.store.recipe import Recipe
+from gigacli.store.groups import Embedding, Features
+from gigacli.store.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,7 @@ def recipe_for(group: Features | Embedding, recipe: Recipe, *, redo: bool) -> Re
     made = there is not None and there.stage != "import"
     if made or (isinstance(group, Features) and store.bank(group.name).found is not None):
         raise Mismatch(
-            f"{store.url} has {group.kind} or a bank of the name {group.name!r} of its own", "choose another --name"
+            f"{store.url} has {group.kind} or a bank of the name {group.name!r} of its own", "choose another `name`"
         )
     before = there.config if there is not None else {}
     generation = int(before.get("generation", 1)) + int(redo and there is not None)

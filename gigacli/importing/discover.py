@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, NotFound, reason_of
 from gigacli.importing import h5, tensors, wsidata
 from gigacli.importing.feature_set import FeatureSet, NoFeatures
 from gigacli.parallel import worker_count
+from gigacli.progress import Progress
 from gigacli.tables import bare_id
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from gigacli.config.tools import ImportConfig
-    from gigacli.progress import Progress
 
 H5 = (".h5", ".hdf5")
 TENSORS = (".pt", ".npz")
@@ -28,17 +24,11 @@ _SHOWN = 5
 
 @dataclass
 class Discovery:
-    """What was found.
+    """Feature sets found in files, and the files without any."""
 
-    Attributes:
-        found: Feature sets, by slide.
-        broken: Slide -> why its file cannot be used.
-        ignored: Why files that were met in a folder are no features.
-    """
-
-    found: list[FeatureSet] = field(default_factory=list)
-    broken: dict[str, str] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)
+    found: list[FeatureSet] = field(default_factory=list)  # feature sets, by slide
+    broken: dict[str, str] = field(default_factory=dict)  # slide -> why its file cannot be used
+    ignored: list[str] = field(default_factory=list)  # why files that were met in a folder are no features
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
@@ -147,7 +137,7 @@ def _slide_of(path: Path) -> str:
 
 
 def choose(discovery: Discovery, config: ImportConfig) -> list[FeatureSet]:
-    """The one feature set that is meant, sorted by slide.
+    """Choose the features of one encoder, one feature set per slide, sorted by slide.
 
     Raises:
         NotFound: Nothing was found, or nothing of that encoder.
@@ -172,7 +162,7 @@ def choose(discovery: Discovery, config: ImportConfig) -> list[FeatureSet]:
             for (encoder, vector, tool), n in sorted(kinds.items())
         )
         raise InvalidInput(
-            f"the files hold {len(kinds)} sets of features: {listed}", "name one folder, or choose: --encoder NAME"
+            f"the files hold {len(kinds)} sets of features: {listed}", "name one folder, or choose with `encoder`"
         )
     [kind] = kinds
     chosen = sorted((f for f in found if (f.encoder, f.vector, f.tool) == kind), key=lambda one: one.id)
@@ -184,7 +174,7 @@ def choose(discovery: Discovery, config: ImportConfig) -> list[FeatureSet]:
 
 
 def name_of(chosen: Sequence[FeatureSet], paths: Sequence[Path], config: ImportConfig) -> str:
-    """What the features are called in the store: as asked for, as the encoder, or as the folder of the files."""
+    """Name of the features in the store: the one asked for, that of the encoder, or that of the files' folder."""
     if config.name is not None:
         return config.name
     first = paths[0]
@@ -193,12 +183,12 @@ def name_of(chosen: Sequence[FeatureSet], paths: Sequence[Path], config: ImportC
 
 
 def plain_name(text: str) -> str:
-    """A text as a name of the format: other characters become '-'.
+    """Turn a text into a name that a store can hold: other characters become '-'.
 
     Raises:
         InvalidInput: Nothing is left of it.
     """
     name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text).lstrip("._-")[:80]
     if not name:
-        raise InvalidInput(f"{text!r} cannot be a name in the store", "give one with --name")
+        raise InvalidInput(f"{text!r} cannot be a name in the store", "give one with `name`")
     return name

@@ -3,82 +3,71 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-    from pathlib import Path
+import numpy as np
+from numpy.typing import NDArray
 
-    import numpy as np
-    from numpy.typing import NDArray
+from gigacli.errors import SlideError
 
 UNKNOWN_SIZE = (-1, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """The inside of a file while it is open.
+    """Coordinates and vectors of a file while it is open."""
 
-    Attributes:
-        coords: (n, 2) top-left corners (x, y), in level-0 pixels or (see :attr:`FeatureSet.microns`) microns.
-        vectors: (start, stop) -> the vectors of those tiles, (stop - start, width), as they are stored.
-        tissue: (n,) share of tissue per tile, None where the tool does not keep it.
-    """
-
+    # (n, 2) top-left corners (x, y), in level-0 pixels or (see `microns`) microns
     coords: NDArray[Any]
+    # (start, stop) -> the vectors of those tiles, (stop - start, width), as they are stored
     vectors: Callable[[int, int], NDArray[Any]]
-    tissue: NDArray[np.float32] | None = None
+    tissue: NDArray[np.float32] | None = None  # (n,) share of tissue per tile, None where the tool does not keep it
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSet:
-    """One set of features, of one slide.
+    """One set of features, of one slide."""
 
-    Attributes:
-        id: Of the slide.
-        path: The file.
-        tool: Which tool wrote it.
-        tool_version: Of that tool, "" where it does not say.
-        encoder: Of the features, "" where it does not say.
-        tiles: How many there are; 0 for a slide vector.
-        width: Values per vector.
-        read: Opens the file.
-        tile_px: Edge of a tile, pixels at the resolution of the tiles; None, as all that follow, where it does not say.
-        mpp: That resolution, microns per pixel.
-        edge_px: Edge of a tile in level-0 pixels.
-        overlap_px: Of neighbouring tiles, pixels at the resolution of the tiles.
-        slide_mpp: Microns per level-0 pixel.
-        nominal: Whether `mpp` is 10 / magnification rather than measured.
-        size_px: Of level 0.
-        slide_path: The slide file, "" where it does not say.
-        microns: Whether coordinates are microns instead of level-0 pixels.
-        vector: Whether it is one vector of the whole slide.
-    """
-
-    id: str
+    id: str  # of the slide
     path: Path
-    tool: str
-    encoder: str
-    tiles: int
-    width: int
-    read: Callable[[], AbstractContextManager[Content]]
-    tool_version: str = ""
+    tool: str  # which tool wrote it
+    encoder: str  # of the features, "" where it does not say
+    tiles: int  # how many there are; 0 for a slide vector
+    width: int  # values per vector
+    read: Callable[[], AbstractContextManager[Content]]  # opens the file
+    tool_version: str = ""  # of that tool, "" where it does not say
+    # edge of a tile, pixels at the resolution of the tiles; None, as all that follow, where it does not say
     tile_px: float | None = None
-    mpp: float | None = None
-    edge_px: float | None = None
-    overlap_px: float = 0.0
-    slide_mpp: float | None = None
-    nominal: bool = False
-    size_px: tuple[int, int] = UNKNOWN_SIZE
-    slide_path: str = ""
-    microns: bool = False
-    vector: bool = False
+    mpp: float | None = None  # that resolution, microns per pixel
+    edge_px: float | None = None  # edge of a tile in level-0 pixels
+    overlap_px: float = 0.0  # of neighbouring tiles, pixels at the resolution of the tiles
+    slide_mpp: float | None = None  # microns per level-0 pixel
+    nominal: bool = False  # whether `mpp` is 10 / magnification rather than measured
+    size_px: tuple[int, int] = UNKNOWN_SIZE  # of level 0
+    slide_path: str = ""  # the slide file, "" where it does not say
+    microns: bool = False  # whether coordinates are microns instead of level-0 pixels
+    vector: bool = False  # whether it is one vector of the whole slide
 
 
 class NoFeatures(Exception):  # noqa: N818 - says what was found, and is caught by whoever looks through a folder
     """The file can be read but holds no features."""
+
+
+def tile_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(n, c) of the features of n tiles, also where they are stored as (n, 1, c) or (1, n, c).
+
+    Raises:
+        SlideError: They are neither.
+    """
+    if shape == (0,):  # a slide without tissue, of which some tools keep no width
+        return 0, 0
+    if len(shape) == 2 or (len(shape) == 3 and 1 in shape[:2]):
+        return math.prod(shape[:-1]), shape[-1]
+    raise SlideError(f"its features have the shape {shape}; expected (tiles, values)")
 
 
 def number(values: Any, key: str) -> float | None:

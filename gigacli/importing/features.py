@@ -7,9 +7,10 @@ written before. Then the files, several at once, a slide at a time, its mark of 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import ImportConfig
@@ -23,16 +24,11 @@ from gigacli.importing.geometry import TOLERANCE, SlideScale, Tiling, scale_of, 
 from gigacli.importing.slides import SlideMetadata, merged, patient_of, read_metadata, refuse_new
 from gigacli.importing.writing import write_features
 from gigacli.parallel import as_ready, worker_count
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Progress
+from gigacli.store.groups import Features
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from gigacli.progress import Progress
-    from gigacli.store.groups import Features
 
 ScaledSet = tuple[FeatureSet, SlideScale]
 """The features of a slide, and how large their tiles are on it."""
@@ -96,29 +92,17 @@ def _vectors(config: ImportConfig, store: Store, *, started: float, **found: Any
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """An import of the tile features of one encoder.
-
-    Attributes:
-        config: The options.
-        store: The store as it was found.
-        name: Of the features.
-        tiling: Of the files.
-        tiles: Recipe of the tiles: of those that the store has, else of those that are imported.
-        recipe: Recipe of the features.
-        sets: Slide -> its features.
-        broken: Slide -> why its file cannot be used.
-        metadata: What the user's table says of slides.
-    """
+    """An import of the tile features of one encoder."""
 
     config: ImportConfig
-    store: Store
-    name: str
-    tiling: Tiling
-    tiles: Recipe
-    recipe: Recipe
-    sets: dict[str, ScaledSet]
-    broken: dict[str, str]
-    metadata: dict[str, SlideMetadata]
+    store: Store  # as it was found
+    name: str  # of the features
+    tiling: Tiling  # of the files
+    tiles: Recipe  # recipe of the tiles: of those that the store has, else of those that are imported
+    recipe: Recipe  # recipe of the features
+    sets: dict[str, ScaledSet]  # slide -> its features
+    broken: dict[str, str]  # slide -> why its file cannot be used
+    metadata: dict[str, SlideMetadata]  # what the user's table says of slides
 
 
 def prepare(
@@ -183,17 +167,11 @@ def begin(plan: Plan) -> Features:
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """What became of the files.
+    """Outcome of an import: the files used, and those that could not be."""
 
-    Attributes:
-        sets: Those that were imported now.
-        skipped: Slides that were there.
-        failures: Slide -> why its file cannot be used.
-    """
-
-    sets: list[FeatureSet]
-    skipped: int
-    failures: dict[str, str]
+    sets: list[FeatureSet]  # those that were imported now
+    skipped: int  # slides that were there
+    failures: dict[str, str]  # slide -> why its file cannot be used
 
 
 def work(plan: Plan, features: Features, progress: Progress) -> Imported:
@@ -244,7 +222,7 @@ def summary(plan: Plan, imported: Imported, *, started: float) -> ImportSummary:
 
 
 def _slide_table(plan: Plan, store: Store) -> SlideTable:
-    """The slides there are and the new ones; of those without tiles yet, everything is said anew."""
+    """Slide table after the import; slides without tiles get what the files say now."""
     rows = []
     for slide in sorted({*plan.sets, *plan.broken}):
         metadata = plan.metadata.get(slide)

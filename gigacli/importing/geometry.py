@@ -6,21 +6,16 @@ some of them; a fourth follows from three.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, SlideError
-from gigacli.importing.feature_set import UNKNOWN_SIZE, whole
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.config.tools import ImportConfig
-    from gigacli.importing.feature_set import FeatureSet
+from gigacli.importing.feature_set import UNKNOWN_SIZE, FeatureSet, whole
 
 TOLERANCE = 0.1
 """How far resolutions may lie apart that are meant to be one: scanners of one nominal magnification differ by a few
@@ -34,17 +29,11 @@ LARGEST = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class Tiling:
-    """How slides are cut into tiles; the fields are those of the recipe of tiles.
+    """How slides are cut into tiles; the fields are those of the recipe of tiles."""
 
-    Attributes:
-        mpp: Microns per pixel.
-        tile_px: Edge, pixels at `mpp`.
-        overlap: Pixels at `mpp`.
-    """
-
-    mpp: float
-    tile_px: float
-    overlap: float
+    mpp: float  # microns per pixel
+    tile_px: float  # edge, pixels at `mpp`
+    overlap: float  # pixels at `mpp`
 
     @property
     def edge_um(self) -> float:
@@ -54,17 +43,11 @@ class Tiling:
 
 @dataclass(frozen=True)
 class SlideScale:
-    """How large the tiles are on one slide.
+    """How large the tiles are on one slide."""
 
-    Attributes:
-        slide_mpp: Microns per level-0 pixel at which its tiles have the size that the store says.
-        source: Who says so, as in the column ``mpp_source``.
-        edge_px: Edge of a tile in level-0 pixels.
-    """
-
-    slide_mpp: float
-    source: str
-    edge_px: float
+    slide_mpp: float  # microns per level-0 pixel at which its tiles have the size that the store says
+    source: str  # who says so, as in the column ``mpp_source``
+    edge_px: float  # edge of a tile in level-0 pixels
 
 
 def tiling_of(chosen: Sequence[FeatureSet], config: ImportConfig, table: Mapping[str, float]) -> Tiling:
@@ -108,20 +91,20 @@ def _tiling_of(one: FeatureSet, config: ImportConfig, table_mpp: float | None) -
     if tile_px is None:
         raise InvalidInput(
             f"{one.path} does not say how large its tiles are",
-            "name the folder with the coordinates, too (CLAM: patches/), or give --tile-px, --mpp and --slide-mpp",
+            "name the folder with the coordinates, too (CLAM: patches/), or give `tile_px`, `mpp` and `slide_mpp`",
         )
     if config.tile_px is not None and config.tile_px != tile_px:
-        raise InvalidInput(f"--tile-px is {config.tile_px}, but {one.path} says {tile_px:g}", "leave out --tile-px")
+        raise InvalidInput(f"`tile_px` is {config.tile_px}, but {one.path} says {tile_px:g}", "leave out `tile_px`")
     mpp, slide_mpp = one.mpp, table_mpp or one.slide_mpp or config.slide_mpp
     if mpp is not None and config.mpp is not None and not _alike(mpp, config.mpp):
-        raise InvalidInput(f"--mpp is {config.mpp:g}, but {one.path} says {mpp:g}", "leave out --mpp")
+        raise InvalidInput(f"`mpp` is {config.mpp:g}, but {one.path} says {mpp:g}", "leave out `mpp`")
     mpp = config.mpp or mpp
     if mpp is None and one.edge_px is not None and slide_mpp is not None:
         mpp = slide_mpp * one.edge_px / tile_px
     if mpp is None:
         raise InvalidInput(
             f"{one.path} does not say the resolution of its tiles of {tile_px:g} px",
-            "give it with --mpp or --mag, or that of the slides: --slide-mpp, or a column mpp in --csv",
+            "give it with `mpp` or `mag`, or that of the slides: `slide_mpp`, or a column mpp in `csv`",
         )
     return Tiling(float(mpp), whole(tile_px), whole(one.overlap_px))
 
@@ -145,7 +128,7 @@ def scale_of(one: FeatureSet, tiling: Tiling, config: ImportConfig, table_mpp: f
         raise InvalidInput(
             f"{one.path} does not say the resolution of its slide, in which "
             + ("its coordinates, in microns, could become pixels" if one.microns else "its tiles could be placed"),
-            "give it with --slide-mpp, or slide by slide in a column mpp of --csv; the vectors of slides hardly depend "
+            "give it with `slide_mpp`, or slide by slide in a column mpp of `csv`; the vectors of slides hardly depend "
             "on it, but the places of tiles do",
         )
     if edge is None or one.microns:

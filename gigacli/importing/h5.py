@@ -11,19 +11,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gigacli.errors import SlideError
-from gigacli.importing.feature_set import Content, FeatureSet, NoFeatures, number, size_of, text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from gigacli.importing.feature_set import Content, FeatureSet, NoFeatures, number, size_of, text, tile_shape
 
 EXACT = {"mpp": "mpp", "slide_mpp": "level0_mpp", "edge_px": "edge_level0_px"}
 """Fields of :class:`FeatureSet` and the attributes that `giga export` adds to those of TRIDENT."""
@@ -34,17 +32,11 @@ PATCHES = "_patches"
 
 @dataclass(frozen=True, kw_only=True)
 class Coordinates:
-    """A file of coordinates alone, for features that have none or do not say how large their tiles are.
-
-    Attributes:
-        path: The file.
-        tiles: How many there are.
-        stated: What it says of the tiles: fields of :class:`FeatureSet`.
-    """
+    """A file of coordinates alone, for features that have none or do not say how large their tiles are."""
 
     path: Path
-    tiles: int
-    stated: dict[str, Any]
+    tiles: int  # how many there are
+    stated: dict[str, Any]  # what it says of the tiles: fields of `FeatureSet`
 
     def corners(self) -> np.ndarray:
         """(n, 2), level-0 pixels."""
@@ -133,7 +125,7 @@ def _trident_or_clam(path: Path, file: Any, coordinates: Coordinates | None) -> 
     if features.ndim == 1 and len(features):
         tool = "TRIDENT" if encoder or stated["tool"] == "TRIDENT" else "HDF5"
         return _vector(path, "features", features, encoder=encoder, tool=tool)
-    shape = _shape(features)
+    shape = tile_shape(features.shape)
     if coords is None and coordinates is None:
         raise SlideError("it has features but no coordinates", "name the folder with the coordinates, too")
     where = coordinates if coords is None else None
@@ -147,7 +139,7 @@ def _atlaspatch(path: Path, file: Any) -> Iterator[FeatureSet]:
     stated = _of_tiles(dict(file.attrs)) | {"tool": "AtlasPatch"}
     tiles = len(file["coords"])
     for name, features in file["features"].items():
-        shape = _shape(features)
+        shape = tile_shape(features.shape)
         _same_length(shape[0], tiles)
         yield FeatureSet(
             id=path.stem,
@@ -167,7 +159,7 @@ def _stamp(path: Path, file: Any) -> FeatureSet:
     encoder, version = text(attributes, "extractor") or text(attributes, "encoder"), text(attributes, "stamp_version")
     if (feats.ndim == 1 and len(feats)) or text(attributes, "feat_type") in ("slide", "patient"):
         return _vector(path, "feats", feats, encoder=encoder, tool="STAMP", version=version)
-    shape = _shape(feats)
+    shape = tile_shape(feats.shape)
     if "coords" not in file:
         raise SlideError("it has features but no coordinates")
     _same_length(shape[0], len(file["coords"]))
@@ -218,17 +210,6 @@ def _open(path: Path, key: str, coordinates: Coordinates | None = None) -> Itera
         data = file[key]
         corners = _corners(file.get("coords")) if coordinates is None else coordinates.corners()
         yield Content(coords=corners, vectors=lambda a, b: _rows(data, a, b))
-
-
-def _shape(data: Any) -> tuple[int, int]:
-    """(n, c) of features, also where they are stored as (n, 1, c) or (1, n, c)."""
-    if data.ndim == 2:
-        return int(data.shape[0]), int(data.shape[1])
-    if data.shape == (0,):  # a slide without tissue, of which some tools keep no width
-        return 0, 0
-    if data.ndim == 3 and 1 in data.shape[:2]:
-        return int(data.shape[0] * data.shape[1]), int(data.shape[2])
-    raise SlideError(f"its features have the shape {data.shape}; expected (tiles, values)")
 
 
 def _corners(coords: Any) -> np.ndarray:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from gigacli.errors import InvalidInput
+from gigacli.store.store import Store
+from gigacli.store.table import SlideRow, SlideTable
 from gigacli.tables import bare_id, find_column, read_columns, tcga_patient
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-    from pathlib import Path
-
-    from gigacli.store.store import Store
-    from gigacli.store.table import SlideRow, SlideTable
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def patient_of(slide: str, metadata: SlideMetadata | None) -> str:
 
 
 def refuse_new(known: Store, slides: Iterable[str]) -> None:
-    """A store whose slides were registered and tiled keeps them; one that was imported may get more.
+    """Refuse new slides for a store that was tiled by giga; a store of imports may get more.
 
     Raises:
         InvalidInput: Slides are not in a store of the first kind.
@@ -90,7 +86,7 @@ def refuse_new(known: Store, slides: Iterable[str]) -> None:
 
 
 def merged(known: SlideTable, rows: Iterable[SlideRow], *, settled: Collection[str] = ()) -> SlideTable:
-    """The slides that are there, with what is new about them, and the new ones.
+    """Merge new slides, and what is new about known ones, into the slide table.
 
     Args:
         known: The slides that are there.

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gigacli.errors import SlideError
-from gigacli.importing.feature_set import UNKNOWN_SIZE, Content, FeatureSet, NoFeatures, number, text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from gigacli.importing.h5 import Coordinates
+from gigacli.importing.feature_set import UNKNOWN_SIZE, Content, FeatureSet, NoFeatures, number, text, tile_shape
+from gigacli.importing.h5 import Coordinates
 
 TILES = ".coordinates.npz"
 TILES_META = ".coordinates.meta.json"
@@ -35,7 +32,7 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
         OSError: It cannot be read.
         SlideError: It cannot be used.
     """
-    shape = _shape(path)
+    shape = tuple(_open(path).shape)
     about = _json(path.with_name(path.name.removesuffix(path.suffix) + META))
     encoder, slide = text(about, "encoder_name"), text(about, "sample_id") or path.stem
     if len(shape) == 1:
@@ -45,7 +42,7 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
             "it has features but no coordinates, and there are none beside it",
             "name the folder with the coordinates, too: hs2p's tiles/, or CLAM's patches/",
         )
-    n = shape[0]
+    n, width = tile_shape(shape)
     stated = _of_hs2p(tiles) if tiles is not None else coordinates.stated if coordinates is not None else {}
     found = stated.pop("tiles", None) if tiles is not None else coordinates.tiles if coordinates is not None else None
     if found != n:
@@ -65,7 +62,7 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
             corners, tissue = coordinates.corners(), None
         yield Content(coords=corners, vectors=lambda a, b: _rows(features, a, b), tissue=tissue)
 
-    return [FeatureSet(id=slide, path=path, encoder=encoder, tiles=n, width=shape[-1], read=read, **stated)]
+    return [FeatureSet(id=slide, path=path, encoder=encoder, tiles=n, width=width, read=read, **stated)]
 
 
 def _of_hs2p(path: Path) -> dict[str, Any]:
@@ -128,15 +125,6 @@ def _open(path: Path) -> Any:
     if not isinstance(held, torch.Tensor):
         raise NoFeatures(f"it holds a {type(held).__name__}; expected a tensor")
     return held
-
-
-def _shape(path: Path) -> tuple[int, ...]:
-    shape = tuple(_open(path).shape)
-    if len(shape) == 3 and 1 in shape[:2]:
-        return shape[0] * shape[1], shape[2]
-    if len(shape) not in (1, 2):
-        raise SlideError(f"its features have the shape {shape}; expected (tiles, values)")
-    return shape
 
 
 def _rows(held: Any, start: int, stop: int) -> np.ndarray:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.importing.arrays import SlideVectors
 from gigacli.importing.destination import ImportSummary, recipe_for
 from gigacli.importing.discover import plain_name
+from gigacli.importing.feature_set import FeatureSet
 from gigacli.importing.slides import SlideMetadata, merged, patient_of, refuse_new
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.config.tools import ImportConfig
-    from gigacli.importing.feature_set import FeatureSet
 
 
 def read_each(sets: Sequence[FeatureSet], broken: Mapping[str, str]) -> SlideVectors:
@@ -58,23 +53,14 @@ def read_each(sets: Sequence[FeatureSet], broken: Mapping[str, str]) -> SlideVec
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """An import of slide vectors.
-
-    Attributes:
-        config: The options.
-        store: The store as it was found.
-        name: Of the embedding.
-        recipe: How it will have been made.
-        read: The vectors; those that cannot be stored are among its failures.
-        metadata: What the user's table says of slides.
-    """
+    """An import of slide vectors."""
 
     config: ImportConfig
-    store: Store
-    name: str
-    recipe: Recipe
-    read: SlideVectors
-    metadata: dict[str, SlideMetadata]
+    store: Store  # as it was found
+    name: str  # of the embedding
+    recipe: Recipe  # how it will have been made
+    read: SlideVectors  # the vectors; those that cannot be stored are among its failures
+    metadata: dict[str, SlideMetadata]  # what the user's table says of slides
 
     @property
     def slides(self) -> list[str]:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
-from gigacli.importing.geometry import SLACK_PX, level0
+from gigacli.importing.feature_set import Content, FeatureSet
+from gigacli.importing.geometry import SLACK_PX, SlideScale, level0
 from gigacli.store.features import TILES_AT_ONCE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
-    from gigacli.importing.feature_set import Content, FeatureSet
-    from gigacli.importing.geometry import SlideScale
-    from gigacli.store.groups import Features, TileGrid
+from gigacli.store.groups import Features, TileGrid
 
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -81,7 +76,7 @@ def _picked(vectors: Any, order: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def as_float16(block: NDArray[Any], width: int) -> NDArray[np.float16]:
-    """Vectors as the format keeps them.
+    """Convert vectors to the type that a store keeps.
 
     Raises:
         SlideError: A value is not a number, or does not fit.

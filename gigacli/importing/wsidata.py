@@ -7,17 +7,15 @@ say the rest: ``tile_spec`` per name of tiles, and ``slide_properties``. Only th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gigacli.errors import SlideError
 from gigacli.importing.feature_set import UNKNOWN_SIZE, Content, FeatureSet, NoFeatures, number
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 def look_into(path: Path) -> list[FeatureSet]:

@@ -9,18 +9,15 @@ would cost a small training set some of its labels. Classes count alike in the l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gigacli.randomness import keyed_rng, keyed_seed
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
 HIDDEN: Final = 128
 EPOCHS: Final = 50

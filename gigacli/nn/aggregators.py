@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from gigacli.errors import InvalidInput
 from gigacli.nn.slide_encoder import SlideEncoder, check_width, make_linear
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
-    from gigacli.nn.views import ViewBatch
+from gigacli.nn.views import ViewBatch
 
 AGGREGATORS = ("sparse-resnet", "attention", "mlp")
 
@@ -39,8 +33,8 @@ def make_aggregator(
         raise InvalidInput(f"there is no aggregator {name!r}; it must be one of {', '.join(AGGREGATORS)}")
     if (blocks, stride, sparse_backend) != (2, 2, "auto"):
         raise InvalidInput(
-            f"aggregator {name!r} has no sparse convolutions for --blocks {blocks} --stride {stride} "
-            f"--sparse-backend {sparse_backend}",
+            f"aggregator {name!r} has no sparse convolutions for `blocks` {blocks} `stride` {stride} "
+            f"`sparse_backend` {sparse_backend}",
             "Leave them out.",
         )
     return (GatedAttention if name == "attention" else MeanMLP)(width_in, generator=generator)

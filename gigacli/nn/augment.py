@@ -9,14 +9,12 @@ clamped to [0, 1] once, at the end. Hue is a rotation in YIQ, not in HSV.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 CROP_RATIO = (3 / 4, 4 / 3)
 """Range of a crop's width over its height: the usual one."""
@@ -26,25 +24,15 @@ BLUR_TAPS = 5
 
 @dataclass(frozen=True)
 class Strengths:
-    """Ranges of the augmentation's parameters; flips and quarter turns have none, for a tile has no upright position.
+    """Ranges of the augmentation's parameters; flips and quarter turns have none: a tile has no upright position."""
 
-    Attributes:
-        crop_scale: Least and greatest share of the tile's area that is kept.
-        jitter: Brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter.
-        hue: Greatest turn of the hue, either way; 1 is once round.
-        jitter_p: Probability that the colours are jittered.
-        gray_p: Probability that they are dropped.
-        blur_p: Probability that the tile is blurred.
-        blur_px: Least and greatest sigma, in pixels of the augmented tile.
-    """
-
-    crop_scale: tuple[float, float]
-    jitter: float
-    hue: float
-    jitter_p: float
-    gray_p: float
-    blur_p: float
-    blur_px: tuple[float, float]
+    crop_scale: tuple[float, float]  # least and greatest share of the tile's area that is kept
+    jitter: float  # brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter
+    hue: float  # greatest turn of the hue, either way; 1 is once round
+    jitter_p: float  # probability that the colours are jittered
+    gray_p: float  # probability that they are dropped
+    blur_p: float  # probability that the tile is blurred
+    blur_px: tuple[float, float]  # least and greatest sigma, in pixels of the augmented tile
 
 
 SHARED = Strengths(crop_scale=(0.5, 1.0), jitter=0.4, hue=0.2, jitter_p=0.8, gray_p=0.2, blur_p=0.5, blur_px=(0.1, 1.0))
@@ -74,29 +62,17 @@ def output_px(tile_px: int) -> int:
 
 @dataclass(frozen=True)
 class TileAugmentation:
-    """n parameter sets, one per view (shared) or per tile (independent). All arrays begin with axis n.
+    """n parameter sets, one per view (shared) or per tile (independent). All arrays begin with axis n."""
 
-    Attributes:
-        crop: (n, 4) top, left, height, width of the crop, in pixels of the tile.
-        flip: (n, 2) bool, upside down and left to right.
-        quarter_turns: (n,) rotation by that many times 90 degrees.
-        brightness: (n,) factor.
-        contrast: (n,) factor about the tile's mean luma.
-        saturation: (n,) factor about luma.
-        hue: (n,) rotation, in turns.
-        gray: (n,) bool.
-        blur_px: (n,) sigma of the Gaussian in output pixels, 0 for none.
-    """
-
-    crop: np.ndarray
-    flip: np.ndarray
-    quarter_turns: np.ndarray
-    brightness: np.ndarray
-    contrast: np.ndarray
-    saturation: np.ndarray
-    hue: np.ndarray
-    gray: np.ndarray
-    blur_px: np.ndarray
+    crop: np.ndarray  # (n, 4) top, left, height, width of the crop, in pixels of the tile
+    flip: np.ndarray  # (n, 2) bool, upside down and left to right
+    quarter_turns: np.ndarray  # (n,) rotation by that many times 90 degrees
+    brightness: np.ndarray  # (n,) factor
+    contrast: np.ndarray  # (n,) factor about the tile's mean luma
+    saturation: np.ndarray  # (n,) factor about luma
+    hue: np.ndarray  # (n,) rotation, in turns
+    gray: np.ndarray  # (n,) bool
+    blur_px: np.ndarray  # (n,) sigma of the Gaussian in output pixels, 0 for none
 
     def __len__(self) -> int:
         return len(self.gray)
@@ -137,7 +113,7 @@ def _crop(
 
 
 def unchanged(tile_px: int) -> TileAugmentation:
-    """The set that only resizes."""
+    """A parameter set that only resizes."""
     none, one = np.zeros(1), np.ones(1)
     return TileAugmentation(
         crop=np.array([[0, 0, tile_px, tile_px]]),
@@ -260,20 +236,14 @@ class _Axis:
     """The operators along one axis of n tiles: crop and resize (bilinear, pixel centres), then flip, then blur.
 
     The blur is a Gaussian of five taps, mirrored about the first and the last pixel; a sigma of 0 leaves one tap.
-
-    Attributes:
-        start: (n, 1) first pixel of the crop.
-        length: (n, 1) pixels of the crop.
-        position: (n, out) position in the crop that a pixel of the result is read from, before the blur.
-        source: (taps, out) numbers of the pixels that the taps of the blur take.
-        weights: (n, taps) weights of the taps.
     """
 
-    start: NDArray[np.int64]
-    length: NDArray[np.int64]
+    start: NDArray[np.int64]  # (n, 1) first pixel of the crop
+    length: NDArray[np.int64]  # (n, 1) pixels of the crop
+    # (n, out) position in the crop that a pixel of the result is read from, before the blur
     position: NDArray[np.float64]
-    source: NDArray[np.int64]
-    weights: NDArray[np.float64]
+    source: NDArray[np.int64]  # (taps, out) numbers of the pixels that the taps of the blur take
+    weights: NDArray[np.float64]  # (n, taps) weights of the taps
 
     @classmethod
     def of(cls, parameters: TileAugmentation, flip: np.ndarray, axis: np.ndarray, out: int) -> _Axis:

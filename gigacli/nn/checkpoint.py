@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from gigacli.errors import Mismatch
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import nn
 
 History = dict[str, list[float]]
 
 
 @dataclass
 class Sums:
-    """Sums over the steps of an epoch so far.
+    """Sums over the steps of an epoch so far."""
 
-    Attributes:
-        steps: Steps taken.
-        seconds: Seconds spent on them.
-        waited: Seconds of these that were spent waiting for data.
-        examples: Slides or tiles seen.
-        chance: Sum of the steps' chance levels.
-        figures: Sums of the steps' losses and further figures by name, scalar float64.
-    """
-
-    steps: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    examples: int = 0
-    chance: float = 0.0
+    steps: int = 0  # steps taken
+    seconds: float = 0.0  # seconds spent on them
+    waited: float = 0.0  # seconds of these that were spent waiting for data
+    examples: int = 0  # slides or tiles seen
+    chance: float = 0.0  # sum of the steps' chance levels
+    # sums of the steps' losses and further figures by name, scalar float64
     figures: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, examples: int, chance: float, figures: Mapping[str, Tensor]) -> None:
@@ -95,7 +83,7 @@ def restore(module: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: byt
     try:
         module.load_state_dict(parts["module"])
     except RuntimeError as error:
-        raise Mismatch(f"the checkpoint does not fit: {error}", "start again with --redo") from error
+        raise Mismatch(f"the checkpoint does not fit: {error}", "start again with `redo=True`") from error
     states: dict[int, dict[str, Any]] = {}
     for name, value in parts["optimizer"].items():
         index, _, key = name.partition(".")
@@ -117,4 +105,4 @@ def _load(checkpoint: bytes) -> tuple[dict[str, Tensor], int]:
         tensors = load_safetensors(checkpoint)
         return tensors, int(tensors["epoch"])
     except (SafetensorError, KeyError) as error:
-        raise Mismatch(f"the checkpoint cannot be read: {error!r}", "start again with --redo") from error
+        raise Mismatch(f"the checkpoint cannot be read: {error!r}", "start again with `redo=True`") from error

@@ -16,12 +16,12 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InvalidInput(f"--device is {name!r}; it must be auto, cpu, cuda or cuda:I") from None
+        device = torch.device("meta")  # none to compute on
     if device.type not in ("cpu", "cuda"):
-        raise InvalidInput(f"--device is {name!r}; it must be auto, cpu, cuda or cuda:I")
+        raise InvalidInput(f"`device` is {name!r}; it must be auto, cpu, cuda or cuda:I")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InvalidInput(
-            f"--device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices", "use --device cpu"
+            f"`device` is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices", "use `device='cpu'`"
         )
     return device
 

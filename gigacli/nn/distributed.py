@@ -8,9 +8,10 @@ the weights are averaged: that is the gradient of the loss, to rounding.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,23 +19,15 @@ from torch import distributed as dist
 
 from gigacli.errors import InvalidInput
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """This process among those that train together."""
 
-    Attributes:
-        rank: Number of this process, from 0. Process 0 writes.
-        count: Number of processes.
-    """
-
-    rank: int = 0
-    count: int = 1
+    rank: int = 0  # number of this process, from 0. Process 0 writes
+    count: int = 1  # number of processes
 
     @property
     def part(self) -> tuple[int, int]:
@@ -125,10 +118,11 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
 def _own_device(device: torch.device) -> torch.device:
     local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if device != torch.device("cuda"):
-        raise InvalidInput(f"--device is {device}, but torchrun started several processes", "use --device cuda")
+        raise InvalidInput(f"`device` is {device}, but torchrun started several processes", "use `device='cuda'`")
     if local >= there:
         raise InvalidInput(
-            f"torchrun started more processes than there are CUDA devices ({there})", f"use --nproc-per-node {there}"
+            f"torchrun started more processes than there are CUDA devices ({there})",
+            f"use torchrun --nproc-per-node {there}",
         )
     return torch.device("cuda", local)
 
@@ -141,14 +135,9 @@ def synchronise(module: nn.Module, processes: Processes) -> nn.Module:
                 if type(child) is nn.BatchNorm1d:
                     setattr(parent, name, SyncBatchNorm1d(child))
                 elif type(child) is nn.BatchNorm2d:
-                    on_gpu = child.weight.device.type == "cuda"
-                    setattr(parent, name, _torchs_own(child) if on_gpu else SyncBatchNorm2d(child))
+                    on_gpu, of_torch = child.weight.device.type == "cuda", cast("Any", nn.SyncBatchNorm)
+                    setattr(parent, name, of_torch.convert_sync_batchnorm(child) if on_gpu else SyncBatchNorm2d(child))
     return module
-
-
-def _torchs_own(norm: nn.BatchNorm2d) -> nn.Module:
-    convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
-    return cast("nn.Module", convert(norm))
 
 
 class SyncBatchNorm1d(nn.BatchNorm1d):

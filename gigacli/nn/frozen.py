@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gigacli.nn.tile_encoder import FEATURES, BasicBlock, ResNet18
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class FrozenTileEncoder:

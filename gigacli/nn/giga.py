@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gigacli.errors import InvalidInput
@@ -16,12 +18,6 @@ from gigacli.nn.loop import Step
 from gigacli.nn.losses import chance_level, nt_xent
 from gigacli.nn.slide_encoder import Projector
 from gigacli.nn.views import ViewBatch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
 
 WHITENING_DRAWS = 8
 """Draws per augmentation that the whitening looks at: 400 rows a slide are plenty for a covariance over a cohort."""
@@ -79,16 +75,9 @@ class GigaSSL(nn.Module):
             seed: Seed of the initial weights.
             sparse_backend: Backend of a sparse aggregator's convolutions.
         """
-        return cls(
-            width_in,
-            temperature=recipe.get("temperature", 1.0),
-            seed=seed,
-            whiten=recipe.get("whiten", False),
-            aggregator=recipe.get("aggregator", "sparse-resnet"),
-            blocks=recipe.get("blocks", 2),
-            stride=recipe.get("stride", 2),
-            sparse_backend=sparse_backend,
-        )
+        names = ("temperature", "whiten", "aggregator", "blocks", "stride")
+        stated = {"temperature": 1.0} | {name: recipe[name] for name in names if name in recipe}
+        return cls(width_in, seed=seed, sparse_backend=sparse_backend, **stated)
 
     def forward(self, views: ViewBatch) -> Step:
         """NT-Xent of 2n views, the first views of n slides, then their second views: one sparse batch for both."""
@@ -131,7 +120,7 @@ def whitening_matrix(slides: Iterable[NDArray[np.float16]]) -> Tensor:
     if not 0 < np.trace(covariance) < np.inf:
         raise InvalidInput(
             f"features spread by {np.trace(covariance):g} within slides, so there is nothing to even out",
-            "look at them, or train with --no-whiten",
+            "look at them, or train with `whiten=False`",
         )
     values, directions = np.linalg.eigh(covariance + np.trace(covariance) / width * np.eye(width))
     return torch.from_numpy((directions / np.sqrt(values)) @ directions.T).float()

@@ -13,18 +13,14 @@ The rules were established by running the authors' code; none of it is used here
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from gigacli.nn.slide_encoder import SlideEncoder
-from gigacli.nn.sparse import strided_map
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from gigacli.nn.sparse import KernelMap, SparseMap
+from gigacli.nn.sparse import KernelMap, SparseMap, strided_map
 
 DOWNMAP = 224
 """What coordinates are divided by."""

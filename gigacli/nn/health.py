@@ -1,18 +1,14 @@
-"""How well a contrastive training goes, in figures and in words."""
+"""Health of a contrastive training: geometry of its vectors, and warnings."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
+from torch import Tensor
 
 COLLAPSED_RANK = 1.5
 """Vectors of an effective rank below this are all alike, even where a batch holds only a few slides."""
@@ -73,11 +69,11 @@ def training_warning(history: Mapping[str, Sequence[float]], *, epochs: int) -> 
     if rank < COLLAPSED_RANK:
         return (
             f"the vectors have collapsed: their effective rank is {rank:.1f}, so all look alike. "
-            "Try a smaller --lr or a higher --temperature"
+            "Try a smaller `lr` or a higher `temperature`"
         )
     if loss > AT_CHANCE * chance:
         return (
             f"nothing has been learnt: the loss is {loss:.3f}, and {chance:.3f} where views tell nothing. "
-            "Try another --lr, or more tiles"
+            "Try another `lr`, or more tiles"
         )
     return ""

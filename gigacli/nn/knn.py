@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
-    from gigacli.nn.tile_encoder import ResNet18
+from gigacli.nn.tile_encoder import ResNet18
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,7 @@ from gigacli.errors import Diverged
 from gigacli.nn.checkpoint import History, State, Sums, epoch_of, restore, to_bytes
 from gigacli.nn.distributed import ALONE, Processes
 from gigacli.nn.health import Health, health_of, training_warning
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from gigacli.progress import Progress
+from gigacli.progress import Progress
 
 B = TypeVar("B")
 __all__ = ["History", "Schedule", "Step", "Training", "epoch_of", "run"]
@@ -37,17 +34,11 @@ CHECKPOINT_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then a cosine to 0 (Loshchilov and Hutter 2017), per step.
+    """Linear warm-up, then a cosine to 0 (Loshchilov and Hutter 2017), per step."""
 
-    Attributes:
-        peak: Learning rate at the end of the warm-up.
-        warmup: Steps of warm-up.
-        total: Steps in all.
-    """
-
-    peak: float
-    warmup: int
-    total: int
+    peak: float  # learning rate at the end of the warm-up
+    warmup: int  # steps of warm-up
+    total: int  # steps in all
 
     def __call__(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -252,7 +243,7 @@ def _check_finite(loss: float, epoch: int) -> None:
     if not math.isfinite(loss):
         raise Diverged(
             f"the loss is {loss} in epoch {epoch + 1}",
-            "train again with --redo and a smaller --lr, for example a third of it",
+            "train again with `redo=True` and a smaller `lr`, for example a third of it",
         )
 
 

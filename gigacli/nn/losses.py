@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:

@@ -34,17 +34,11 @@ NO_TILE = -1
 
 @dataclass(frozen=True)
 class Share:
-    """One process's share of a batch of n tiles: queries ``start:stop``, and the same places of the keys' order.
+    """One process's share of a batch of n tiles: queries ``start:stop``, and the same places of the keys' order."""
 
-    Attributes:
-        start: First place.
-        stop: Last place + 1.
-        sizes: Number of keys in each of this process's groups; they add up to ``stop - start``.
-    """
-
-    start: int
-    stop: int
-    sizes: tuple[int, ...]
+    start: int  # first place
+    stop: int  # last place + 1
+    sizes: tuple[int, ...]  # number of keys in each of this process's groups; they add up to ``stop - start``
 
 
 def share_of(n: int, rank: int, count: int) -> Share:
@@ -61,21 +55,13 @@ def share_of(n: int, rank: int, count: int) -> Share:
 
 @dataclass(frozen=True)
 class MoCoBatch:
-    """Two views of the tiles of a batch: of n tiles in all, m of which are this process's.
+    """Two views of the tiles of a batch: of n tiles in all, m of which are this process's."""
 
-    Attributes:
-        queries: (m, 3, h, w) images in [0, 1] of this process's queries.
-        keys: (m, 3, h, w) images of the keys that this process computes: in the keys' order, not the queries'.
-        order: (n,) int64, the keys' order: key i of the order is of tile ``order[i]`` of the batch.
-        tiles: (n,) int64, a number for every tile, the same in every epoch.
-        share: This process's share of the batch.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    order: Tensor
-    tiles: Tensor
-    share: Share
+    queries: Tensor  # (m, 3, h, w) images in [0, 1] of this process's queries
+    keys: Tensor  # (m, 3, h, w) images of the keys that this process computes: in the keys' order, not the queries'
+    order: Tensor  # (n,) int64, the keys' order: key i of the order is of tile ``order[i]`` of the batch
+    tiles: Tensor  # (n,) int64, a number for every tile, the same in every epoch
+    share: Share  # this process's share of the batch
 
 
 class MoCo(nn.Module):

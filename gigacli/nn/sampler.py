@@ -6,10 +6,13 @@ any number of processes see the same views; each process gathers its part.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from gigacli.nn.views import (
     SlideAugmentation,
@@ -20,12 +23,6 @@ from gigacli.nn.views import (
     make_views,
 )
 from gigacli.randomness import keyed_rng
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-    from torch import Tensor
 
 DEVICE_SHARE = 0.6
 """Share of the free memory of a CUDA device that a bank may take; the rest is for the network."""
@@ -153,7 +150,7 @@ def _whereabouts(device: torch.device, size: int, room: float) -> str:
         return f"the bank ({size / 2**30:.1f} GiB) lies in the memory of {device}"
     return (
         f"the bank ({size / 2**30:.1f} GiB) stays on the host: it may take {room / 2**30:.1f} GiB of the memory of "
-        f"{device}. A bank of fewer --augmentations would fit"
+        f"{device}. A smaller bank would fit: giga bank STORE --augmentations N"
     )
 
 

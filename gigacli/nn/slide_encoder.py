@@ -9,13 +9,15 @@ touched. Building encoder and projector from one `torch.Generator().manual_seed(
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.nn.sparse import (
+    KernelMap,
     SparseMap,
     convolve,
     mean_pool,
@@ -26,16 +28,9 @@ from gigacli.nn.sparse import (
     window_sum,
 )
 from gigacli.nn.sparse_spconv import check_spconv, convolve_spconv
+from gigacli.nn.views import ViewBatch
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torch import Generator, Tensor
-
-    from gigacli.nn.sparse import KernelMap
-    from gigacli.nn.views import ViewBatch
-
-    Convolve = Callable[[Tensor, Tensor, KernelMap], Tensor]
+Convolve = Callable[[Tensor, Tensor, KernelMap], Tensor]
 
 _WINDOW = 9
 _NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
@@ -184,7 +179,8 @@ class SlideEncoder(nn.Module):
             for name, target in _named(cast("SparseBlock", block), i).items()
         }
         found = {
-            name: _as_kernel(value) if value.ndim == 4 else value
+            # dense kernels (c_out, c_in, kh, kw) -> (kh * kw, c_in, c_out)
+            name: value.permute(2, 3, 1, 0).flatten(0, 1) if value.ndim == 4 else value
             for name, value in state_dict.items()
             if name.startswith("layer4.") and not name.endswith("num_batches_tracked")
         }
@@ -251,11 +247,6 @@ def make_linear(width_in: int, width: int, generator: Generator) -> nn.Linear:
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
     return layer
-
-
-def _as_kernel(weight: Tensor) -> Tensor:
-    """(c_out, c_in, kh, kw) -> (kh * kw, c_in, c_out)."""
-    return weight.permute(2, 3, 1, 0).flatten(0, 1)
 
 
 def _named(block: SparseBlock, i: int) -> dict[str, Tensor]:

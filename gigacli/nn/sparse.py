@@ -17,16 +17,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _OFFSETS = tuple((dy, dx) for dy in range(3) for dx in range(3))
 _KEY_LIMIT = 2**63
@@ -37,37 +35,24 @@ class SparseMap:
     """Features at the active sites of `size` views: one row per site, sorted by (owner, y, x), no site twice.
 
     Made by :func:`sparse_map`, which establishes that order.
-
-    Attributes:
-        features: (m, c), floating point.
-        cells: (m, 2) int64, (y, x) of each site, relative to its view.
-        owner: (m,) int64, the view each site belongs to, in [0, size).
-        size: The number of views b. Stored, because a view may have no site.
     """
 
-    features: Tensor
-    cells: Tensor
-    owner: Tensor
-    size: int
+    features: Tensor  # (m, c), floating point
+    cells: Tensor  # (m, 2) int64, (y, x) of each site, relative to its view
+    owner: Tensor  # (m,) int64, the view each site belongs to, in [0, size)
+    size: int  # the number of views b. Stored, because a view may have no site
 
 
 @dataclass(frozen=True)
 class KernelMap:
-    """Which input row feeds which output row, for every offset of a kernel.
+    """Which input row feeds which output row, for every offset of a kernel."""
 
-    Attributes:
-        cells: (n, 2) int64, (y, x) of the output sites, sorted like a :class:`SparseMap`.
-        owner: (n,) int64, the view of each output site.
-        size: The number of views b.
-        sources: The number of input sites m.
-        pairs: One entry per weight row: (source, target), both (p,) int64, neither with a number twice; None where
-            every row is its own source and target.
-    """
-
-    cells: Tensor
-    owner: Tensor
-    size: int
-    sources: int
+    cells: Tensor  # (n, 2) int64, (y, x) of the output sites, sorted like a `SparseMap`
+    owner: Tensor  # (n,) int64, the view of each output site
+    size: int  # the number of views b
+    sources: int  # the number of input sites m
+    # one entry per weight row: (source, target), both (p,) int64, neither with a number twice; None where every row
+    # is its own source and target
     pairs: tuple[tuple[Tensor, Tensor] | None, ...]
 
     @cached_property

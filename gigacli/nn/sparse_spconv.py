@@ -7,20 +7,15 @@ thread some of its results are wrong there (rows that several threads add to), i
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from gigacli.errors import InvalidInput
-from gigacli.nn.sparse import convolution_dtype
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
-
-    from gigacli.nn.sparse import KernelMap
+from gigacli.nn.sparse import KernelMap, convolution_dtype
 
 
 def check_spconv() -> None:
@@ -31,7 +26,7 @@ def check_spconv() -> None:
             import spconv.pytorch  # noqa: F401
     except ImportError:
         raise InvalidInput(
-            "spconv is not installed", "Install gigacli[spconv] (CUDA: its own wheel), or use --sparse-backend torch."
+            "spconv is not installed", "Install gigacli[spconv] (CUDA: its own wheel), or use `sparse_backend='torch'`."
         ) from None
 
 
@@ -39,7 +34,7 @@ def check_spconv_trains(device: torch.device) -> None:
     """Refuse a training that spconv cannot do, before anything is computed."""
     check_spconv()
     if device.type == "cpu":
-        raise InvalidInput("spconv trains on CUDA only, and --device is cpu", "Use --sparse-backend torch.")
+        raise InvalidInput("spconv trains on CUDA only, and `device` is cpu", "Use `sparse_backend='torch'`.")
 
 
 def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -59,7 +54,7 @@ def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> 
         if trains or features.dtype not in (torch.float32, torch.float64):
             raise InvalidInput(
                 f"spconv on a CPU neither trains nor computes in half precision (gradients {trains}, {features.dtype})",
-                "Use --sparse-backend torch.",
+                "Use `sparse_backend='torch'`.",
             )
     pairs, counts = _padded_pairs(kernel_map)
     kernel = weight.permute(2, 0, 1).reshape(weight.shape[2], 3, 3, weight.shape[1])  # (c_out, 3, 3, c_in)

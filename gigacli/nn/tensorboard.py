@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 
 class TensorBoardLog:
@@ -28,7 +26,7 @@ class TensorBoardLog:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise InvalidInput(
-                    "--log-dir needs TensorBoard, which is not installed", "pip install 'gigacli[tensorboard]'"
+                    "`log_dir` needs TensorBoard, which is not installed", "pip install 'gigacli[tensorboard]'"
                 ) from None
             self._writer = SummaryWriter(str(folder))
 

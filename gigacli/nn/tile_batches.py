@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from gigacli.nn.augment import MOCO, augment, draw_augmentation, fold, output_px
+from gigacli.nn.augment import MOCO, TileAugmentation, augment, draw_augmentation, fold, output_px
 from gigacli.nn.distributed import ALONE, Processes
-from gigacli.nn.moco import MoCoBatch, share_of
+from gigacli.nn.moco import MoCoBatch, Share, share_of
 from gigacli.nn.sampler import steps_per_epoch
 from gigacli.randomness import keyed_rng
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import Executor, Future
-    from contextlib import AbstractContextManager
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from gigacli.nn.augment import TileAugmentation
-    from gigacli.nn.moco import Share
 
 AHEAD = 2
 """Batches whose tiles are being read before they are augmented."""
@@ -116,17 +108,14 @@ class TileBatches:
         for task in coming.tasks:
             task.result()
         with self._here():
-            return self._views(coming)
+            images = coming.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+            queries, keys = (self._augment(images, *view) for view in coming.views)
+            order, tiles = (torch.from_numpy(v).to(self._device) for v in (coming.order, coming.tiles))
+            return MoCoBatch(queries, keys, order, tiles, coming.share)
 
     def _here(self) -> AbstractContextManager[object]:
         """Make the device the current one: every thread begins with GPU 0, and would open a context there."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
-
-    def _views(self, coming: _Coming) -> MoCoBatch:
-        images = coming.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
-        queries, keys = (self._augment(images, *view) for view in coming.views)
-        order, tiles = (torch.from_numpy(v).to(self._device) for v in (coming.order, coming.tiles))
-        return MoCoBatch(queries, keys, order, tiles, coming.share)
 
     def _augment(self, images: Tensor, sets: TileAugmentation, places: NDArray[np.int64]) -> Tensor:
         """(m, 3, out_px, out_px) views of images (all, 3, tile_px, tile_px), channels last."""

@@ -6,20 +6,17 @@ processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gigacli.nn.augment import Folded, TileAugmentation, augment, draw_augmentation, fold, output_px, unchanged
 from gigacli.randomness import keyed_rng
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
 
 
 class TileEncoder(Protocol):
@@ -45,19 +42,12 @@ class TileEncoder(Protocol):
 
 @dataclass(frozen=True)
 class BankViews:
-    """One slide's rows of a bank before they are encoded: which tiles, and how each is augmented.
+    """One slide's rows of a bank before they are encoded: which tiles, and how each is augmented."""
 
-    Attributes:
-        tiles: (augmentation, draw) numbers of tiles, drawn with replacement.
-        sets: A parameter set per augmentation; per draw where they are independent.
-        independent: Whether each draw has a set of its own (the paper's ablation NS).
-        missing: (augmentation, draw) bool: which rows are to be encoded.
-    """
-
-    tiles: NDArray[np.int32]
-    sets: TileAugmentation
-    independent: bool
-    missing: NDArray[np.bool_]
+    tiles: NDArray[np.int32]  # (augmentation, draw) numbers of tiles, drawn with replacement
+    sets: TileAugmentation  # a parameter set per augmentation; per draw where they are independent
+    independent: bool  # whether each draw has a set of its own (the paper's ablation NS)
+    missing: NDArray[np.bool_]  # (augmentation, draw) bool: which rows are to be encoded
 
 
 def draw_bank_views(

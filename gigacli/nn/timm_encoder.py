@@ -7,16 +7,14 @@ gigabytes, and their licences often forbid passing them on.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 TIMM = "timm:"
 """How ``--encoder`` names a model of timm: ``timm:NAME``, ``timm:hf-hub:ORG/MODEL`` or ``timm:local-dir:FOLDER``."""

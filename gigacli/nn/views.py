@@ -7,21 +7,17 @@ pixels, the integers subtracted first. Everything random comes from the numpy Ge
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from gigacli.errors import InvalidInput
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    Cells = Callable[[NDArray[np.float64]], NDArray[np.int64]]
+Cells = Callable[[NDArray[np.float64]], NDArray[np.int64]]
 
 QUANTA = 64
 """Steps per tile that positions are rounded to before they become cells."""

@@ -13,14 +13,11 @@ it, and ``score - score without i = T/n * (mean of views with i - mean of views 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 FALSE_DISCOVERIES = 0.05
 """Share of the tiles called significant that may be there by chance."""

@@ -2,55 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.labels import join, patients_of
+from gigacli.probing.labels import Labels, join, patients_of
 from gigacli.probing.linear import PAPER_C, score
 from gigacli.probing.logistic import fit
 from gigacli.probing.scores import auc_interval
 from gigacli.probing.splits import make_splits
 from gigacli.probing.standardise import moments, standardise
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.probing.labels import Labels
-
 
 @dataclass(frozen=True, eq=False)
 class ClassProbe:
-    """A logistic regression of a class against all others, C = 10 and balanced as in the paper.
+    """A logistic regression of a class against all others, C = 10 and balanced as in the paper."""
 
-    Attributes:
-        target: The column of labels.
-        positive: The class.
-        label: The slide's own label, "" where it has none.
-        weights: (features,), of vectors divided by `deviation`.
-        deviation: (features,), 1 where vectors are probed as they are.
-        logit: Score of the slide's vector: log odds of the class.
-        trained_on: Slides it was fitted on.
-        left_out: Labelled slides of the slide's patient, which it has not seen.
-        auc: How well it tells the class from the others: mean over splits that keep patients together, and its 95 %
-            interval; all None where there are too few slides to say.
-        notes: Where patients come from, and why the probe may be of no use.
-    """
-
-    target: str
-    positive: str
-    label: str
-    weights: NDArray[np.float64]
-    deviation: NDArray[np.float64]
-    logit: float
-    trained_on: int
-    left_out: int
+    target: str  # the column of labels
+    positive: str  # the class
+    label: str  # the slide's own label, "" where it has none
+    weights: NDArray[np.float64]  # (features,), of vectors divided by `deviation`
+    deviation: NDArray[np.float64]  # (features,), 1 where vectors are probed as they are
+    logit: float  # score of the slide's vector: log odds of the class
+    trained_on: int  # slides it was fitted on
+    left_out: int  # labelled slides of the slide's patient, which it has not seen
+    # how well it tells the class from the others: mean over splits that keep patients together, and its 95 %
+    # interval; all None where there are too few slides to say
     auc: tuple[float | None, float | None, float | None]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # where patients come from, and why the probe may be of no use
 
 
 def fit_class_probe(
@@ -79,8 +61,7 @@ def fit_class_probe(
     named = [patient_of.get(i) or patient for i, patient in enumerate(patients)]
     known, source = patients_of(slide_ids, from_store=named, from_labels=None)
     patient = np.array(known or slide_ids)
-    is_class = joined.label == chosen
-    unseen = patient[joined.index] != patient[row]
+    is_class, unseen = joined.label == chosen, patient[joined.index] != patient[row]
     if len(set(is_class[unseen].tolist())) < 2:
         raise InvalidInput(
             f"without the patient of {slide_ids[row]!r} there are not two classes left of {labels.target!r}",
@@ -107,7 +88,7 @@ def fit_class_probe(
 
 
 def _choose_class(label_of: dict[int, str], row: int, positive: str | None, slide: str, target: str) -> str:
-    """The class that was named, or the slide's own."""
+    """Choose the class that was named, or the slide's own."""
     chosen, classes = positive if positive is not None else label_of.get(row, ""), sorted(set(label_of.values()))
     if chosen not in classes:
         missing = f"there is no class {chosen!r}" if chosen else f"{slide} has no label"

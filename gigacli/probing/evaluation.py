@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gigacli.config.verbs import ProbeConfig
 from gigacli.probing.linear import score
 from gigacli.probing.results import ProbeRow
-from gigacli.probing.scores import auc_interval, difference
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from gigacli.config.verbs import ProbeConfig
-    from gigacli.probing.scores import Fold
-    from gigacli.probing.task import Candidate, Task
+from gigacli.probing.scores import Fold, auc_interval, difference
+from gigacli.probing.task import Candidate, Task
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A candidate judged on a task with one label budget.
+    """A candidate judged on a task with one label budget."""
 
-    Attributes:
-        candidate: What was judged.
-        task: What it predicted.
-        budget: With which of the task's label budgets.
-        c: Inverse regularisation, or "auto"; "" where there is none.
-        folds: How it went, one per split of the budget.
-    """
-
-    candidate: Candidate
-    task: Task
-    budget: str
-    c: str
-    folds: Sequence[Fold]
+    candidate: Candidate  # what was judged
+    task: Task  # what it predicted
+    budget: str  # with which of the task's label budgets
+    c: str  # inverse regularisation, or "auto"; "" where there is none
+    folds: Sequence[Fold]  # how it went, one per split of the budget
 
     @property
     def name(self) -> str:
@@ -122,7 +109,7 @@ def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
 
 
 def _baseline(one: Evaluation, peers: Sequence[Evaluation], named: str | None) -> Evaluation | None:
-    """What `one` is compared with among its peers."""
+    """The baseline of an evaluation among those on the same task and budget, if there is one."""
     if named is not None:
         known = [e for e in peers if named in (e.candidate.name, e.candidate.method)]
         abmil = [e for e in known if e.candidate.method == named == "abmil"]

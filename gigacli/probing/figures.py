@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from gigacli.files import new_file
+from gigacli.probing.evaluation import Evaluation
+from gigacli.probing.results import ProbeRow
 from gigacli.probing.scores import roc
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from gigacli.probing.evaluation import Evaluation
-    from gigacli.probing.results import ProbeRow
 
 DPI = 200
 _GRID = np.linspace(0, 1, 201)

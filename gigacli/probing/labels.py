@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput
 from gigacli.tables import SYNONYMS, bare_id, find_column, read_columns, require_column, tcga_patient
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike, NDArray
 
 MISSING: Final = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null"})
 """Cells that say "not known", in lower case. `none` is not among them: it is the name of a class often enough."""
@@ -99,7 +96,7 @@ def read_labels(path: str | Path, *, target: str | None = None, level: Literal["
     cells = zip(units, labels, patients, known, strict=True)
     rows = list(dict.fromkeys((unit, label, patient) for unit, label, patient, known in cells if known and unit))
     if not rows:
-        raise InvalidInput(f"{path}: every cell of the column {label_column!r} is empty", "Choose another --target.")
+        raise InvalidInput(f"{path}: every cell of the column {label_column!r} is empty", "Choose another `target`.")
     _check_consistent(rows, path, per_patient=per_patient)
     known_patients = tuple(None if patient.casefold() in MISSING else patient for _, _, patient in rows)
     return Labels(
@@ -152,7 +149,7 @@ def join(
     if len(classes) < 2:
         raise InvalidInput(
             f"all {len(rows)} slides with a label and a vector have the same {labels.target!r}: {next(iter(classes))}",
-            "A probe needs two classes: choose another --target or embed slides of the other classes.",
+            "A probe needs two classes: choose another `target` or embed slides of the other classes.",
         )
     without = [labels.slide_id[row] for row in sorted(set(row_of.values()) - set(rows))]
     unlabelled = np.setdiff1d(np.flatnonzero(has), index)
@@ -203,7 +200,7 @@ def patients_of(
 
 
 def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], list[str]]:
-    """Slide of the store -> row of the labels, and the labelled slides that are not in the store."""
+    """Map slides of the store to rows of the labels; and the labelled slides that are not in the store."""
     places = match(labels.slide_id, slide_ids).tolist()  # (labels,)
     row_of: dict[int, int] = {}
     for row, place in enumerate(places):
@@ -214,7 +211,7 @@ def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], 
 
 
 def _rows_of_patients(labels: Labels, patients: Sequence[str] | None) -> tuple[dict[int, int], list[str]]:
-    """The same for a table of patients: every slide of a patient gets the patient's row."""
+    """Map slides of the store to rows of a table of patients; and the labelled patients that are not in the store."""
     row = {name: i for i, name in enumerate(labels.slide_id)}
     there = set(patients or ())
     row_of = {i: row[name] for i, name in enumerate(patients or ()) if name in row}
@@ -233,7 +230,7 @@ def _label_column(table: dict[str, list[str]], target: str | None, path: str | P
         return candidates[0]
     raise InvalidInput(
         f"{path} has no column 'label': found {', '.join(map(repr, table))}",
-        "Say which column holds the labels: --target COLUMN." if candidates else "Add a column 'label'.",
+        "Say which column holds the labels: `target='COLUMN'`." if candidates else "Add a column 'label'.",
     )
 
 

@@ -3,32 +3,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.logistic import TOLERANCE, fit
-from gigacli.probing.scores import auc, check_split, score_fold
+from gigacli.probing.logistic import fit
+from gigacli.probing.scores import Fold, auc, check_split, score_fold
 from gigacli.probing.splits import Split, make_splits
 from gigacli.probing.standardise import moments, standardise
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from gigacli.probing.logistic import Logistic
-    from gigacli.probing.scores import Fold
 
 PAPER_C: Final = 10.0
 GRID: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 """What `C="auto"` chooses from: standardised vectors want the lower end, vectors of unit length the upper."""
 INNER_FOLDS: Final = 5
-CONVERGED: Final = (10_000, 1e-8)
-"""Steps and tolerance of a fit to the optimum; the paper's call takes at most 1000 steps to 1e-4."""
+CONVERGED: Final = {"max_steps": 10_000, "tolerance": 1e-8}
+"""Limits of a fit to the optimum; the paper's call takes at most 1000 steps to 1e-4."""
 
 
 def score(
@@ -63,6 +57,7 @@ def score(
         raise InvalidInput("there are no splits to score", "Make or read at least one.")
     names = np.asarray(labels)
     classes, y = np.unique(names, return_inverse=True)  # (classes,), (slides,)
+    limits: dict[str, Any] = CONVERGED if converged else {}
     if converged:
         vectors = vectors.astype(np.float64)
     folds = []
@@ -73,25 +68,13 @@ def score(
             chosen, stopped, note = C, 0, ""
             if chosen == "auto":
                 chosen, stopped, note = _choose(
-                    vectors, names, y, split, scale=scale, converged=converged, groups=groups, seed=seed
+                    vectors, names, y, split, scale=scale, limits=limits, groups=groups, seed=seed
                 )
             train, test = _sides(vectors, split, scale=scale)
-            model = _fit(train, y[split.train], C=chosen, converged=converged)
+            model = fit(train, y[split.train], C=chosen, **limits)
             fold = score_fold(y, model.probabilities(test), split)
             folds.append(replace(fold, C=chosen, not_converged=stopped + (not model.converged), note=note))
     return folds
-
-
-def _fit(
-    train: NDArray[np.floating],
-    y: NDArray[np.int64],
-    *,
-    C: float,
-    converged: bool,
-    start: NDArray[np.floating] | None = None,
-) -> Logistic:
-    steps, tolerance = CONVERGED if converged else (1000, TOLERANCE)
-    return fit(train, y, C=C, max_steps=steps, tolerance=tolerance, start=start)
 
 
 def _sides(
@@ -112,7 +95,7 @@ def _choose(
     split: Split,
     *,
     scale: bool,
-    converged: bool,
+    limits: dict[str, Any],
     groups: ArrayLike | None,
     seed: int,
 ) -> tuple[float, int, str]:
@@ -132,7 +115,7 @@ def _choose(
         train, test = _sides(vectors, part, scale=scale)
         start = None
         for i, candidate in enumerate(GRID):
-            model = _fit(train, y[part.train], C=candidate, converged=converged, start=start)
+            model = fit(train, y[part.train], C=candidate, start=start, **limits)
             start = model.weights
             aucs[i] += auc(y[part.test], model.probabilities(test))
             stopped += not model.converged

@@ -13,20 +13,17 @@ takes longer than all the rest of a probe; a test keeps this file equal to it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
-    Weights = NDArray[np.floating]
-    Objective = Callable[[Weights], tuple[float, Weights]]
+Weights = NDArray[np.floating]
+Objective = Callable[[Weights], tuple[float, Weights]]
 
 TOLERANCE: Final = 1e-4
 """Largest component of the gradient at which scikit-learn stops."""
@@ -34,20 +31,15 @@ TOLERANCE: Final = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Logistic:
-    """A fitted model.
+    """A fitted model."""
 
-    Attributes:
-        weights: (classes, features + 1), the intercept last; one row for two classes: that of the second.
-        converged: Whether the steps sufficed.
-        steps: Of L-BFGS.
-    """
-
+    # (classes, features + 1), the intercept last; one row for two classes: that of the second
     weights: NDArray[np.floating]
-    converged: bool
-    steps: int
+    converged: bool  # whether the steps sufficed
+    steps: int  # of L-BFGS
 
     def probabilities(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Of each class, (n, classes) float64, computed in the precision of the vectors (n, features)."""
+        """Probability of each class, (n, classes) float64, computed in the precision of the vectors (n, features)."""
         scores = X @ self.weights[:, :-1].T + self.weights[:, -1]  # (n, classes), or (n, 1) for two
         if len(self.weights) == 1:
             second = expit(scores[:, 0])
@@ -122,7 +114,7 @@ def _binary(
 def _multinomial(
     X: NDArray[np.floating], y: NDArray[np.int64], sample_weight: NDArray[np.floating], strength: float
 ) -> Objective:
-    """The same for more than two classes."""
+    """Objective and gradient for more than two classes."""
     dtype, total, rows = X.dtype, sample_weight.sum(), np.arange(len(y))
 
     def objective(w: Weights) -> tuple[float, Weights]:

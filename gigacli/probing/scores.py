@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from gigacli.probing.splits import Split
+from gigacli.probing.splits import Split
 
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One fit: what it predicts of the test side of its split, and how well.
-
-    Attributes:
-        split: The split.
-        probabilities: Of each class in sorted order, float64 (n_test, classes), rows as in `split.test`.
-        auc: Area under the ROC curve of the second class in sorted order; for more than two classes the mean over
-            each against the rest.
-        accuracy: Share of test slides whose most probable class is theirs.
-        balanced_accuracy: The same per class, averaged over classes.
-        C: The inverse regularisation used; None where there is none.
-        not_converged: Fits that stopped short, the inner ones of `C="auto"` included.
-        note: Why `C="auto"` could not choose, or "".
-    """
+    """One fit: what it predicts of the test side of its split, and how well."""
 
     split: Split
+    # of each class in sorted order, float64 (n_test, classes), rows as in `split.test`
     probabilities: NDArray[np.float64]
+    # area under the ROC curve of the second class in sorted order; for more than two classes the mean over each
+    # against the rest
     auc: float
-    accuracy: float
-    balanced_accuracy: float
-    C: float | None = None
-    not_converged: int = 0
-    note: str = ""
+    accuracy: float  # share of test slides whose most probable class is theirs
+    balanced_accuracy: float  # the same per class, averaged over classes
+    C: float | None = None  # the inverse regularisation used; None where there is none
+    not_converged: int = 0  # fits that stopped short, the inner ones of `C="auto"` included
+    note: str = ""  # why `C="auto"` could not choose, or ""
 
 
 def score_fold(y: NDArray[np.int64], probabilities: NDArray[np.float64], split: Split) -> Fold:
@@ -57,7 +43,7 @@ def auc_interval(folds: Sequence[Fold]) -> tuple[float, float] | tuple[None, Non
 
 
 def difference(mine: Sequence[Fold], other: Sequence[Fold]) -> tuple[float, float | None, float | None]:
-    """How much higher the AUC is than another's on the same splits: mean, and its paired 95 % interval."""
+    """Difference of two AUCs on the same splits, mine minus the other: mean, and its paired 95 % interval."""
     gaps = [a.auc - b.auc for a, b in zip(mine, other, strict=True)]
     return float(np.mean(gaps)), *_interval_of(gaps, mine, lowest=-1.0)
 

@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.labels import match
 from gigacli.tables import read_columns, require_column
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
 
 _SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One training and one test side.
+    """One training and one test side."""
 
-    Attributes:
-        train: Places in the list of slides that was split, int64 (n_train,).
-        test: Places in the same list, int64 (n_test,).
-        pool: Of how many slides the training side is a part, where a smaller budget took some.
-    """
-
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
-    pool: int | None = None
+    train: NDArray[np.int64]  # places in the list of slides that was split, int64 (n_train,)
+    test: NDArray[np.int64]  # places in the same list, int64 (n_test,)
+    pool: int | None = None  # of how many slides the training side is a part, where a smaller budget took some
 
 
 def make_splits(
@@ -115,15 +105,8 @@ def read_splits(
         )
     named = [_names(file) for file in files]  # per file the names of train and of test
     names = [name for sides in named for side in sides for name in side]
-    distinct = list(dict.fromkeys(names))
-    if patients is None:
-        units, found = list(slide_ids), match(distinct, slide_ids)
-    else:
-        units = list(dict.fromkeys(patients))
-        number = {patient: i for i, patient in enumerate(units)}
-        unit_of = np.array([*(number[patient] for patient in patients), *range(len(units)), -1])
-        found = unit_of[match(distinct, [*slide_ids, *units])]  # -1, not found, is the last
-    place = dict(zip(distinct, found.tolist(), strict=True))
+    units = list(slide_ids if patients is None else dict.fromkeys(patients))
+    place = _places(list(dict.fromkeys(names)), slide_ids, patients, units)
     notes = []
     unknown = [name for name in names if place[name] < 0]
     if unknown:
@@ -133,17 +116,23 @@ def read_splits(
     for file, sides in zip(files, named, strict=True):
         known = [dict.fromkeys(place[name] for name in side if place[name] >= 0) for side in sides]
         train, test = (np.array(list(side), dtype=np.int64) for side in known)
-        splits.append(
-            _checked(Split(train=train, test=test), units, file, what="slides" if patients is None else "patients")
-        )
-    twice = (
-        0
-        if patients is not None
-        else len(names) - len(unknown) - sum(len(split.train) + len(split.test) for split in splits)
-    )
-    if twice:
+        what = "slides" if patients is None else "patients"
+        splits.append(_checked(Split(train=train, test=test), units, file, what=what))
+    twice = len(names) - len(unknown) - sum(len(split.train) + len(split.test) for split in splits)
+    if twice and patients is None:
         notes.append(f"{twice} names stand twice on one side of a split and count once.")
     return splits, notes
+
+
+def _places(
+    names: list[str], slide_ids: Sequence[str], patients: Sequence[str] | None, units: list[str]
+) -> dict[str, int]:
+    """Place of each name among the units that are split, slides or patients; -1 where it is none of them."""
+    found = match(names, slide_ids if patients is None else [*slide_ids, *units])
+    if patients is not None:
+        number = {patient: i for i, patient in enumerate(units)}
+        found = np.array([*(number[patient] for patient in patients), *range(len(units)), -1])[found]  # -1 is the last
+    return dict(zip(names, found.tolist(), strict=True))
 
 
 def leaking_patients(split: Split, groups: ArrayLike) -> int:
@@ -180,7 +169,7 @@ def subsample(
     sizes = np.bincount(y)  # (classes,)
     budget = n_train if n_train is not None else max(len(sizes), round((fraction or 0) * len(train)))
     if budget < len(sizes):
-        raise InvalidInput(f"{budget} training slides cannot cover {len(sizes)} classes", "Raise --n-train.")
+        raise InvalidInput(f"{budget} training slides cannot cover {len(sizes)} classes", "Raise `n_train`.")
     rng = np.random.default_rng(seed)
     rank = np.empty(len(train), dtype=np.int64)  # (train,) place of a slide in the shuffle of its class
     for c, size in enumerate(sizes):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    from numpy.typing import NDArray
-
-    Float = TypeVar("Float", bound=np.floating)
+Float = TypeVar("Float", bound=np.floating)
 
 
 def moments(vectors: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -3,51 +3,36 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gigacli.probing.labels import join, patients_of
+from gigacli.config.verbs import ProbeConfig
+from gigacli.probing.labels import Labels, join, patients_of
 from gigacli.probing.linear import PAPER_C
 from gigacli.probing.scores import check_split
-from gigacli.probing.splits import leaking_patients, make_splits, read_splits, subsample
-from gigacli.probing.units import units_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.config.verbs import ProbeConfig
-    from gigacli.probing.labels import Labels
-    from gigacli.probing.splits import Split
-    from gigacli.probing.units import Units
+from gigacli.probing.splits import Split, leaking_patients, make_splits, read_splits, subsample
+from gigacli.probing.units import Units, units_of
 
 MEAN = "mean"
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An embedding to judge by a linear probe, or tile features to judge by attention MIL.
+    """An embedding to judge by a linear probe, or tile features to judge by attention MIL."""
 
-    Attributes:
-        name: In the store.
-        features: Fingerprint of the tile features behind it.
-        scaled: Whether to standardise: a mean of tiles, as in the paper, but not vectors of unit length.
-        have: Which slides have a vector or tiles, (slides,).
-        encoders: The encoders behind it, in words, and which slides each was trained on, (slides,); None where that is
-            not known.
-        vectors: (slides, features) of an embedding.
-        tiles: Reads the tile features (tiles, features) of the slide in a row of the store.
-    """
-
-    name: str
-    features: str
-    scaled: bool
-    have: NDArray[np.bool_]
+    name: str  # in the store
+    features: str  # fingerprint of the tile features behind it
+    scaled: bool  # whether to standardise: a mean of tiles, as in the paper, but not vectors of unit length
+    have: NDArray[np.bool_]  # which slides have a vector or tiles, (slides,)
+    # the encoders behind it, in words, and which slides each was trained on, (slides,); None where that is not
+    # known
     encoders: Sequence[tuple[str, NDArray[np.bool_] | None]]
-    vectors: NDArray[np.float32] | None = None
+    vectors: NDArray[np.float32] | None = None  # (slides, features) of an embedding
+    # reads the tile features (tiles, features) of the slide in a row of the store
     tiles: Callable[[int], NDArray[np.float16]] | None = None
 
     @property
@@ -65,25 +50,17 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A target to predict: its slides or patients, and the splits of every label budget.
+    """A target to predict: its slides or patients, and the splits of every label budget."""
 
-    Attributes:
-        target: Column of the labels.
-        units: The slides or patients.
-        groups: The patient of each unit, kept on one side of every split; None where each unit stands alone.
-        budgets: Splits by label budget: "all", "25 %" or "50".
-        joined: How labels and vectors met: counts of :class:`~gigacli.probing.labels.Join` and of the classes.
-        notes: What was decided.
-        warnings: What casts doubt on the scores: leaks, budgets that cannot be met.
-    """
-
-    target: str
-    units: Units
+    target: str  # column of the labels
+    units: Units  # the slides or patients
+    # the patient of each unit, kept on one side of every split; None where each unit stands alone
     groups: tuple[str, ...] | None
-    budgets: dict[str, list[Split]]
+    budgets: dict[str, list[Split]]  # splits by label budget: "all", "25 %" or "50"
+    # how labels and vectors met: counts of `Join` and of the classes
     joined: dict[str, Any]
-    notes: list[str]
-    warnings: list[str]
+    notes: list[str]  # what was decided
+    warnings: list[str]  # what casts doubt on the scores: leaks, budgets that cannot be met
 
 
 def make_task(

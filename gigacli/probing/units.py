@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.labels import patients_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.probing.labels import Join
+from gigacli.probing.labels import Join, patients_of
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """Slides or patients with a label and a vector.
+    """Slides or patients with a label and a vector."""
 
-    Attributes:
-        level: What a unit is.
-        ids: Their names, (units,).
-        label: Their labels, text (units,).
-        patient: Their patients, (units,), or None when nothing is known of any.
-        slides: Rows of the slides of each in the store, int64, one or several.
-    """
-
-    level: Literal["slide", "patient"]
-    ids: tuple[str, ...]
-    label: NDArray[np.str_]
-    patient: tuple[str, ...] | None
-    slides: tuple[NDArray[np.int64], ...]
+    level: Literal["slide", "patient"]  # what a unit is
+    ids: tuple[str, ...]  # their names, (units,)
+    label: NDArray[np.str_]  # their labels, text (units,)
+    patient: tuple[str, ...] | None  # their patients, (units,), or None when nothing is known of any
+    slides: tuple[NDArray[np.int64], ...]  # rows of the slides of each in the store, int64, one or several
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -92,7 +79,7 @@ def units_of(
     if known is None:
         raise InvalidInput(
             "`level='patient'`: it is not known which slides belong to one patient",
-            "Add a column patient_id to the labels, or to the CSV of `giga tile --csv`.",
+            "Add a column patient_id to the labels, or to the slides: giga tile STORE --csv TABLE.",
         )
     slides: dict[str, list[int]] = {}  # in the order in which the patients come
     labels: dict[str, set[str]] = {}

@@ -7,32 +7,24 @@ vector a mean over views of few tiles, so every tile's part can be told apart (:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from gigacli.config.tools import TileMapConfig
 from gigacli.config.verbs import EmbedConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.probing.attribution import attribution_from_views, attribution_of_mean, balanced_views
-from gigacli.probing.class_probe import fit_class_probe
+from gigacli.probing.attribution import TileAttribution, attribution_from_views, attribution_of_mean, balanced_views
+from gigacli.probing.class_probe import ClassProbe, fit_class_probe
 from gigacli.probing.labels import read_labels
 from gigacli.probing.task import MEAN
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Progress
 from gigacli.randomness import keyed_rng
-from gigacli.store.groups import Embedding
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from gigacli.config.tools import TileMapConfig
-    from gigacli.probing.attribution import TileAttribution
-    from gigacli.probing.class_probe import ClassProbe
-    from gigacli.progress import Progress
-    from gigacli.store.groups import Group
-    from gigacli.store.store import Store
-    from gigacli.store.table import SlideRow
+from gigacli.store.groups import Embedding, Group
+from gigacli.store.store import Store
+from gigacli.store.table import SlideRow
 
 ALIKE = 0.95
 """Cosine of the stored vector and the mean of these views, below which they are not of the same slide encoder."""
@@ -40,29 +32,17 @@ ALIKE = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What the tiles of one slide do to the score of a class.
-
-    Attributes:
-        slide: The slide.
-        embedding: Name of the embedding.
-        probe: What gives the score; it has not seen the slide's patient.
-        coords: (n, 2) level-0 x and y of the tiles' top-left corners.
-        edge_px: Edge of a tile in level-0 pixels.
-        attribution: How far every tile pulls the score.
-        views: Views that this was estimated from; 0 where it is exact.
-        similarity: Cosine of the stored vector and the one that these views give.
-        notes: Further remarks for the reader.
-    """
+    """What the tiles of one slide do to the score of a class."""
 
     slide: SlideRow
-    embedding: str
-    probe: ClassProbe
-    coords: NDArray[np.int32]
-    edge_px: float
-    attribution: TileAttribution
-    views: int
-    similarity: float
-    notes: tuple[str, ...]
+    embedding: str  # name of the embedding
+    probe: ClassProbe  # what gives the score; it has not seen the slide's patient
+    coords: NDArray[np.int32]  # (n, 2) level-0 x and y of the tiles' top-left corners
+    edge_px: float  # edge of a tile in level-0 pixels
+    attribution: TileAttribution  # how far every tile pulls the score
+    views: int  # views that this was estimated from; 0 where it is exact
+    similarity: float  # cosine of the stored vector and the one that these views give
+    notes: tuple[str, ...]  # further remarks for the reader
 
 
 def explain(

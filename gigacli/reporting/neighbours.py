@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 PERPLEXITY = 30.0
 """Of t-SNE: about how many neighbours of a slide its place is decided by (van der Maaten and Hinton 2008)."""

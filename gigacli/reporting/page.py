@@ -6,13 +6,10 @@ import base64
 import hashlib
 import json
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from gigacli.errors import InvalidInput
-from gigacli.files import new_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MARK = "<!-- giga report -->"
 """The second line of every report: what tells it from a file that must not be replaced."""
@@ -32,12 +29,6 @@ def check_place(file: Path) -> None:
         with file.open("rb") as opened:
             if MARK.encode() not in opened.read(200):
                 raise InvalidInput(f"{file} is there and is no giga report", "choose another `out`, or remove it")
-
-
-def write(file: Path, page: bytes) -> None:
-    """Write the page as a whole or not at all."""
-    with new_file(file) as partial:
-        partial.write_bytes(page)
 
 
 def render(values: dict[str, Any], *, data: dict[str, Any]) -> bytes:

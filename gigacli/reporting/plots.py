@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput, NotFound
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from gigacli.probing.attribution import TileAttribution
-    from gigacli.store.groups import TrainedGroup
-    from gigacli.store.store import Store
-    from gigacli.wsi.overlay import Thumbnail
+from gigacli.probing.attribution import TileAttribution
+from gigacli.store.groups import TrainedGroup
+from gigacli.store.store import Store
+from gigacli.wsi.overlay import Thumbnail
 
 THUMBNAIL_PX = 1024
 """The longer side of a slide under its tiles."""
@@ -39,7 +34,7 @@ def tile_counts(counts: NDArray[np.integer], axes: Axes) -> Axes:
 
 
 def training_curve(trained: TrainedGroup, axes: Axes) -> Axes:
-    """Loss of an encoder or a model over epochs, with the loss of a network that tells nothing from nothing.
+    """Loss of an encoder or a model over epochs, beside the loss of a network that has learnt nothing.
 
     Raises:
         NotFound: It has no history.

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import ReportConfig
 from gigacli.errors import InvalidInput
+from gigacli.files import new_file
 from gigacli.probing import results
-from gigacli.progress import SILENT
-from gigacli.reporting import slides, svg, vectors
-from gigacli.reporting.page import check_place, render, write
+from gigacli.probing.results import ProbeResult
+from gigacli.progress import SILENT, Progress
+from gigacli.reporting import plots, slides, vectors
+from gigacli.reporting.page import check_place, render
+from gigacli.reporting.slides import GalleryImage, Grouping
+from gigacli.reporting.svg import learning_curves, svg
 from gigacli.stages.probe import probe
 from gigacli.store.groups import Encoder, Model, group_at
-from gigacli.store.info import info
+from gigacli.store.info import Info, info
 from gigacli.store.store import Store
 from gigacli.version import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.probing.results import ProbeResult
-    from gigacli.progress import Progress
-    from gigacli.reporting.slides import Grouping
-    from gigacli.store.info import Info
 
 FRACTIONS = (0.25, 0.5, 1.0)
 """Shares of the training labels that make a learning curve where none were asked for."""
@@ -96,13 +93,37 @@ def report(
         raise InvalidInput(f"{opened.url} holds no slides yet", f"run: giga tile {opened.url} SLIDES")
     file = config.out or Path(f"{Path(opened.url.rstrip('/')).stem}-report.html")
     check_place(file)
-    table, counts, found = opened.slides, opened.tiles.done().values, info(opened)
+    page, pictures, embeddings = _page(opened, labels, config, progress)
+    with new_file(file) as unfinished:
+        unfinished.write_bytes(page)
+    unreadable = [picture for picture in pictures if not picture.uri]
+    notes = [f"no picture of {unreadable[0].slide}: {unreadable[0].note}"] if unreadable else []
+    if len(unreadable) > 1:
+        notes[0] += f"; and {len(unreadable) - 1} more"
+    return ReportSummary(
+        report=str(file),
+        bytes=len(page),
+        slides=len(opened.slides),
+        pictures=len(pictures) - len(unreadable),
+        unreadable=len(unreadable),
+        embeddings=embeddings,
+        seconds=time.monotonic() - started,
+        files=[str(file)],
+        notes=notes,
+    )
+
+
+def _page(
+    store: Store, labels: str | Path | None, config: ReportConfig, progress: Progress
+) -> tuple[bytes, list[GalleryImage], int]:
+    """The page, the pictures on it, and how many embeddings it shows."""
+    table, counts, found = store.slides, store.tiles.done().values, info(store)
     groupings, patients = slides.groupings_of(table, labels)
-    embeddings = vectors.embeddings_of(opened, config.embedding)
+    embeddings = vectors.embeddings_of(store, config.embedding)
     probed = None
     if labels is not None and embeddings:
         probed = probe(
-            opened,
+            store,
             labels,
             target=config.target,
             embedding=config.embedding,
@@ -113,45 +134,28 @@ def report(
         )
     maps, agreements = vectors.maps_of(embeddings, groupings, patients, seed=config.seed, progress=progress)
     pictures = slides.gallery_of(
-        opened, table, counts, most=config.thumbnails, workers=config.workers, progress=progress
+        store, table, counts, most=config.thumbnails, workers=config.workers, progress=progress
     )
-    page = render(
-        {
-            "version": __version__,
-            "name": Path(opened.url.rstrip("/")).name,
-            "info": found,
-            "recipes": _recipes(opened, found),
-            "tiles": slides.tile_facts(counts),
-            "histogram": svg.tile_counts(counts) if (counts >= 0).any() else "",
-            "scanners": slides.scanners_of(table),
-            "failures": slides.failures_of(opened, table.ids),
-            "pictures": pictures,
-            "captions": {one.row: groupings[0].values[one.row] for one in pictures if groupings},
-            "training": _training(opened),
-            "maps": maps,
-            "agreements": agreements,
-            "probe": _probe(probed) if probed is not None else None,
-            "labels": Path(labels).name if labels is not None else "",
-            "embeddings": embeddings,
-        },
-        data=_data(table.ids, counts, groupings, patients, maps),
-    )
-    write(file, page)
-    unreadable = [picture for picture in pictures if not picture.uri]
-    notes = [f"no picture of {unreadable[0].slide}: {unreadable[0].note}"] if unreadable else []
-    if len(unreadable) > 1:
-        notes[0] += f"; and {len(unreadable) - 1} more"
-    return ReportSummary(
-        report=str(file),
-        bytes=len(page),
-        slides=len(table),
-        pictures=len(pictures) - len(unreadable),
-        unreadable=len(unreadable),
-        embeddings=len(embeddings),
-        seconds=time.monotonic() - started,
-        files=[str(file)],
-        notes=notes,
-    )
+    histogram = partial(plots.tile_counts, counts)
+    values = {
+        "version": __version__,
+        "name": Path(store.url.rstrip("/")).name,
+        "info": found,
+        "recipes": _recipes(store, found),
+        "tiles": slides.tile_facts(counts),
+        "histogram": svg(histogram, name="tiles", label="Histogram of tiles per slide") if (counts >= 0).any() else "",
+        "scanners": slides.scanners_of(table),
+        "failures": slides.failures_of(store, table.ids),
+        "pictures": pictures,
+        "captions": {one.row: groupings[0].values[one.row] for one in pictures if groupings},
+        "training": _training(store),
+        "maps": maps,
+        "agreements": agreements,
+        "probe": _probe(probed) if probed is not None else None,
+        "labels": Path(labels).name if labels is not None else "",
+        "embeddings": embeddings,
+    }
+    return render(values, data=_data(table.ids, counts, groupings, patients, maps)), pictures, len(embeddings)
 
 
 def _recipes(store: Store, found: Info) -> list[dict[str, Any]]:
@@ -174,10 +178,11 @@ def _training(store: Store) -> list[dict[str, Any]]:
         finite = {name: values[np.isfinite(values)] for name, values in histories.items() if values is not None}
         last = {name: float(values[-1]) for name, values in finite.items() if len(values)}
         seen = trained.seen()
+        name, label = f"training{len(shown)}", f"Loss of {trained.path} over epochs, beside chance"
         shown.append(
             {
                 "path": trained.path,
-                "figure": svg.training(trained, number=len(shown)),
+                "figure": svg(partial(plots.training_curve, trained), name=name, label=label),
                 "sentences": _sentences(last, None if seen is None else int(seen.sum())),
                 "done": trained.done,
             }
@@ -209,7 +214,7 @@ def _probe(result: ProbeResult) -> list[dict[str, Any]]:
     targets = dict.fromkeys(row.target for row in result.scores)
     for number, (target, (title, texts)) in enumerate(zip(targets, results.tables(result), strict=True)):
         rows = [row for row in result.scores if row.target == target]
-        figures = svg.learning_curves(rows, number=number) if len({row.budget for row in rows}) > 1 else []
+        figures = learning_curves(rows, number=number) if len({row.budget for row in rows}) > 1 else []
         parts.append({"title": title, "rows": texts, "columns": results.COLUMNS, "figures": figures, "lines": []})
     parts[-1]["lines"] = list(results.lines(result))
     return parts

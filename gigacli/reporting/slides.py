@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput, kind_of, reason_of
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import MISSING, match, patients_of
+from gigacli.progress import Progress
 from gigacli.store.layout import STAGES
+from gigacli.store.store import Store
+from gigacli.store.table import SlideRow, SlideTable
 from gigacli.store.tiles import TileGrid
 from gigacli.tables import SYNONYMS, find_column, read_columns, require_column, tcga_site
 from gigacli.wsi.overlay import draw_grid, thumbnail
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from gigacli.progress import Progress
-    from gigacli.store.store import Store
-    from gigacli.store.table import SlideRow, SlideTable
 
 THUMBNAIL_PX = 320
 QUALITY = 78
@@ -40,17 +36,11 @@ MOST_REASONS = 12
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """A property that divides slides into groups: a label, a lab, the scanner.
+    """A property that divides slides into groups: a label, a lab, the scanner."""
 
-    Attributes:
-        name: As shown.
-        values: The group of every slide of the store, "" where not known.
-        compare_neighbours: Whether to count how often neighbours are of one group.
-    """
-
-    name: str
-    values: list[str]
-    compare_neighbours: bool = True
+    name: str  # as shown
+    values: list[str]  # the group of every slide of the store, "" where not known
+    compare_neighbours: bool = True  # whether to count how often neighbours are of one group
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gigacli.probing.figures import learning_curve
-from gigacli.reporting import plots
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy as np
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from gigacli.probing.results import ProbeRow
-    from gigacli.store.groups import TrainedGroup
+from gigacli.probing.results import ProbeRow
 
 PALETTE = 8
 _INK, _MUTED, _LINE = "#010101", "#020202", "#030303"
@@ -78,7 +70,9 @@ def svg(draw: Callable[[Axes], object], *, name: str, label: str, size: tuple[fl
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
-        _legend_below(figure, axes)
+        if legend := axes.get_legend():  # out of the way of the lines, in letters that a page can show
+            legend.remove()
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8)
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     picture = text.getvalue()
@@ -89,34 +83,11 @@ def svg(draw: Callable[[Axes], object], *, name: str, label: str, size: tuple[fl
     return picture.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    """Move the legend out of the way of the lines, in letters that a page can show."""
-    legend = axes.get_legend()
-    if legend is not None:
-        handles, labels = axes.get_legend_handles_labels()
-        legend.remove()
-        figure.legend(handles, labels, loc="outside lower left", ncols=2, fontsize=8)
-
-
 def _auc(rows: Sequence[ProbeRow], axes: Axes) -> None:
     learning_curve(rows, axes)
     low, high = axes.get_ylim()
     axes.set_ylim(max(0.0, min(low, 0.45)), min(1.02, high))
     axes.axhline(0.5, color="grey", linestyle=":", linewidth=1)
-
-
-def tile_counts(counts: NDArray[np.integer]) -> str:
-    """How many slides have how many tiles, from tiles per slide."""
-    return svg(lambda axes: plots.tile_counts(counts, axes), name="tiles", label="Histogram of tiles per slide")
-
-
-def training(trained: TrainedGroup, *, number: int) -> str:
-    """The loss of an encoder or a model over epochs, and its chance level."""
-    return svg(
-        lambda axes: plots.training_curve(trained, axes),
-        name=f"training{number}",
-        label=f"Loss of {trained.path} over epochs, beside chance",
-    )
 
 
 def learning_curves(rows: Sequence[ProbeRow], *, number: int) -> list[str]:

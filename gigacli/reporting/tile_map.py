@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,17 +18,12 @@ from gigacli.errors import SlideError
 from gigacli.exporting.geojson import tile_feature
 from gigacli.files import new_file
 from gigacli.probing.figures import save
-from gigacli.progress import SILENT
-from gigacli.reporting.attribution import explain
+from gigacli.progress import SILENT, Progress
+from gigacli.reporting.attribution import Explanation, explain
 from gigacli.reporting.plots import THUMBNAIL_PX, tile_squares
 from gigacli.store.store import Store
-from gigacli.wsi.overlay import thumbnail
-
-if TYPE_CHECKING:
-    from gigacli.progress import Progress
-    from gigacli.reporting.attribution import Explanation
-    from gigacli.store.table import SlideRow
-    from gigacli.wsi.overlay import Thumbnail
+from gigacli.store.table import SlideRow
+from gigacli.wsi.overlay import Thumbnail, thumbnail
 
 TOWARDS, AWAY = (230, 97, 1), (94, 60, 153)
 """RGB of tiles that pull towards the class, and away from it: the ends of the map's colours."""
@@ -120,16 +115,19 @@ def tile_map(
     opened = Store.open(store)
     found = explain(opened, slide, labels, config, progress=progress)
     small, notes = _thumbnail(found.slide)
-    folder, probe = config.out, found.probe
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / re.sub(r"[^\w.-]", "_", f"{slide}.{probe.positive}").lstrip(".")
+    config.out.mkdir(parents=True, exist_ok=True)
+    stem = config.out / re.sub(r"[^\w.-]", "_", f"{slide}.{found.probe.positive}").lstrip(".")
     files = [f"{stem}.geojson", f"{stem}.png"]
     with new_file(Path(files[0])) as partial:
         partial.write_bytes(json.dumps(geojson(found), ensure_ascii=False, allow_nan=False).encode())
     _draw(found, small, Path(files[1]))
-    significant = found.attribution.value[found.attribution.significant]
+    return _summary(found, files=files, notes=notes, seconds=time.monotonic() - started)
+
+
+def _summary(found: Explanation, *, files: list[str], notes: list[str], seconds: float) -> TileMapSummary:
+    probe, significant = found.probe, found.attribution.value[found.attribution.significant]
     return TileMapSummary(
-        slide=slide,
+        slide=found.slide.id,
         target=probe.target,
         positive=probe.positive,
         label=probe.label,
@@ -145,7 +143,7 @@ def tile_map(
         trained_on=probe.trained_on,
         left_out=probe.left_out,
         similarity=found.similarity,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         files=files,
         notes=[*found.notes, *notes, LIMITS],
     )
@@ -175,7 +173,7 @@ def geojson(found: Explanation) -> dict[str, Any]:
 
 
 def _thumbnail(slide: SlideRow) -> tuple[Thumbnail | None, list[str]]:
-    """The slide in small, or why there is none."""
+    """Thumbnail of the slide, or a note why there is none."""
     why = file_problem(slide)
     if not why:
         try:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.probing.standardise import moments, standardise
 from gigacli.probing.task import MEAN
+from gigacli.progress import Progress
 from gigacli.reporting.neighbours import FEWEST, agreement, nearest, neighbour_map, pca
+from gigacli.reporting.slides import Grouping
 from gigacli.store.groups import Embedding
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.progress import Progress
-    from gigacli.reporting.slides import Grouping
-    from gigacli.store.store import Store
+from gigacli.store.store import Store
 
 NEIGHBOURS = 6
 STEPS = 4095
@@ -28,19 +24,12 @@ STEPS = 4095
 
 @dataclass(frozen=True)
 class NeighbourAgreement:
-    """How often a slide is in the same group as its nearest slide of another patient.
+    """How often a slide is in the same group as its nearest slide of another patient."""
 
-    Attributes:
-        embedding: Name of the embedding.
-        grouping: What the slides are grouped by.
-        share: Share of slides for which that is so.
-        chance: The share with any slide of another patient.
-    """
-
-    embedding: str
-    grouping: str
-    share: float
-    chance: float
+    embedding: str  # name of the embedding
+    grouping: str  # what the slides are grouped by
+    share: float  # share of slides for which that is so
+    chance: float  # the share with any slide of another patient
 
 
 def embeddings_of(store: Store, wanted: Sequence[str]) -> list[Embedding]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _STRIP_ROWS = 64  # averaged at a time, so that what is averaged stays in the processor's cache
 _TINY_PX = 1e-6  # of a pixel: rounding, not a fraction
@@ -39,8 +36,8 @@ def area_average(
     """
     if _is_simple(spans[0], step[0]) and _is_simple(spans[1], step[1]):
         return _reduce(picture[: round(spans[1][1]), : round(spans[0][1])], (round(step[0]), round(step[1])), shape)
-    columns = _Averages(spans[0], step=step[0], count=shape[1])
-    rows = _Averages(spans[1], step=step[1], count=shape[0])
+    columns = _pixels(spans[0], step=step[0], count=shape[1])
+    rows = _pixels(spans[1], step=step[1], count=shape[0])
     result = np.empty((*shape, 3), np.uint8)
     for top in range(0, shape[0], _STRIP_ROWS):
         low = rows.of(picture, top, top + _STRIP_ROWS)  # (strip, m, 3)
@@ -59,39 +56,43 @@ def _is_simple(span: tuple[float, float], step: float) -> bool:
 
 
 def _reduce(picture: NDArray[np.uint8], step: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Do the same for simple factors, several times as fast."""
+    """Average by whole factors with Pillow, several times as fast."""
     low = picture if step == (1, 1) else np.asarray(Image.fromarray(picture).reduce(step))
     low = low[: shape[0], : shape[1]]
     lacking = ((0, shape[0] - low.shape[0]), (0, shape[1] - low.shape[1]), (0, 0))
     return np.pad(low, lacking, mode="edge") if low.shape[:2] != shape else low
 
 
-class _Averages:
-    """Area averages along axis 0: row i of the result averages rows ``span[0] + i step`` to ``+ (i+1) step``.
+def _pixels(span: tuple[float, float], *, step: float, count: int) -> Averages:
+    """Averages of `count` pixels of `step` rows each from ``span[0]`` on; nothing beyond ``span[1]`` counts."""
+    begin, end = span
+    edges = np.minimum(begin + step * np.arange(count + 1), end)
+    lower = np.minimum(edges[:-1], end - 1e-3)  # a last row that has lost its sliver still has a colour
+    return Averages(lower, np.maximum(edges[1:], lower + 1e-3), longest=step)
 
-    Pixels are squares of one colour; nothing beyond ``span[1]`` counts. (Pillow's BOX filter takes or leaves whole
-    pixels, which is exact for whole factors only.)
+
+class Averages:
+    """Area averages along axis 0: row i of the result averages the rows from ``lower[i]`` to ``upper[i]``.
+
+    Pixels are squares of one colour. (Pillow's BOX filter takes or leaves whole pixels, which is exact for whole
+    factors only.)
 
     Args:
-        span: Begin and end in rows of the picture, fractions allowed.
-        step: Rows of the picture per row of the result.
-        count: Rows of the result.
+        lower: (count,) begin of each row of the result, in rows of the picture, fractions allowed.
+        upper: (count,) its end.
+        longest: The largest distance between them.
     """
 
-    def __init__(self, span: tuple[float, float], *, step: float, count: int) -> None:
-        begin, end = span
-        edges = np.minimum(begin + step * np.arange(count + 1), end)
-        lower = np.minimum(edges[:-1], end - 1e-3)  # a last row that has lost its sliver still has a colour
-        upper = np.maximum(edges[1:], lower + 1e-3)
-        index = np.floor(lower).astype(np.int64)[:, None] + np.arange(math.ceil(step) + 1)  # (count, taps)
+    def __init__(self, lower: NDArray[np.float64], upper: NDArray[np.float64], *, longest: float) -> None:
+        index = np.floor(lower).astype(np.int64)[:, None] + np.arange(math.ceil(longest) + 1)  # (count, taps)
         weight = np.maximum(np.minimum(upper[:, None], index + 1) - np.maximum(lower[:, None], index), 0)
         self._index = index
         self._weight = (weight / weight.sum(1, keepdims=True)).astype(np.float32)
 
     def of(
-        self, pixels: NDArray[np.uint8] | NDArray[np.float32], first: int = 0, last: int | None = None
+        self, pixels: NDArray[np.uint8 | np.float32 | np.bool_], first: int = 0, last: int | None = None
     ) -> NDArray[np.float32]:
-        """Rows `first` to `last` of the averages of (n, m, 3) pixels of any number type: float32 (rows, m, 3)."""
+        """Rows `first` to `last` of the averages of (n, m, ...) pixels of any number type: float32 (rows, m, ...)."""
         weight = self._weight[first:last]
         index = np.minimum(self._index[first:last], len(pixels) - 1)
         flat = pixels.reshape(len(pixels), -1)  # (n, m*3)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # Footprints that end on the border exactly, as 4 x 512 px in 2048 px do, must not be lost to rounding in floats.
 _EPSILON_PX = 1e-6
@@ -128,13 +125,13 @@ def _corners(
     if not 0 <= overlap_px < tile_px:
         raise InvalidInput(
             f"tiles of {tile_px} px cannot overlap by {overlap_px} px; expected 0 to {tile_px - 1}",
-            "Choose a smaller --overlap.",
+            "Choose a smaller overlap: giga tile STORE --overlap PX.",
         )
     step = (tile_px - overlap_px) * scale
     if step < 1:
         raise InvalidInput(
             f"tiles {tile_px - overlap_px} px apart are {step:.3g} pixels of the slide apart; expected at least 1",
-            "Choose a smaller --overlap or a coarser --mpp.",
+            "Choose a smaller overlap or a coarser resolution: giga tile STORE --overlap PX --mpp MPP.",
         )
     x, y, width, height = bounds_px or (0, 0, *size_px)
     left, top = max(x, 0), max(y, 0)

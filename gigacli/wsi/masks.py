@@ -18,18 +18,16 @@ import math
 import struct
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from gigacli.errors import SlideError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
+from gigacli.wsi.area import Averages
 
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 """Endings of masks that are pictures."""
@@ -117,14 +115,7 @@ def _edges(origin: int, extent: int, step: float) -> NDArray[np.float64]:
 def _average(values: NDArray[Any], edges: NDArray[np.float64]) -> NDArray[np.float32]:
     """Means of the rows of `values` (n, m) between successive `edges` (k + 1,), in rows: float32 (k, m)."""
     lower, upper = edges[:-1], np.maximum(edges[1:], edges[:-1] + 1e-6)
-    index = np.floor(lower).astype(np.int64)[:, None] + np.arange(math.ceil((upper - lower).max()) + 1)  # (k, taps)
-    weight = np.maximum(np.minimum(upper[:, None], index + 1) - np.maximum(lower[:, None], index), 0)
-    weight = (weight / weight.sum(1, keepdims=True)).astype(np.float32)
-    index = np.minimum(index, len(values) - 1)
-    result = np.zeros((len(lower), values.shape[1]), np.float32)
-    for tap in range(index.shape[1]):
-        result += weight[:, tap, None] * values[index[:, tap]]
-    return result
+    return Averages(lower, upper, longest=(upper - lower).max()).of(values)
 
 
 def _read_picture(path: Path, size_px: tuple[int, int]) -> NDArray[np.bool_]:

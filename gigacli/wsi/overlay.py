@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from gigacli.errors import InvalidInput
 from gigacli.wsi.slide import Slide
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 _SMALLEST_TILE_PX = 5  # lines of smaller tiles would hide the slide
 _FADE = 0.55  # of what no tile covers, towards white, or black in a dark picture
@@ -24,17 +20,11 @@ _LINE_ON_PALE, _LINE_ON_DARK = (20, 30, 90, 120), (255, 255, 255, 110)
 
 @dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """The scanned region of a slide, small.
+    """The scanned region of a slide, small."""
 
-    Attributes:
-        pixels: uint8 (h, w, 3).
-        origin_px: Level-0 x and y of its top-left corner.
-        scale: Its pixels per level-0 pixel.
-    """
-
-    pixels: NDArray[np.uint8]
-    origin_px: tuple[int, int]
-    scale: float
+    pixels: NDArray[np.uint8]  # uint8 (h, w, 3)
+    origin_px: tuple[int, int]  # level-0 x and y of its top-left corner
+    scale: float  # its pixels per level-0 pixel
 
 
 def thumbnail(path: str | Path, *, mpp: float, long_px: int) -> Thumbnail:

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
 
 LONG_SIDE_PX = 1600
 """A slide's picture is at most this long, without its caption."""
@@ -48,17 +44,12 @@ _BAR_PX = 120
 
 @dataclass(frozen=True)
 class SheetItem:
-    """One slide on a contact sheet.
+    """One slide on a contact sheet."""
 
-    Attributes:
-        title: Its id.
-        note: The second line, such as the number of tiles; without a picture, the reason why, shown in its place.
-        picture: What :func:`qc_picture` made, or a file of it.
-    """
-
-    title: str
+    title: str  # its id
+    # the second line, such as the number of tiles; without a picture, the reason why, shown in its place
     note: str = ""
-    picture: Path | Image.Image | None = None
+    picture: Path | Image.Image | None = None  # what `qc_picture` made, or a file of it
 
 
 def qc_picture(

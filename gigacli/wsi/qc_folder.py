@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
 
 from gigacli.files import new_file
 from gigacli.wsi.qc import SheetItem, contact_sheets
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from PIL import Image
 
 SHEET = "contact-sheet-{:02d}.png"
 

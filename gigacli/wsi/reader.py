@@ -6,18 +6,15 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
 from gigacli.wsi.slide import Slide
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from numpy.typing import NDArray
 
 BLOCK_BYTES = 1024 * 3 * 256 * 256
 """Pixels of a block: 1,024 tiles of 256 px, 200 MB."""
@@ -31,38 +28,23 @@ TILES_PER_TASK = 8
 
 @dataclass(frozen=True)
 class SlideTiles:
-    """A slide and the tiles to read of it.
+    """A slide and the tiles to read of it."""
 
-    Attributes:
-        key: Whatever the caller knows the slide by.
-        path: The slide's file.
-        mpp: Its resolution at level 0.
-        coords: (n, 2) level-0 px of the tiles' top-left corners.
-    """
-
-    key: Any
-    path: str
-    mpp: float
-    coords: NDArray[np.int32]
+    key: Any  # whatever the caller knows the slide by
+    path: str  # the slide's file
+    mpp: float  # its resolution at level 0
+    coords: NDArray[np.int32]  # (n, 2) level-0 px of the tiles' top-left corners
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive tiles of one slide, or why the slide cannot be read: nothing more of it follows then.
+    """Consecutive tiles of one slide, or why the slide cannot be read: nothing more of it follows then."""
 
-    Attributes:
-        slide: Whose tiles these are.
-        start: Number of the first one.
-        tiles: (m, 3, tile_px, tile_px) uint8.
-        error: The reason, where there is one; `tiles` is then empty.
-        last: Whether this is all of the slide.
-    """
-
-    slide: SlideTiles
-    start: int
-    tiles: NDArray[np.uint8]
-    error: Exception | None
-    last: bool
+    slide: SlideTiles  # whose tiles these are
+    start: int  # number of the first one
+    tiles: NDArray[np.uint8]  # (m, 3, tile_px, tile_px) uint8
+    error: Exception | None  # the reason, where there is one; `tiles` is then empty
+    last: bool  # whether this is all of the slide
 
 
 @dataclass(eq=False)
@@ -224,7 +206,7 @@ class TileReader:
             source.error = SlideError(
                 f"reading {source.slide.path} has not come back for {self._timeout_s:g} seconds"
                 + (f", at level-0 pixels {', '.join(map(str, corners))}" if stuck else ""),
-                "look whether its file system answers, or allow more with --read-timeout",
+                "look whether its file system answers, or allow more: giga bank STORE --read-timeout SECONDS",
             )
         for _ in stuck:  # their threads may never come back
             self._add_worker()

@@ -14,13 +14,10 @@ Nothing is guessed beyond it, and a value that contradicts itself is refused, no
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from gigacli.errors import SlideError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MPP_RANGE = (0.08, 5.0)
 """Microns per pixel of a real slide: finer than any objective resolves, or coarser than cells, is a broken header."""
@@ -36,20 +33,15 @@ MAX_SCREEN_DPI = 2400.0
 """Image software writes 72, 96, 300, ... dots per inch into TIFF tags where nothing was measured. Any of them would
 mean a pixel of more than 10 microns."""
 
-_FIX = "Give the right value in a column 'mpp' of the table passed with --csv."
+_FIX = "Give the right value in a column 'mpp' of a table: giga tile STORE --csv TABLE."
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """The resolution of a slide's level 0.
+    """The resolution of a slide's level 0."""
 
-    Attributes:
-        mpp: Microns per pixel.
-        source: Who says so: ``csv``, ``openslide``, ``tiff``, ``objective`` or ``option``.
-    """
-
-    mpp: float
-    source: str
+    mpp: float  # microns per pixel
+    source: str  # who says so: ``csv``, ``openslide``, ``tiff``, ``objective`` or ``option``
 
 
 def resolve_mpp(
@@ -79,10 +71,11 @@ def resolve_mpp(
     if power is not None:
         return Resolution(_in_range(10.0 / power, f"its objective power of {power:g}"), "objective")
     if slide_mpp is not None:
-        return Resolution(_in_range(float(slide_mpp), "--slide-mpp"), "option")
+        return Resolution(_in_range(float(slide_mpp), "giga tile --slide-mpp"), "option")
     raise SlideError(
         "there is no resolution in the slide: no microns per pixel, no TIFF resolution tags, no objective power",
-        "Give it with --slide-mpp X for all slides without one, or slide by slide in a column 'mpp' of --csv.",
+        "Give it for all slides without one, giga tile STORE --slide-mpp X, or slide by slide in a column 'mpp' of a "
+        "table, giga tile STORE --csv TABLE.",
     )
 
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import openslide
+from numpy.typing import NDArray
 from PIL import Image
 
 from gigacli.errors import InvalidInput, SlideError
 from gigacli.wsi.area import area_average
 from gigacli.wsi.tiff import lacking_tiles
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from numpy.typing import NDArray
 
 MAX_UPSAMPLING = 1.05
 """Pixels may be up to 5 % coarser than asked for: scanners sold as 0.5 micron really have 0.47 to 0.52, and 20 tiles
@@ -88,9 +84,7 @@ class Slide:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -164,7 +158,8 @@ class Slide:
                 f"{self.path} would be {width * self.mpp / 1000:.0f} x {height * self.mpp / 1000:.0f} mm, {width} x "
                 f"{height} px of {self.mpp:g} microns; its thumbnail at {mpp:g} would have {thumbnail_px} pixels, "
                 f"expected at most {MAX_THUMBNAIL_PX}",
-                "The size or the resolution in its header is wrong: give the right one in a column 'mpp' of --csv.",
+                "The size or the resolution in its header is wrong: give the right one in a column 'mpp' of a table: "
+                "giga tile STORE --csv TABLE.",
             )
         if size[0] * size[1] > MAX_DECODED_PX:
             raise SlideError(
@@ -211,7 +206,7 @@ class Slide:
         if not enough:
             raise SlideError(
                 f"{self.path} was scanned at {self.mpp:g} microns per pixel; {mpp:g} is finer than it can give",
-                f"Choose --mpp {math.ceil(self.mpp * 100) / 100:g} or coarser.",
+                f"Take coarser tiles: giga tile STORE --mpp {math.ceil(self.mpp * 100) / 100:g}.",
             )
         return max(enough, key=lambda i: max(self._downsamples(i)))
 

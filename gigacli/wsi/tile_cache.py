@@ -12,20 +12,17 @@ import io
 import os
 import time
 import zlib
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.files import PARTIAL, partial_path
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 QUALITY = 95
 
@@ -52,17 +49,11 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, eq=False)
 class TilePack:
-    """The cached tiles of one slide: a file of JPEGs, one after the other, and where they begin.
-
-    Attributes:
-        path: The file.
-        offsets: (n + 1,) int64, the byte at which tile i begins; the last is where the last tile ends.
-        checksums: (n,) uint32, CRC-32 of every JPEG.
-    """
+    """The cached tiles of one slide: a file of JPEGs, one after the other, and where they begin."""
 
     path: Path
-    offsets: NDArray[np.int64]
-    checksums: NDArray[np.uint32]
+    offsets: NDArray[np.int64]  # (n + 1,) int64, the byte at which tile i begins; the last is where the last tile ends
+    checksums: NDArray[np.uint32]  # (n,) uint32, CRC-32 of every JPEG
 
     def read(self, tile: int) -> bytes:
         """Return the JPEG of a tile.
@@ -102,16 +93,16 @@ class TileCache:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidInput(
-                f"the tile cache {folder} cannot be made: {error}", "name another with --cache"
+                f"the tile cache {folder} cannot be made: {error}", "name another with `cache`"
             ) from error
         for left in folder.glob(f"*{PARTIAL}"):
-            if time.time() - _stat(left)[1] > ABANDONED_S:
+            if time.time() - stamp(left)[1] / 1e9 > ABANDONED_S:
                 left.unlink(missing_ok=True)
 
     @property
     def bytes(self) -> int:
         """Bytes of all files in the folder."""
-        return sum(_stat(path)[0] for path in self.folder.iterdir())
+        return sum(stamp(path)[0] for path in self.folder.iterdir())
 
     def path(self, key: str) -> Path:
         """Return where the pack of this key lies or would lie."""
@@ -172,15 +163,15 @@ class TilePackWriter:
         return TilePack(self.path, offsets, checksums)
 
     def discard(self) -> None:
-        """Give up, and leave nothing."""
+        """Remove the unfinished pack."""
         self.file.close()
         self.partial.unlink(missing_ok=True)
 
 
-def _stat(path: Path) -> tuple[int, float]:
-    """Return size and time of the last change; zeros where another process has just removed the file."""
+def stamp(path: Path) -> tuple[int, int]:
+    """Return bytes and time of the last change (nanoseconds) of a file; zeros where it is not there any more."""
     try:
         found = path.stat()
     except OSError:
-        return 0, 0.0
-    return found.st_size, found.st_mtime
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.config.base import fingerprint
 from gigacli.errors import GigaError, reason_of
+from gigacli.wsi.reader import SlideTiles, TileReader
 from gigacli.wsi.slide import Slide
-from gigacli.wsi.tile_cache import QUALITY, decode, encode
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from concurrent.futures import Executor
-
-    from numpy.typing import NDArray
-
-    from gigacli.wsi.reader import SlideTiles, TileReader
-    from gigacli.wsi.tile_cache import TileCache, TilePack, TilePackWriter
+from gigacli.wsi.tile_cache import QUALITY, TileCache, TilePack, TilePackWriter, decode, encode, stamp
 
 OPEN_SLIDES = 32
 """Slides open at once where tiles are read from slides."""
@@ -102,23 +97,14 @@ def _writing(cache: TileCache) -> Iterator[None]:
     except OSError as error:
         raise GigaError(
             f"the tile cache {cache.folder} cannot be written: {error}",
-            "give it less room with --cache-gb, or another folder with --cache",
+            "give it less room with `cache_gb`, or another folder with `cache`",
         ) from error
 
 
 def key_of(slide: SlideTiles, spec: TileSpec) -> str:
     """Return the name of a pack: a function of the slide file, of the tiles, and of how they are read."""
     coords = sha256(np.ascontiguousarray(slide.coords, "<i4").tobytes()).hexdigest()
-    return fingerprint([QUALITY, slide.path, slide.mpp, _stamp(Path(slide.path)), coords, list(spec)])
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Return size and time of the last change; zeros where the file is not there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
+    return fingerprint([QUALITY, slide.path, slide.mpp, stamp(Path(slide.path)), coords, list(spec)])
 
 
 class TilePixels:

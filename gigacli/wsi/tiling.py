@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from gigacli.errors import SlideError
 from gigacli.wsi.grid import tile_grid, tissue_fraction
@@ -12,27 +16,15 @@ from gigacli.wsi.qc import qc_picture
 from gigacli.wsi.slide import MAX_UPSAMPLING, Slide
 from gigacli.wsi.tissue import MASK_MPP, tissue_mask
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
-
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Tiles of one slide.
+    """Tiles of one slide."""
 
-    Attributes:
-        coords: (n, 2) level-0 corners, x and y.
-        tissue: (n,) share of each tile that is tissue.
-        empty: Why there are no tiles, "" where there are some.
-        picture: Thumbnail with tissue and tiles drawn, where one was asked for.
-    """
-
-    coords: NDArray[np.int32]
-    tissue: NDArray[np.float32]
-    empty: str = ""
-    picture: Image.Image | None = None
+    coords: NDArray[np.int32]  # (n, 2) level-0 corners, x and y
+    tissue: NDArray[np.float32]  # (n,) share of each tile that is tissue
+    empty: str = ""  # why there are no tiles, "" where there are some
+    picture: Image.Image | None = None  # thumbnail with tissue and tiles drawn, where one was asked for
 
 
 def find_tiles(
@@ -68,7 +60,7 @@ def find_tiles(
     if not upsample and slide_mpp > mpp * MAX_UPSAMPLING:
         raise SlideError(
             f"{path} was scanned at {slide_mpp:g} microns per pixel, coarser than the {mpp:g} asked for",
-            "choose a larger --mpp, leave this slide out, or enlarge such slides with --upsample",
+            "take coarser tiles, leave this slide out, or enlarge such slides: giga tile STORE --upsample",
         )
     with Slide(path, mpp=slide_mpp, upsample=upsample) as slide:
         size_px, bounds = slide.size_px, slide.bounds_px

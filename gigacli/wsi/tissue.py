@@ -25,15 +25,12 @@ Small pieces are removed and small holes filled. Large clear spaces, fields of f
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MASK_MPP = 16.0
 """Microns per pixel of the thumbnail the mask is made from: a tile of 256 microns has 256 of them, and most pyramids

@@ -18,7 +18,7 @@ import zarr
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound, SlideError
-from gigacli.exporting import extras, tiles
+from gigacli.exporting import tiles
 from gigacli.exporting.export import FILES, FORMATS, KINDS, WRITERS, formats_of
 from gigacli.exporting.origin import note_of
 from gigacli.exporting.output import export_folder
@@ -223,7 +223,7 @@ def test_what_is_there_is_replaced_on_request_only(store, tmp_path):
     before = (tmp_path / "v.csv").read_bytes()
     with pytest.raises(InvalidInput, match="is there already") as raised:
         giga.export(store, "embeddings/mean-random-resnet18", to=tmp_path / "v.csv")
-    assert "--redo" in raised.value.hint
+    assert "`redo=True`" in raised.value.hint
     assert (tmp_path / "v.csv").read_bytes() == before
     giga.export(store, "embeddings/mean-random-resnet18", to=tmp_path / "v.csv", redo=True)
     assert (tmp_path / "v.csv").read_bytes() != before
@@ -311,7 +311,7 @@ def test_a_library_that_is_not_installed_is_named(store, tmp_path, monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(name=name.partition(".")[0])
 
-    monkeypatch.setattr(extras, "import_module", missing)
+    monkeypatch.setattr("gigacli.exporting.vectors.import_module", missing)
     for to, extra in (("v.parquet", "parquet"), ("v.h5ad", "anndata")):
         with pytest.raises(NotFound) as raised:
             giga.export(store, "embeddings/giga", to=tmp_path / to)

@@ -85,7 +85,7 @@ def test_clam_says_no_resolution(tmp_path, layouts):
     layouts.clam(tmp_path / "clam", "S1", *layouts.drawn(1))
     with pytest.raises(InvalidInput, match="resolution") as caught:
         giga.import_features(tmp_path / "a.zarr", tmp_path / "clam")
-    assert "--slide-mpp" in caught.value.hint
+    assert "`slide_mpp`" in caught.value.hint
     with pytest.raises(InvalidInput, match="how large its tiles are"):
         giga.import_features(tmp_path / "a.zarr", tmp_path / "clam" / "h5_files", mpp=0.5)
     with pytest.raises(InvalidInput, match="no coordinates"):

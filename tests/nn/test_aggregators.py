@@ -76,7 +76,7 @@ def test_what_does_not_exist_is_refused():
     with pytest.raises(InvalidInput, match="no sparse convolutions"):
         make_aggregator("mlp", 4, generator=seeded(), sparse_backend="torch")
     for options in ({"blocks": 1}, {"stride": 1}):
-        with pytest.raises(InvalidInput, match=f"--{next(iter(options))} 1"):
+        with pytest.raises(InvalidInput, match=f"`{next(iter(options))}` 1"):
             make_aggregator("attention", 4, generator=seeded(), **options)
 
 

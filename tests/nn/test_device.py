@@ -39,7 +39,7 @@ def test_what_is_not_there_is_refused_with_what_is(cuda, count, name):
     cuda(count)
     with pytest.raises(InvalidInput, match=f"{name}'.* {count} CUDA") as caught:
         pick_device(name)
-    assert "--device cpu" in caught.value.hint
+    assert "`device='cpu'`" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "meta", "mps", "CPU "])

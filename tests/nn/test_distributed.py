@@ -243,7 +243,7 @@ def test_alone_nothing_is_changed(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "there", "message"), [("cuda:1", 2, "--device is cuda:1"), ("cuda", 1, "CUDA devices \\(1\\)")]
+    ("device", "there", "message"), [("cuda:1", 2, "`device` is cuda:1"), ("cuda", 1, "CUDA devices \\(1\\)")]
 )
 def test_devices_for_all_processes(monkeypatch, device, there, message):
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():

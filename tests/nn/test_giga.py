@@ -149,7 +149,7 @@ def test_whitening_needs_something_to_even_out():
     for features in (np.ones((2, 6, 3), np.float16), np.full((2, 6, 3), np.nan, np.float16)):
         with pytest.raises(InvalidInput, match="nothing to even out") as caught:
             whitening_matrix([features])
-        assert "--no-whiten" in caught.value.hint
+        assert "`whiten=False`" in caught.value.hint
 
 
 def test_the_loss_pairs_view_i_with_view_n_plus_i():

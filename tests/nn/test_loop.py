@@ -389,8 +389,8 @@ def test_a_loss_that_is_no_number_ends_the_training(bad):
 
     with pytest.raises(Diverged, match="in epoch 3") as caught:
         run(replace(training, step=step), SILENT, checkpoint=None)
-    assert "--lr" in caught.value.hint
-    assert "--redo" in caught.value.hint  # another rate is another recipe
+    assert "`lr`" in caught.value.hint
+    assert "`redo=True`" in caught.value.hint  # another rate is another recipe
     assert [epoch_of(checkpoint) for checkpoint in saved] == [0, 0, 1, 1, 1, 2, 2, 2]
 
 
@@ -399,7 +399,7 @@ def test_a_checkpoint_of_something_else_is_a_mismatch():
     run(training_of("adam", saved=saved, width=7), SILENT, checkpoint=None)
     with pytest.raises(Mismatch, match=r"(?s)does not fit: .*layer\.weight") as caught:
         run(training_of("adam"), SILENT, checkpoint=saved[0])
-    assert "--redo" in caught.value.hint
+    assert "`redo=True`" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_written_says_what_to_do(slides, tmp_path, pool,
     monkeypatch.setattr("gigacli.wsi.tile_cache.TilePackWriter.finish", full)
     with pytest.raises(GigaError, match="No space left") as caught:
         keep(slides, cache, pool)
-    assert "--cache" in caught.value.hint
+    assert "`cache`" in caught.value.hint
     assert not list(tmp_path.iterdir())
 
 
@@ -191,4 +191,4 @@ def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InvalidInput, match="cannot be made") as caught:
         TileCache(tmp_path / "file", limit_bytes=1)
-    assert "--cache" in caught.value.hint
+    assert "`cache`" in caught.value.hint
