@@ -76,7 +76,7 @@ def api() -> str:
         parts += [f"```python\ngiga.{name}{_signature(thing)}\n```", _docstring(thing)]
         for result in re.findall(r"\w+", str(inspect.signature(thing).return_annotation)):
             if dataclasses.is_dataclass(found := getattr(inspect.getmodule(thing), result, None)):
-                parts += [f"### {result}", _docstring(found)]
+                parts += [f"### {result}", _docstring(found), *map(_docstring, found.__mro__[1:-1])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

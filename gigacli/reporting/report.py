@@ -184,7 +184,7 @@ def _training(store: Store) -> list[dict[str, Any]]:
                 "path": trained.path,
                 "figure": svg(partial(plots.training_curve, trained), name=name, label=label),
                 "sentences": _sentences(last, None if seen is None else int(seen.sum())),
-                "done": trained.done,
+                "done": trained.complete,
             }
         )
     return shown

@@ -19,9 +19,10 @@ from gigacli.config.verbs import BankConfig
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.frozen import can_compile
-from gigacli.nn.tile_features import BankViews, Batches, SlideFeatures, TileEncoder, draw_bank_views
+from gigacli.nn.tile_features import Batches, SlideFeatures, TileEncoder, draw_bank_views
 from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
 from gigacli.progress import SILENT, Throughput
+from gigacli.stages.summary import Summary
 from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
@@ -44,34 +45,24 @@ COMPILE_FROM = {"cpu": 50_000, "cuda": 10_000_000}
 BATCH_SIZE = {"cpu": 64, "cuda": 256}
 
 
-@dataclass(frozen=True)
-class BankSummary:
+@dataclass(frozen=True, kw_only=True)
+class BankSummary(Summary):
     """What ``giga bank`` did.
 
     Attributes:
         bank: Name of the bank and of the features.
-        slides: Slides of this shard that are tiled.
-        done: Slides written now.
-        skipped: Slides that were there.
-        failed: Slides that could not be read.
         tiles: Tile encodings made now.
         read: Tiles read now: each distinct tile of a slide once.
         rate: Encodings per second, from the second block of tiles on: without start-up and compiling.
         waited: Share of that time that the encoder waited for tiles, 0 to 1.
-        seconds: Time it took.
         failures: Reason per slide that failed.
     """
 
     bank: str
-    slides: int
-    done: int
-    skipped: int
-    failed: int
     tiles: int
     read: int
     rate: float
     waited: float
-    seconds: float
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -164,7 +155,10 @@ def prepare(config: BankConfig, store: Store) -> Plan:
     bank, features = store.bank(name), store.features(name)
     config = config.following(bank.found.config if bank.found else None)
     precision = pick_precision(config.precision, device)
-    compiled = not choice.timm and _compiled(config, device, store.registered)
+    compiled = not choice.timm and config.compile == "yes"
+    if not choice.timm and config.compile == "auto":  # by the size of the whole bank: every shard decides alike
+        encodings = store.registered * config.augmentations * config.draws
+        compiled = encodings >= COMPILE_FROM[device.type] and can_compile(device)
     encoder = make_encoder(choice, device, precision=precision, compiled=compiled)
     config = config.but(precision=precision, compile="yes" if compiled else "no")
     inputs = {"tiles": tiles.fingerprint, "encoder": weights_of(choice, encoder)}
@@ -176,9 +170,9 @@ def prepare(config: BankConfig, store: Store) -> Plan:
     again = config.redo and config.shard is not None and tuple(there) == recipes
     if config.redo and config.shard is not None and any(there) and not again:
         raise InvalidInput(
-            "--redo with --shard cannot replace a bank made with other parameters: the shards would remove each "
+            "`redo` with `shard` cannot replace a bank made with other parameters: the shards would remove each "
             "other's slides",
-            "write it under another --name, or run --redo once without --shard",
+            "write it under another `name`, or run `redo` once without `shard`",
         )
     return Plan(
         config=config, bank=bank, features=features, recipes=recipes, choice=choice, encoder=encoder, again=again
@@ -210,7 +204,9 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
             progress.say(f"{table[row].id} failed: {why}")
             progress.advance()
 
-        batches, encoding = _batches(plan, progress), None
+        size = plan.config.batch_size or BATCH_SIZE[plan.encoder.device.type]
+        batches = Batches(plan.encoder, tile_px=store.tiles.tile_px, size=size, say=progress.say)
+        encoding = None
         for block in reader.blocks(_slides(plan, todo, tiled.counts, fail, progress)):
             row = block.slide.key
             if block.error is not None:
@@ -246,14 +242,6 @@ def summary(plan: Plan, outcome: _Outcome, started: float) -> BankSummary:
     )
 
 
-def _compiled(config: BankConfig, device: torch.device, slides: int) -> bool:
-    """Whether to compile: decided by the size of the whole bank, so that every shard decides alike."""
-    if config.compile == "auto":
-        worth_it = slides * config.augmentations * config.draws >= COMPILE_FROM[device.type]
-        return worth_it and can_compile(device)
-    return config.compile == "yes"
-
-
 def _slides(
     plan: Plan, todo: list[int], counts: NDArray[np.int64], fail: Callable[[int, str], None], progress: Progress
 ) -> Iterator[SlideTiles]:
@@ -267,11 +255,6 @@ def _slides(
             progress.advance()
         else:
             yield SlideTiles(row, table[row].path, table[row].mpp, plan.store.tiles.coords(row))
-
-
-def _batches(plan: Plan, progress: Progress) -> Batches:
-    size = plan.config.batch_size or BATCH_SIZE[plan.encoder.device.type]
-    return Batches(plan.encoder, tile_px=plan.store.tiles.tile_px, size=size, say=progress.say)
 
 
 def _reader(plan: Plan) -> TileReader:
@@ -289,7 +272,7 @@ def _reader(plan: Plan) -> TileReader:
 def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool) -> SlideFeatures:
     """What is to be made of a slide: everything, or what an earlier bank of fewer rows has not got."""
     config = plan.config
-    views: BankViews = draw_bank_views(
+    views = draw_bank_views(
         config.seed,
         plan.store.slides[row].id,
         count=count,
@@ -317,7 +300,7 @@ def _write(plan: Plan, row: int, encoding: SlideFeatures | None) -> None:
 
 
 def _on_dask(plan: Plan, progress: Progress, started: float) -> BankSummary:
-    """The same on a Dask cluster; the groups are there, so its workers only fill them."""
+    """Encode on a Dask cluster, whose workers fill the groups that have been begun."""
     config, store = plan.config, plan.store
     given = {k: getattr(config, k) for k in config.given - {"dask", "redo"}}
     options = {**given, "encoder": plan.choice.name, "name": plan.bank.name}

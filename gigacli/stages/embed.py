@@ -16,6 +16,7 @@ from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
 from gigacli.nn.views import TilePositions, cells_of, draw_rows, slide_views
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng
+from gigacli.stages.summary import Summary
 from gigacli.store.features import Features
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
@@ -36,33 +37,23 @@ BLOCK = 128
 """Slides that are read, embedded and written together, and what is lost at most when a run is killed."""
 
 
-@dataclass(frozen=True)
-class EmbedSummary:
+@dataclass(frozen=True, kw_only=True)
+class EmbedSummary(Summary):
     """What ``giga embed`` did.
 
     Attributes:
         embedding: Name of the embedding.
-        slides: Slides with features.
-        done: Vectors written now.
-        skipped: Vectors that were there.
-        failed: 0; a slide without tiles has no vector, which is a result.
-        without_tiles: Slides that have no tiles and so no vector.
+        without_tiles: Slides that have no tiles and so no vector, which is a result.
         width: Values per vector.
         baseline: Name of the mean of tiles written beside it.
         warning: What could not be checked, in words; "" where nothing is left open.
-        seconds: Time it took.
     """
 
     embedding: str
-    slides: int
-    done: int
-    skipped: int
-    failed: int
     without_tiles: int
     width: int
     baseline: str
     warning: str
-    seconds: float
 
 
 @options_of(EmbedConfig)
@@ -183,7 +174,6 @@ def summary(plan: Plan, written: int, started: float) -> EmbedSummary:
         slides=len(tiles.rows),
         done=written,
         skipped=len(tiles.rows) - written,
-        failed=0,
         without_tiles=int((tiles.finished & ~tiles.filled).sum()),
         width=plan.vectors.width,
         baseline=plan.mean.group.name,

@@ -32,6 +32,7 @@ from gigacli.parallel import worker_count
 from gigacli.probing.labels import read_labels
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_seed
+from gigacli.stages.summary import TrainingSummary
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.resnet18 import read_resnet18
@@ -50,9 +51,8 @@ if TYPE_CHECKING:
     from gigacli.store.trained import Encoder
     from gigacli.wsi.tile_pixels import TilePixels
 
-WEIGHT_DECAY = 1e-4
-SGD_MOMENTUM = 0.9
-"""Weight decay and momentum of SGD, as in MoCo (He et al. 2020)."""
+WEIGHT_DECAY, SGD_MOMENTUM = 1e-4, 0.9
+"""Of SGD, as in MoCo (He et al. 2020)."""
 
 LR_TILES = 256
 """Tiles a step that the learning rate is given for; it is in proportion to them (Goyal et al. 2017)."""
@@ -61,50 +61,24 @@ WARMUP = 0.01
 """Share of the steps in which the learning rate rises; MoCo has none, but starts from one batch size only."""
 
 
-@dataclass(frozen=True)
-class PretrainTilesSummary:
+@dataclass(frozen=True, kw_only=True)
+class PretrainTilesSummary(TrainingSummary):
     """What ``giga pretrain-tiles`` did.
 
     Attributes:
         encoder: Name of the encoder.
-        slides: Slides it is trained on.
-        tiles: Their tiles that were drawn.
-        done: 1 where the encoder was trained now.
-        skipped: 1 where it was there already.
-        failed: Slides that could not be read now and were left out.
-        epochs: Epochs of the encoder.
-        steps: Steps of the encoder.
-        resumed_at: Epochs a checkpoint had finished, 0 for a fresh start.
-        initial_weights: Where it started from.
+        tiles: Drawn tiles of the slides it is trained on.
         queue: Negatives in the queue.
-        loss: Mean loss of the last epoch.
-        chance: Loss of features that tell nothing.
         queue_accuracy: Share of the last epoch's tiles nearer to their other view than to all others in the queue.
-        rank: Effective rank of the last batch's vectors.
-        warning: What is wrong with the encoder, in words; "" where nothing is.
         cache: Folder of the tiles that were kept, which may be deleted; "" for none.
-        seconds: Time it took.
-        failures: Reason per slide that failed.
+        failures: Reason per slide that could not be read now and was left out.
     """
 
     encoder: str
-    slides: int
     tiles: int
-    done: int
-    skipped: int
-    failed: int
-    epochs: int
-    steps: int
-    resumed_at: int
-    initial_weights: str
     queue: int
-    loss: float
-    chance: float
     queue_accuracy: float
-    rank: float
-    warning: str
     cache: str
-    seconds: float
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -156,7 +130,7 @@ def pretrain_tiles(
         opened = Store.open(store, write=processes.first)
         plan = prepare(config, opened, processes, hardware)
         processes.wait()  # all have looked before the first one writes
-        if plan.encoder.done and not config.redo:
+        if plan.encoder.complete and not config.redo:
             return summary(plan, plan.encoder.histories(), started, resumed_at=plan.config.epochs)
         log = stack.enter_context(TensorBoardLog(config.log_dir if processes.first else None))
         pool = ThreadPoolExecutor(worker_count(config.workers))
@@ -221,7 +195,7 @@ def prepare(config: PretrainTilesConfig, store: Store, processes: Processes, dev
     encoder.check(recipe, redo=config.redo)
     seen = encoder.seen() if not config.redo else None
     failed = store.failures("pretrain-tiles")  # slides that an earlier run of this training left out stay out
-    rows = [row for row in drawn if seen is None or seen[row] or not (encoder.done or failed[row])]
+    rows = [row for row in drawn if seen is None or seen[row] or not (encoder.complete or failed[row])]
     table, grids = store.slides, store.tiles.grids(np.array(rows, dtype=np.int64))
     slides = [
         SlideTiles(row, table[row].path, table[row].mpp, grid.coords[drawn[row]])
@@ -244,7 +218,7 @@ def prepare(config: PretrainTilesConfig, store: Store, processes: Processes, dev
 
 
 def begin(plan: Plan, sample: Sample) -> bytes | None:
-    """Make the encoder's group, or find the checkpoint of an earlier run; the first process does."""
+    """Make the encoder's group, or find the checkpoint of an earlier run; run by the first process alone."""
     rows = np.array([slide.key for slide in sample.tiles.slides], dtype=np.int64)
     return plan.encoder.begin(plan.recipe, rows, redo=plan.config.redo)
 
@@ -290,7 +264,7 @@ def work(
 def summary(
     plan: Plan, history: loop.History, started: float, *, resumed_at: int, sample: Sample | None = None
 ) -> PretrainTilesSummary:
-    """What was done: an encoder was trained on this sample or, without one, was there."""
+    """Sum up: an encoder was trained on this sample, or was there already (None)."""
     config, slides = plan.config, plan.slides if sample is None else sample.tiles.slides
     failures = {} if sample is None else sample.failures
     n = sum(len(slide.coords) for slide in slides)

@@ -22,6 +22,7 @@ from gigacli.config.verbs import TileConfig
 from gigacli.errors import NotFound, kind_of, reason_of
 from gigacli.parallel import as_ready, run_on_dask, worker_count
 from gigacli.progress import SILENT
+from gigacli.stages.summary import Summary
 from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
@@ -39,37 +40,27 @@ LOWEST = 10
 """Slides with the fewest tiles that a summary names."""
 
 
-@dataclass(frozen=True)
-class TileSummary:
+@dataclass(frozen=True, kw_only=True)
+class TileSummary(Summary):
     """What ``giga tile`` did.
 
     Attributes:
-        slides: Slides of this shard, all of them without ``--shard``.
-        done: Slides tiled now.
-        skipped: Slides that were tiled before.
-        failed: Slides that could not be registered or read.
         empty: Slides without tissue: a result, not a failure.
         tiles: Tiles of this shard's slides.
         least: Tiles of the slide with the fewest.
         median: Tiles of the slide in the middle.
         most: Tiles of the slide with the most.
-        seconds: Time it took.
         why_empty: Reason per slide that turned out to have no tiles now.
         lowest: The ten slides with the fewest tiles.
         failures: Reason per slide that failed.
         reasons: How many slides failed for each kind of reason.
     """
 
-    slides: int
-    done: int
-    skipped: int
-    failed: int
     empty: int
     tiles: int
     least: int
     median: float
     most: int
-    seconds: float
     why_empty: dict[str, str] = field(default_factory=dict)
     lowest: list[tuple[str, int]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
@@ -322,7 +313,7 @@ def _tiles_of(
 
 
 def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> TileSummary:
-    """The same on a Dask cluster; slides and groups are there, so its workers only fill them."""
+    """Tile on a Dask cluster, whose workers fill the groups that have been begun."""
     config = plan.config
     options = {"workers": config.workers, "qc": config.qc, "strict": config.strict}
     shards = run_on_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
@@ -341,7 +332,7 @@ def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> Ti
 
 
 def _estimate(plan: Plan, store: Store, started: float) -> TileEstimate:
-    """Price the run."""
+    """Say what the run will cost."""
     table = store.slides
 
     def count_tiles(rows: Sequence[int]) -> dict[int, int]:

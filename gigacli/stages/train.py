@@ -25,6 +25,7 @@ from gigacli.nn.tile_encoder import weights_to_bytes
 from gigacli.nn.views import TilePositions
 from gigacli.progress import SILENT
 from gigacli.randomness import keyed_seed
+from gigacli.stages.summary import TrainingSummary
 from gigacli.store.bank import Bank, pick_bank
 from gigacli.store.features import Features
 from gigacli.store.recipe import Recipe
@@ -33,7 +34,6 @@ from gigacli.tables import bare_id, find_column, read_table, require_column
 from gigacli.weights.resnet18 import resnet18_from_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,43 +46,17 @@ if TYPE_CHECKING:
     from gigacli.store.trained import Encoder, Model
 
 
-@dataclass(frozen=True)
-class TrainSummary:
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary(TrainingSummary):
     """What ``giga train`` did.
 
     Attributes:
         model: Name of the model.
-        slides: Slides it is trained on.
         excluded: Slides of the bank that were left out on request.
-        done: 1 where the model was trained now.
-        skipped: 1 where it was there already.
-        failed: 0; a failure raises.
-        epochs: Epochs of the model.
-        steps: Steps of the model.
-        resumed_at: Epoch a checkpoint was found at, 0 for a fresh start.
-        initial_weights: Where the slide encoder started from.
-        loss: Mean loss of the last epoch.
-        chance: Loss of vectors that tell nothing.
-        rank: Effective rank of the vectors of the last batch.
-        warning: What is wrong with the model, in words; "" where nothing is.
-        seconds: Time it took.
     """
 
     model: str
-    slides: int
     excluded: int
-    done: int
-    skipped: int
-    failed: int
-    epochs: int
-    steps: int
-    resumed_at: int
-    initial_weights: str
-    loss: float
-    chance: float
-    rank: float
-    warning: str
-    seconds: float
 
 
 @options_of(TrainConfig)
@@ -132,7 +106,7 @@ def train(
         progress = progress if processes.first else SILENT
         plan = prepare(config, Store.open(store, write=processes.first), processes, hardware)
         processes.wait()  # all have looked before the first one writes
-        if plan.model.done and not config.redo:
+        if plan.model.complete and not config.redo:
             return summary(plan, plan.model.histories(), started, resumed_at=plan.epochs)
         with TensorBoardLog(config.log_dir if processes.first else None) as log:
             method, origin = _initial_method(plan, progress)
@@ -149,7 +123,6 @@ class Plan:
         config: The options, what was left out as an earlier run had it.
         source: The bank, or the imported features that stand in for one.
         views: Its slides to train on, mapped into memory.
-        excluded: Number of slides that are left out on request.
     """
 
     config: TrainConfig
@@ -190,7 +163,7 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
     if n // steps < processes.count:
         raise InvalidInput(
             f"batches of {n // steps} slides cannot be split over {processes.count} processes",
-            f"use a larger --batch-size, or --nproc-per-node {n // steps}",
+            f"use a larger `batch_size`, or torchrun --nproc-per-node {n // steps}",
         )
     ids = [slide.id for slide, out in zip(store.slides.rows, left_out, strict=True) if out]
     settings = {
@@ -215,7 +188,7 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
 
 
 def begin(plan: Plan) -> bytes | None:
-    """Make the model's group, or find the checkpoint of an earlier run; the first process does."""
+    """Make the model's group, or find the checkpoint of an earlier run; run by the first process alone."""
     return plan.model.begin(plan.recipe, plan.views.rows, redo=plan.config.redo)
 
 
@@ -249,7 +222,7 @@ def work(
         step=method,
         precision=plan.recipe.config["precision"],
         save=lambda checkpoint, history: model.save(checkpoint, history, epochs=plan.epochs),
-        save_best=lambda state: model.save_best(_to_bytes(state)),
+        save_best=lambda state: model.save_best(save_safetensors({k: v.cpu().contiguous() for k, v in state.items()})),
         record=log,
         processes=plan.processes,
     )
@@ -261,14 +234,13 @@ def work(
 def summary(
     plan: Plan, history: loop.History, started: float, *, resumed_at: int, origin: str | None = None
 ) -> TrainSummary:
-    """What was done: a model was trained from initial weights of this origin or, where there is none, was there."""
+    """Sum up: a model was trained from initial weights of this `origin`, or was there already (None)."""
     return TrainSummary(
         model=plan.config.name,
         slides=len(plan.views.rows),
         excluded=plan.excluded,
         done=int(origin is not None),
         skipped=int(origin is None),
-        failed=0,
         epochs=plan.epochs,
         steps=plan.epochs * plan.steps,
         resumed_at=resumed_at,
@@ -336,7 +308,3 @@ def _load_layer4(method: GigaSSL, encoder: Encoder) -> str:
         )
     method.encoder.load_layer4(network.state_dict())
     return f"layer4 of encoder {encoder.name!r}"
-
-
-def _to_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
-    return save_safetensors({k: v.cpu().contiguous() for k, v in state.items()})

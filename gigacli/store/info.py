@@ -170,7 +170,7 @@ def _group(group: Group, reasons: dict[str, list[str]], known: dict[str, Done]) 
     """How far a group is, beside what it is made from."""
     recipe, store, failed = group.recipe, group.store, 0
     if isinstance(group, TrainedGroup):
-        done, total = int(group.done), 1
+        done, total = int(group.complete), 1
     else:
         finished = known[group.path].finished
         done, total = int(finished.sum()), store.registered

@@ -299,7 +299,7 @@ class Store:
             if isinstance(group, SlideGroup):
                 done[group.path] = int(group.done().finished.sum())
             elif isinstance(group, TrainedGroup):
-                done[group.path] = int(group.done)
+                done[group.path] = int(group.complete)
         return done
 
 

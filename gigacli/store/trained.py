@@ -85,8 +85,8 @@ class TrainedGroup(Group):
     # ------------------------------------------------------------------ reading
 
     @property
-    def done(self) -> bool:
-        """Whether it is finished."""
+    def complete(self) -> bool:
+        """Whether its training is finished."""
         return self.has("done") and bool(self.array("done")[()] == 1)
 
     @property
@@ -97,7 +97,7 @@ class TrainedGroup(Group):
             NotFound: It is not there, or not finished.
         """
         recipe = self.recipe
-        if not self.done:
+        if not self.complete:
             verb = WRITTEN_BY[self.kind]
             raise NotFound(
                 f"{self.what} {self.name!r} in {self.store.url} is not finished",

@@ -60,7 +60,7 @@ def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
         )
     if wanted is None or wanted in there:
         encoder = store.pick(Encoder, wanted)
-        if encoder.done or encoder.name != RANDOM:
+        if encoder.complete or encoder.name != RANDOM:
             if timm := encoder.finished.config.get("timm"):
                 return EncoderChoice(encoder.name, timm=timm)
             return EncoderChoice(encoder.name, encoder.weights())
@@ -122,7 +122,7 @@ def weights_of(choice: EncoderChoice, encoder: TileEncoder) -> str:
 def keep_encoder(store: Store, choice: EncoderChoice, sha256: str, *, redo: bool) -> None:
     """Keep the weights a bank was made with, unless the store holds them already; of timm only name and hash."""
     encoder = store.encoder(choice.name)
-    if encoder.done:
+    if encoder.complete:
         kept = encoder.config.get("weights_sha256", "") if choice.timm else ""
         if (kept or weights_hash(encoder.weights())) == sha256:
             return

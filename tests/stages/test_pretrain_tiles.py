@@ -69,7 +69,7 @@ def test_an_encoder_with_its_history(trained):
     path, summary = trained
     encoder = giga.open(path).encoder("moco")
     assert (summary.encoder, summary.tiles, summary.slides, summary.done) == ("moco", 32, 8, 1)
-    assert encoder.done
+    assert encoder.complete
     assert encoder.seen().all()
     names = ("loss", "chance", "queue_accuracy", "lr", "gradient_norm", "alignment", "uniformity", "rank", "waiting")
     assert all(np.isfinite(history(path, name)).all() for name in (*names, "per_second"))

@@ -38,7 +38,7 @@ def weights(path, model="giga"):
 def test_a_model_with_its_history_and_the_slides_it_saw(chain):
     store = giga.open(chain("train"))
     model = store.model("giga")
-    assert model.done
+    assert model.complete
     assert model.seen().all()
     assert np.isfinite(model.history("loss")).all()
     assert model.history("loss").shape == (3,)
@@ -88,7 +88,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(chain, store_at, monkeypat
 
     with pytest.raises(KeyboardInterrupt):
         giga.train(path, **OPTIONS, progress=Stop())
-    assert not giga.open(path).model("giga").done
+    assert not giga.open(path).model("giga").complete
     with pytest.raises(NotFound, match="not finished"):
         giga.embed(path)
     summary = giga.train(path, **OPTIONS)

@@ -135,7 +135,7 @@ def test_what_is_not_there_says_what_to_run(store):
         _ = store.embedding("x").config
     assert "giga embed" in caught.value.hint
     assert store.features("x").done().values.tolist() == [NOT_DONE] * 3
-    assert not store.model("x").done
+    assert not store.model("x").complete
 
 
 # ---------------------------------------------------------------------- what is done

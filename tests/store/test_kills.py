@@ -92,7 +92,7 @@ def work(store):
     bank(store, third, redo=False)
     model = store.model("m")
     recipe = Recipe("train", {"bank": "x", "tiles": 5}, {"bank": third.fingerprint})
-    if not model.done:
+    if not model.complete:
         model.begin(recipe, np.array([0, 2]), redo=False)
         for epoch in (1, 2):
             model.save(bytes([epoch]) * 10, {"loss": [2.0, 1.0][:epoch]}, epochs=2)

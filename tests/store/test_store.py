@@ -202,7 +202,7 @@ def test_forgetting_slides_takes_back_all_that_was_made_of_them(tiny):
     store.forget([0, 2])
     for group in (store.tiles, store.features("moco"), store.bank("moco"), store.embedding("giga")):
         assert np.flatnonzero(group.done().finished).tolist() == [1], group
-    assert store.model("giga").done  # of a model it is no part
+    assert store.model("giga").complete  # of a model it is no part
 
 
 # ---------------------------------------------------------------------- bytes and failures

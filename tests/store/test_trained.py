@@ -18,15 +18,15 @@ def model(tiny):
 
 
 def test_a_run_that_was_cut_short_goes_on(model):
-    assert not model.done
+    assert not model.complete
     assert model.begin(RECIPE, ROWS, redo=False) is None
     model.save(b"epoch 1", {"loss": [2.0]}, epochs=2)
     assert np.isnan(model.history("loss")).tolist() == [False, True]
     model.save(b"epoch 2", {"loss": [2.0, 1.5]}, epochs=2)
     assert model.begin(RECIPE, ROWS, redo=False) == b"epoch 2"
-    assert not model.done
+    assert not model.complete
     model.finish(b"weights", {"loss": [2.0, 1.5]})
-    assert model.done
+    assert model.complete
     assert model.weights() == b"weights"
     assert model.history("loss").tolist() == [2.0, 1.5]
     assert model.seen().tolist() == [True, True, False, False]
@@ -46,7 +46,7 @@ def test_redo_starts_afresh(model):
     model.save_best(b"best")
     model.finish(b"weights", {"loss": [2.0, 1.5]})
     assert model.begin(RECIPE, np.array([0]), redo=True) is None
-    assert not model.done
+    assert not model.complete
     assert not model.has_weights
     assert not model.has("best")
     assert not model.has("history")
@@ -138,7 +138,7 @@ def test_an_encoder_from_elsewhere_is_kept(tiny):
     recipe = Recipe("bank", {"weights_sha256": "a" * 64}, {})
     for _ in range(2):
         encoder.keep(recipe, b"weights")
-        assert encoder.done
+        assert encoder.complete
         assert encoder.weights() == b"weights"
     other = Recipe("bank", {"timm": "vit", "weights_sha256": "b" * 64}, {})
     encoder.keep(other, b"")  # of timm no weights are kept
