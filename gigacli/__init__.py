@@ -20,12 +20,7 @@ from typing import TYPE_CHECKING, Any
 from gigacli.version import __version__
 
 _HOMES = {
-    "tile": "gigacli.stages.tile",
-    "pretrain_tiles": "gigacli.stages.pretrain_tiles",
-    "bank": "gigacli.stages.bank",
-    "train": "gigacli.stages.train",
-    "embed": "gigacli.stages.embed",
-    "probe": "gigacli.stages.probe",
+    **{verb: f"gigacli.stages.{verb}" for verb in ("tile", "pretrain_tiles", "bank", "train", "embed", "probe")},
     "export": "gigacli.exporting.export",
     "import_features": "gigacli.importing.features",
     "report": "gigacli.reporting.report",

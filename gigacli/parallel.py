@@ -90,13 +90,7 @@ class BackgroundWriter:
 
 
 def run_on_dask(
-    address: str,
-    stage: Callable[..., Any],
-    store: str,
-    *,
-    slides: int,
-    options: dict[str, Any],
-    progress: Progress,
+    address: str, stage: Callable[..., Any], store: str, *, slides: int, options: dict[str, Any], progress: Progress
 ) -> list[Any]:
     """Run a stage on all slides on a Dask cluster, a shard per task; return the summaries of the shards.
 
@@ -118,13 +112,11 @@ def run_on_dask(
         GigaError: A shard failed as a whole.
     """
     if store.startswith("memory://"):
-        raise InvalidInput(
-            f"{store} is in the memory of this process, where no worker sees it", "use a folder or s3://"
-        )
+        raise InvalidInput(f"{store} is in this process's memory, where no worker sees it", "use a folder or s3://")
     try:
         from distributed import Client, as_completed
     except ModuleNotFoundError:
-        raise NotFound("--dask needs Dask", "run: pip install 'gigacli[dask]'") from None
+        raise NotFound("`dask` needs Dask", "run: pip install 'gigacli[dask]'") from None
     _check_scheduler(address)
     with Client(address, timeout=DASK_TIMEOUT_S, set_as_default=False) as client:
         threads = sum(client.nthreads().values())

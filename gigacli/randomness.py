@@ -8,7 +8,7 @@ import numpy as np
 
 
 def keyed_seed(*key: object) -> int:
-    """A 63-bit seed that is a function of the key alone.
+    """Return a 63-bit seed that is a function of the key alone.
 
     Args:
         key: What the randomness is for, for example ``(seed, slide id, augmentation)``.
@@ -18,5 +18,5 @@ def keyed_seed(*key: object) -> int:
 
 
 def keyed_rng(*key: object) -> np.random.Generator:
-    """A generator whose numbers are a function of the key alone."""
+    """Return a generator whose numbers are a function of the key alone."""
     return np.random.Generator(np.random.PCG64(keyed_seed(*key)))

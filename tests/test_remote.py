@@ -261,5 +261,5 @@ def test_slides_without_resolution_are_listed_in_the_current_folder(shared, tmp_
 def test_a_cluster_does_not_see_this_memory(cohort):
     url = f"memory://{uuid.uuid4()}.zarr"
     giga.tile(url, sorted(cohort.slides.iterdir())[:1], **TILE)
-    with pytest.raises(InvalidInput, match="in the memory of this process"):
+    with pytest.raises(InvalidInput, match="where no worker sees it"):
         giga.tile(url, dask="tcp://127.0.0.1:9")

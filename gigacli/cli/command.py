@@ -11,7 +11,7 @@ import inspect
 import logging
 import os
 import re
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -48,25 +48,29 @@ def _root(
         raise typer.Exit(DONE)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Argument:
     """An argument of a command that no configuration has.
 
     Attributes:
         name: Name of the function's parameter.
         help: What it is.
-        metavar: How the usage line shows a positional one.
-        flag: Of one that is no positional argument.
+        metavar: Name of a positional one in the usage line.
+        flag: Flag of one that is not positional.
         kind: Its type.
         default: Its default value; without one it is required.
     """
 
     name: str
     help: str
+    _: KW_ONLY
     metavar: str = ""
     flag: str = ""
     kind: Any = str
     default: Any = inspect.Parameter.empty
+
+
+STORE = Argument("store", "Path or URL of the cohort store.", metavar="STORE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,6 @@ class Command:
         help: What it does; the first paragraph is shown by ``giga --help``.
         example: A command line that can be run.
         arguments: Its arguments that are no options; positional ones are given in this order.
-        panel: Where ``giga --help`` lists it.
         show: ``module:name`` of what shows the function's result to a person, and may return an exit code; default:
             :func:`gigacli.cli.console.show_result`.
         failed: Field of the result that tells, if it is not 0 or empty, that something failed.
@@ -93,8 +96,7 @@ class Command:
     home: str
     help: str
     example: str
-    arguments: tuple[Argument, ...]
-    panel: str
+    arguments: tuple[Argument, ...] = (STORE,)
     show: str = ""
     failed: str = "failed"
     json: bool = True
@@ -102,17 +104,13 @@ class Command:
 
     @property
     def flags(self) -> dict[str, str]:
-        """How the command line names what the function calls by these names."""
+        """The flag, or the positional argument, of every parameter of the function."""
         named = {a.name: a.flag or a.metavar.strip("[].") for a in self.arguments}
-        return named | {f.name: f.metadata["flag"] or _flag(f.name) for f in fields(self.config)}
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+        return named | {f.name: f.metadata["flag"] or f"--{f.name.replace('_', '-')}" for f in fields(self.config)}
 
 
 def in_flags(text: str, flags: Mapping[str, str]) -> str:
-    """A text of the library, which speaks of parameters, as the command line says it.
+    """Return a text of the library, which speaks of parameters, in the words of the command line.
 
     Args:
         text: For example "`batch_size` is 1", or "set `redo=True`".
@@ -139,14 +137,20 @@ SHARED = {
 
 
 def add(command: Command) -> None:
-    """Register a command: its arguments, the flags of its configuration, and the flags all commands share."""
+    """Register a command: its arguments, the flags of its configuration, and the flags all commands share.
+
+    ``giga --help`` lists the stages as verbs, the others as tools.
+    """
 
     def run(context: typer.Context, **values: Any) -> None:
-        guard(lambda: _run(command, context, values), command.flags, quiet=values["quiet"], debug=values["debug"])
+        from gigacli.cli import console
+
+        with console.speaking_of(command.flags, quiet=values["quiet"]):
+            raise typer.Exit(_guarded(lambda: _run(command, context, values), debug=values["debug"]))
 
     first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     shared = [
-        _parameter(name, bool, False, typer.Option(_flag(name), help=text))  # noqa: FBT003 - a default
+        _parameter(name, bool, False, typer.Option(f"--{name}", help=text))  # noqa: FBT003 - a default
         for name, text in SHARED.items()
         if name != "json" or command.json
     ]
@@ -154,15 +158,18 @@ def add(command: Command) -> None:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     text = f"{command.help}\n\nExample: {command.example}"
-    app.command(command.name, help=text, rich_help_panel=command.panel)(run)
+    panel = "Verbs" if command.home.startswith("gigacli.stages.") else "Tools"
+    app.command(command.name, help=text, rich_help_panel=panel)(run)
 
 
 def _run(command: Command, context: typer.Context, values: dict[str, Any]) -> int:
-    """Call the command's function with what the user gave, and show what it returns; the exit code."""
+    """Call the command's function with what the user gave, show what it returns, and return the exit code."""
     from gigacli.cli import console
 
     speaks = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; the first one speaks
-    given = {f.name: values[f.name] for f in fields(command.config) if _was_given(context, f.name)}
+    sources = {f.name: context.get_parameter_source(f.name) for f in fields(command.config)}
+    # what the user left out may follow the store: Config.following
+    given = {name: values[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
     given |= {a.name: values[a.name] for a in command.arguments if a.flag}
     os.environ.update({k: v for k, v in command.environment if k not in os.environ})
     function = _load(command.home)
@@ -188,8 +195,8 @@ def _load(home: str) -> Any:
 
 
 def _parameter(name: str, kind: Any, default: Any, shown: Any) -> inspect.Parameter:
-    annotation = Annotated[kind, shown]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, keyword, default=default, annotation=Annotated[kind, shown])
 
 
 def _argument(argument: Argument) -> inspect.Parameter:
@@ -213,9 +220,8 @@ def _options(command: Command) -> list[inspect.Parameter]:
             kind, default = list[inner], list(default)
         elif choices:
             kind = str
-        shown = typer.Option(
-            flag, help=in_flags(help_texts[name], flags), autocompletion=_completion(choices) if choices else None
-        )
+        complete = _completion(choices) if choices else None
+        shown = typer.Option(flag, help=in_flags(help_texts[name], flags), autocompletion=complete)
         parameters.append(_parameter(name, kind | None if default is None else kind, default, shown))
     return parameters
 
@@ -224,25 +230,12 @@ def _completion(choices: tuple[str, ...]) -> Callable[[], list[str]]:
     return lambda: list(choices)
 
 
-def _was_given(context: typer.Context, name: str) -> bool:
-    """Whether the user wrote an option: what is left out may follow the store (:meth:`Config.following`)."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
-
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNFORESEEN = "what was finished is kept; giga validate STORE looks for damage, --debug shows where this came from"
 
 
-def guard(work: Callable[[], int], flags: Mapping[str, str], *, quiet: bool, debug: bool) -> None:
-    """Run, turn errors into messages and exit codes; what is shown meanwhile names parameters by these flags."""
-    from gigacli.cli import console
-
-    with console.speaking_of(flags, quiet=quiet):
-        raise typer.Exit(_guarded(work, debug=debug))
-
-
 def _guarded(work: Callable[[], int], *, debug: bool) -> int:
+    """Run, and turn errors into messages and exit codes."""
     from gigacli.cli import console
 
     try:
@@ -265,25 +258,22 @@ def _guarded(work: Callable[[], int], *, debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        text = f"{type(error).__name__}: {error}"
-        console.show_error(GigaError(text, UNFORESEEN))
+        console.show_error(GigaError(f"{type(error).__name__}: {error}", UNFORESEEN))
         code = FAILED
     return code
 
 
 def _of_storage(error: OSError) -> str:
-    """What the system said, and what that means where it is about the disk."""
+    """Explain an error of the system where it is about the disk."""
     if error.errno in NO_ROOM:
-        return (
-            f"there is no room for what was to be written: {error}; make room (giga doctor STORE says how much is free)"
-        )
+        return f"there is no room to write: {error}; make room (giga doctor STORE says how much is free)"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"something may not be written or read: {error}; see who may (giga doctor STORE tries it)"
     return f"{type(error).__name__}: {error}; --debug shows where this came from"
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command line in this process; its exit code."""
+    """Run one command line in this process and return its exit code."""
     try:
         code = app(arguments, standalone_mode=False)
     except typer.Exit as stop:

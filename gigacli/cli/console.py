@@ -28,7 +28,7 @@ from rich.table import Table
 from gigacli.cli.command import in_flags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from gigacli.errors import GigaError
 
@@ -43,14 +43,13 @@ if not out.is_terminal:
     out = Console(soft_wrap=True, width=PIPE_WIDTH)
 err = Console(stderr=True, soft_wrap=True)
 
-
 _flags: Mapping[str, str] = {}
 _quiet = False
 
 
 @contextmanager
 def speaking_of(flags: Mapping[str, str], *, quiet: bool = False) -> Iterator[None]:
-    """While a command runs: what is shown names the flags of its parameters.
+    """Show texts in the words of a running command: parameters by their flags.
 
     Args:
         flags: Flag of every parameter.
@@ -66,7 +65,7 @@ def speaking_of(flags: Mapping[str, str], *, quiet: bool = False) -> Iterator[No
 
 
 def _visible(text: str) -> str:
-    """Text in the words of the command line, and without control characters.
+    """Return a text in the words of the command line, without control characters.
 
     Names come from files and tables, and a terminal obeys what it is shown.
     """
@@ -105,7 +104,7 @@ class ConsoleProgress:
         raise KeyboardInterrupt
 
     def start(self, what: str, total: int, *, done: int = 0) -> None:
-        """A task begins; an earlier one is over."""
+        """Begin a task; an earlier one is over."""
         self._stop()
         self._what, self._total, self._done, self._note = _visible(what), total, done, ""
         self._began, self._found = time.monotonic(), done
@@ -126,7 +125,7 @@ class ConsoleProgress:
         self._bar.start()
 
     def advance(self, steps: int = 1, *, note: str = "") -> None:
-        """Some steps are done."""
+        """Count steps as done."""
         if self._interrupted:
             raise KeyboardInterrupt
         self._done += steps
@@ -135,23 +134,20 @@ class ConsoleProgress:
             self._bar.update(self._task, advance=steps, note=escape(_visible(self._note)))
         elif not self.quiet and time.monotonic() - self._printed > PLAIN_LINE_SECONDS:
             self._printed = time.monotonic()
-            left = self._time_left()
-            line = f"{self._what}: {self._done}/{self._total} {_visible(self._note)}".rstrip() + (
-                left and f", {left} left"
-            )
+            line = f"{self._what}: {self._done}/{self._total} {_visible(self._note)}".rstrip() + self._time_left()
             err.print(line, markup=False, highlight=False)
 
     def say(self, message: str) -> None:
-        """One line of text."""
+        """Show one line of text."""
         if not self.quiet:
             err.print(_visible(message), markup=False, highlight=False)
 
     def _time_left(self) -> str:
-        """At the speed so far, h:mm:ss; "" before there is one."""
+        """Say how long it takes at the speed so far, h:mm:ss; "" before there is one."""
         made, seconds = self._done - self._found, time.monotonic() - self._began
         if made <= 0:
             return ""
-        return str(timedelta(seconds=round(seconds / made * (self._total - self._done))))
+        return f", {timedelta(seconds=round(seconds / made * (self._total - self._done)))} left"
 
     def _stop(self) -> None:
         if self._bar is not None:
@@ -160,7 +156,7 @@ class ConsoleProgress:
 
 
 def show_error(error: GigaError) -> None:
-    """What was wrong, and what to do next."""
+    """Show what was wrong, and what to do next."""
     text, hint = escape(_visible(error.message)), escape(_visible(error.hint))
     text += f"\n[bold]{hint}[/bold]" if hint else ""
     if err.is_terminal:
@@ -170,12 +166,12 @@ def show_error(error: GigaError) -> None:
 
 
 def say(message: str, *, to_out: bool = False) -> None:
-    """One line of text, on standard error unless it is a result."""
+    """Show one line of text, on standard error unless it is a result."""
     (out if to_out else err).print(_visible(message), markup=False, highlight=False)
 
 
 def show_json(value: Any) -> None:
-    """One JSON object on standard output; values that are not numbers are null."""
+    """Write one JSON object to standard output; values that are not numbers are null."""
     sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -196,7 +192,7 @@ def _plain(value: Any) -> Any:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on standard output; columns after the first are aligned to the right where they hold figures."""
+    """Show a table on standard output; columns after the first are aligned to the right where they hold figures."""
     table = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for i, column in enumerate(columns):
         figures = all(isinstance(row[i], int | float) or _looks_like_figure(str(row[i])) for row in rows)
@@ -211,24 +207,27 @@ def _looks_like_figure(text: str) -> bool:
 
 
 def show_result(title: str, result: Any) -> None:
-    """The result of a command: its figures, then the tables, notes and files that it has."""
-    show_summary(title, result)
+    """Show the result of a command: its figures, then the tables, notes and files that it has."""
+    _show_figures(title, result)
     failures, reasons = getattr(result, "failures", {}), getattr(result, "reasons", {})
-    why_empty, lowest = getattr(result, "why_empty", {}), getattr(result, "lowest", [])
-    if failures:
-        show_table("failures", ("slide", "reason"), list(failures.items()))
-    if why_empty:
-        show_table("slides without tiles", ("slide", "reason"), list(why_empty.items()))
-    if len(lowest) > 1:
+    _show_some("failures", ("slide", "reason"), failures.items())
+    _show_some("slides without tiles", ("slide", "reason"), getattr(result, "why_empty", {}).items())
+    if len(lowest := getattr(result, "lowest", [])) > 1:
         show_table("fewest tiles", ("slide", "tiles"), lowest)
-    if 0 < len(reasons) < len(failures):
-        show_table("failures by reason", ("reason", "slides"), list(reasons.items()))
+    if len(reasons) < len(failures):
+        _show_some("failures by reason", ("reason", "slides"), reasons.items())
     for line in [*getattr(result, "notes", ()), *(f"wrote {file}" for file in getattr(result, "files", ()))]:
         say(line, to_out=True)
 
 
-def show_summary(title: str, summary: Any) -> None:
-    """A summary dataclass, one field a line; lists are left to tables of their own."""
+def _show_some(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Show a table, or nothing where it has no rows."""
+    if rows := list(rows):
+        show_table(title, columns, rows)
+
+
+def _show_figures(title: str, summary: Any) -> None:
+    """Show a summary, one field a line; lists are left to tables of their own."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(justify="right")
@@ -246,7 +245,7 @@ def _figure(value: object) -> str:
 
 
 def show_scores(result: Any) -> None:
-    """What a probe found, and what to keep in mind of it."""
+    """Show what a probe found, and what to keep in mind of it."""
     from gigacli.probing import results
 
     for title, rows in results.tables(result):
@@ -256,14 +255,13 @@ def show_scores(result: Any) -> None:
 
 
 def show_problems(report: Any) -> None:
-    """What a validation found."""
-    if report.problems:
-        show_table("problems", ("rule", "path", "what"), [(p.rule, p.path, p.message) for p in report.problems])
+    """Show what a validation found."""
+    _show_some("problems", ("rule", "path", "what"), ((p.rule, p.path, p.message) for p in report.problems))
     say(f"{report.store}: {len(report.problems)} problems; checked {', '.join(report.checked)}", to_out=True)
 
 
 def bytes_text(n: float) -> str:
-    """1536 -> "1.5 KiB"."""
+    """Write a number of bytes for people: 1536 as "1.5 KiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if n < 1024:
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
@@ -272,37 +270,31 @@ def bytes_text(n: float) -> str:
 
 
 def show_info(found: Any) -> None:
-    """What a store holds: groups and their state, slides on request, failures, what to run next."""
+    """Show what a store holds: groups and their state, slides on request, failures, what to run next."""
     patients = f", {found.patients} patients" if found.patients else ""
     tiles = f", {found.tiles:,} tiles" if found.tiles else ""
     size = "" if found.bytes is None else f", {bytes_text(found.bytes)}"
     say(f"{found.url}: format {found.version}, {found.slides} slides{patients}{tiles}{size}", to_out=True)
+    sizes = ["" if g.bytes is None else bytes_text(g.bytes) for g in found.groups]
     rows = [
-        (g.path, g.stage, f"{g.done}/{g.total}", g.failed, "" if g.bytes is None else bytes_text(g.bytes))
-        for g in found.groups
+        (g.path, g.stage, f"{g.done}/{g.total}", g.failed, size) for g, size in zip(found.groups, sizes, strict=True)
     ]
-    if rows:
-        show_table("", ("group", "written by", "done", "failed", "size"), rows)
-    if found.per_slide:
-        show_table(
-            "slides", ("slide", "patient", "tiles", "done in", "failed in"), [_how_far(s) for s in found.per_slide]
-        )
-    if found.failures:
-        title = f"failures ({len(found.failures)} of {found.failed})"
-        show_table(title, ("slide", "stage", "reason"), [(f.slide, f.stage, f.reason) for f in found.failures])
+    _show_some("", ("group", "written by", "done", "failed", "size"), rows)
+    slides = (
+        (s.slide, s.patient, "" if s.tiles is None else s.tiles, ", ".join(s.done), ", ".join(s.failures))
+        for s in found.per_slide
+    )
+    _show_some("slides", ("slide", "patient", "tiles", "done in", "failed in"), slides)
+    title = f"failures ({len(found.failures)} of {found.failed})"
+    _show_some(title, ("slide", "stage", "reason"), ((f.slide, f.stage, f.reason) for f in found.failures))
     for command in found.retry:
         say(f"to try the slides that failed again: {command}", to_out=True)
     if found.next:
         say(f"next: {found.next}", to_out=True)
 
 
-def _how_far(slide: Any) -> tuple[str, ...]:
-    tiles = "" if slide.tiles is None else str(slide.tiles)
-    return slide.slide, slide.patient, tiles, ", ".join(slide.done), ", ".join(slide.failures)
-
-
 def show_checks(report: Any) -> None:
-    """What the doctor found, and what to do about it."""
+    """Show what the doctor found, and what to do about it."""
     say(f"giga {report.version}, Python {report.python}, {report.system}", to_out=True)
     there = [f"{name} {version}" for name, version in report.packages.items() if version is not None]
     say(", ".join(there), to_out=True)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from gigacli.cli.command import DONE, Argument, Command, run_command
+from gigacli.cli.command import DONE, STORE, Argument, Command, run_command
 from gigacli.config import tools as configs
 
-PANEL = "Tools"
-STORE = Argument(name="store", help="Path or URL of the cohort store.", metavar="STORE")
 LABELS = "CSV: slide_id, label[, patient_id] and any other columns."
+WHAT = (
+    "embeddings/NAME, features/NAME, tiles, models/NAME or encoders/NAME; the name may be left out where there is one. "
+    "Default: embeddings."
+)
+TO = "File (.csv, .parquet, .h5ad, .safetensors), or folder (npy, h5, geojson)."
+FILES = "Feature files, or folders that hold them."
+PLACE = "A store, or where one shall be; default: this folder."
 
 TOOLS = (
     Command(
@@ -18,8 +23,6 @@ TOOLS = (
         home="gigacli.store.info:info",
         help="Say what a store holds and what to run next.",
         example="giga info cohort.zarr",
-        arguments=(STORE,),
-        panel=PANEL,
         show="gigacli.cli.console:show_info",
         failed="",  # slides that failed are among what it tells
     ),
@@ -29,8 +32,6 @@ TOOLS = (
         home="gigacli.store.validate:validate",
         help="Check a store against the specification; exit 1 where it departs from it.",
         example="giga validate cohort.zarr --level consistency",
-        arguments=(STORE,),
-        panel=PANEL,
         show="gigacli.cli.console:show_problems",
         failed="problems",
     ),
@@ -44,19 +45,9 @@ TOOLS = (
         example="giga export cohort.zarr embeddings/giga --to vectors.csv",
         arguments=(
             STORE,
-            Argument(
-                name="what",
-                help="embeddings/NAME, features/NAME, tiles, models/NAME or encoders/NAME; the name may be left out "
-                "where there is one. Default: embeddings.",
-                metavar="[WHAT]",
-                kind=str | None,
-                default=None,
-            ),
-            Argument(
-                name="to", help="File (.csv, .parquet, .h5ad, .safetensors), or folder (npy, h5, geojson).", flag="--to"
-            ),
+            Argument("what", WHAT, metavar="[WHAT]", kind=str | None, default=None),
+            Argument("to", TO, flag="--to"),
         ),
-        panel=PANEL,
     ),
     Command(
         name="import",
@@ -66,13 +57,7 @@ TOOLS = (
         "AtlasPatch, STAMP, slide2vec and LazySlide, or embeddings.npy and ids.npy, told apart by what is in them; "
         "writes slides/, tiles/ and features/NAME, or embeddings/NAME. giga train, embed and probe then need no slide.",
         example="giga import uni.zarr features_uni_v1/",
-        arguments=(
-            STORE,
-            Argument(
-                name="files", help="Feature files, or folders that hold them.", metavar="FILES...", kind=list[str]
-            ),
-        ),
-        panel=PANEL,
+        arguments=(STORE, Argument("files", FILES, metavar="FILES...", kind=list[str])),
     ),
     Command(
         name="report",
@@ -80,8 +65,7 @@ TOOLS = (
         home="gigacli.reporting.report:report",
         help="Show a whole cohort on one HTML page that needs no network: slides, training, vectors, probe, recipes.",
         example="giga report cohort.zarr --labels labels.csv",
-        arguments=(STORE, Argument(name="labels", help=LABELS, flag="--labels", kind=str | None, default=None)),
-        panel=PANEL,
+        arguments=(STORE, Argument("labels", LABELS, flag="--labels", kind=str | None, default=None)),
     ),
     Command(
         name="tile-map",
@@ -91,10 +75,9 @@ TOOLS = (
         example="giga tile-map cohort.zarr SLIDE --labels labels.csv --class tumour",
         arguments=(
             STORE,
-            Argument(name="slide", help="Id of the slide.", metavar="SLIDE"),
-            Argument(name="labels", help=LABELS, flag="--labels"),
+            Argument("slide", "Id of the slide.", metavar="SLIDE"),
+            Argument("labels", LABELS, flag="--labels"),
         ),
-        panel=PANEL,
     ),
     Command(
         name="doctor",
@@ -103,16 +86,7 @@ TOOLS = (
         help="Say whether giga works on this machine, and what to do where it does not; exit 1 then.\n\n"
         "Looks at packages, OpenSlide, torch and its GPUs, processors, memory, and the disk of a store.",
         example="giga doctor cohort.zarr",
-        arguments=(
-            Argument(
-                name="store",
-                help="A store, or where one shall be; default: this folder.",
-                metavar="[STORE]",
-                kind=str | None,
-                default=None,
-            ),
-        ),
-        panel=PANEL,
+        arguments=(Argument("store", PLACE, metavar="[STORE]", kind=str | None, default=None),),
         show="gigacli.cli.console:show_checks",
         failed="broken",
     ),
@@ -122,10 +96,7 @@ TOOLS = (
         home="gigacli.demo.run:demo",
         help="Draw a small synthetic cohort and run the six verbs on it: a smoke test, not evidence.",
         example="giga demo giga-demo",
-        arguments=(
-            Argument(name="folder", help="Where to put slides and store.", metavar="[DIR]", default="giga-demo"),
-        ),
-        panel=PANEL,
+        arguments=(Argument("folder", "Where to put slides and store.", metavar="[DIR]", default="giga-demo"),),
         show="gigacli.cli.tools:run_demo",
         json=False,  # the commands it runs have their own results
     ),
@@ -133,7 +104,7 @@ TOOLS = (
 
 
 def run_demo(made: Any) -> int:
-    """Run the command lines of the demo, up to the first that fails; its exit code."""
+    """Run the command lines of the demo, up to the first that fails, and return its exit code."""
     from gigacli.cli import console
     from gigacli.demo.run import NOTICE
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from gigacli.cli.command import Argument, Command, add, app
-from gigacli.cli.tools import STORE, TOOLS
+from gigacli.cli.command import STORE, Argument, Command, add, app
+from gigacli.cli.tools import TOOLS
 from gigacli.config import verbs as configs
 
 __all__ = ["VERBS", "app"]
 
-PANEL = "Verbs"
+SLIDES = "Slide files, folders, or a CSV of slides."
+WHICH = "Default: $GIGA_STORE, ./cohort.zarr, or the only *.zarr here."
+LABELS = "CSV: slide_id, label[, patient_id]."
 
 VERBS = (
     Command(
@@ -17,17 +19,7 @@ VERBS = (
         home="gigacli.stages.tile:tile",
         help="Register slides and find the tiles that hold tissue.\n\nReads slide files; writes slides/ and tiles/.",
         example="giga tile cohort.zarr slides/ --mpp 1.0",
-        arguments=(
-            STORE,
-            Argument(
-                name="slides",
-                help="Slide files, folders, or a CSV of slides.",
-                metavar="[SLIDES]...",
-                kind=list[str],
-                default=(),
-            ),
-        ),
-        panel=PANEL,
+        arguments=(STORE, Argument("slides", SLIDES, metavar="[SLIDES]...", kind=list[str], default=())),
     ),
     Command(
         name="pretrain-tiles",
@@ -35,8 +27,6 @@ VERBS = (
         home="gigacli.stages.pretrain_tiles:pretrain_tiles",
         help="Train a tile encoder without labels (MoCo).\n\nReads tiles' pixels; writes encoders/NAME.",
         example="giga pretrain-tiles cohort.zarr --epochs 20 --max-tiles 100000",
-        arguments=(STORE,),
-        panel=PANEL,
     ),
     Command(
         name="bank",
@@ -45,8 +35,6 @@ VERBS = (
         help="Embed tiles under shared augmentations, and all tiles once without.\n\n"
         "Reads tiles' pixels and an encoder; writes banks/NAME and features/NAME.",
         example="giga bank cohort.zarr --encoder random-resnet18",
-        arguments=(STORE,),
-        panel=PANEL,
     ),
     Command(
         name="train",
@@ -55,8 +43,6 @@ VERBS = (
         help="Train the slide encoder without labels (Giga-SSL).\n\nReads a bank; writes models/NAME. "
         "Continues an interrupted run by itself.",
         example="giga train cohort.zarr --tiles 5 --epochs 1000",
-        arguments=(STORE,),
-        panel=PANEL,
     ),
     Command(
         name="embed",
@@ -65,8 +51,6 @@ VERBS = (
         help="Give every slide its vector.\n\n"
         "Reads features and a model; writes embeddings/NAME, and the mean of tiles beside it.",
         example="giga embed cohort.zarr --views 50",
-        arguments=(STORE,),
-        panel=PANEL,
     ),
     Command(
         name="probe",
@@ -76,16 +60,9 @@ VERBS = (
         "Reads embeddings and labels; writes nothing.",
         example="giga probe cohort.zarr --labels labels.csv --fraction 0.25",
         arguments=(
-            Argument(
-                name="store",
-                help="Default: $GIGA_STORE, ./cohort.zarr, or the only *.zarr here.",
-                metavar="[STORE]",
-                kind=str | None,
-                default=None,
-            ),
-            Argument(name="labels", help="CSV: slide_id, label[, patient_id].", flag="--labels"),
+            Argument("store", WHICH, metavar="[STORE]", kind=str | None, default=None),
+            Argument("labels", LABELS, flag="--labels"),
         ),
-        panel=PANEL,
         show="gigacli.cli.console:show_scores",
         # two threads wait longer for each other than such small fits take
         environment=(("OPENBLAS_NUM_THREADS", "1"),),

@@ -108,7 +108,7 @@ def register(
     reasons |= {row.id: file_problem(row) for row in known.rows if here[row.id] and row.id not in reasons}
     lost = sum(bool(row.path) and not here[row.id] for row in known.rows)
     if lost:
-        progress.say(f"{lost} registered slides are not where they were; --slide-root FOLDER finds them again")
+        progress.say(f"{lost} registered slides are not where they were; `slide_root` finds them again")
     if moved:
         progress.say(f"{moved} slides were found again below {slide_root}")
     told = {c.id for c in candidates if c.patient}
@@ -162,7 +162,7 @@ def _find_moved(known: SlideTable, root: Path | None) -> tuple[SlideTable, int]:
     if root is None or not lost:
         return known, 0
     if not root.is_dir():
-        raise NotFound(f"--slide-root is {root}, which is not a folder")
+        raise NotFound(f"`slide_root` is {root}, which is not a folder")
     wanted = {Path(row.path).name for row in lost}
     places: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*")):
@@ -173,7 +173,7 @@ def _find_moved(known: SlideTable, root: Path | None) -> tuple[SlideTable, int]:
         same = [p for p in places.get(Path(row.path).name, []) if row.file_bytes in (-1, p.stat().st_size)]
         if len(same) > 1:
             files = ", ".join(str(p) for p in same[:3])
-            raise InvalidInput(f"slide {row.id!r} may be any of {files}", "name a --slide-root that holds one of them")
+            raise InvalidInput(f"slide {row.id!r} may be any of {files}", "name a `slide_root` that holds one of them")
         found += [replace(row, path=str(p)) for p in same]
     return known.with_rows(found), len(found)
 
@@ -239,7 +239,7 @@ def _refuse_duplicates(candidates: Sequence[_Candidate]) -> None:
         files = ", ".join(str(c.path) for c in candidates if c.id == twice[0])
         raise InvalidInput(
             f"{len(twice)} slide ids stand for several files; {twice[0]!r} is {files}",
-            "name them apart in a CSV with columns path,slide_id and give it with --csv",
+            "name them apart in a CSV with columns path,slide_id and give it as `csv`",
         )
 
 
@@ -259,12 +259,12 @@ def _must_be_read(known: SlideTable, candidate: _Candidate, *, redo: bool) -> bo
         raise InvalidInput(
             f"slide {candidate.id!r} is registered with {row.mpp:g} microns per pixel ({row.mpp_source}), the table "
             f"says {candidate.mpp:g}",
-            "tile the cohort again with --redo to take the new value",
+            "tile the cohort again with `redo` to take the new value",
         )
     if candidate.mask != row.mask and candidate.mask and not redo:
         raise InvalidInput(
             f"slide {candidate.id!r} is registered with the mask {row.mask or 'none'}, the table says {candidate.mask}",
-            "tile the cohort again with --redo to take the new mask",
+            "tile the cohort again with `redo` to take the new mask",
         )
     return redo or Path(row.path) != candidate.path or (bool(candidate.patient) and row.patient != candidate.patient)
 
@@ -291,7 +291,7 @@ def _look_again(known: SlideTable, candidates: Sequence[_Candidate], slide_mpp: 
     if unknown:
         raise InvalidInput(
             f"{len(unknown)} slides are not registered, for example {unknown[0]}; a shard registers none",
-            "run once without --shard but with --plan",
+            "run once without `shard` but with `plan`",
         )
     unusable = {i: _read_header(_Candidate.of(row), slide_mpp)[1] for i, row in enumerate(known.rows) if not row.usable}
     return Registration(known, {i: why or "run giga tile without --shard once" for i, why in unusable.items()})

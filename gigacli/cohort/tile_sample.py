@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from gigacli.wsi.reader import SlideTiles
 
 GB = 1e9
-
 MAX_SCORED_TILES = 2000
 """Largest number of tiles whose neighbours are scored after every epoch."""
 
@@ -110,7 +109,7 @@ def check_batches(tiles: int, batch_size: int, *, processes: int, url: str) -> N
     if smallest < 2 * processes:
         raise InvalidInput(
             f"batches of {smallest} tiles cannot be split over {processes} processes, two tiles or more for each",
-            f"use a larger --batch-size, or --nproc-per-node {max(1, smallest // 2)}",
+            f"use a larger `batch_size`, or torchrun --nproc-per-node {max(1, smallest // 2)}",
         )
 
 

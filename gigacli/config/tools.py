@@ -67,7 +67,7 @@ class ImportConfig(Config):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """As for every configuration; `mpp` and `mag` must not contradict each other."""
+        """Build from keyword arguments; `mpp` and `mag` must not contradict each other."""
         return super().of(one_resolution(options))
 
     def _check(self) -> None:

@@ -63,7 +63,7 @@ class TileConfig(Config):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """As for every configuration; `mpp` and `mag` must not contradict each other."""
+        """Build from keyword arguments; `mpp` and `mag` must not contradict each other."""
         return super().of(one_resolution(options))
 
     def _check(self) -> None:
@@ -117,7 +117,7 @@ class PretrainTilesConfig(Config):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """As for every configuration; a column needs a table."""
+        """Build from keyword arguments; `target` needs `labels`."""
         config = super().of(options)
         if config.target is not None and config.labels is None:
             raise InvalidInput(f"`target` is {config.target!r} without `labels`", "give the table of labels")
@@ -233,7 +233,7 @@ class TrainConfig(Config):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """As for every configuration; what a preset says counts as given, where nothing else is."""
+        """Build from keyword arguments; what a preset says counts as given where nothing else is."""
         return super().of({**PAPER, **options} if options.get("preset") == "paper" else options)
 
     def _check(self) -> None:

@@ -294,7 +294,7 @@ def _initial_method(plan: Plan, progress: Progress) -> tuple[GigaSSL, str]:
 
 def _load_layer4(method: GigaSSL, encoder: Encoder) -> str:
     """Start from the tile encoder's layer4 where there is one that fits (paper: the second part of one ResNet18)."""
-    if not encoder.has_weights:
+    if not encoder.has("weights"):
         return "random weights (the store holds no tile encoder)"
     if not isinstance(method.encoder, SlideEncoder):
         return "random weights (this aggregator is no part of a ResNet18)"

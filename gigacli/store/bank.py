@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Bank(SlideGroup):
     """A bank. "Done" says how many augmentations a slide has, 0 where it has no tiles."""
 
     kind, input_name = "banks", "bank"
+    _remembered: ClassVar[tuple[str, ...]] = ("_kept",)
 
     def begin(self, recipe: Recipe, width: int, *, redo: bool) -> None:
         """Make room for the augmentations and draws of the recipe, or for more of them than are there.
@@ -50,7 +51,7 @@ class Bank(SlideGroup):
             self._begin(recipe, shapes, redo=redo)
 
     def check(self, recipe: Recipe, *, redo: bool) -> None:
-        """As for every group; more augmentations or draws of the same are no other parameters."""
+        """Refuse to mix results; more augmentations or draws of the same bank are no other parameters."""
         if not self.extends_to(recipe):
             super().check(recipe, redo=redo)
 
@@ -86,11 +87,6 @@ class Bank(SlideGroup):
     def _kept(self) -> NDArray[np.int32] | None:
         return self.array("kept")[:] if self.has("kept") else None
 
-    def forget_opened(self) -> None:
-        """Open arrays anew when they are next used, and look anew at what was kept."""
-        super().forget_opened()
-        self.__dict__.pop("_kept", None)
-
     def write(
         self, row: int, vectors: NDArray[np.float16], tiles: NDArray[np.int32], *, made: NDArray[np.bool_]
     ) -> None:
@@ -115,8 +111,7 @@ class Bank(SlideGroup):
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Slides, augmentations, draws, features of a tile."""
-        shape: tuple[int, int, int, int] = self.array("vectors").shape
-        return shape
+        return cast(tuple[int, int, int, int], self.array("vectors").shape)
 
     @property
     def width(self) -> int:
@@ -124,7 +119,7 @@ class Bank(SlideGroup):
         return self.shape[3]
 
     def mapped(self, *, leave_out: NDArray[np.bool_] | None = None) -> MappedBank:
-        """What views are drawn from: the slides that are done and have tiles, mapped into memory.
+        """Map the slides that are done and have tiles into memory, to draw views from.
 
         Args:
             leave_out: (slide) slides that are not wanted.
@@ -136,9 +131,7 @@ class Bank(SlideGroup):
 
 
 def pick_bank(store: Store, name: str | None) -> Bank | Features:
-    """The bank to train on, or the features that were imported: the one named, or the only one there is.
-
-    Features made by ``giga bank`` never stand in for their bank.
+    """Return the bank, or the imported features, to train on: the one named, or the only one there is.
 
     Raises:
         NotFound: There is none, or none of that name.
@@ -150,9 +143,7 @@ def pick_bank(store: Store, name: str | None) -> Bank | Features:
     if not imported or (name is None and not names):
         return store.pick(Bank, name)
     if name is None and len(names) > 1:
-        raise InvalidInput(
-            f"{store.url} holds several to train on: {', '.join(names)}", "name the one to use: --bank NAME"
-        )
+        raise InvalidInput(f"{store.url} holds several to train on: {', '.join(names)}", "name one: `bank`")
     chosen = name or names[0]
     if chosen not in names:
         raise NotFound(f"{store.url} holds no {chosen!r} to train on; there is {', '.join(names)}")

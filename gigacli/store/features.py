@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Features(SlideGroup):
     """Features of all tiles. "Done" says how many tiles a slide has."""
 
     kind, input_name = "features", "features"
+    _remembered: ClassVar[tuple[str, ...]] = ("_chunks", "_counts")
 
     def begin(self, recipe: Recipe, width: int, *, redo: bool) -> None:
         """Make room for the features, `width` values each, of all tiles; with `redo` what is there goes first.
@@ -41,10 +42,9 @@ class Features(SlideGroup):
 
     def write(self, row: int, vectors: NDArray[np.float16] | None) -> None:
         """Write the features (n, width) of a slide, then mark it done; None for a slide without tissue."""
-        count = 0 if vectors is None else len(vectors)
         if vectors is not None:
-            self.array("vectors")[row, :count] = vectors
-        self._set_done(row, count)
+            self.array("vectors")[row, : len(vectors)] = vectors
+        self._set_done(row, 0 if vectors is None else len(vectors))
 
     def write_blocks(
         self,
@@ -110,7 +110,7 @@ class Features(SlideGroup):
         return vectors[:n]
 
     def mapped(self, *, leave_out: NDArray[np.bool_] | None = None) -> MappedFeatures:
-        """What views are drawn from, where these features stand in for a bank.
+        """Map the slides that are done and have tiles into memory, where these features stand in for a bank.
 
         Args:
             leave_out: (slide) slides that are not wanted.
@@ -150,9 +150,3 @@ class Features(SlideGroup):
         """Say that slides are not done; :meth:`read` finds nothing of them then."""
         super().take_back(rows)
         self.__dict__.pop("_counts", None)
-
-    def forget_opened(self) -> None:
-        """Open arrays anew when they are next used, and look anew at what is done."""
-        super().forget_opened()
-        for name in ("_chunks", "_counts"):
-            self.__dict__.pop(name, None)

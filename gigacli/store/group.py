@@ -1,8 +1,4 @@
-"""What all groups of results share: a recipe, a beginning, a mark of being done that is written last.
-
-A caller never spells a path of the store, never asks an array whether a slide is done, and never repeats the order in
-which a group is checked, discarded and begun anew: the classes of :mod:`gigacli.store.groups` do.
-"""
+"""What all groups of results share: a recipe, a beginning, a mark of being done that is written last."""
 
 from __future__ import annotations
 
@@ -39,6 +35,8 @@ class Group:
 
     kind: ClassVar[str]
     input_name: ClassVar[str]
+    _remembered: ClassVar[tuple[str, ...]] = ()
+    """Cached properties that are true only as long as the arrays stay as they are."""
 
     def __init__(self, store: Store, name: str = "") -> None:
         self.store, self.name = store, name
@@ -47,8 +45,6 @@ class Group:
 
     def __repr__(self) -> str:
         return f"<{self.path} of {self.store.url}>"
-
-    # ------------------------------------------------------------------ how it was made
 
     @property
     def found(self) -> Recipe | None:
@@ -80,8 +76,6 @@ class Group:
         """The hash of its recipe."""
         return self.recipe.fingerprint
 
-    # ------------------------------------------------------------------ beginning and removing
-
     def check(self, recipe: Recipe, *, redo: bool) -> None:
         """Refuse to mix results: what is there must be of this recipe, or to be redone.
 
@@ -94,7 +88,7 @@ class Group:
         raise Mismatch(
             f"{self.store.url}/{self.path} was made with other parameters:\n  "
             + "\n  ".join(existing.differences(recipe)),
-            "repeat the old parameters, choose another --name where there is one, or replace it with --redo",
+            "repeat the old parameters, choose another `name` where there is one, or replace it with `redo`",
         )
 
     def discard(self) -> None:
@@ -145,8 +139,6 @@ class Group:
         node = self.store.root.get(self.path)
         return node is not None and node.attrs.get("giga") == {}
 
-    # ------------------------------------------------------------------ arrays
-
     def has(self, name: str) -> bool:
         """Whether it has an array of this name."""
         return f"{self.path}/{name}" in self.store.root
@@ -172,8 +164,10 @@ class Group:
         return self._open[name]
 
     def forget_opened(self) -> None:
-        """Open arrays anew when they are next used: they were made, resized or removed."""
+        """Look anew, when next asked, at arrays and what is known of them: they were made, resized or removed."""
         self._open.clear()
+        for name in self._remembered:
+            self.__dict__.pop(name, None)
 
 
 @dataclass(frozen=True, eq=False)

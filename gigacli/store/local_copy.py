@@ -33,7 +33,7 @@ SPARE_BYTES = 2**28
 
 
 def cache_folder(cache: Path | None) -> Path:
-    """Where copies go: the folder asked for, else ``$GIGA_CACHE``, else the system's folder of temporary files.
+    """Return the folder of copies: the one asked for, else ``$GIGA_CACHE``, else that of temporary files.
 
     Raises:
         NotFound: It is no folder.
@@ -54,7 +54,7 @@ def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress:
         keys: Of the chunks, below the array, such as ``c/0/0``.
         size: Bytes of the values of each chunk; its checksum, where it has one, is looked at and not copied.
         folder: On the disk that takes the copy.
-        progress: Who listens.
+        progress: Receives progress.
 
     Raises:
         InvalidInput: The disk has no room.
@@ -94,5 +94,5 @@ async def _fetched(at: Any, keys: Sequence[str]) -> list[bytes | None]:
 def _no_room(folder: Path, total: int, why: str) -> InvalidInput:
     return InvalidInput(
         f"{folder} has no room for a copy of the bank, {total / 2**30:.1f} GiB: {why}",
-        "name a folder on a larger local disk: --cache FOLDER, or GIGA_CACHE in the environment",
+        "name a folder on a larger local disk: `cache`, or GIGA_CACHE in the environment",
     )

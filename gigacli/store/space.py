@@ -45,9 +45,9 @@ def space_needed(store: Store, *, augmentations: int, draws: int, width: int) ->
 
     Args:
         store: The cohort store.
-        augmentations: Of a bank that is still to be made; one that is there says so itself.
-        draws: Likewise.
-        width: Likewise, features of a tile.
+        augmentations: Augmentations of a bank that is still to be made; one that is there is taken as it is.
+        draws: Draws of such a bank.
+        width: Features of a tile in it.
     """
     usable = np.array([row.usable for row in store.slides.rows], dtype=bool)
     banks, pending = store.groups(Bank), usable

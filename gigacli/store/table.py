@@ -25,7 +25,7 @@ class SlideRow:
         mpp: Microns per level-0 pixel, NaN where unresolved.
         mpp_source: csv, openslide, tiff, objective, option, import or nominal; "" where unresolved.
         file_bytes: Size of the file when it was registered, -1 for a file that could not be opened.
-        modified_ns: When it was last changed then, nanoseconds since 1970, -1 likewise.
+        modified_ns: Its last change before that, nanoseconds since 1970, -1 for a file that could not be opened.
         mask: Path of a tissue mask that was given for the slide, "" for none.
     """
 

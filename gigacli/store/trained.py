@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 
 class TrainedGroup(Group):
-    """Something trained."""
-
-    what: ClassVar[str]
-
-    # ------------------------------------------------------------------ training
+    """A tile encoder or a slide encoder, and its training."""
 
     def begin(self, recipe: Recipe, rows: NDArray[np.int64], *, redo: bool) -> bytes | None:
         """Make the group and write down which slides it is trained on, or find what an earlier run left.
@@ -46,11 +42,11 @@ class TrainedGroup(Group):
         self._begin(recipe, {"done": ()}, redo=redo)
         seen = np.zeros(store.registered, dtype=bool)
         seen[rows] = True
-        known = self._seen() if self.has("trained_on") else seen
-        if known.any() and not np.array_equal(known, seen):
+        known = self.seen()
+        if known is not None and not np.array_equal(known, seen):
             raise Mismatch(
                 f"{store.url}/{self.path} was begun on {known.sum()} slides; there are {seen.sum()} now",
-                "start again on all of them with --redo, or use another --name",
+                "start again on all of them with `redo`, or use another `name`",
             )
         self._ensure("trained_on", seen.shape)[: len(seen)] = seen
         return store.read_bytes(f"{self.path}/checkpoint") if self.has("checkpoint") else None
@@ -82,8 +78,6 @@ class TrainedGroup(Group):
             whole[: len(values)] = values
             self._ensure(f"history/{name}", whole.shape)[:] = whole
 
-    # ------------------------------------------------------------------ reading
-
     @property
     def complete(self) -> bool:
         """Whether its training is finished."""
@@ -100,24 +94,17 @@ class TrainedGroup(Group):
         if not self.complete:
             verb = WRITTEN_BY[self.kind]
             raise NotFound(
-                f"{self.what} {self.name!r} in {self.store.url} is not finished",
+                f"{self.input_name} {self.name!r} in {self.store.url} is not finished",
                 f"run: giga {verb} {self.store.url} --name {self.name}",
             )
         return recipe
 
     def seen(self) -> NDArray[np.bool_] | None:
         """(slide) which slides it was trained on; None where that is not known, or it has not been begun."""
-        seen = self._seen() if self.found and self.has("trained_on") else None
-        return seen if seen is not None and seen.any() else None
-
-    def _seen(self) -> NDArray[np.bool_]:
+        if not (self.found and self.has("trained_on")):
+            return None
         seen: NDArray[np.bool_] = self.array("trained_on")[: self.store.registered]
-        return seen
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether the store keeps its weights."""
-        return self.has("weights")
+        return seen if seen.any() else None
 
     def weights(self, *, best: bool = False) -> bytes:
         """The safetensors file of the last epoch, or of the one with the lowest loss."""
@@ -136,7 +123,7 @@ class TrainedGroup(Group):
 class Encoder(TrainedGroup):
     """A tile encoder."""
 
-    kind, input_name, what = "encoders", "encoder", "encoder"
+    kind, input_name = "encoders", "encoder"
 
     def keep(self, recipe: Recipe, weights: bytes) -> None:
         """Keep an encoder that was not trained here, in place of what is there.
@@ -152,7 +139,7 @@ class Encoder(TrainedGroup):
 class Model(TrainedGroup):
     """A slide encoder."""
 
-    kind, input_name, what = "models", "model", "model"
+    kind, input_name = "models", "model"
 
     def save_best(self, weights: bytes) -> None:
         """Replace the weights after the best epoch so far, as a whole or not at all."""

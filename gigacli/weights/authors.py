@@ -28,7 +28,7 @@ _KERNELS = {"conv1": "conv1", "conv2": "conv2", "convd": "shortcut"}
 
 
 def read_gigassl(path: Path) -> GigasslEncoder:
-    """The slide encoder of one of the authors' checkpoints, in eval mode. No pickled code is run.
+    """Read the slide encoder of one of the authors' checkpoints, in eval mode; runs no pickled code.
 
     Raises:
         NotFound: There is no such file.
@@ -43,10 +43,9 @@ def read_gigassl(path: Path) -> GigasslEncoder:
         with torch.serialization.safe_globals([argparse.Namespace, (holder, "arguments.Namespace")]):
             saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        pickled = isinstance(error, pickle.UnpicklingError)
-        reason = (
-            "it is damaged, or holds more than weights and settings (pickled code is not run)" if pickled else error
-        )
+        reason: object = error
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it is damaged, or holds more than weights and settings (pickled code is not run)"
         raise Mismatch(
             f"{path} cannot be read as a checkpoint of the authors' code: {reason}",
             "models of giga are safetensors files: giga export STORE models/NAME --to model.safetensors",
@@ -56,7 +55,7 @@ def read_gigassl(path: Path) -> GigasslEncoder:
 
 
 def gigassl_from_state(state: dict[str, Any], *, origin: str) -> GigasslEncoder:
-    """The slide encoder in a state dict with the authors' names.
+    """Make the slide encoder of a state dict with the authors' names.
 
     Args:
         state: Tensors by name; what is no part of the slide encoder is left out.
@@ -95,7 +94,7 @@ def gigassl_from_state(state: dict[str, Any], *, origin: str) -> GigasslEncoder:
 
 
 def authors_names() -> dict[str, str]:
-    """The authors' name of a tensor -> ours."""
+    """Return our names of tensors by the authors'."""
     names = {}
     for block in (0, 1):
         for theirs, ours in _KERNELS.items():
@@ -110,7 +109,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _ours(value: Tensor) -> Tensor:
-    """A kernel (taps, 1, c_in, c_out) with its rows along x -> (taps, c_in, c_out) with its rows along y."""
+    """Turn a kernel (taps, 1, c_in, c_out) with rows along x into one (taps, c_in, c_out) with rows along y."""
     if value.ndim != 4:
         return value
     side = 3 if len(value) == 9 else 1

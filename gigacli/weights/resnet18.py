@@ -55,11 +55,7 @@ class KeyReport:
         prefixes: Wrappers dropped from the names of a backbone.
         numbered: Whether the parts had numbers for names, as in ``nn.Sequential``.
         left_out: Tensors that are no part of a backbone: the first part of their names, and how many there are.
-        missing: Names of a ResNet18 that the file lacks. ``num_batches_tracked``, which inference never reads, may.
-        misshapen: Names with another shape, both shapes given.
-        unexpected: Names of a backbone that a ResNet18 does not have.
-        twice: Names that several wrappers have.
-        not_finite: Names with values that are no numbers.
+        wrong: Names by what is wrong with them; ``num_batches_tracked``, which inference never reads, may be missing.
         kind: The ResNet whose names these are, such as ``ResNet50``; empty if unknown.
         layer4: Whether the file has a ``layer4``.
     """
@@ -69,24 +65,13 @@ class KeyReport:
     prefixes: tuple[str, ...]
     numbered: bool
     left_out: dict[str, int]
-    missing: tuple[str, ...]
-    misshapen: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    twice: tuple[str, ...]
-    not_finite: tuple[str, ...]
+    wrong: dict[str, list[str]]
     kind: str
     layer4: bool
 
     def problems(self) -> str:
         """Reasons why the file is no ResNet18, in words; empty if it is one."""
-        kinds = {
-            "missing": self.missing,
-            "of another shape": self.misshapen,
-            "unexpected": self.unexpected,
-            "there twice": self.twice,
-            "not finite": self.not_finite,
-        }
-        return "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in kinds.items() if names)
+        return "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in self.wrong.items() if names)
 
     def __str__(self) -> str:
         text = f"{self.used} of {self.tensors} tensors have a ResNet18's names"
@@ -102,12 +87,12 @@ class KeyReport:
 
 
 def resnet18_from_bytes(data: bytes, *, trunk: bool = False) -> ResNet18:
-    """A ResNet18 from a safetensors file with torchvision's names; ``trunk`` as in :func:`read_resnet18`."""
+    """Make a ResNet18 of a safetensors file with torchvision's names; `trunk` as in :func:`read_resnet18`."""
     return resnet18_from_state(load_safetensors(data), origin="the stored weights", trunk=trunk)[0]
 
 
 def read_resnet18(path: Path, *, trunk: bool = False) -> tuple[ResNet18, KeyReport]:
-    """A ResNet18 from a safetensors or PyTorch file, and what became of the names in it. No pickled code is run.
+    """Read a ResNet18 from a safetensors or PyTorch file, with a report on the names in it; runs no pickled code.
 
     Args:
         path: The file.
@@ -136,14 +121,14 @@ def read_resnet18(path: Path, *, trunk: bool = False) -> tuple[ResNet18, KeyRepo
 
 
 def resnet18_from_state(state: Any, *, origin: str, trunk: bool = False) -> tuple[ResNet18, KeyReport]:
-    """A ResNet18 from a state dict, and what became of its names.
+    """Make a ResNet18 of a state dict, with a report on its names.
 
     Containers and wrappers around the names are dropped, and so is what is no part of the backbone.
 
     Args:
         state: Content of a weights file.
         origin: Where it comes from, for messages.
-        trunk: As in :func:`read_resnet18`.
+        trunk: Whether weights without any ``layer4`` will do.
 
     Raises:
         Mismatch: The names or shapes are not a ResNet18's, or two sets of weights become one by dropping wrappers.
@@ -164,12 +149,12 @@ def resnet18_from_state(state: Any, *, origin: str, trunk: bool = False) -> tupl
 def _advice(report: KeyReport, *, enough: bool) -> str:
     """Advice on a file that is no ResNet18; `enough`: the only thing wrong is that it has no ``layer4``."""
     if report.kind not in ("", "ResNet18"):
-        return "networks of other kinds come from timm: --encoder timm:NAME"
+        return "networks of other kinds come from timm: giga bank STORE --encoder timm:NAME"
     if enough:
         return "without layer4 it is a tile encoder for giga bank, but no network to train"
     if any(name.isdecimal() for name in report.left_out):
         return "give it names, or the numbers of torchvision's parts: 0 conv1, 1 bn1, 4 to 7 layer1 to layer4"
-    if report.not_finite:
+    if report.wrong["not finite"]:
         return "its training diverged, or the file is damaged: take another checkpoint"
     return f"expected torchvision's names, or those after any of: {' '.join(PREFIXES)}"
 
@@ -197,13 +182,14 @@ def _match(
     numbers = {part for part in (rest.partition(".")[0] for _, rest in split.values()) if part.isdecimal()}
     numbered = bool(numbers) and numbers <= CHILDREN.keys()
     if numbered:  # a wrong guess cannot pass: every layer has shapes of its own
-        split = {name: (prefix, _from_number(rest)) for name, (prefix, rest) in split.items()}
+        for name, (prefix, rest) in split.items():  # 4.0.conv1.weight -> layer1.0.conv1.weight
+            number, dot, tail = rest.partition(".")
+            split[name] = prefix, f"{CHILDREN.get(number, number)}{dot}{tail}"
     backbone = {name: rest for name, (_, rest) in split.items() if BACKBONE.match(rest)}
     found = {rest: tensors[name] for name, rest in backbone.items()}
     layer4 = any(name.startswith("layer4.") for name in found)
     if trunk and not layer4:
         wanted = {name: value for name, value in wanted.items() if not name.startswith("layer4.")}
-    counts = Counter(backbone.values())
     left_out = Counter(rest.partition(".")[0] for name, (_, rest) in split.items() if name not in backbone)
     shapes = {n: (tuple(found[n].shape), tuple(wanted[n].shape)) for n in wanted if n in found}
     report = KeyReport(
@@ -212,11 +198,13 @@ def _match(
         prefixes=tuple(sorted({split[name][0] for name in backbone} - {""})),
         numbered=numbered,
         left_out=dict(left_out.most_common()),
-        missing=tuple(n for n in wanted if n not in found and not n.endswith("num_batches_tracked")),
-        misshapen=tuple(f"{n} {has}, expected {needs}" for n, (has, needs) in shapes.items() if has != needs),
-        unexpected=tuple(n for n in found if n not in wanted),
-        twice=tuple(n for n, count in counts.items() if count > 1),
-        not_finite=tuple(n for n in shapes if not torch.isfinite(found[n]).all()),
+        wrong={
+            "missing": [n for n in wanted if n not in found and not n.endswith("num_batches_tracked")],
+            "of another shape": [f"{n} {has}, expected {needs}" for n, (has, needs) in shapes.items() if has != needs],
+            "unexpected": [n for n in found if n not in wanted],
+            "there twice": [n for n, count in Counter(backbone.values()).items() if count > 1],
+            "not finite": [n for n in shapes if not torch.isfinite(found[n]).all()],
+        },
         kind=_kind(found),
         layer4=layer4,
     )
@@ -224,17 +212,11 @@ def _match(
 
 
 def _split(name: str) -> tuple[str, str]:
-    """(Wrappers, the name without them)."""
+    """Split a name into its wrappers and the name without them."""
     rest = name
     while prefix := next((p for p in PREFIXES if rest.startswith(p)), None):
         rest = rest[len(prefix) :]
     return name[: len(name) - len(rest)], rest
-
-
-def _from_number(name: str) -> str:
-    """``4.0.conv1.weight`` -> ``layer1.0.conv1.weight``."""
-    number, dot, rest = name.partition(".")
-    return f"{CHILDREN.get(number, number)}{dot}{rest}"
 
 
 def _kind(names: Mapping[str, Tensor]) -> str:

@@ -6,7 +6,7 @@ Whatever it is, it must go with the tile features of the store that it is used o
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class ModelChoice:
         features: Name of the tile features it takes.
         variant: ``giga``, or ``gigassl`` for the authors' checkpoints.
         width: Values per slide.
-        config: Settings of it in the recipe of an embedding.
+        config: Its settings in the recipe of an embedding.
         identity: Its fingerprint or hash, in the inputs of that recipe.
         tiles: T, tiles per view.
         encode: Function from views to vectors (b, width), in eval mode.
@@ -61,11 +61,11 @@ class ModelChoice:
     identity: str
     tiles: int
     encode: Callable[[ViewBatch], torch.Tensor]
-    note: str = field(default="")
+    note: str = ""
 
 
 def name_of_model(store: Store, config: EmbedConfig) -> str:
-    """Name of the model asked for, in the store or from its file; if none is asked for, the only one of the store.
+    """Return the name of the model asked for, in the store or from its file; without one, the store's only model.
 
     Raises:
         NotFound: There is no such model and no such file.
@@ -81,12 +81,12 @@ def name_of_model(store: Store, config: EmbedConfig) -> str:
             f"there is {', '.join(there)}" if there else f"run: giga train {store.url}, or give a model file",
         )
     if config.name is None and not NAME_PATTERN.fullmatch(path.stem):
-        raise InvalidInput(f"{path.name} does not make a name for the store", "give one with --name")
+        raise InvalidInput(f"{path.name} does not make a name for the store", "give one: `name`")
     return path.stem
 
 
 def choose_model(store: Store, config: EmbedConfig, device: torch.device) -> ModelChoice:
-    """The model asked for, and the features it is to see.
+    """Find the model asked for, and the features it takes.
 
     Raises:
         NotFound: There is no such model and no such file, or no features it could go with.
@@ -98,13 +98,13 @@ def choose_model(store: Store, config: EmbedConfig, device: torch.device) -> Mod
         return _of_store(store.model(name), config, device)
     path = Path(config.model)
     if config.weights == "best":
-        raise InvalidInput(f"{path} holds one set of weights, those of the last epoch", "leave out --weights")
+        raise InvalidInput(f"{path} holds one set of weights, those of the last epoch", "leave out `weights`")
     of_file = _of_file if path.suffix == ".safetensors" else _of_authors
     return of_file(store, path, config, device)
 
 
 def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelChoice:
-    """A model of the store, which must have been trained on the bank that is there."""
+    """Choose a model of the store, which must have been trained on the bank that is there."""
     trained = model.usable
     features = model.store.features(config.features or trained.config["bank"])
     if config.features is not None:
@@ -123,7 +123,7 @@ def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelC
 
 
 def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device) -> ModelChoice:
-    """A model of another store, by its file."""
+    """Choose a model of another store, by its file."""
     card, weights, sha256 = read_weights_file(path, kind="model")
     if card.variant != "giga":
         raise Mismatch(f"{path} is a model of variant {card.variant!r}; this giga knows 'giga'", "update giga")
@@ -154,7 +154,7 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
 
 
 def read_weights_file(path: Path, *, kind: str) -> tuple[WeightsCard, dict[str, torch.Tensor], str]:
-    """The card, the tensors and the SHA-256 of a file of ``giga export``.
+    """Read a file of ``giga export``: its card, its tensors and its SHA-256.
 
     Raises:
         Mismatch: It is no such file, or not of this kind.
@@ -178,12 +178,12 @@ def read_weights_file(path: Path, *, kind: str) -> tuple[WeightsCard, dict[str, 
 
 
 def _encoder(recipe: Recipe) -> tuple[str, str]:
-    """Name and hash of the tile encoder behind features or a bank; no hash where they came from elsewhere."""
+    """Return name and hash of the tile encoder behind features or a bank; no hash for what was imported."""
     return str(recipe.config.get("encoder", "")), recipe.inputs.get("encoder", "")
 
 
 def _same_encoder(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """By the hashes; by the names where neither hash is known. Where one is, nothing vouches for the other."""
+    """Compare the hashes, or the names too where a hash is not known: one hash alone proves nothing."""
     return one[1] == other[1] if one[1] and other[1] else one == other
 
 
@@ -194,12 +194,12 @@ def _check_encoder(features: Features, wanted: tuple[str, str], *, origin: str) 
         raise Mismatch(
             f"{origin} goes with tile encoder {encoder_text(*wanted)}; features {features.name!r} of "
             f"{features.store.url} were made with {encoder_text(*found)}",
-            "name others with --features, or make them with that encoder: giga bank --encoder",
+            "name others: `features`, or make them with that encoder: giga bank STORE --encoder",
         )
 
 
 def _features_for(store: Store, card: WeightsCard, named: str | None, path: Path) -> str:
-    """The features of the store that the model of a file goes with."""
+    """Return the name of the store's features that the model of a file goes with."""
     wanted = (card.encoder, card.encoder_sha256)
     if named is not None:
         _check_encoder(store.pick(Features, named), wanted, origin=str(path))
@@ -207,9 +207,8 @@ def _features_for(store: Store, card: WeightsCard, named: str | None, path: Path
     there = {features.name: _encoder(features.recipe) for features in store.groups(Features)}
     fit = [name for name, encoder in there.items() if _same_encoder(encoder, wanted)]
     if len(fit) > 1:
-        raise InvalidInput(
-            f"{store.url} holds several features that {path} goes with: {', '.join(fit)}", "name one: --features NAME"
-        )
+        found = ", ".join(fit)
+        raise InvalidInput(f"{store.url} holds several features that {path} goes with: {found}", "name one: `features`")
     if not fit:
         found = "; ".join(f"{name!r} were made with {encoder_text(*encoder)}" for name, encoder in there.items())
         raise Mismatch(
@@ -221,7 +220,7 @@ def _features_for(store: Store, card: WeightsCard, named: str | None, path: Path
 
 
 def _how_to_make(store: Store, card: WeightsCard) -> str:
-    """The commands that make the features a model goes with."""
+    """Return the commands that make the features a model goes with."""
     if card.timm:
         return f"run: giga bank {store.url} --encoder timm:{card.timm}"
     if not card.encoder_sha256:
@@ -234,9 +233,9 @@ def _how_to_make(store: Store, card: WeightsCard) -> str:
 
 
 def _of_authors(store: Store, path: Path, config: EmbedConfig, device: torch.device) -> ModelChoice:
-    """A checkpoint of the authors' released code, which does not say what tiles and features it goes with."""
+    """Choose a checkpoint of the authors' code, which does not say what tiles and features it goes with."""
     if config.aggregator == "random-init":
-        raise InvalidInput(f"{path} does not say how its slide encoder was born", "use --aggregator model")
+        raise InvalidInput(f"{path} does not say what its slide encoder started from", "use `aggregator='model'`")
     encoder = read_gigassl(path)
     there = [store.pick(Features, config.features)] if config.features else store.groups(Features)
     there = there or [store.pick(Features, None)]  # raises: there are none
@@ -249,7 +248,7 @@ def _of_authors(store: Store, path: Path, config: EmbedConfig, device: torch.dev
         )
     if len(fit) > 1:
         names = ", ".join(features.name for features in fit)
-        raise InvalidInput(f"{store.url} holds several features: {names}", "name one: --features NAME")
+        raise InvalidInput(f"{store.url} holds several features: {names}", "name one: `features`")
     features, tiles = fit[0], store.tiles
     note = (
         f"{path} is a checkpoint of the authors' code and does not say what it goes with: expected are {WIDTH_IN} "
@@ -271,8 +270,8 @@ def _of_authors(store: Store, path: Path, config: EmbedConfig, device: torch.dev
 
 
 def _method(config: EmbedConfig, trained: dict[str, Any], learnt: dict[str, torch.Tensor], width: int) -> GigaSSL:
-    """The model, with the slide encoder it learnt or with the one it was born with."""
+    """Make the model, with the slide encoder it learnt or with the one it started from."""
     method = GigaSSL.of_recipe(width, trained, seed=keyed_seed(config.seed, "random-init"))
-    born = method.encoder.state_dict(prefix="encoder.") if config.aggregator == "random-init" else {}
-    method.load_state_dict({**learnt, **born})
+    start = method.encoder.state_dict(prefix="encoder.") if config.aggregator == "random-init" else {}
+    method.load_state_dict({**learnt, **start})
     return method

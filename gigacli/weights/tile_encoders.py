@@ -45,7 +45,7 @@ class EncoderChoice:
 
 
 def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
-    """The encoder asked for; without a name the only one of the store.
+    """Find the encoder asked for; without a name the only one of the store.
 
     Raises:
         NotFound: There is none of that name, or none at all.
@@ -56,7 +56,7 @@ def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
     if wanted is None and not there:
         raise NotFound(
             f"{store.url} holds no encoder and none was named",
-            f"run: giga pretrain-tiles {store.url}, or name one: --encoder {RANDOM} or --encoder weights.safetensors",
+            f"run: giga pretrain-tiles {store.url}, or name one: `encoder='{RANDOM}'` or a weights file",
         )
     if wanted is None or wanted in there:
         encoder = store.pick(Encoder, wanted)
@@ -73,7 +73,7 @@ def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
 
 
 def store_name(name: str) -> str:
-    """A name for the store from timm's name of a model: ``hf-hub:org/model`` becomes ``org-model``.
+    """Make a name for the store of timm's name of a model: ``hf-hub:org/model`` becomes ``org-model``.
 
     Raises:
         InvalidInput: Nothing is left of it.
@@ -84,7 +84,7 @@ def store_name(name: str) -> str:
         rest = Path(rest).name
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", rest).strip("._-")[:80]
     if not NAME_PATTERN.fullmatch(cleaned):
-        raise InvalidInput(f"{TIMM}{name} does not make a name for the store", "give one with --name")
+        raise InvalidInput(f"{TIMM}{name} does not make a name for the store", "give one: `name`")
     return cleaned
 
 
@@ -95,13 +95,13 @@ def _from_file(path: Path, known: list[str], name: str | None) -> EncoderChoice:
         )
     name = name or path.stem
     if not NAME_PATTERN.fullmatch(name):
-        raise InvalidInput(f"{path.name} does not make a name for the store", "give one with --name")
+        raise InvalidInput(f"{path.name} does not make a name for the store", "give one: `name`")
     network, report = read_resnet18(path, trunk=True)
     return EncoderChoice(name, weights_to_bytes(network), note=f"{path}: {report}")
 
 
 def make_encoder(choice: EncoderChoice, device: torch.device, *, precision: str, compiled: bool) -> TileEncoder:
-    """The frozen encoder."""
+    """Load the frozen encoder."""
     if choice.timm:
         return TimmEncoder(choice.timm, device=device, precision=precision)
     return _resnet18(choice.weights, device, precision, compiled)
@@ -109,13 +109,13 @@ def make_encoder(choice: EncoderChoice, device: torch.device, *, precision: str,
 
 @lru_cache(maxsize=1)
 def _resnet18(weights: bytes, device: torch.device, precision: str, compiled: bool) -> TileEncoder:  # noqa: FBT001
-    """A frozen ResNet18, cached because compiling takes long and this process may be given another shard."""
+    """Load a frozen ResNet18, cached because compiling takes long and this process may be given another shard."""
     network = resnet18_from_bytes(weights, trunk=True)
     return FrozenTileEncoder(network, device=device, precision=precision, compiled=compiled)
 
 
 def weights_of(choice: EncoderChoice, encoder: TileEncoder) -> str:
-    """The identity of the weights in a recipe: a hash."""
+    """Return the hash that stands for the weights in a recipe."""
     return encoder.weights_sha256 if isinstance(encoder, TimmEncoder) else weights_hash(choice.weights)
 
 
@@ -127,6 +127,6 @@ def keep_encoder(store: Store, choice: EncoderChoice, sha256: str, *, redo: bool
         if (kept or weights_hash(encoder.weights())) == sha256:
             return
         if not redo:
-            raise GigaError(f"{store.url} holds another encoder {choice.name!r}", "give this bank another --name")
+            raise GigaError(f"{store.url} holds another encoder {choice.name!r}", "give this bank another `name`")
     source = {"timm": choice.timm} if choice.timm else {}
     encoder.keep(Recipe("bank", {**source, "weights_sha256": sha256}, {}), choice.weights)

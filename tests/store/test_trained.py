@@ -47,7 +47,7 @@ def test_redo_starts_afresh(model):
     model.finish(b"weights", {"loss": [2.0, 1.5]})
     assert model.begin(RECIPE, np.array([0]), redo=True) is None
     assert not model.complete
-    assert not model.has_weights
+    assert not model.has("weights")
     assert not model.has("best")
     assert not model.has("history")
     assert model.history("loss") is None
@@ -76,10 +76,10 @@ def test_what_an_unfinished_registration_left_is_no_slide(model):
 
 def test_both_weights_are_kept(model):
     model.begin(RECIPE, ROWS, redo=False)
-    assert not model.has_weights
+    assert not model.has("weights")
     model.save_best(b"best")
     model.finish(b"last", {"loss": [2.0]})
-    assert model.has_weights
+    assert model.has("weights")
     assert (model.weights(), model.weights(best=True)) == (b"last", b"best")
 
 
@@ -143,4 +143,4 @@ def test_an_encoder_from_elsewhere_is_kept(tiny):
     other = Recipe("bank", {"timm": "vit", "weights_sha256": "b" * 64}, {})
     encoder.keep(other, b"")  # of timm no weights are kept
     assert encoder.finished == other
-    assert not encoder.has_weights
+    assert not encoder.has("weights")
