@@ -7,7 +7,7 @@ PASSWORD = re.compile(r"(?<=:/)(/*[^/\s:@]*):(?!\d*(?:/|\s|$))[^\s@]+@")
 """``user:password@`` of a URL; the password may hold a slash, and a port is none."""
 
 QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+[^\s?]+)\?\S+")
-"""What follows the ``?`` of a URL: where signed URLs carry their signature."""
+"""Query of a URL, after its ``?``: where signed URLs carry their signature."""
 
 SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|ACCOUNT_KEY|CONNECTION_STRING")
 LEAST_SECRET = 12

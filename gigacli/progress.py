@@ -1,7 +1,4 @@
-"""How a stage reports progress, whoever shows it.
-
-Stages take a :class:`Progress`; the console implements one that draws, tests one that records.
-"""
+"""Progress of a stage: stages take a :class:`Progress`, the console implements one that draws."""
 
 from __future__ import annotations
 
@@ -31,21 +28,17 @@ class Silent:
     def __repr__(self) -> str:
         return "SILENT"
 
-    def start(self, what: str, total: int, *, done: int = 0) -> None:
-        """Ignore."""
+    def _ignore(self, *_: object, **__: object) -> None:
+        pass
 
-    def advance(self, steps: int = 1, *, note: str = "") -> None:
-        """Ignore."""
-
-    def say(self, message: str) -> None:
-        """Ignore."""
+    start = advance = say = _ignore
 
 
 SILENT = Silent()
 
 
 class Throughput:
-    """How fast tiles are encoded, from the second block on: the first one compiles and waits for the first slide.
+    """Speed of encoding, from the second block of tiles on: the first one compiles and waits for the first slide.
 
     Args:
         waited_s: Gives the seconds that the encoder has waited for tiles so far.

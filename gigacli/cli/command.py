@@ -1,4 +1,4 @@
-"""How a command is made: the application, exit codes, and flags from the command's configuration.
+"""Making of commands: the application, exit codes, and flags from the command's configuration.
 
 Flags are generated from the configuration dataclasses, so name, type, choices, default and help have one source.
 Nothing heavy is imported before a command runs: ``giga --help`` must answer at once.

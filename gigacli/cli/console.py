@@ -111,16 +111,9 @@ class ConsoleProgress:
         if self.quiet or not err.is_terminal:
             self._printed = time.monotonic()
             return
-        self._bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-        )
+        name, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+        columns = (name, BarColumn(), MofNCompleteColumn(), note, TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = RichProgress(*columns, console=err, transient=True)
         self._task = self._bar.add_task(escape(self._what), total=total, completed=done, note="")
         self._bar.start()
 

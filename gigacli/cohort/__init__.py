@@ -1,1 +1,1 @@
-"""Which slides and tiles a cohort has: registration, discovery of slide files, the sample of tiles for MoCo."""
+"""Slides and tiles of a cohort: registration, discovery of slide files, the sample of tiles for MoCo."""

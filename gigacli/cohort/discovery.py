@@ -13,21 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-EXTENSIONS = (
-    ".bif",
-    ".czi",
-    ".dcm",
-    ".mrxs",
-    ".ndpi",
-    ".scn",
-    ".svs",
-    ".svslide",
-    ".tif",
-    ".tiff",
-    ".vms",
-    ".vmu",
-)
-"""What is taken for a slide in a folder: the main files of the formats OpenSlide 4 reads."""
+EXTENSIONS = (".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu")
+"""File extensions taken for slides in a folder: the main files of the formats OpenSlide 4 reads."""
 
 
 def find_slides(paths: Sequence[Path]) -> list[Path]:
@@ -53,15 +40,12 @@ def find_slides(paths: Sequence[Path]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise NotFound(
-                f"{path} does not exist; expected a slide ({' '.join(EXTENSIONS)}) or a folder of slides",
-                "Check the path.",
-            )
+            expected = f"a slide ({' '.join(EXTENSIONS)}) or a folder of slides"
+            raise NotFound(f"{path} does not exist; expected {expected}", "Check the path.")
     if not found:
         where = ", ".join(str(path) for path in paths) or "an empty list of paths"
-        raise NotFound(
-            f"no slide in {where}; looked for {' '.join(EXTENSIONS)}", "Name the slides, or the folder that holds them."
-        )
+        hint = "Name the slides, or the folder that holds them."
+        raise NotFound(f"no slide in {where}; looked for {' '.join(EXTENSIONS)}", hint)
     once: dict[Path, Path] = {}
     for path in found:
         once.setdefault(path.absolute(), path)

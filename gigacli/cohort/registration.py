@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Registration:
-    """The slide table as it should be, and why slides of it cannot be used.
+    """Slide table as it should be, and why slides of it cannot be used.
 
     Attributes:
         table: All slides; those that were registered come first and keep their rows.
@@ -190,11 +190,8 @@ def _merge(known: SlideTable, candidates: Sequence[_Candidate], tables: Sequence
             raise InvalidInput(f"{file} has no column path or slide_id; it has {', '.join(cells)}", "add a column path")
         for i in range(len(next(iter(cells.values())))):
             row = {name: cells[column][i] if column else "" for name, column in columns.items()}
-            said: dict[str, Any] = {
-                "mpp": _mpp(row["mpp"], file),
-                "patient": row["patient_id"],
-                "mask": _mask(row["mask"], file),
-            }
+            mpp, mask = _mpp(row["mpp"], file), _mask(row["mask"], file)
+            said: dict[str, Any] = {"mpp": mpp, "patient": row["patient_id"], "mask": mask}
             if row["path"]:
                 path = (file.parent / row["path"]).absolute()
                 if not path.exists():
@@ -237,10 +234,8 @@ def _refuse_duplicates(candidates: Sequence[_Candidate]) -> None:
     twice = [name for name, n in Counter(c.id for c in candidates).items() if n > 1]
     if twice:
         files = ", ".join(str(c.path) for c in candidates if c.id == twice[0])
-        raise InvalidInput(
-            f"{len(twice)} slide ids stand for several files; {twice[0]!r} is {files}",
-            "name them apart in a CSV with columns path,slide_id and give it as `csv`",
-        )
+        hint = "name them apart in a CSV with columns path,slide_id and give it as `csv`"
+        raise InvalidInput(f"{len(twice)} slide ids stand for several files; {twice[0]!r} is {files}", hint)
 
 
 def _must_be_read(known: SlideTable, candidate: _Candidate, *, redo: bool) -> bool:

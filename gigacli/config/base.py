@@ -1,4 +1,4 @@
-"""What the configurations of all commands share: fields with help, checks by type, and the recipe of a result.
+"""Base of all configurations: fields with help, checks by type, and the recipe of a result.
 
 :func:`options_of` makes a public function of one that takes a configuration: its options become keyword arguments.
 """
@@ -12,6 +12,7 @@ import math
 import re
 import textwrap
 import types
+import typing
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from pathlib import Path
@@ -24,11 +25,9 @@ from typing import (
     ParamSpec,
     Self,
     TypeVar,
-    Union,
     cast,
     get_args,
     get_origin,
-    get_type_hints,
 )
 
 from gigacli.errors import InvalidInput
@@ -42,7 +41,7 @@ DOC_WIDTH = 112
 
 
 def option(default: Any, help_text: str, *, result: bool = True, flag: str = "") -> Any:
-    """A configuration field.
+    """Make a field of a configuration.
 
     Args:
         default: Its default value.
@@ -54,14 +53,14 @@ def option(default: Any, help_text: str, *, result: bool = True, flag: str = "")
 
 
 def fingerprint(value: Any) -> str:
-    """A short stable hash (32 hex digits of SHA-256) of a JSON-able value."""
+    """Hash a value that JSON can hold: 32 hex digits of SHA-256."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What all configurations share.
+    """Options of a command.
 
     Values are converted and checked by the annotations: text becomes a ``Path``, one value of a repeatable option a
     tuple, and a value that is none of a ``Literal`` is refused.
@@ -97,7 +96,7 @@ class Config:
         """Refuse what the annotations allow and makes no sense; values that follow from others are set here."""
 
     def following(self, earlier: dict[str, Any] | None) -> Self:
-        """This configuration, with what the user left out as an earlier run had it.
+        """Return this configuration with what the user left out as an earlier run had it.
 
         So ``giga tile STORE --shard 2/8`` need not repeat what ``giga tile STORE SLIDES --plan`` was told.
 
@@ -110,7 +109,7 @@ class Config:
         return self.but(**{k: v for k, v in earlier.items() if k in known - self.given})
 
     def but(self, **values: Any) -> Self:
-        """This configuration with other values; what was given stays remembered."""
+        """Return this configuration with other values; what was given stays remembered."""
         return replace(self, **values)._with_given(self.given)
 
     def _with_given(self, given: frozenset[str]) -> Self:
@@ -118,7 +117,7 @@ class Config:
         return self
 
     def recipe(self) -> dict[str, Any]:
-        """The values that decide the result, ready for JSON; ``mpp=1`` from Python is the ``--mpp 1.0`` of a shell."""
+        """Return the values that decide the result, ready for JSON; whole numbers of a float option become floats."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["result"]}
         floats = {f.name for f in fields(self) if isinstance(f.default, float)}
         return {name: float(value) if name in floats else _plain(value) for name, value in values.items()}
@@ -139,6 +138,11 @@ class Config:
             if not 0 < value <= 1:
                 raise InvalidInput(f"`{name}` is {value}; it must lie above 0 and up to 1")
 
+    def _shards(self, shard: str | None, dask: str | None) -> None:
+        parse_shard(shard)
+        if dask is not None and shard is not None:
+            raise InvalidInput("`dask` makes shards of its own", "leave out `shard`")
+
     def _name(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
@@ -150,23 +154,20 @@ class Config:
 
 
 def kinds_of(cls: type[Config]) -> dict[str, Any]:
-    """Type of every option, without ``None``: ``Path``, ``tuple[float, ...]``, a ``Literal``; of several the first."""
-    hints = get_type_hints(cls)
-    return {f.name: _first(hints[f.name]) for f in fields(cls)}
-
-
-def _first(hint: Any) -> Any:
-    return get_args(hint)[0] if get_origin(hint) in (Union, types.UnionType) else hint
+    """Return the type of every option, without ``None``: ``Path``, ``tuple[float, ...]``, a ``Literal``."""
+    hints = typing.get_type_hints(cls)
+    unions = {name for name, hint in hints.items() if get_origin(hint) in (typing.Union, types.UnionType)}
+    return {f.name: get_args(hints[f.name])[0] if f.name in unions else hints[f.name] for f in fields(cls)}
 
 
 def choices_of(kind: Any) -> tuple[str, ...]:
-    """The values that an option of this type may have, () where they cannot be listed."""
+    """Return the values that an option of this type may have, () where they cannot be listed."""
     inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
     return get_args(inner) if get_origin(inner) is Literal else ()
 
 
 def help_of(cls: type[Config]) -> dict[str, str]:
-    """The help of every option, its choices at the end."""
+    """Return the help of every option, its choices at the end."""
     choices = {name: ", ".join(choices_of(kind)) for name, kind in kinds_of(cls).items()}
     return {f.name: f.metadata["help"] + (choices[f.name] and f" Choices: {choices[f.name]}.") for f in fields(cls)}
 
@@ -187,7 +188,7 @@ def _plain(value: Any) -> Any:
 
 
 def one_resolution(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with the `mpp` that `mag` stands for, which is given with it.
+    """Add the `mpp` that `mag` stands for to options.
 
     Raises:
         InvalidInput: Both are given, and contradict each other.
@@ -199,7 +200,7 @@ def one_resolution(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
-    """``"2/8"`` -> ``(1, 8)``: the zero-based shard and the number of shards; ``None`` is the only shard."""
+    """Return the zero-based shard and the number of shards: ``(1, 8)`` of ``"2/8"``, ``(0, 1)`` of None."""
     if text is None:
         return 0, 1
     match = re.fullmatch(r"(\d+)/(\d+)", text)

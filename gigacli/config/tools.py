@@ -34,9 +34,7 @@ class InfoConfig(Config):
 class ValidateConfig(Config):
     """Options of ``giga validate``."""
 
-    level: ValidationLevel = option(
-        "values", "The last level to check, after those before it; only values reads all data."
-    )
+    level: ValidationLevel = option("values", "The last level to check, after those before it; values reads all data.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +52,7 @@ class ImportConfig(Config):
     """Options of ``giga import``."""
 
     name: str | None = option(
-        None, "Name in the store; default: the encoder's, else the folder's that holds the files."
+        None, "Name in the store; default: the encoder's, else that of the folder with the files."
     )
     encoder: str | None = option(None, "Whose features to take, where the files hold those of several.")
     csv: Path | None = option(None, "Table of slides: column slide_id or path, and any of mpp, patient_id.")
@@ -84,7 +82,7 @@ class ReportConfig(Config):
     target: tuple[str, ...] = option((), "Column to probe, repeatable; default: label.")
     embedding: tuple[str, ...] = option((), "Embedding to show, repeatable; default: all.")
     fraction: tuple[float, ...] = option(
-        (), "Share of the training labels to probe with, repeatable; default: 0.25, 0.5 and 1."
+        (), "Share of training labels to probe with, repeatable; default: 0.25, 0.5, 1."
     )
     splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
     out: Path | None = option(None, "The page; default: STORE-report.html here. A report that is there is replaced.")
@@ -105,7 +103,7 @@ class TileMapConfig(Config):
 
     target: str | None = option(None, "Column of the labels; default: label.")
     positive: str | None = option(
-        None, "The class to explain, against all others; default: the slide's own.", flag="--class"
+        None, "The class to explain, against all others; default: the slide's.", flag="--class"
     )
     embedding: str | None = option(None, "The embedding; may be left out when there is one.")
     views: int = option(100, "Views that every tile is in, at least 10; more of them, less noise.")

@@ -1,18 +1,21 @@
 """The configurations of the six verbs: every option with its default, its choices, its help and its validation.
 
 Command-line flags and the docstrings of the Python functions are generated from these fields, so that the command
-line, the Python call and the recipe in the store cannot drift apart. Fields marked ``result=False`` do not change
-what is computed (how many workers, which shard); they are left out of the recipe.
+line, the Python call and the recipe in the store cannot drift apart. A `run_option` does not change what is computed
+(how many workers, which shard); it is left out of the recipe.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from gigacli.config.base import Config, one_resolution, option, parse_shard
+from gigacli.config.base import Config, one_resolution, option
 from gigacli.errors import InvalidInput
+
+run_option = partial(option, result=False)
 
 Precision = Literal["auto", "bf16", "fp32"]
 Compile = Literal["auto", "yes", "no"]
@@ -38,28 +41,22 @@ PRECISION = "Floating point of the network; auto is bf16 where the device comput
 class TileConfig(Config):
     """Options of ``giga tile``."""
 
-    csv: Path | None = option(
-        None, "Table of slides: column path, and any of slide_id, mpp, patient_id, mask.", result=False
-    )
+    csv: Path | None = run_option(None, "Table of slides: column path, and any of slide_id, mpp, patient_id, mask.")
     mpp: float = option(1.0, "Resolution of the tiles, microns per pixel (1.0 is about 10x).")
-    mag: float | None = option(None, MAG, result=False)
+    mag: float | None = run_option(None, MAG)
     tile_px: int = option(256, "Edge of a tile, pixels at that resolution.")
     overlap: int = option(0, "Overlap of neighbouring tiles, pixels at that resolution.")
     min_tissue: float = option(0.5, "Least share of a tile that must be tissue, 0 to 1.")
-    slide_mpp: float | None = option(
-        None, "Microns per pixel for slides that state no resolution of their own.", result=False
-    )
+    slide_mpp: float | None = run_option(None, "Microns per pixel for slides that state no resolution of their own.")
     upsample: bool = option(False, "Also take slides that were scanned coarser than the tiles, and enlarge them.")
-    slide_root: Path | None = option(None, "Folder to look in for slides that were moved.", result=False)
-    qc: Path | None = option(
-        None, "Folder for a picture per slide with its tissue and tiles, and contact sheets of all.", result=False
-    )
-    strict: bool = option(False, "Stop at the first slide that fails.", result=False)
-    plan: bool = option(False, "Register the slides, say what the run will cost, and stop.", result=False)
-    shard: str | None = option(None, SHARD, result=False)
-    dask: str | None = option(None, DASK, result=False)
-    workers: int | None = option(None, "Slides read at once; default: the number of processors.", result=False)
-    redo: bool = option(False, "Replace the tiles that are there.", result=False)
+    slide_root: Path | None = run_option(None, "Folder to look in for slides that were moved.")
+    qc: Path | None = run_option(None, "Folder for a picture of tissue and tiles per slide, and contact sheets of all.")
+    strict: bool = run_option(False, "Stop at the first slide that fails.")
+    plan: bool = run_option(False, "Register the slides, say what the run will cost, and stop.")
+    shard: str | None = run_option(None, SHARD)
+    dask: str | None = run_option(None, DASK)
+    workers: int | None = run_option(None, "Slides read at once; default: the number of processors.")
+    redo: bool = run_option(False, "Replace the tiles that are there.")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
@@ -75,16 +72,14 @@ class TileConfig(Config):
         self._between("tile_px", 16, 8192)
         if not 0 <= self.overlap < self.tile_px:
             raise InvalidInput(f"`overlap` is {self.overlap}; it must be at least 0 and less than {self.tile_px} px")
-        parse_shard(self.shard)
-        if self.dask is not None and self.shard is not None:
-            raise InvalidInput("`dask` makes shards of its own", "leave out `shard`")
+        self._shards(self.shard, self.dask)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainTilesConfig(Config):
     """Options of ``giga pretrain-tiles``: MoCo (He et al. 2020) with the head of its second version."""
 
-    name: str = option("moco", "Name of the encoder in the store.", result=False)
+    name: str = run_option("moco", "Name of the encoder in the store.")
     epochs: int = option(200, "Passes over the drawn tiles (paper: 200).")
     batch_size: int = option(256, "Tiles per step over all processes.")
     max_slides: int = option(3000, "Slides to draw tiles from (paper: 3000).")
@@ -95,25 +90,21 @@ class PretrainTilesConfig(Config):
     momentum: float = option(0.999, "Momentum of the key encoder (MoCo: 0.999).")
     temperature: float = option(0.07, "Temperature of InfoNCE (MoCo: 0.07).")
     precision: Precision = option("auto", PRECISION)
-    labels: Path | None = option(
+    labels: Path | None = run_option(
         None,
         "Table of slide_id and label, to see how well tiles know their slide's label; never trained on.",
-        result=False,
     )
-    target: str | None = option(None, "Column of that table; default: label.", result=False)
-    cache: Path | None = option(
+    target: str | None = run_option(None, "Column of that table; default: label.")
+    cache: Path | None = run_option(
         None,
         "Folder to keep tiles in while training; default: STORE-tiles, beside a local store, else in $GIGA_CACHE.",
-        result=False,
     )
-    cache_gb: float = option(
-        100.0, "Gigabytes it may take; tiles beyond that are read from their slides in every epoch.", result=False
-    )
-    log_dir: Path | None = option(None, LOG_DIR, result=False)
-    workers: int | None = option(None, "Readers; default: the number of processors.", result=False)
-    device: str = option("auto", DEVICE, result=False)
+    cache_gb: float = run_option(100.0, "Gigabytes it may take; tiles beyond that are read anew in every epoch.")
+    log_dir: Path | None = run_option(None, LOG_DIR)
+    workers: int | None = run_option(None, "Readers; default: the number of processors.")
+    device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED)
-    redo: bool = option(False, "Replace the encoder that is there.", result=False)
+    redo: bool = run_option(False, "Replace the encoder that is there.")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
@@ -135,32 +126,26 @@ class PretrainTilesConfig(Config):
 class BankConfig(Config):
     """Options of ``giga bank``."""
 
-    encoder: str | None = option(
-        None, "An encoder of the store, a weights file, timm:MODEL, or random-resnet18.", result=False
-    )
-    name: str | None = option(None, "Name of the bank and the features; default: the encoder's.", result=False)
+    encoder: str | None = run_option(None, "An encoder of the store, a weights file, timm:MODEL, or random-resnet18.")
+    name: str | None = run_option(None, "Name of the bank and the features; default: the encoder's.")
     augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).")
     draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).")
     independent: bool = option(False, "Draw the parameters per tile instead (the paper's ablation NS).")
     precision: Precision = option("auto", PRECISION)
-    compile: Compile = option(
-        "auto", "Compile the encoder, which takes half a minute: auto does so for banks worth it."
-    )
-    batch_size: int | None = option(None, "Tiles per encoder call; default: 64, on a GPU 256.", result=False)
-    read_timeout: float = option(600.0, "Seconds after which a slide that does not answer is given up.", result=False)
-    shard: str | None = option(None, SHARD, result=False)
-    dask: str | None = option(None, DASK, result=False)
-    workers: int | None = option(None, "Reading threads; default: the number of processors.", result=False)
-    device: str = option("auto", DEVICE, result=False)
+    compile: Compile = option("auto", "Compile the encoder, which takes half a minute; auto: for banks worth it.")
+    batch_size: int | None = run_option(None, "Tiles per encoder call; default: 64, on a GPU 256.")
+    read_timeout: float = run_option(600.0, "Seconds after which a slide that does not answer is given up.")
+    shard: str | None = run_option(None, SHARD)
+    dask: str | None = run_option(None, DASK)
+    workers: int | None = run_option(None, "Reading threads; default: the number of processors.")
+    device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED)
-    redo: bool = option(False, "Replace the bank that is there.", result=False)
+    redo: bool = run_option(False, "Replace the bank that is there.")
 
     def _check(self) -> None:
         self._positive("augmentations", "draws", "batch_size", "workers", "read_timeout")
         self._name("name")
-        parse_shard(self.shard)
-        if self.dask is not None and self.shard is not None:
-            raise InvalidInput("`dask` makes shards of its own", "leave out `shard`")
+        self._shards(self.shard, self.dask)
 
 
 EPOCHS = 1000
@@ -187,10 +172,8 @@ PAPER: dict[str, Any] = {
 class TrainConfig(Config):
     """Options of ``giga train``."""
 
-    bank: str | None = option(
-        None, "The bank, or the imported features, to train on; may be left out when there is one.", result=False
-    )
-    name: str = option("giga", "Name of the model in the store.", result=False)
+    bank: str | None = run_option(None, "The bank, or imported features, to train on; may be left out if there is one.")
+    name: str = run_option("giga", "Name of the model in the store.")
     tiles: int = option(5, "Tiles per view, T (paper: 5).")
     epochs: int | None = option(
         None, f"Passes over the slides; default: 1000 (paper), or as many as make {MIN_STEPS} steps if that is more."
@@ -199,37 +182,27 @@ class TrainConfig(Config):
     lr: float = option(1e-3, "Peak learning rate of Adam.")
     warmup: float = option(0.05, "Share of the steps in which the learning rate rises; then it falls as a cosine.")
     temperature: float = option(0.2, "Temperature of NT-Xent.")
-    aggregator: SlideAggregator = option(
-        "sparse-resnet", "What makes a vector of a view's tiles (paper: sparse-resnet)."
-    )
+    aggregator: SlideAggregator = option("sparse-resnet", "What makes a vector of tiles (paper: sparse-resnet).")
     blocks: int = option(2, "Residual blocks of sparse-resnet (paper: 2, as in ResNet18).")
     stride: int = option(2, "Stride of its first block: 2 (paper), or 1, blind to the parity of a cell.")
-    whiten: bool = option(
-        True, "Even out how much features spread within slides before the slide encoder (paper: it does not)."
-    )
+    whiten: bool = option(True, "Even out how features spread within slides before the slide encoder (paper: no).")
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
-    preset: Preset = option(
+    preset: Preset = run_option(
         "default",
         "Settings of what is not given; paper: the paper's, and its authors' code's where it is silent.",
-        result=False,
         flag="--recipe",
     )
-    exclude: Path | None = option(
-        None, "Table of slides not to train on: a column slide_id, or patient_id for all of a patient's.", result=False
-    )
+    exclude: Path | None = run_option(None, "Table of slides not to train on: column slide_id, or patient_id.")
     precision: Precision = option("auto", PRECISION)
-    sparse_backend: SparseBackend = option(
-        "auto", "What computes sparse convolutions; auto: the faster one on the device.", result=False
-    )
-    log_dir: Path | None = option(None, LOG_DIR, result=False)
-    cache: Path | None = option(
+    sparse_backend: SparseBackend = run_option("auto", "What computes sparse convolutions; auto: the faster one here.")
+    log_dir: Path | None = run_option(None, LOG_DIR)
+    cache: Path | None = run_option(
         None,
         "Local folder for the copy of a remote store's bank, while it trains; default: $GIGA_CACHE, or the system's.",
-        result=False,
     )
-    device: str = option("auto", DEVICE, result=False)
+    device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED)
-    redo: bool = option(False, "Replace the model that is there.", result=False)
+    redo: bool = run_option(False, "Replace the model that is there.")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
@@ -260,23 +233,20 @@ class TrainConfig(Config):
 class EmbedConfig(Config):
     """Options of ``giga embed``."""
 
-    model: str | None = option(
+    model: str | None = run_option(
         None,
         "A model of the store (may be left out when there is one), a file of giga export, or an authors' checkpoint.",
-        result=False,
     )
-    features: str | None = option(
-        None, "The tile features to embed; default: those that go with the model.", result=False
-    )
+    features: str | None = run_option(None, "The tile features to embed; default: those that go with the model.")
     views: int = option(50, "Views averaged per slide, R (paper: 50).")
     aggregator: EmbedAggregator = option(
         "model", "The model, or a baseline: the mean of all tiles, or the slide encoder at its random start."
     )
     weights: Weights = option("last", "Of the last epoch, or of the one with the lowest loss.")
-    name: str | None = option(None, "Name of the embedding; default: the model's.", result=False)
-    device: str = option("auto", DEVICE, result=False)
+    name: str | None = run_option(None, "Name of the embedding; default: the model's.")
+    device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED)
-    redo: bool = option(False, "Replace the embedding that is there.", result=False)
+    redo: bool = run_option(False, "Replace the embedding that is there.")
 
     def _check(self) -> None:
         self._positive("views")
@@ -294,7 +264,7 @@ class ProbeConfig(Config):
     )
     level: Level = option("slide", "Unit of labels; patient: one vector per patient, the mean of the slides'.")
     baseline: str | None = option(
-        None, "Embedding the others are compared with, or abmil; default: the mean of tiles, else the first."
+        None, "Embedding to compare with, or abmil; default: the mean of tiles, else the first."
     )
     fraction: tuple[float, ...] = option((), "Share of the training labels to use, repeatable.")
     n_train: tuple[int, ...] = option((), "Number of training labels to use, repeatable.")
@@ -305,8 +275,8 @@ class ProbeConfig(Config):
     )
     c: str | float = option("10", "Inverse regularisation C, or auto: chosen inside each training set.", flag="-C")
     converged: bool = option(False, "Fit to the optimum; scikit-learn's call, the paper's, stops before it.")
-    out: Path | None = option(None, "Folder for scores.csv, predictions.csv and figures.", result=False)
-    device: str = option("auto", "auto, cpu, cuda or cuda:I; for `method` abmil.", result=False)
+    out: Path | None = run_option(None, "Folder for scores.csv, predictions.csv and figures.")
+    device: str = run_option("auto", "auto, cpu, cuda or cuda:I; for `method` abmil.")
     seed: int = option(0, "Seed of splits, budgets and abmil.")
 
     def _check(self) -> None:

@@ -47,7 +47,7 @@ BATCH_SIZE = {"cpu": 64, "cuda": 256}
 
 @dataclass(frozen=True, kw_only=True)
 class BankSummary(Summary):
-    """What ``giga bank`` did.
+    """Result of ``giga bank``.
 
     Attributes:
         bank: Name of the bank and of the features.
@@ -110,15 +110,12 @@ def bank(
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What has been found and checked before anything is written.
+    """Everything that is found and checked before anything is written.
 
     Attributes:
         config: The options, what was left out as the store has it, precision and compiling decided.
-        bank: The group of the bank.
-        features: The group of the un-augmented features, of the same name.
-        recipes: Of the bank and of the features.
-        choice: The encoder that was asked for.
-        encoder: It, loaded.
+        recipes: Recipes of the bank and of the features.
+        encoder: The chosen encoder, loaded.
         again: Whether the slides of one shard are to be made anew in a bank that is otherwise the same.
     """
 
@@ -138,7 +135,7 @@ class Plan:
 
 @dataclass
 class _Outcome:
-    """What became of the slides of a shard."""
+    """Results of a shard."""
 
     slides: int
     todo: int
@@ -147,7 +144,7 @@ class _Outcome:
 
 
 def prepare(config: BankConfig, store: Store) -> Plan:
-    """Look at tiles, encoder and what is there of this name; nothing is written."""
+    """Look at tiles, encoder and what is there of this name; writes nothing."""
     device = pick_device(config.device)
     tiles = store.tiles.recipe
     choice = choose_encoder(store, config)
@@ -213,9 +210,8 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
                 encoding = None
                 fail(row, reason_of(block.error))
                 continue
-            encoding = encoding or _encoding(
-                plan, batches, row, len(block.slide.coords), plain=plan.again or not plain[row]
-            )
+            new, count = plan.again or not plain[row], len(block.slide.coords)
+            encoding = encoding or _encoding(plan, batches, row, count, plain=new)
             outcome.meter.add(made=encoding.add(block.tiles, block.start), read=len(block.tiles))
             progress.advance(int(block.last), note=outcome.meter.note)
             if block.last:
@@ -225,7 +221,7 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
 
 
 def summary(plan: Plan, outcome: _Outcome, started: float) -> BankSummary:
-    """What was done, in numbers."""
+    """Sum up in numbers."""
     meter, failed = outcome.meter, len(outcome.failures)
     return BankSummary(
         bank=plan.bank.name,
@@ -245,7 +241,7 @@ def summary(plan: Plan, outcome: _Outcome, started: float) -> BankSummary:
 def _slides(
     plan: Plan, todo: list[int], counts: NDArray[np.int64], fail: Callable[[int, str], None], progress: Progress
 ) -> Iterator[SlideTiles]:
-    """Slides to read; those without tiles are done with, those whose file is not what it was have failed."""
+    """Yield slides to read; marks those without tiles done, and those whose file has changed failed."""
     table = plan.store.slides
     for row in todo:
         if why := file_problem(table[row]):
@@ -270,7 +266,7 @@ def _reader(plan: Plan) -> TileReader:
 
 
 def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool) -> SlideFeatures:
-    """What is to be made of a slide: everything, or what an earlier bank of fewer rows has not got."""
+    """Say what to encode of a slide: everything, or what a smaller bank lacks that was there before."""
     config = plan.config
     views = draw_bank_views(
         config.seed,
@@ -318,5 +314,5 @@ def _on_dask(plan: Plan, progress: Progress, started: float) -> BankSummary:
 
 
 def _pinned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Memory that a GPU reads while the processor goes on."""
+    """Allocate memory that a GPU reads while the processor goes on."""
     return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()

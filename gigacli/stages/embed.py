@@ -39,7 +39,7 @@ BLOCK = 128
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedSummary(Summary):
-    """What ``giga embed`` did.
+    """Result of ``giga embed``.
 
     Attributes:
         embedding: Name of the embedding.
@@ -94,16 +94,7 @@ def embed(
 
 @dataclass(frozen=True, eq=False)
 class _Vectors:
-    """An embedding to write.
-
-    Attributes:
-        group: Where to.
-        features: What it is made from.
-        recipe: How.
-        width: Values of a vector.
-        make: Gives the vectors (rows, width) float32 of slides (rows).
-        redo: Whether to discard what is there.
-    """
+    """An embedding to write; `make` computes the vectors (rows, width) float32 of slides (rows) from the features."""
 
     group: Embedding
     features: Features
@@ -115,12 +106,11 @@ class _Vectors:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What has been found and checked before anything is written.
+    """Everything that is found and checked before anything is written.
 
     Attributes:
         mean: The mean of all tile features: the baseline, or what was asked for.
         vectors: What was asked for.
-        warning: What could not be checked, in words.
     """
 
     mean: _Vectors
@@ -152,7 +142,7 @@ def begin(plan: Plan) -> None:
 
 
 def work(plan: Plan, progress: Progress) -> int:
-    """Write what is not done; how many vectors of the embedding that was asked for were written now."""
+    """Write what is not done, and return the number of vectors written of the embedding that was asked for."""
     for one in dict.fromkeys((plan.mean, plan.vectors)):
         tiles, written = one.features.done(), 0
         todo = np.array(one.group.todo(tiles.finished), dtype=np.int64)
@@ -167,7 +157,7 @@ def work(plan: Plan, progress: Progress) -> int:
 
 
 def summary(plan: Plan, written: int, started: float) -> EmbedSummary:
-    """What was done, in numbers."""
+    """Sum up in numbers."""
     tiles = plan.vectors.features.done()
     return EmbedSummary(
         embedding=plan.vectors.group.name,
@@ -183,7 +173,7 @@ def summary(plan: Plan, written: int, started: float) -> EmbedSummary:
 
 
 def _mean(features: Features, *, name: str | None, redo: bool) -> _Vectors:
-    """The mean of all tile features of a slide: AverageMIL of the paper's table 2.
+    """Plan the mean of all tile features of a slide: AverageMIL of the paper's table 2.
 
     As a baseline, without a name of its own, it is made anew where other features were put in place of its own.
     """
@@ -200,7 +190,7 @@ def _mean(features: Features, *, name: str | None, redo: bool) -> _Vectors:
 
 
 def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choice: ModelChoice) -> _Vectors:
-    """R views of T tiles through a slide encoder, trained or as it was born."""
+    """Plan vectors of R views of T tiles by a slide encoder, trained or with random weights."""
     store = group.store
     features = store.features(choice.features)
     recipe = Recipe(

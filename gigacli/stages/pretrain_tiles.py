@@ -63,7 +63,7 @@ WARMUP = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainTilesSummary(TrainingSummary):
-    """What ``giga pretrain-tiles`` did.
+    """Result of ``giga pretrain-tiles``.
 
     Attributes:
         encoder: Name of the encoder.
@@ -151,7 +151,7 @@ def pretrain_tiles(
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What has been found and checked before anything is computed.
+    """Everything that is found and checked before anything is computed.
 
     Attributes:
         config: The options, what was left out as an earlier run had it.
@@ -292,7 +292,7 @@ def summary(
 
 
 def _initial_method(plan: Plan, progress: Progress) -> MoCo:
-    """Both networks and the queue as they are before the first step."""
+    """Make both networks and the queue as they are before the first step."""
     config, queue, seed = plan.config, plan.recipe.config["queue"], keyed_seed(plan.config.seed, "moco")
     progress.say(f"tile encoder starts from {plan.origin}")
     if queue < config.queue:
@@ -305,7 +305,7 @@ def _initial_method(plan: Plan, progress: Progress) -> MoCo:
 
 
 def _scores(plan: Plan, method: MoCo, tiles: TilePixels, progress: Progress) -> dict[str, Callable[[], float]]:
-    """What is measured after every epoch, where there are labels."""
+    """Return what is measured after every epoch, by its name: nothing without labels."""
     if plan.labels is None:
         return {}
     table = plan.encoder.store.slides

@@ -71,7 +71,7 @@ def probe(
     Args:
         store: A store; ``None``: $GIGA_STORE, ./cohort.zarr, or the only ``*.zarr`` here.
         labels: CSV with columns slide_id, label[, patient_id]; for patients also patient_id, label.
-        progress: Progress receiver.
+        progress: Receives progress.
 
     Raises:
         NotFound: No store, embedding, table or column of that name.
@@ -84,7 +84,7 @@ def probe(
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is judged: every candidate on every task, of which there is one per target."""
+    """Candidates to judge, each on every task; there is one task per target."""
 
     config: ProbeConfig
     candidates: list[Candidate]
@@ -172,9 +172,6 @@ def _evaluate_attention(
         folds.append(score_fold(y, probabilities(model, [bags[i] for i in split.test.tolist()]), split))
         progress.advance(0, note=f"{candidate.name}, abmil, split {len(folds)}: {folds[-1].auc:.3f}")
     return Evaluation(candidate, task, budget, "", folds)
-
-
-# ---------------------------------------------------------------------- what is read from the store
 
 
 def read_candidates(store: Store, config: ProbeConfig) -> list[Candidate]:

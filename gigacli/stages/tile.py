@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gigacli.cohort.registration import Registration, register, write_missing_mpp
-from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
 from gigacli.errors import NotFound, kind_of, reason_of
 from gigacli.parallel import as_ready, run_on_dask, worker_count
 from gigacli.progress import SILENT
 from gigacli.stages.summary import Summary
+from gigacli.stages.tile_estimate import TileEstimate, estimate
 from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
@@ -42,7 +42,7 @@ LOWEST = 10
 
 @dataclass(frozen=True, kw_only=True)
 class TileSummary(Summary):
-    """What ``giga tile`` did.
+    """Result of ``giga tile``.
 
     Attributes:
         empty: Slides without tissue: a result, not a failure.
@@ -116,13 +116,11 @@ def tile(
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What has been found and checked before anything is written.
+    """Everything that is found and checked before anything is written.
 
     Attributes:
         config: The options, what was left out as the store has it.
-        url: Of the store.
         known: The store, None where it is still to be made.
-        recipe: How tiles are made.
         registration: The slide table as it will be.
     """
 
@@ -138,15 +136,13 @@ class Plan:
 
     def capacity(self, row: SlideRow) -> int:
         """Grid positions of a slide."""
-        config = self.config
-        return grid_capacity(
-            row.size_px, slide_mpp=row.mpp, mpp=config.mpp, tile_px=config.tile_px, overlap_px=config.overlap
-        )
+        mpp, tile_px, overlap_px = self.config.mpp, self.config.tile_px, self.config.overlap
+        return grid_capacity(row.size_px, slide_mpp=row.mpp, mpp=mpp, tile_px=tile_px, overlap_px=overlap_px)
 
 
 @dataclass
 class _Outcome:
-    """What became of the slides of a shard: tiles of those that are done, reasons of the others."""
+    """Results of a shard: tiles of the slides that are done, reasons of the others."""
 
     counts: dict[str, int]
     new: int
@@ -234,16 +230,14 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
             if plan.config.strict:
                 break
         progress.advance(note=f"{max(0, int(counts[row]))} tiles")
-    qc.write_sheets(
-        [(slide.id, int(n), failures.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)]
-    )
+    qc.write_sheets([(i, int(n), failures.get(i, "")) for i, n in zip(table.ids, counts, strict=True)])
     outcome.counts = {table[row].id: int(counts[row]) for row in rows if counts[row] >= 0}
     outcome.new = sum(int(counts[row]) >= 0 for row in todo)
     return outcome
 
 
 def summary(plan: Plan, store: Store, outcome: _Outcome, started: float) -> TileSummary:
-    """What was done, in numbers."""
+    """Sum up in numbers."""
     counts, failures = outcome.counts, outcome.failures
     numbers = sorted(counts.values()) or [0]
     return TileSummary(
@@ -265,16 +259,15 @@ def summary(plan: Plan, store: Store, outcome: _Outcome, started: float) -> Tile
 
 
 def _existing(store: str | Path | Store, config: TileConfig, *, has_slides: bool) -> Store | None:
-    """The store if it is there; without slides to register, or for one shard, it must be."""
+    """Open the store if it is there; without slides to register, or for one shard, it must be."""
     if isinstance(store, Store) or Store.exists(store):
         found = Store.open(store, write=True)
         if not found.registered and not has_slides:
             raise NotFound(f"{found.url} has no slides yet", f"run: giga tile {found.url} SLIDES")
         return found
     if config.shard is not None:
-        raise NotFound(
-            f"there is no store at {store}; a shard works on registered slides", f"run: giga tile {store} SLIDES --plan"
-        )
+        hint = f"run: giga tile {store} SLIDES --plan"
+        raise NotFound(f"there is no store at {store}; a shard works on registered slides", hint)
     if not has_slides:
         raise NotFound(f"there is no store at {store} and no slides were named", f"run: giga tile {store} SLIDES")
     return None
@@ -290,7 +283,7 @@ def _is_another(before: SlideRow, now: SlideRow) -> bool:
 def _tiles_of(
     plan: Plan, rows: Iterable[int], table: Sequence[SlideRow], qc: QCFolder
 ) -> Iterator[tuple[int, Tiles | str]]:
-    """Tiles, or the reason of failure, per slide as they get ready; few slides are in memory at once."""
+    """Yield rows of slides with their tiles, or the reason of failure; few slides are in memory at once."""
     config = plan.config
 
     def find(row: int) -> Tiles:
@@ -319,11 +312,10 @@ def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> Ti
     shards = run_on_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
     table, counts = store.slides, store.tiles.done().values.tolist()
     refused = {table[row].id: why for row, why in plan.registration.reasons.items() if why}
-    QCFolder(config.qc).write_sheets(
-        [(slide.id, n, refused.get(slide.id, "")) for slide, n in zip(table.rows, counts, strict=True)]
-    )
+    of_slide = dict(zip(table.ids, counts, strict=True))
+    QCFolder(config.qc).write_sheets([(i, n, refused.get(i, "")) for i, n in of_slide.items()])
     outcome = _Outcome(
-        counts={slide.id: n for slide, n in zip(table.rows, counts, strict=True) if n >= 0},
+        counts={i: n for i, n in of_slide.items() if n >= 0},
         new=sum(s.done for s in shards),
         failures={k: v for s in shards for k, v in s.failures.items()},
         why_empty={k: v for s in shards for k, v in s.why_empty.items()},

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSummary(TrainingSummary):
-    """What ``giga train`` did.
+    """Result of ``giga train``.
 
     Attributes:
         model: Name of the model.
@@ -117,7 +117,7 @@ def train(
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What has been found and checked before anything is computed.
+    """Everything that is found and checked before anything is computed.
 
     Attributes:
         config: The options, what was left out as an earlier run had it.
@@ -254,7 +254,7 @@ def summary(
 
 
 def _left_out(slides: SlideTable, table: Path | None) -> NDArray[np.bool_]:
-    """(slide) which slides of the store a table names, by slide or by patient.
+    """Return (slide) which slides of the store a table names, by slide or by patient.
 
     Raises:
         InvalidInput: It names neither, or not one slide of the store: that cannot be what was meant.
@@ -270,14 +270,13 @@ def _left_out(slides: SlideTable, table: Path | None) -> NDArray[np.bool_]:
         patients = set(rows[require_column(rows, "patient_id", path=table)]) - {""}
         found = np.array([slide.patient in patients for slide in slides.rows], dtype=bool)
     if not found.any():
-        raise InvalidInput(
-            f"{table} names no slide of the store", f"ids in the store look like {slides.ids[0]!r}; compare them"
-        )
+        hint = f"ids in the store look like {slides.ids[0]!r}; compare them"
+        raise InvalidInput(f"{table} names no slide of the store", hint)
     return found
 
 
 def _initial_method(plan: Plan, progress: Progress) -> tuple[GigaSSL, str]:
-    """The networks as they are before the first step, and where the slide encoder's weights come from, in words."""
+    """Make the networks as they are before the first step; says where the slide encoder's weights come from."""
     config, views = plan.config, plan.views
     views.load(cache=config.cache, progress=progress)
     method = GigaSSL.of_recipe(

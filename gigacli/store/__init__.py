@@ -1,1 +1,1 @@
-"""What is on disk: paths, dtypes, the write protocol, validation."""
+"""The cohort store on disk: paths, dtypes, the write protocol, validation."""

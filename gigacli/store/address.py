@@ -1,4 +1,4 @@
-"""Where a store lies: a folder, or a URL that fsspec opens (``s3://``, ``gs://``, ``memory://``).
+"""Address of a store: a folder, or a URL that fsspec opens (``s3://``, ``gs://``, ``memory://``).
 
 Credentials are left to the libraries that fsspec opens a URL with: environment, configuration files, a machine's role.
 """
@@ -38,7 +38,7 @@ def is_remote(url: str) -> bool:
 
 
 def address_of(path: str | Path) -> str:
-    """A path or URL as a store keeps it and prints it.
+    """Return a path or URL as a store keeps it and prints it.
 
     Raises:
         InvalidInput: The URL holds a password or a query: it would be printed, and kept by the shell.
@@ -57,7 +57,7 @@ def address_of(path: str | Path) -> str:
 
 
 def find_store() -> str:
-    """The store to use when none is named: $GIGA_STORE, else ./cohort.zarr, else the only *.zarr here."""
+    """Return the store to use when none is named: $GIGA_STORE, else ./cohort.zarr, else the only *.zarr here."""
     if os.environ.get("GIGA_STORE"):
         return os.environ["GIGA_STORE"]
     if Path("cohort.zarr").exists():
@@ -70,7 +70,7 @@ def find_store() -> str:
 
 
 def open_root(url: str, *, write: bool) -> Any:
-    """The root group of the store at `url`.
+    """Open the root group of the store at `url`.
 
     Raises:
         NotFound: There is nothing.
@@ -124,7 +124,7 @@ def _zarr_group(url: str, **arguments: Any) -> Any:
 
 @contextmanager
 def _explained(url: str) -> Iterator[None]:
-    """Errors of opening say what is wrong; that there is nothing is left to the caller."""
+    """Explain errors of opening; FileNotFoundError is left to the caller."""
     remote = is_remote(url)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Short cuts for stores that are folders of files. What they give is what zarr gives, sooner."""
+"""Faster ways to read arrays of stores that are folders of files; the values are those that zarr gives."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def checksum_bytes(array: Any) -> int:
 
 
 def what_is_wrong(data: bytes, size: int, checked: int) -> str:
-    """With a chunk of `size` bytes of values and `checked` of a checksum; "" where nothing is."""
+    """Say what is wrong with a chunk of `size` bytes of values and `checked` of a checksum; "" where nothing is."""
     if len(data) != size + checked:
         return f"has {len(data)} bytes, expected {size + checked}"
     if checked and google_crc32c.value(data[:size]).to_bytes(checked, "little") != data[size:]:
@@ -114,14 +114,7 @@ class _Pages:
     def __init__(self, files: Sequence[Path], size: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int64,
-        ]
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
         libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         self._unmap = libc.munmap
@@ -164,7 +157,7 @@ class FileRows:
 
     Attributes:
         shape: (files, rows of a file, values of a row).
-        nbytes: Of all of them.
+        nbytes: Bytes of all of them.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A store as a flat description, and what the schema says to it: levels 1 and 2 of validation.
+"""Flat description of a store, and its check against the schema: levels 1 and 2 of validation.
 
 Metadata documents are read as they lie in the store, not through zarr's objects: a store with one damaged
 document must still be described.
@@ -127,11 +127,8 @@ def _pattern(path: str) -> str | None:
 
 def _missing(description: Description) -> Iterator[Problem]:
     """Arrays that must be there because their group is."""
-    groups = [path for path in ("slides", "tiles") if written(description, path)]
-    groups += [
-        p for p in description if p.count("/") == 1 and p.split("/")[0] in NAMED_GROUPS and written(description, p)
-    ]
-    for group in groups:
+    named = [path for path in description if path.count("/") == 1 and path.split("/")[0] in NAMED_GROUPS]
+    for group in (path for path in ("slides", "tiles", *named) if written(description, path)):
         kind = group.split("/")[0]
         for spec in (s for s in ARRAYS if s.required and s.path.split("/")[0] == kind):
             path = f"{group}/{spec.path.rsplit('/', 1)[1]}"

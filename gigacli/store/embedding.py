@@ -57,7 +57,7 @@ class Embedding(SlideGroup):
 
     @property
     def aggregator(self) -> str:
-        """What made the vectors: model, random-init, mean, or import."""
+        """Maker of the vectors: model, random-init, mean, or import."""
         return str(self.config.get("aggregator", ""))
 
     @property

@@ -137,7 +137,7 @@ class Features(SlideGroup):
         return super().done().counts
 
     def done(self) -> Done:
-        """Which of the registered slides are done, read anew, for :meth:`read` too."""
+        """Read anew which of the registered slides are done, for :meth:`read` too."""
         done = super().done()
         self._counts = done.counts
         return done

@@ -1,4 +1,4 @@
-"""What all groups of results share: a recipe, a beginning, a mark of being done that is written last."""
+"""Groups of results: a recipe, arrays, and a mark of being done that is written last."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """Which slides of a group are done, as its array says.
+    """Which slides of a group are done.
 
     Attributes:
         values: (slide) int32: how much there is of a slide (tiles, augmentations, or 1), 0 where there is nothing to
@@ -208,15 +208,11 @@ class SlideGroup(Group):
     _mark: ClassVar[str] = "done"
 
     def done(self) -> Done:
-        """Which of the registered slides are done, read anew."""
+        """Read anew which of the registered slides are done."""
         n = self.store.registered
         if not self.has(self._mark):
             return Done(np.full(n, NOT_DONE, dtype=np.int32))
         return Done(read_column(self.array(self._mark), n))
-
-    def is_done(self, row: int) -> bool:
-        """Whether one slide is done, touching no other's chunk."""
-        return bool(self.array(self._mark)[row] != NOT_DONE)
 
     def todo(self, ready: NDArray[np.bool_], shard: tuple[int, int] = (0, 1)) -> list[int]:
         """Rows of one shard that are ready and not done, ascending.

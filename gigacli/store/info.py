@@ -1,4 +1,4 @@
-"""What a store holds, how far it is, and what to run next."""
+"""Content and progress of a store, and the command to run next."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ class GroupInfo:
     config: dict[str, Any]
 
     @property
+    def kind(self) -> str:
+        """First part of its path."""
+        return self.path.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """Rest of its path, "" of the tiles."""
+        return self.path.partition("/")[2]
+
+    @property
     def pending(self) -> bool:
         """Whether its verb has something left to do."""
         return self.done + self.failed < self.total
@@ -49,7 +59,7 @@ class GroupInfo:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a stage could not do a slide."""
+    """Reason why a stage could not do a slide."""
 
     slide: str
     stage: str
@@ -58,7 +68,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """How far one slide is.
+    """Progress of one slide.
 
     Attributes:
         slide: Its id.
@@ -77,7 +87,7 @@ class SlideInfo:
 
 @dataclass(frozen=True)
 class Info:
-    """What a store holds.
+    """Content and progress of a store.
 
     Attributes:
         url: Path or URL of the store.
@@ -91,7 +101,7 @@ class Info:
         failures: The first of them.
         retry: Commands that try the slides that failed again, once what was wrong with them is mended.
         next: The command to run next.
-        per_slide: How far each slide is, where that was asked for.
+        per_slide: Progress of each slide, where that was asked for.
     """
 
     url: str
@@ -109,12 +119,7 @@ class Info:
 
 
 @options_of(InfoConfig)
-def info(
-    config: InfoConfig,
-    path: str | Path | Store,
-    *,
-    slides: bool = False,
-) -> Info:
+def info(config: InfoConfig, path: str | Path | Store, *, slides: bool = False) -> Info:
     """Look at the metadata of a store, and at what is done.
 
     Args:
@@ -127,13 +132,15 @@ def info(
     store = Store.open(path)
     table = store.slides
     reasons = {stage: store.failures(stage) for stage in STAGES}
-    there = [*([store.tiles] if store.tiles.found else []), *(group for kind in NAMED for group in store.groups(kind))]
+    there = store.all_groups()
     done = {group.path: group.done() for group in there if isinstance(group, SlideGroup)}
     groups = [_group(group, reasons, done) for group in there]
     failures = [
-        Failure(row.id, stage, listed[i]) for stage, listed in reasons.items() for i, row in enumerate(table.rows)
-        if listed[i]
-    ]  # fmt: skip
+        Failure(row.id, stage, why)
+        for stage, listed in reasons.items()
+        for row, why in zip(table.rows, listed, strict=True)
+        if why
+    ]
     url = shlex.quote(store.url)
     tiles = store.tiles.done()
     return Info(
@@ -167,7 +174,7 @@ def _per_slide(store: Store, tiles: Done, done: dict[str, Done], reasons: dict[s
 
 
 def _group(group: Group, reasons: dict[str, list[str]], known: dict[str, Done]) -> GroupInfo:
-    """How far a group is, beside what it is made from."""
+    """Compare a group with what it is made from."""
     recipe, store, failed = group.recipe, group.store, 0
     if isinstance(group, TrainedGroup):
         done, total = int(group.complete), 1
@@ -188,7 +195,7 @@ def _bytes(url: str, path: str) -> int | None:
 
 
 def _bytes_below(folder: str) -> int:
-    """Of all files in a folder and its folders, of which some may go meanwhile: others may be writing."""
+    """Add up all files below a folder, of which some may go meanwhile: others may be writing."""
     total = 0
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -198,13 +205,11 @@ def _bytes_below(folder: str) -> int:
 
 
 def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
-    """The first verb, in their order, that has something left to do."""
+    """Return the command of the first verb, in their order, that has something left to do."""
     if not slides:
         return f"giga tile {url} SLIDES"
-    of = {
-        kind: [g for g in groups if g.path.partition("/")[0] == kind]
-        for kind in (Tiles.kind, *(kind.kind for kind in NAMED))
-    }
+    kinds: tuple[type[Group], ...] = (Tiles, *NAMED)
+    of = {kind.kind: [g for g in groups if g.kind == kind.kind] for kind in kinds}
     results = of["embeddings"]
     imported = [g for g in of["features"] if g.stage == "import"]
     if any(g.pending for g in [*of["tiles"], *imported] if g.stage == "import"):
@@ -216,8 +221,7 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
         return f"giga pretrain-tiles {url}" + (_named(of["encoders"][0], "moco") if of["encoders"] else "")
     bank = next((g for g in of["banks"] if g.pending), None)
     if bank is not None:
-        encoder = bank.config["encoder"]
-        return f"giga bank {url} --encoder {shlex.quote(encoder)}" + _named(bank, encoder)
+        return _bank(url, bank)
     if not (trainable or results):
         return f"giga bank {url} --encoder {next(_quoted(g) for g in of['encoders'] if g.done)}"
     model = next((g for g in of["models"] if g.pending), None)
@@ -239,27 +243,22 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
 
 
 def _retry(url: str, groups: list[GroupInfo]) -> list[str]:
-    """A stage tries a slide that failed again whenever it runs."""
-    commands = []
-    for group in (g for g in groups if g.failed):
-        kind = group.path.partition("/")[0]
-        if kind == "tiles":
-            commands.append(f"giga tile {url}")
-        elif kind == "banks":
-            encoder = group.config["encoder"]
-            commands.append(f"giga bank {url} --encoder {shlex.quote(encoder)}" + _named(group, encoder))
-    return commands
+    """Return the commands that try slides again: a stage does so whenever it runs."""
+    failed = [group for group in groups if group.failed]
+    tile = [f"giga tile {url}" for group in failed if group.kind == "tiles"]
+    return tile + [_bank(url, group) for group in failed if group.kind == "banks"]
 
 
-def _name(group: GroupInfo) -> str:
-    return group.path.partition("/")[2]
+def _bank(url: str, group: GroupInfo) -> str:
+    encoder = group.config["encoder"]
+    return f"giga bank {url} --encoder {shlex.quote(encoder)}" + _named(group, encoder)
 
 
 def _quoted(group: GroupInfo) -> str:
-    """A name for a shell: these commands are copied, and a store may come from anyone."""
-    return shlex.quote(_name(group))
+    """Quote a name for a shell: these commands are copied, and a store may come from anyone."""
+    return shlex.quote(group.name)
 
 
 def _named(group: GroupInfo, default: str) -> str:
-    """The flag that names a group, where it has another name than the verb would give it."""
-    return "" if _name(group) == default else f" --name {_quoted(group)}"
+    """Return the flag that names a group, where it has another name than the verb would give it."""
+    return "" if group.name == default else f" --name {_quoted(group)}"

@@ -21,7 +21,7 @@ FEATURE_TILES_PER_CHUNK = 1024
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """What an array of the store must look like.
+    """Specification of an array of the store.
 
     Attributes:
         path: Path in the store; ``*`` stands for a name the user chose.
@@ -59,6 +59,8 @@ class ArraySpec:
 
 
 TABLE_ROWS_PER_CHUNK = 4096
+NAN = float("nan")
+DRAWS = ("slide", "augmentation", "draw")
 
 ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec("slides/id", ("slide",), "string", "", "table"),
@@ -66,39 +68,32 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec("slides/patient", ("slide",), "string", "", "table"),
     ArraySpec("slides/vendor", ("slide",), "string", "", "table"),
     ArraySpec("slides/size_px", ("slide", "xy"), "int64", -1, "table"),
-    ArraySpec("slides/mpp", ("slide",), "float64", float("nan"), "table"),
+    ArraySpec("slides/mpp", ("slide",), "float64", NAN, "table"),
     ArraySpec("slides/mpp_source", ("slide",), "string", "", "table"),
     ArraySpec("slides/file_bytes", ("slide",), "int64", -1, "table"),
     ArraySpec("slides/modified_ns", ("slide",), "int64", -1, "table"),
     ArraySpec("slides/mask", ("slide",), "string", "", "table"),
     ArraySpec("tiles/coords", ("slide", "tile", "xy"), "int32", -1, "slide"),
-    ArraySpec("tiles/tissue", ("slide", "tile"), "float32", float("nan"), "slide"),
+    ArraySpec("tiles/tissue", ("slide", "tile"), "float32", NAN, "slide"),
     ArraySpec("tiles/count", ("slide",), "int32", NOT_DONE, "slide", compressed=False),
     ArraySpec("encoders/*/weights", ("byte",), "uint8", 0, "all", compressed=False, required=False),
     ArraySpec("encoders/*/trained_on", ("slide",), "bool", False, "table", required=False),  # noqa: FBT003
     ArraySpec("encoders/*/checkpoint", ("checkpoint_byte",), "uint8", 0, "all", compressed=False, required=False),
-    ArraySpec("encoders/*/history/*", ("epoch",), "float32", float("nan"), "all", required=False),
+    ArraySpec("encoders/*/history/*", ("epoch",), "float32", NAN, "all", required=False),
     ArraySpec("encoders/*/done", (), "int32", NOT_DONE, "all", compressed=False),
-    ArraySpec("features/*/vectors", ("slide", "tile", "feature"), "float16", float("nan"), "slide", compressed=False),
+    ArraySpec("features/*/vectors", ("slide", "tile", "feature"), "float16", NAN, "slide", compressed=False),
     ArraySpec("features/*/done", ("slide",), "int32", NOT_DONE, "slide", compressed=False),
-    ArraySpec(
-        "banks/*/vectors",
-        ("slide", "augmentation", "draw", "feature"),
-        "float16",
-        float("nan"),
-        "slide",
-        compressed=False,
-    ),
-    ArraySpec("banks/*/tile", ("slide", "augmentation", "draw"), "int32", -1, "slide"),
+    ArraySpec("banks/*/vectors", (*DRAWS, "feature"), "float16", NAN, "slide", compressed=False),
+    ArraySpec("banks/*/tile", DRAWS, "int32", -1, "slide"),
     ArraySpec("banks/*/kept", ("slide",), "int32", NOT_DONE, "table", required=False),
     ArraySpec("banks/*/done", ("slide",), "int32", NOT_DONE, "slide", compressed=False),
     ArraySpec("models/*/weights", ("byte",), "uint8", 0, "all", compressed=False, required=False),
     ArraySpec("models/*/trained_on", ("slide",), "bool", False, "table", required=False),  # noqa: FBT003
     ArraySpec("models/*/checkpoint", ("checkpoint_byte",), "uint8", 0, "all", compressed=False, required=False),
     ArraySpec("models/*/best", ("best_byte",), "uint8", 0, "all", compressed=False, required=False),
-    ArraySpec("models/*/history/*", ("epoch",), "float32", float("nan"), "all", required=False),
+    ArraySpec("models/*/history/*", ("epoch",), "float32", NAN, "all", required=False),
     ArraySpec("models/*/done", (), "int32", NOT_DONE, "all", compressed=False),
-    ArraySpec("embeddings/*/vectors", ("slide", "feature"), "float32", float("nan"), "table"),
+    ArraySpec("embeddings/*/vectors", ("slide", "feature"), "float32", NAN, "table"),
     ArraySpec("embeddings/*/done", ("slide",), "int32", NOT_DONE, "table"),
     ArraySpec("failures/*", ("slide",), "string", "", "slide"),
 )
@@ -117,7 +112,7 @@ WRITTEN_BY = {
     "models": "train",
     "embeddings": "embed",
 }
-"""Which verb writes a group: what an error tells the user to run."""
+"""Verb that writes a group, for hints of errors."""
 
 
 def spec_of(path: str) -> ArraySpec | None:

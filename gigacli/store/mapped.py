@@ -1,4 +1,4 @@
-"""What views are drawn from, mapped into memory: a bank, or features that were imported and stand in for one.
+"""Banks mapped into memory, to draw views from, or features that were imported and stand in for one.
 
 Nothing is copied: chunks are uncompressed files and are mapped as they lie. Those of a remote store are copied to a
 local disk first. Both classes are what :class:`gigacli.nn.sampler.ViewSource` describes.
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 MAPS_FILE = Path("/proc/sys/vm/max_map_count")
 MAPS_SHARE = 0.75
-"""Of the mappings that the system allows a process; libraries need some, too."""
+"""Share of the mappings that the system allows a process; libraries need some, too."""
 
 MEMORY_SHARE = 0.8
-"""Of the machine's memory, that features which cannot be mapped may take."""
+"""Share of the machine's memory that features which cannot be mapped may take."""
 
 ROWS_OF_A_SLIDE = 400
 """Tiles of a slide that say enough about how its features spread: as many as are looked at in a bank."""
@@ -100,11 +100,9 @@ class MappedBank(_Mapped):
     """The slides of a bank.
 
     Attributes:
-        rows: (s,) their rows in the slide table.
         augmentations: Augmentations per slide.
         draws: Tiles per augmentation.
         counts: (s,) the same per slide.
-        width: Features of a tile.
         vectors: (s, a / ca, d / cd, ca, cd, width) float16: chunks of ca augmentations by cd draws, one a slide where
             the bank was made in one go. Read-only.
         tile: (s, augmentations, draws) int32, which tile of its slide a row of `vectors` is of.
@@ -157,10 +155,8 @@ class MappedFeatures(_Mapped):
     """The slides of features, each with one augmentation that holds all its tiles.
 
     Attributes:
-        rows: (s,) their rows in the slide table.
         augmentations: 1.
         counts: (s,) tiles of each.
-        width: Features of a tile.
         vectors: (chunks, tiles of a chunk, width) float16, or what gives rows of it; slide after slide.
     """
 
@@ -223,6 +219,6 @@ class MappedFeatures(_Mapped):
 
 
 def mappings() -> int:
-    """How many files this process may map; systems other than Linux set no such limit."""
+    """Return how many files this process may map; systems other than Linux set no such limit."""
     limit = int(MAPS_FILE.read_text()) if MAPS_FILE.exists() else 10**9
     return int(limit * MAPS_SHARE)

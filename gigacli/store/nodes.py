@@ -1,4 +1,4 @@
-"""What lies under a path of a zarr hierarchy, as it lies there.
+"""Groups and arrays below a path of a zarr hierarchy.
 
 Zarr's own listing stops at a damaged metadata document, and warns of the temporary files that a killed writer leaves.
 """

@@ -1,4 +1,4 @@
-"""How a group was made, as its attributes say."""
+"""Recipe of a group, kept in its attributes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CREATED_BY = f"giga {__version__}"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a group was made: which verb, with which configuration, from which inputs (their fingerprints)."""
+    """Origin of a group: the verb, its configuration, and the fingerprints of its inputs."""
 
     stage: str
     config: dict[str, Any]
@@ -25,7 +25,7 @@ class Recipe:
         return fingerprint({"stage": self.stage, "config": self.config, "inputs": self.inputs})
 
     def differences(self, other: Recipe) -> list[str]:
-        """What differs from `other`, one line each: "mpp: 1.0 here, 0.5 asked for"."""
+        """List the differences from `other`, one line each: "mpp: 1.0 here, 0.5 asked for"."""
         lines = [] if self.stage == other.stage else [f"made by: giga {self.stage} here, giga {other.stage} asked for"]
         for mine, theirs in ((self.config, other.config), (self.inputs, other.inputs)):
             for key in sorted(mine.keys() | theirs.keys()):

@@ -1,4 +1,4 @@
-"""How much room the rest of a cohort's work needs."""
+"""Disk space that the rest of a cohort's work needs."""
 
 from __future__ import annotations
 

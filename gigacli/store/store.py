@@ -29,7 +29,7 @@ from gigacli.store.groups import (
     Tiles,
     TrainedGroup,
 )
-from gigacli.store.layout import FORMAT, FORMAT_VERSION, WRITTEN_BY, ArraySpec, spec_of
+from gigacli.store.layout import FORMAT, FORMAT_VERSION, WRITTEN_BY, spec_of
 from gigacli.store.nodes import arrays, children
 from gigacli.store.recipe import CREATED_BY
 from gigacli.store.table import COLUMNS, SlideTable
@@ -48,8 +48,6 @@ class Store:
         self.url = url
         self._slides: SlideTable | None = None
         self._groups: dict[tuple[str, str], Group] = {}
-
-    # ------------------------------------------------------------------ open and create
 
     @classmethod
     def open(cls, path: str | Path | Store, *, write: bool = False) -> Store:
@@ -117,8 +115,6 @@ class Store:
         parts += [f"{path}: {done} done" for path, done in self.progress().items()]
         return f"<giga store {self.url}: {', '.join(parts)}>"
 
-    # ------------------------------------------------------------------ slides
-
     @property
     def registered(self) -> int:
         """Number of slides in :attr:`slides`."""
@@ -159,11 +155,9 @@ class Store:
 
     def forget(self, rows: Sequence[int]) -> None:
         """Take back everything that was made from some slides, which are not what they were."""
-        named = [group for kind in NAMED if issubclass(kind, SlideGroup) for group in self.groups(kind)]
-        for group in (self.tiles, *named):
-            group.take_back(rows)
-
-    # ------------------------------------------------------------------ groups
+        for group in self.all_groups():
+            if isinstance(group, SlideGroup):
+                group.take_back(rows)
 
     @property
     def tiles(self) -> Tiles:
@@ -171,23 +165,23 @@ class Store:
         return self.group(Tiles, "")
 
     def encoder(self, name: str) -> Encoder:
-        """The tile encoder of a name, whether it is there or not; so all that follow."""
+        """The tile encoder of this name, whether it is there or not."""
         return self.group(Encoder, name)
 
     def features(self, name: str) -> Features:
-        """The un-augmented features of a name."""
+        """The un-augmented features of this name, whether they are there or not."""
         return self.group(Features, name)
 
     def bank(self, name: str) -> Bank:
-        """The bank of a name."""
+        """The bank of this name, whether it is there or not."""
         return self.group(Bank, name)
 
     def model(self, name: str) -> Model:
-        """The slide encoder of a name."""
+        """The slide encoder of this name, whether it is there or not."""
         return self.group(Model, name)
 
     def embedding(self, name: str) -> Embedding:
-        """The embedding of a name."""
+        """The embedding of this name, whether it is there or not."""
         return self.group(Embedding, name)
 
     def group(self, kind: type[G], name: str) -> G:
@@ -201,8 +195,13 @@ class Store:
         every = (self.group(kind, path.rpartition("/")[2]) for path in paths)
         return [group for group in every if group.found is not None]
 
+    def all_groups(self) -> list[Group]:
+        """All groups of results that are there, in the order of the format."""
+        tiles = [self.tiles] if self.tiles.found is not None else []
+        return [*tiles, *(group for kind in NAMED for group in self.groups(kind))]
+
     def names(self, kind: type[G]) -> list[str]:
-        """Their names, in alphabetical order."""
+        """Names of the groups of a kind that are there, in alphabetical order."""
         return [group.name for group in self.groups(kind)]
 
     def pick(self, kind: type[G], name: str | None) -> G:
@@ -221,8 +220,6 @@ class Store:
             raise NotFound(f"{self.url} holds no {name!r} in {what}; there is {', '.join(names)}")
         return self.group(kind, name or names[0])
 
-    # ------------------------------------------------------------------ for the groups: nodes and arrays
-
     def ensure_group(self, path: str) -> Any:
         """The group at `path`; zarr would make its parents after it, and a kill between would hide it."""
         if (group := self.root.get(path)) is not None:
@@ -239,7 +236,9 @@ class Store:
 
         It may come out with more slides than asked for: another process may have registered some meanwhile.
         """
-        spec, array = _known(path), self.root.get(path)
+        spec, array = spec_of(path), self.root.get(path)
+        if spec is None:
+            raise InvalidInput(f"{path} is not an array of format {FORMAT_VERSION}")
         if spec.dims[:1] == ("slide",):
             there = self._registered_now() if array is None else array.shape[0]
             shape = (max(shape[0], there), *shape[1:])
@@ -273,8 +272,6 @@ class Store:
         data = self.root[path][:]
         return bytes(data.tobytes()) if data.any() else b""
 
-    # ------------------------------------------------------------------ failures, progress
-
     def fail(self, stage: str, reasons: dict[int, str]) -> None:
         """Record why slides failed in a stage; an empty reason takes an earlier failure back."""
         if not reasons:
@@ -293,21 +290,14 @@ class Store:
         return [str(reason) for reason in read_column(self.root[path], self.registered)]
 
     def progress(self) -> dict[str, int]:
-        """How many slides are done, per group; for an encoder or a model 1 when it is finished."""
-        done = {"tiles": int(self.tiles.done().finished.sum())} if self.tiles.found else {}
-        for group in (group for kind in NAMED for group in self.groups(kind)):
+        """Return how many slides are done, by path of the group; for an encoder or a model 1 when it is finished."""
+        done = {}
+        for group in self.all_groups():
             if isinstance(group, SlideGroup):
                 done[group.path] = int(group.done().finished.sum())
             elif isinstance(group, TrainedGroup):
                 done[group.path] = int(group.complete)
         return done
-
-
-def _known(path: str) -> ArraySpec:
-    spec = spec_of(path)
-    if spec is None:
-        raise InvalidInput(f"{path} is not an array of format {FORMAT_VERSION}")
-    return spec
 
 
 def open_store(path: str | Path, *, write: bool = False) -> Store:

@@ -64,8 +64,6 @@ class Tiles(SlideGroup):
             if tissue is not None:
                 self.array("tissue")[row, :n] = tissue
 
-    # ------------------------------------------------------------------ what they measure
-
     @property
     def capacity(self) -> int:
         """Tiles of a slide that there is room for; 0 where there are no tiles."""
@@ -96,8 +94,6 @@ class Tiles(SlideGroup):
     def edge_um(self) -> float:
         """Edge of a tile, microns."""
         return self.tile_px * self.mpp
-
-    # ------------------------------------------------------------------ reading
 
     def count(self, row: int) -> int:
         """Tiles of one slide, 0 where it has none or is not done; touches no other's chunk."""

@@ -1,4 +1,4 @@
-"""Does a store keep to ``spec/store-0.1.md``? Its levels: attributes, hierarchy, consistency, values.
+"""Check of a store against ``spec/store-0.1.md``, in levels: attributes, hierarchy, consistency, values.
 
 The first three look at the flat description alone (:func:`~gigacli.store.describe.describe`), the last one reads all
 data, one slide at a time.
@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from gigacli.config.base import fingerprint, options_of
 from gigacli.config.tools import ValidateConfig, ValidationLevel
-from gigacli.store.describe import (
-    Description,
-    Problem,
-    attributes_of,
-    check_hierarchy,
-    describe,
-    load_schema,
-    registered,
-    written,
-)
+from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, describe, registered, written
 from gigacli.store.layout import NAMED_GROUPS, spec_of
 from gigacli.store.store import Store
 from gigacli.store.values import check_values
@@ -29,8 +20,6 @@ from gigacli.store.values import check_values
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-__all__ = ["LEVELS", "Problem", "Report", "check_description", "check_values", "describe", "load_schema", "validate"]
 
 LEVELS = get_args(ValidationLevel)
 """In the order in which they are looked at; each one takes the ones before it for granted."""
@@ -41,7 +30,7 @@ OF_ATTRIBUTES = ("ROOT-1", "SLIDES-2", "RECIPE-1")
 
 @dataclass(frozen=True)
 class Report:
-    """What a validation found.
+    """Result of a validation.
 
     Attributes:
         store: Path or URL of the store.
@@ -57,12 +46,7 @@ class Report:
 
 
 @options_of(ValidateConfig)
-def validate(
-    config: ValidateConfig,
-    path: str | Path | Store,
-    *,
-    level: ValidationLevel = "values",
-) -> Report:
+def validate(config: ValidateConfig, path: str | Path | Store, *, level: ValidationLevel = "values") -> Report:
     """Check a store against the specification. An unfinished store is valid; a damaged one gives problems.
 
     Args:
@@ -135,18 +119,15 @@ def _banks(description: Description) -> Iterator[Problem]:
         config = attributes_of(description, group)["recipe"]["config"]
         for axis, key in (("augmentation", "augmentations"), ("draw", "draws")):
             if sizes[axis] != config[key]:
-                yield Problem(
-                    "BANKS-3", path, f"dimension {axis} has size {sizes[axis]}; the recipe says {config[key]}"
-                )
+                text = f"dimension {axis} has size {sizes[axis]}; the recipe says {config[key]}"
+                yield Problem("BANKS-3", path, text)
         chunks, shape = description[path]["chunks"], description[path]["shape"]
         whole = chunks[1:] == shape[1:]
         if name == "vectors" and not whole and (f"{group}/kept" not in arrays or chunks[3] != shape[3]):
             yield Problem("BANKS-2", path, f"chunks are {chunks}; one slide is {[1, *shape[1:]]}")
         plain = arrays.get(f"features/{group.removeprefix('banks/')}/vectors")
         if name == "vectors" and plain is not None and plain["feature"] != sizes["feature"]:
-            text = (
-                f"dimension feature has size {sizes['feature']}; it is {plain['feature']} in the features of this name"
-            )
+            text = f"dimension feature has size {sizes['feature']}; in the features of this name {plain['feature']}"
             yield Problem("BANKS-3", path, text)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gigacli.store.store import Store
 
 SLACK_PX = 1.0
-"""How far a tile may reach over the border of its slide: corners are rounded to whole pixels."""
+"""Pixels that a tile may reach over the border of its slide: corners are rounded to whole pixels."""
 
 UNIT_TOLERANCE = 1e-3
 SOURCES = ("", "csv", "openslide", "tiff", "objective", "option", "import", "nominal")
@@ -118,7 +118,7 @@ class _Check:
         return np.empty(0, dtype=np.int64) if values is None else values
 
     def done(self, rule: str, path: str, allowed: Sequence[int]) -> NDArray[Any]:
-        """What is done per slide; values that are not allowed are noted, and count as not done."""
+        """Read what is done per slide; values that are not allowed are noted, and count as not done."""
         done = self.column(path)
         wrong = ~np.isin(done, (NOT_DONE, 0, *allowed))
         for row in map(int, np.flatnonzero(wrong)):
@@ -126,10 +126,8 @@ class _Check:
             self.add(rule, path, row, f"done is {done[row]}; expected {expected}")
         return np.where(wrong, NOT_DONE, done)
 
-    # ------------------------------------------------------------------ slides and tiles
-
     def slides(self) -> None:
-        """Ids are unique; sizes and resolutions are known or unknown, nothing else."""
+        """Check that ids are unique, and sizes and resolutions known or unknown, nothing else."""
         for name, times in Counter(self.ids).items():
             if times > 1 or not name:
                 text = f"id {name!r} stands for {times} slides" if name else "the id is empty"
@@ -145,7 +143,7 @@ class _Check:
                 self.add("SLIDES-4", "slides/mpp_source", row, f"mpp_source is {str(source)!r}; expected {SOURCES}")
 
     def tiles(self) -> None:
-        """Tiles of slides that are done lie in their slides; beyond them there is nothing."""
+        """Check that tiles lie in their slides, and that there is nothing beyond the last one."""
         config = self.config("tiles")
         size, mpp = self.column("slides/size_px"), self.column("slides/mpp")
         if config is None or not len(size) or not len(mpp):
@@ -189,10 +187,8 @@ class _Check:
         if not np.isnan(tissue[n:]).all():
             self.add("TILES-5", "tiles/tissue", row, f"tissue shares beyond its {n} tiles")
 
-    # ------------------------------------------------------------------ features and banks
-
     def features(self, path: str) -> None:
-        """One finite vector per tile, NaN beyond."""
+        """Check that there is one finite vector per tile, and NaN beyond."""
         done = self.column(f"{path}/done")
         for row in map(int, np.flatnonzero(done != NOT_DONE)):
             n = int(done[row])
@@ -213,7 +209,7 @@ class _Check:
             self.add(rule, path, row, f"is done, but {wrong} of {vectors.size} values are not finite")
 
     def bank(self, path: str) -> None:
-        """Finite vectors of tiles that exist."""
+        """Check that vectors are finite, and of tiles that exist."""
         config = self.config(path) or {}
         done = self.done("BANKS-4", f"{path}/done", [config["augmentations"]])
         for row in map(int, np.flatnonzero(done != NOT_DONE)):
@@ -234,10 +230,8 @@ class _Check:
         if wrong.any():
             self.add("BANKS-6", path, row, f"a tile number is {tile[wrong][0]}; the slide has {self.count[row]} tiles")
 
-    # ------------------------------------------------------------------ trained weights, embeddings
-
     def trained(self, path: str) -> None:
-        """What is finished has weights that can be read."""
+        """Check that what is finished has weights that can be read."""
         done, rule = self.read(f"{path}/done"), f"{path.partition('/')[0].upper()}-2"
         if done is None or done == NOT_DONE:
             return
@@ -258,7 +252,7 @@ class _Check:
             self._used(path, hashlib.sha256(weights.tobytes()).hexdigest())
 
     def _used(self, path: str, weights_sha256: str) -> None:
-        """Banks and features made with an encoder were made with these very weights."""
+        """Check that banks and features of an encoder were made with these very weights."""
         for group in (*self.groups("features"), *self.groups("banks")):
             recipe = attributes_of(self.description, group)["recipe"]
             if recipe["config"]["encoder"] == path.removeprefix("encoders/") and "encoder" in recipe["inputs"]:
@@ -268,7 +262,7 @@ class _Check:
                     self.add("RECIPE-3", group, None, text)
 
     def embedding(self, path: str) -> None:
-        """Finite vectors, of unit length where a slide encoder made them; NaN for slides without tiles."""
+        """Check that vectors are finite, of unit length by a slide encoder, NaN for slides without tiles."""
         done = self.done("EMBEDDINGS-2", f"{path}/done", [1])
         config = self.config(path) or {}
         for start, vectors in self._blocks(f"{path}/vectors") if len(done) else ():
@@ -286,7 +280,7 @@ class _Check:
                     self.add("EMBEDDINGS-4", f"{path}/vectors", start + int(row), text)
 
     def rest(self) -> None:
-        """Small arrays that no rule looks into can be read at least."""
+        """Check that small arrays which no rule looks into can be read."""
         for path in sorted(self.sound - self._arrays.keys()):
             spec = spec_of(path)
             if spec is not None and len(spec.dims) < 2:

@@ -20,7 +20,7 @@ WIDTH_IN = 256
 """Features of a tile: ``layer3`` of the authors' ResNet18."""
 
 _MARK = "sparse_pooling.0."
-"""What stands before the names of the encoder's weights; checkpoints hold each tensor twice, under two wrappers."""
+"""Prefix of the names of the encoder's weights; checkpoints hold each tensor twice, under two wrappers."""
 
 _NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
 _NORMS = {"norm1": "bn1", "norm2": "bn2", "normd": "bn_shortcut"}

@@ -1,4 +1,4 @@
-"""What a weights file of ``giga export`` says about itself, so that it can be used on another cohort.
+"""Card of a weights file of ``giga export``: what another cohort must know to use it.
 
 It is a safetensors file. Its metadata has one entry, ``giga``: the card below as a JSON object.
 """

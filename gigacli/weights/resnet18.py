@@ -20,17 +20,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONTAINERS = ("state_dict", "model", "model_state_dict")
-"""Where training code puts a network's weights beside its epoch, optimizer and so on."""
+"""Keys under which training code puts a network's weights beside its epoch, optimizer and so on."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder_q.", "base_encoder.", "encoder.", "resnet.")
 """Wrappers that published checkpoints leave before torchvision's names."""
 
 BACKBONE = re.compile(r"(conv|bn|layer)\d+\.")
-"""How the names of a backbone begin. Anything else (a classifier, a head, a queue, MoCo's ``encoder_k``) is no part of
-it."""
+"""Beginnings of the names of a backbone; all else (a classifier, a queue, MoCo's ``encoder_k``) is no part of it."""
 
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
-"""What ``nn.Sequential(*resnet.children())`` calls the parts of torchvision's ResNet (2, 3 and 8 have no weights)."""
+"""Names that ``nn.Sequential(*resnet.children())`` gives to parts of a ResNet (2, 3 and 8 have no weights)."""
 
 BLOCKS: dict[tuple[str, tuple[int, ...]], str] = {
     ("conv2", (2, 2, 2)): "ResNet18",
@@ -39,7 +38,7 @@ BLOCKS: dict[tuple[str, tuple[int, ...]], str] = {
     ("conv3", (3, 4, 23)): "ResNet101",
     ("conv3", (3, 8, 36)): "ResNet152",
 }
-"""Which ResNet it is, from the last convolution of a block and the blocks in ``layer1`` to ``layer3``."""
+"""Kind of ResNet by the last convolution of a block and the blocks in ``layer1`` to ``layer3``."""
 
 NAMED = 3
 """Names of one kind that a message spells out."""
@@ -168,9 +167,8 @@ def _tensors(state: Any, origin: str) -> dict[str, Tensor]:
         raise Mismatch(f"{origin} holds a {type(state).__name__}, not weights by name", "save network.state_dict()")
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     if state and not tensors:
-        raise Mismatch(
-            f"{origin} holds no tensors by name, but {_some([str(key) for key in state])}", "save network.state_dict()"
-        )
+        found = _some([str(key) for key in state])
+        raise Mismatch(f"{origin} holds no tensors by name, but {found}", "save network.state_dict()")
     return tensors
 
 
@@ -220,7 +218,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _kind(names: Mapping[str, Tensor]) -> str:
-    """Which ResNet these names are of, if any."""
+    """Return the kind of ResNet that these names are of, "" if none."""
     blocks = [{n.split(".")[1] for n in names if n.startswith(f"layer{layer}.")} for layer in (1, 2, 3)]
     last = "conv3" if "layer1.0.conv3.weight" in names else "conv2"
     return BLOCKS.get((last, tuple(len(numbers) for numbers in blocks)), "")

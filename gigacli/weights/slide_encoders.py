@@ -1,4 +1,4 @@
-"""Which slide encoder an embedding is made with: a model of a store, in it or as a file, or one of the authors'.
+"""Choice of the slide encoder of an embedding: a model of a store, in it or as a file, or one of the authors'.
 
 Whatever it is, it must go with the tile features of the store that it is used on.
 """

@@ -1,4 +1,4 @@
-"""Which tile encoder a bank is made with: one of the store, a weights file, a model of timm, or a random one."""
+"""Choice of the tile encoder of a bank: one of the store, a weights file, a model of timm, or a random one."""
 
 from __future__ import annotations
 
@@ -90,9 +90,8 @@ def store_name(name: str) -> str:
 
 def _from_file(path: Path, known: list[str], name: str | None) -> EncoderChoice:
     if not path.exists():
-        raise NotFound(
-            f"there is no encoder {str(path)!r}: neither in the store nor a file", f"known names: {', '.join(known)}"
-        )
+        hint = f"known names: {', '.join(known)}"
+        raise NotFound(f"there is no encoder {str(path)!r}: neither in the store nor a file", hint)
     name = name or path.stem
     if not NAME_PATTERN.fullmatch(name):
         raise InvalidInput(f"{path.name} does not make a name for the store", "give one: `name`")

@@ -80,7 +80,7 @@ def test_broken_files_are_failures_of_their_slides(tmp_path, features):
     store = giga.open(tmp_path / "a.zarr")
     row = store.slides.index[files[2].stem]
     assert str(files[2]) in store.failures("import")[row]
-    assert not store.tiles.is_done(row)
+    assert not store.tiles.done().finished[row]
     assert validate(store).problems == []
     files[2].write_bytes(whole)
     again = giga.import_features(tmp_path / "a.zarr", features)
@@ -110,8 +110,8 @@ def test_values_that_cannot_be_stored_fail_their_slide(tmp_path, features, name)
     assert made.done == 7
     store = giga.open(tmp_path / "a.zarr")
     row = store.slides.index[file.stem]
-    assert not store.tiles.is_done(row)
-    assert not store.features("uni_v1").is_done(row)
+    assert not store.tiles.done().finished[row]
+    assert not store.features("uni_v1").done().finished[row]
     assert validate(store).problems == []
 
 

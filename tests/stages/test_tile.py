@@ -91,7 +91,7 @@ def test_other_parameters_are_refused_and_named(store_at, chunks):
     before = chunks(path)
     with pytest.raises(Mismatch, match=r"mpp: 1.0 here, 0.5 asked for") as refused:
         giga.tile(path, mpp=0.5, tile_px=64)
-    assert "--redo" in refused.value.hint
+    assert "`redo`" in refused.value.hint
     assert chunks(path) == before
     giga.tile(path, mpp=0.5, tile_px=64, redo=True)
     assert giga.open(path).tiles.recipe.config["mpp"] == 0.5

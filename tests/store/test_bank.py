@@ -153,7 +153,7 @@ def test_however_often_a_bank_is_extended_it_is_the_one_made_in_one_go(steps):
         a, d = a + more_a, d + more_d
         bank = begun(store, augmentations=a, draws=d, redo=first)
         first = False
-        if fills and not bank.is_done(0):
+        if fills and not bank.done().finished[0]:
             numbers = 10 * np.arange(a)[:, None] + np.arange(d)  # (a, d)
             made = bank.missing(0)
             vectors = np.where(made[..., None], numbers[..., None], -1).repeat(WIDTH, axis=2).astype(np.float16)

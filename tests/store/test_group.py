@@ -58,7 +58,7 @@ def test_other_parameters_are_refused_by_name(store):
         for line in ("mpp: 1.0 here, 0.5 asked for", "min_tissue: None here, 0.1 asked for", "tiles: None here, ffff"):
             assert line in caught.value.message
         assert "overlap" not in caught.value.message
-        assert "--redo" in caught.value.hint
+        assert "`redo`" in caught.value.hint
         assert tiles.count(0) == 4
     tiles.check(RECIPE, redo=False)
     tiles.check(other, redo=True)
@@ -166,7 +166,7 @@ def test_done_is_what_was_marked(tiny):
     assert store.features("moco").done().values.tolist() == [4, 2, 0, NOT_DONE]
     assert store.bank("moco").done().values.tolist() == [2, 2, 0, NOT_DONE]
     assert store.embedding("giga").done().values.tolist() == [1, 1, 0, NOT_DONE]
-    assert [store.bank("moco").is_done(row) for row in range(4)] == [True, True, True, False]
+    assert store.bank("moco").done().finished.tolist() == [True, True, True, False]
 
 
 def test_done_counts_registered_slides_alone(store):

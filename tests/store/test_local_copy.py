@@ -90,7 +90,7 @@ def test_no_room_is_noticed_before_anything_is_copied(array, tmp_path, monkeypat
         InvalidInput, match=r"has no room for a copy of the bank, 0\.0 GiB: 0\.3 GiB are free"
     ) as caught:
         staged(array, range(9), tmp_path)
-    assert "--cache FOLDER" in caught.value.hint
+    assert "`cache`" in caught.value.hint
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")

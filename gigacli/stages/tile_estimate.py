@@ -1,4 +1,4 @@
-"""What a run of ``giga tile`` will cost, from the headers of all slides and the tissue of a few."""
+"""Estimate of what ``giga tile`` will cost, from the headers of all slides and the tissue of a few."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gigacli.stages.summary import Summary
 from gigacli.store.space import bank_bytes
 
 if TYPE_CHECKING:
@@ -18,32 +19,22 @@ SAMPLE = 4
 """Slides tiled, without keeping the result, to price a run."""
 
 
-@dataclass(frozen=True)
-class TileEstimate:
-    """What a run will cost.
+@dataclass(frozen=True, kw_only=True)
+class TileEstimate(Summary):
+    """Estimate of what a run will cost; slides that were tiled before are both done and skipped.
 
     Attributes:
-        slides: Slides registered.
-        done: Slides tiled before.
-        skipped: Slides tiled before.
-        failed: Slides that cannot be tiled as registered.
         positions: Grid positions of all slides: an upper bound of the tiles.
         estimated_tiles: Tiles expected.
         estimated_tile_seconds: Time to tile what is not done, on one process of this machine.
         estimated_bank_gib: Size of a bank of 50 augmentations of 256 draws of 256 features.
-        seconds: Time it took to estimate.
         failures: Reason per slide that cannot be tiled.
     """
 
-    slides: int
-    done: int
-    skipped: int
-    failed: int
     positions: int
     estimated_tiles: int
     estimated_tile_seconds: float
     estimated_bank_gib: float
-    seconds: float
     failures: dict[str, str] = field(default_factory=dict)
 
 
