@@ -21,8 +21,7 @@ from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.frozen import can_compile
 from gigacli.nn.tile_features import Batches, SlideFeatures, TileEncoder, draw_bank_views
 from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
-from gigacli.progress import SILENT, Throughput
-from gigacli.stages.summary import Summary
+from gigacli.progress import SILENT, Summary, Throughput
 from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store

@@ -14,9 +14,8 @@ from gigacli.nn.device import pick_device
 from gigacli.nn.giga import embed_views
 from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
 from gigacli.nn.views import TilePositions, cells_of, draw_rows, slide_views
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Summary
 from gigacli.randomness import keyed_rng
-from gigacli.stages.summary import Summary
 from gigacli.store.features import Features
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store

@@ -30,9 +30,8 @@ from gigacli.nn.tile_batches import TileBatches
 from gigacli.nn.tile_encoder import random_resnet18, weights_hash, weights_to_bytes
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import read_labels
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, TrainingSummary
 from gigacli.randomness import keyed_seed
-from gigacli.stages.summary import TrainingSummary
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.resnet18 import read_resnet18

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gigacli.cohort.registration import Registration, register, write_missing_mpp
+from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
 from gigacli.errors import NotFound, kind_of, reason_of
 from gigacli.parallel import as_ready, run_on_dask, worker_count
-from gigacli.progress import SILENT
-from gigacli.stages.summary import Summary
-from gigacli.stages.tile_estimate import TileEstimate, estimate
+from gigacli.progress import SILENT, Summary
 from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store

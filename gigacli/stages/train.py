@@ -23,9 +23,8 @@ from gigacli.nn.sparse_spconv import check_spconv_trains
 from gigacli.nn.tensorboard import TensorBoardLog
 from gigacli.nn.tile_encoder import weights_to_bytes
 from gigacli.nn.views import TilePositions
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, TrainingSummary
 from gigacli.randomness import keyed_seed
-from gigacli.stages.summary import TrainingSummary
 from gigacli.store.bank import Bank, pick_bank
 from gigacli.store.features import Features
 from gigacli.store.recipe import Recipe

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gigacli.stages.summary import Summary
+from gigacli.progress import Summary
 from gigacli.store.space import bank_bytes
 
 if TYPE_CHECKING:
