@@ -54,7 +54,7 @@ def test_what_is_wrong_is_said_in_words(loss, rank, words):
     assert words in warning
     assert bool(warning) == bool(words)
     if warning:
-        assert "--lr" in warning
+        assert "`lr`" in warning
 
 
 def test_every_training_begins_at_chance():

@@ -122,7 +122,7 @@ def test_where_the_bank_lies_is_said(monkeypatch):
     assert sampler(bank()).note == ""
     held, _, grids = bank()
     monkeypatch.setattr(module, "_upload", lambda vectors, device: vectors)
-    for room, words in ((2**40, "lies in the memory of cuda"), (2**10, "fewer --augmentations would fit")):
+    for room, words in ((2**40, "lies in the memory of cuda"), (2**10, "A smaller bank would fit: giga bank")):
         monkeypatch.setattr(module, "_room", lambda device, room=room: room)
         made = Sampler(
             held,
