@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import csv as csv_format
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gigacli.cohort.discovery import find_slides, slide_id_of
 from gigacli.errors import InvalidInput, NotFound, reason_of
 from gigacli.files import new_file
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Progress
 from gigacli.store.address import is_remote
 from gigacli.store.table import SlideRow, SlideTable
 from gigacli.tables import bare_id, find_column, read_columns, tcga_patient
 from gigacli.wsi.resolution import resolve_mpp
 from gigacli.wsi.slide import Slide
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from gigacli.progress import Progress
 
 
 @dataclass(frozen=True)

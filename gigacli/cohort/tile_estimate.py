@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from gigacli.progress import Summary
+from gigacli.store.groups import Done
 from gigacli.store.space import bank_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from gigacli.store.groups import Done
-    from gigacli.store.table import SlideTable
+from gigacli.store.table import SlideTable
 
 SAMPLE = 4
 """Slides tiled, without keeping the result, to price a run."""

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.cohort.registration import file_problem
+from gigacli.config.verbs import PretrainTilesConfig
 from gigacli.errors import InvalidInput
+from gigacli.nn.distributed import Processes
 from gigacli.nn.sampler import steps_per_epoch
 from gigacli.parallel import worker_count
-from gigacli.probing.labels import join, patients_of
+from gigacli.probing.labels import Labels, join, patients_of
+from gigacli.progress import Progress
 from gigacli.randomness import keyed_rng
 from gigacli.store.address import is_remote
 from gigacli.store.local_copy import cache_folder
-from gigacli.wsi.reader import TileReader
+from gigacli.store.store import Store
+from gigacli.store.table import SlideTable
+from gigacli.wsi.reader import SlideTiles, TileReader
 from gigacli.wsi.tile_cache import TileCache
 from gigacli.wsi.tile_pixels import TilePixels, TileSpec, cache_tiles
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from concurrent.futures import Executor
-
-    from numpy.typing import NDArray
-
-    from gigacli.config.verbs import PretrainTilesConfig
-    from gigacli.nn.distributed import Processes
-    from gigacli.probing.labels import Labels
-    from gigacli.progress import Progress
-    from gigacli.store.store import Store
-    from gigacli.store.table import SlideTable
-    from gigacli.wsi.reader import SlideTiles
 
 GB = 1e9
 MAX_SCORED_TILES = 2000

@@ -7,36 +7,29 @@ set, embedded, stored with their numbers. In the same pass every tile is embedde
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gigacli.cohort.registration import file_problem
 from gigacli.config.base import options_of, parse_shard
-from gigacli.config.verbs import BankConfig
+from gigacli.config.verbs import BankConfig, Compile, Precision
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.frozen import can_compile
 from gigacli.nn.tile_features import Batches, SlideFeatures, TileEncoder, draw_bank_views
 from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
-from gigacli.progress import SILENT, Summary, Throughput
+from gigacli.progress import SILENT, Progress, Summary, Throughput
 from gigacli.store.group import shard_rows
+from gigacli.store.groups import Bank, Features
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.tile_encoders import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
 from gigacli.wsi.reader import SlideTiles, TileReader
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from gigacli.config.verbs import Compile, Precision
-    from gigacli.progress import Progress
-    from gigacli.store.groups import Bank, Features
 
 COMPILE_FROM = {"cpu": 50_000, "cuda": 10_000_000}
 """Encodings from which compiling the encoder, half a minute, is sooner paid back than felt."""

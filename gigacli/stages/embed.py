@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.config.base import options_of
-from gigacli.config.verbs import EmbedConfig
+from gigacli.config.verbs import EmbedAggregator, EmbedConfig, Weights
 from gigacli.nn.device import pick_device
 from gigacli.nn.giga import embed_views
 from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
 from gigacli.nn.views import TilePositions, cells_of, draw_rows, slide_views
-from gigacli.progress import SILENT, Summary
+from gigacli.progress import SILENT, Progress, Summary
 from gigacli.randomness import keyed_rng
 from gigacli.store.features import Features
+from gigacli.store.groups import Embedding
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.slide_encoders import ModelChoice, choose_model, name_of_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     import torch
-    from numpy.typing import NDArray
 
-    from gigacli.config.verbs import EmbedAggregator, Weights
-    from gigacli.progress import Progress
-    from gigacli.store.groups import Embedding
 
 BLOCK = 128
 """Slides that are read, embedded and written together, and what is lost at most when a run is killed."""

@@ -7,48 +7,38 @@ The drawn tiles are read once, before anything is trained: a slide that cannot b
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from gigacli.cohort.tile_sample import check_batches, draw_labelled_tiles, draw_tiles, read_sample
+from gigacli.cohort.tile_sample import Sample, check_batches, draw_labelled_tiles, draw_tiles, read_sample
 from gigacli.config.base import options_of
-from gigacli.config.verbs import PretrainTilesConfig
+from gigacli.config.verbs import Precision, PretrainTilesConfig
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
+from gigacli.nn.distributed import Processes
 from gigacli.nn.health import training_warning
 from gigacli.nn.knn import KNNScore
 from gigacli.nn.moco import MoCo
 from gigacli.nn.sampler import steps_per_epoch
 from gigacli.nn.tensorboard import TensorBoardLog
 from gigacli.nn.tile_batches import TileBatches
-from gigacli.nn.tile_encoder import random_resnet18, weights_hash, weights_to_bytes
+from gigacli.nn.tile_encoder import ResNet18, random_resnet18, weights_hash, weights_to_bytes
 from gigacli.parallel import worker_count
-from gigacli.probing.labels import read_labels
-from gigacli.progress import SILENT, TrainingSummary
+from gigacli.probing.labels import Labels, read_labels
+from gigacli.progress import SILENT, Progress, TrainingSummary
 from gigacli.randomness import keyed_seed
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
+from gigacli.store.trained import Encoder
 from gigacli.weights.resnet18 import read_resnet18
 from gigacli.wsi.reader import SlideTiles
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from concurrent.futures import Executor
-
-    from gigacli.cohort.tile_sample import Sample
-    from gigacli.config.verbs import Precision
-    from gigacli.nn.distributed import Processes
-    from gigacli.nn.tile_encoder import ResNet18
-    from gigacli.probing.labels import Labels
-    from gigacli.progress import Progress
-    from gigacli.store.trained import Encoder
-    from gigacli.wsi.tile_pixels import TilePixels
+from gigacli.wsi.tile_pixels import TilePixels
 
 WEIGHT_DECAY, SGD_MOMENTUM = 1e-4, 0.9
 """Of SGD, as in MoCo (He et al. 2020)."""

@@ -7,34 +7,27 @@ label budget, beside the mean of tiles; on request an attention MIL trained from
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.config.base import options_of
-from gigacli.config.verbs import ProbeConfig
+from gigacli.config.verbs import Group, Level, Method, ProbeConfig
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.evaluation import Evaluation, compare, evaluate_linear
 from gigacli.probing.labels import read_labels
 from gigacli.probing.results import ProbeResult, write
 from gigacli.probing.scores import score_fold
 from gigacli.probing.task import MEAN, Candidate, Task, make_task
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Progress
 from gigacli.randomness import keyed_rng
 from gigacli.store.address import find_store
 from gigacli.store.groups import Embedding, Features
 from gigacli.store.store import Store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from gigacli.config.verbs import Group, Level, Method
-    from gigacli.progress import Progress
 
 KEPT_TILES = 4096
 """Tiles of a slide that attention MIL keeps in memory, drawn once where there are more: 2 MB of 256 features."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,19 +21,14 @@ from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
 from gigacli.errors import NotFound, kind_of, reason_of
 from gigacli.parallel import as_ready, run_on_dask, worker_count
-from gigacli.progress import SILENT, Summary
+from gigacli.progress import SILENT, Progress, Summary
 from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
+from gigacli.store.table import SlideRow
 from gigacli.wsi.grid import grid_capacity
 from gigacli.wsi.qc_folder import QCFolder
 from gigacli.wsi.tiling import Tiles, find_tiles
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from gigacli.progress import Progress
-    from gigacli.store.table import SlideRow
 
 LOWEST = 10
 """Slides with the fewest tiles that a summary names."""

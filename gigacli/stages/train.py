@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save as save_safetensors
 
 from gigacli.config.base import fingerprint, options_of
-from gigacli.config.verbs import TrainConfig
+from gigacli.config.verbs import Precision, Preset, SlideAggregator, SparseBackend, TrainConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
+from gigacli.nn.distributed import Processes
 from gigacli.nn.giga import GigaSSL, whitening_matrix
 from gigacli.nn.health import training_warning
 from gigacli.nn.sampler import Sampler, steps_per_epoch
@@ -23,26 +25,17 @@ from gigacli.nn.sparse_spconv import check_spconv_trains
 from gigacli.nn.tensorboard import TensorBoardLog
 from gigacli.nn.tile_encoder import weights_to_bytes
 from gigacli.nn.views import TilePositions
-from gigacli.progress import SILENT, TrainingSummary
+from gigacli.progress import SILENT, Progress, TrainingSummary
 from gigacli.randomness import keyed_seed
 from gigacli.store.bank import Bank, pick_bank
 from gigacli.store.features import Features
+from gigacli.store.mapped import MappedBank, MappedFeatures
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
+from gigacli.store.table import SlideTable
+from gigacli.store.trained import Encoder, Model
 from gigacli.tables import bare_id, find_column, read_table, require_column
 from gigacli.weights.resnet18 import resnet18_from_bytes
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from gigacli.config.verbs import Precision, Preset, SlideAggregator, SparseBackend
-    from gigacli.nn.distributed import Processes
-    from gigacli.progress import Progress
-    from gigacli.store.mapped import MappedBank, MappedFeatures
-    from gigacli.store.table import SlideTable
-    from gigacli.store.trained import Encoder, Model
 
 
 @dataclass(frozen=True, kw_only=True)

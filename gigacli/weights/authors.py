@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import pickle
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.nn.gigassl import GigasslEncoder
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
 
 WIDTH_IN = 256
 """Features of a tile: ``layer3`` of the authors' ResNet18."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -14,10 +16,6 @@ from torch import Tensor
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.nn.tile_encoder import ResNet18, random_resnet18
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 CONTAINERS = ("state_dict", "model", "model_state_dict")
 """Keys under which training code puts a network's weights beside its epoch, optimizer and so on."""

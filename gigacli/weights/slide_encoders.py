@@ -6,6 +6,7 @@ Whatever it is, it must go with the tile features of the store that it is used o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,23 +15,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 
 from gigacli.config.base import NAME_PATTERN
+from gigacli.config.verbs import EmbedConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.giga import GigaSSL
 from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX
+from gigacli.nn.views import ViewBatch
 from gigacli.randomness import keyed_seed
 from gigacli.store.groups import Features, Model
+from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.weights.authors import WIDTH_IN, read_gigassl
 from gigacli.weights.card import WeightsCard, encoder_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
-    from gigacli.config.verbs import EmbedConfig
-    from gigacli.nn.views import ViewBatch
-    from gigacli.store.recipe import Recipe
-    from gigacli.store.store import Store
 
 PAPER_TILES = 5
 """T of the paper, for the authors' checkpoints: they do not name theirs in a form that could be relied on."""

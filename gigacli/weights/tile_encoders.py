@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gigacli.config.base import NAME_PATTERN
+from gigacli.config.verbs import BankConfig
 from gigacli.errors import GigaError, InvalidInput, NotFound
 from gigacli.nn.frozen import FrozenTileEncoder
 from gigacli.nn.tile_encoder import random_resnet18, weights_hash, weights_to_bytes
+from gigacli.nn.tile_features import TileEncoder
 from gigacli.nn.timm_encoder import TIMM, TimmEncoder
 from gigacli.store.groups import Encoder
 from gigacli.store.recipe import Recipe
+from gigacli.store.store import Store
 from gigacli.weights.resnet18 import read_resnet18, resnet18_from_bytes
 
 if TYPE_CHECKING:
     import torch
 
-    from gigacli.config.verbs import BankConfig
-    from gigacli.nn.tile_features import TileEncoder
-    from gigacli.store.store import Store
 
 RANDOM = "random-resnet18"
 
