@@ -4,7 +4,9 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from benchmarks import compare_stores
 from benchmarks.compare_stores import differences
@@ -42,6 +44,17 @@ def test_every_difference_is_named(pair):
         f"only in {other}: tiles/1",
         "differs: zarr.json",
     ]
+
+
+@pytest.mark.parametrize(("name", "equal"), [("history.per_second", True), ("history.loss", False)])
+def test_times_in_a_checkpoint_do_not_count(pair, name, equal):
+    for i, store in enumerate(pair):
+        for array in ("checkpoint", name.replace(".", "/")):
+            (store / "models" / "giga" / array / "c").mkdir(parents=True)
+        tensors = {"epoch": np.array(3), name: np.array([i, 2.0])}
+        (store / "models" / "giga" / "checkpoint" / "c" / "0").write_bytes(save(tensors) + bytes([i] * 4))
+        (store / "models" / "giga" / name.replace(".", "/") / "c" / "0").write_bytes(bytes([i]))
+    assert len(differences(*pair)) == (0 if equal else 2)
 
 
 @pytest.mark.parametrize("change", [False, True])
