@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import signal
 import sys
 import types
 from pathlib import Path
@@ -101,6 +102,14 @@ def chunk_files(store: Path, group: str = "") -> dict[str, bytes]:
 def chunks():
     """The function `chunk_files`."""
     return chunk_files
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal, here and in children, where the tests themselves run with it ignored (nohup, ``&``)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 OPERATORS = []

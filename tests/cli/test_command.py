@@ -219,6 +219,7 @@ def test_debug_shows_the_traceback(tmp_path):
     assert result.returncode != 0
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_keeps_what_is_finished_and_says_130(store_at, chunks, chain):
     path = store_at("tile")
     command = [str(GIGA), "bank", str(path), "--encoder", "random-resnet18", "--augmentations", "3", "--draws", "8"]
@@ -236,6 +237,7 @@ def test_interrupted_keeps_what_is_finished_and_says_130(store_at, chunks, chain
     assert chunks(path, "banks") == chunks(chain("bank"), "banks")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_when_all_is_done_is_no_crash():
     code = (
         "import atexit, os, signal, sys; from gigacli.__main__ import main; "
