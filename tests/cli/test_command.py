@@ -1,6 +1,7 @@
 """The command line: flags, exit codes, messages, what goes to which stream."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
