@@ -1,10 +1,13 @@
 """Fixtures for the stages: a tiny cohort of drawn slides, and stores of it at every stage, made once."""
 
 import argparse
+import fcntl
 import os
 import shutil
+import signal
 import sys
 import types
+from contextlib import contextmanager
 from pathlib import Path
 
 # One thread: repeatable to the byte, and test processes do not wait for each other's threads.
@@ -37,11 +40,29 @@ def slides(shared) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cohort(tmp_path_factory):
+def shared_folder(tmp_path_factory):
+    """``with shared_folder("name") as folder:`` one folder for all test processes, which enter it one by one."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    @contextmanager
+    def enter(name):
+        folder = root / "shared" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+
+    return enter
+
+
+@pytest.fixture(scope="session")
+def cohort(shared_folder):
     """Eight small drawn slides of four patients from two labs."""
     from gigacli.demo.cohort import write_cohort
 
-    return write_cohort(tmp_path_factory.mktemp("cohort"), slides=8, patients=4, labs=2, seed=1, size_px=(1536, 1152))
+    with shared_folder("cohort") as folder:
+        return write_cohort(folder, slides=8, patients=4, labs=2, seed=1, size_px=(1536, 1152))
 
 
 TILE = {"mpp": 1.0, "tile_px": 64}
@@ -51,11 +72,11 @@ EMBED = {"views": 5}
 
 
 @pytest.fixture(scope="session")
-def chain(cohort, tmp_path_factory):
+def chain(cohort, shared_folder):
     """``chain("bank")``: path of a store made up to that stage. Made once; copy it before writing."""
     import gigacli as giga
 
-    made: dict[str, Path] = {}
+    made: dict[str, dict[Path, int]] = {}  # stage -> when its large files were written
     steps = {
         "tile": lambda path: giga.tile(path, csv=cohort.cohort_csv, **TILE),
         "bank": lambda path: giga.bank(path, **BANK),
@@ -63,31 +84,44 @@ def chain(cohort, tmp_path_factory):
         "embed": lambda path: giga.embed(path, **EMBED),
     }
 
+    def make(stage: str) -> Path:
+        with shared_folder(stage) as folder:
+            path, done = folder / "cohort.zarr", folder / "done"
+            if not done.exists():
+                earlier = list(steps)[: list(steps).index(stage)]
+                if earlier:
+                    copy_store(make(earlier[-1]), path)
+                steps[stage](path)
+                done.touch()
+        return path
+
     def at(stage: str) -> Path:
-        earlier = None
-        for name, run in steps.items():
-            if name not in made:
-                path = tmp_path_factory.mktemp(name) / "cohort.zarr"
-                if earlier is not None:
-                    shutil.copytree(earlier, path)
-                run(path)
-                made[name] = path
-            earlier = made[name]
-            if name == stage:
-                return earlier
-        raise KeyError(stage)
+        path = make(stage)
+        large = {p: p.stat().st_mtime_ns for p in path.rglob("*") if is_large(p)}
+        assert made.setdefault(stage, large) == large, "a test has written into a file that copies of this store share"
+        return path
 
     return at
+
+
+def is_large(file: Path) -> bool:
+    """Whether copies of a store share a file: weights and checkpoints of megabytes."""
+    return file.is_file() and file.stat().st_size > 1 << 20
+
+
+def copy_store(store: Path, to: Path) -> Path:
+    """Copy a store, to write into it; large files are hard links, as whoever writes a chunk puts a new file there."""
+
+    def copy(source: str, target: str) -> None:
+        (os.link if is_large(Path(source)) else shutil.copy2)(source, target)
+
+    return Path(shutil.copytree(store, to, copy_function=copy))
 
 
 @pytest.fixture
 def store_at(chain, tmp_path):
     """``store_at("bank")``: a copy of a store made up to that stage, to write into."""
-
-    def copy(stage: str, name: str = "cohort.zarr") -> Path:
-        return Path(shutil.copytree(chain(stage), tmp_path / name))
-
-    return copy
+    return lambda stage, name="cohort.zarr": copy_store(chain(stage), tmp_path / name)
 
 
 def chunk_files(store: Path, group: str = "") -> dict[str, bytes]:
@@ -101,6 +135,14 @@ def chunk_files(store: Path, group: str = "") -> dict[str, bytes]:
 def chunks():
     """The function `chunk_files`."""
     return chunk_files
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal, here and in children, where the tests themselves run with it ignored (nohup, ``&``)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 OPERATORS = []

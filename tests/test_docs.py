@@ -5,7 +5,6 @@ command takes are set to the least. Examples that are scripts run as they are, s
 """
 
 import ast
-import importlib.util
 import os
 import re
 import shlex
@@ -22,13 +21,13 @@ import pytest
 
 import gigacli
 import gigacli.cli.verbs
+from docs import generate
 from gigacli.cli.command import run_command
+from tests.helpers import run_giga, warm_server
 
 ROOT = Path(__file__).parents[1]
-GIGA = Path(sys.executable).with_name("giga")
 EXAMPLES = ROOT / "examples"
 PAGES = ("README.md", "docs/commands.md")
-ENVIRONMENT = {**os.environ, "PATH": f"{GIGA.parent}{os.pathsep}{os.environ['PATH']}"}
 SMALL = {"MPP": "1.0", "TILE_PX": "64", "TILE_EPOCHS": "1", "AUGMENTATIONS": "2", "DRAWS": "4", "EPOCHS": "2"}
 
 LEAST = {
@@ -67,6 +66,12 @@ def test_the_contributing_page_names_every_room():
     page = (ROOT / "CONTRIBUTING.md").read_text()
     for room in (p.name for p in (ROOT / "gigacli").iterdir() if (p / "__init__.py").exists()):
         assert f"{room}/`" in page, room
+
+
+def environment(**variables):
+    """That of a script: ``giga`` on its path starts at once, other commands are those beside this Python."""
+    path = (str(warm_server()), str(Path(sys.executable).parent), os.environ["PATH"])
+    return {**os.environ, "PATH": os.pathsep.join(path), **variables}
 
 
 def command_lines(page):
@@ -135,10 +140,7 @@ def test_the_python_of_the_readme_runs(desk, monkeypatch):
 
 @pytest.mark.parametrize("page", ["commands.md", "api.md"])
 def test_references_are_what_the_program_says(page):
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert (ROOT / "docs" / page).read_text() == module.PAGES[page](), "run: make docs"
+    assert (ROOT / "docs" / page).read_text() == generate.PAGES[page](), "run: make docs"
 
 
 def test_links_lead_somewhere():
@@ -151,8 +153,8 @@ def test_links_lead_somewhere():
 
 
 def test_the_batch_script_runs(tmp_path, cohort):
-    environment = {**ENVIRONMENT, **SMALL, "SLIDES": str(cohort.slides), "LABELS": str(cohort.labels_csv)}
-    table = run(["bash", str(EXAMPLES / "batch.sh")], cwd=tmp_path, env=environment)
+    variables = environment(**SMALL, SLIDES=str(cohort.slides), LABELS=str(cohort.labels_csv))
+    table = run(["bash", str(EXAMPLES / "batch.sh")], cwd=tmp_path, env=variables)
     assert "mean-moco" in table
     assert "25 %" in table
 
@@ -172,15 +174,9 @@ def test_the_slurm_script_submits_a_chain_of_jobs(tmp_path, cohort):
     stub.parent.mkdir()
     stub.write_text(SBATCH)
     stub.chmod(0o755)
-    environment = {
-        **ENVIRONMENT,
-        **SMALL,
-        "SLIDES": str(cohort.slides),
-        "LABELS": str(cohort.labels_csv),
-        "SHARDS": "2",
-    }
-    environment["PATH"] = f"{stub.parent}{os.pathsep}{environment['PATH']}"
-    said = run(["bash", str(EXAMPLES / "slurm.sh")], cwd=tmp_path, env=environment)
+    variables = environment(**SMALL, SLIDES=str(cohort.slides), LABELS=str(cohort.labels_csv), SHARDS="2")
+    variables["PATH"] = f"{stub.parent}{os.pathsep}{variables['PATH']}"
+    said = run(["bash", str(EXAMPLES / "slurm.sh")], cwd=tmp_path, env=variables)
     assert "probe: job 6" in said
     assert "mean-moco" in (tmp_path / "out.log").read_text()
     jobs = (tmp_path / "jobs.log").read_text().splitlines()
@@ -192,20 +188,20 @@ def test_the_dask_script_makes_a_bank(tmp_path, cohort):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {**ENVIRONMENT, **SMALL, "SLIDES": str(cohort.slides), "PORT": port}
-    said = run(["bash", str(EXAMPLES / "dask.sh")], cwd=tmp_path, env=environment)
+    variables = environment(**SMALL, SLIDES=str(cohort.slides), PORT=port)
+    said = run(["bash", str(EXAMPLES / "dask.sh")], cwd=tmp_path, env=variables)
     assert "next: giga train cohort.zarr" in said
 
 
 def test_the_torchrun_script_trains_in_two_processes(store_at):
     folder = store_at("bank").parent
-    said = run(["bash", str(EXAMPLES / "torchrun.sh")], cwd=folder, env={**ENVIRONMENT, **SMALL})
+    said = run(["bash", str(EXAMPLES / "torchrun.sh")], cwd=folder, env=environment(**SMALL))
     assert "mean-random-resnet18" in said
 
 
 def test_the_notebook_script_runs(tmp_path, cohort):
-    script = [sys.executable, str(EXAMPLES / "notebook.py")]
-    text = run([*script, str(cohort.slides), str(cohort.labels_csv), str(tmp_path / "c.zarr")], env=ENVIRONMENT)
+    script = [warm_server() / "warm-python", str(EXAMPLES / "notebook.py")]
+    text = run([*script, str(cohort.slides), str(cohort.labels_csv), str(tmp_path / "c.zarr")])
     assert "AUC" in text
     assert "<giga store" in text
 
@@ -220,10 +216,10 @@ def test_the_script_for_features_runs(tmp_path):
             coords = file.create_dataset("coords", data=512 * np.array([(x, y) for x in range(3) for y in range(3)]))
             coords.attrs.update({"patch_size": 256, "patch_size_level0": 512, "target_magnification": 20})
     (tmp_path / "labels.csv").write_text("slide_id,label\n" + "".join(f"slide-{i},{'ab'[i % 2]}\n" for i in range(12)))
-    environment = {**ENVIRONMENT, "FEATURES": "features_uni_v1", "LABELS": "labels.csv", "EPOCHS": "2"}
-    table = run(["bash", str(EXAMPLES / "features.sh")], cwd=tmp_path, env=environment)
+    variables = environment(FEATURES="features_uni_v1", LABELS="labels.csv", EPOCHS="2")
+    table = run(["bash", str(EXAMPLES / "features.sh")], cwd=tmp_path, env=variables)
     assert "mean-uni_v1" in table
-    run([str(GIGA), "validate", "cohort.zarr"], cwd=tmp_path)
+    assert run_giga("validate", "cohort.zarr", cwd=tmp_path).returncode == 0
 
 
 def example_lines():
@@ -238,7 +234,7 @@ def example_lines():
 @pytest.mark.parametrize("line", list(example_lines()))
 def test_every_flag_in_the_examples_exists(line):
     words = shlex.split(line, comments=True)
-    text = run([str(GIGA), words[1], "--help"], env={**os.environ, "COLUMNS": "200"})
+    text = run_giga(words[1], "--help", check=True).stdout
     for word in words[2:]:
         if word.startswith("-"):
             assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text), f"{word} is no flag of giga {words[1]}"

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from gigacli.store.groups import Model
 from gigacli.store.info import info
 from gigacli.store.store import Store
 from gigacli.store.validate import validate
+from tests.helpers import run_giga
 
 GIGA = Path(sys.executable).with_name("giga")
 TILE = {"mpp": 1.0, "tile_px": 64}
@@ -136,14 +136,7 @@ def test_damage_is_found(made, bucket):
 
 
 def run(*arguments, **environment):
-    return subprocess.run(
-        [str(GIGA), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "AWS_MAX_ATTEMPTS": "1", "COLUMNS": "200", **environment},
-        timeout=120,
-        check=False,
-    )
+    return run_giga(*arguments, env={"AWS_MAX_ATTEMPTS": "1", **environment})
 
 
 def test_killed_and_run_again(bucket, cohort, chain, chunks):

@@ -1,29 +1,14 @@
 """The simulated cohort of the study: its labels differ in what they are about and in nothing else."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import gigacli as giga
+from benchmarks import simulated
 from gigacli.randomness import keyed_rng
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 
-
-@pytest.fixture(scope="module")
-def simulated():
-    spec = importlib.util.spec_from_file_location("simulated", FOLDER / "simulated.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-def test_arrangement_moves_tiles_and_changes_nothing_else(simulated):
+def test_arrangement_moves_tiles_and_changes_nothing_else():
     alike = {True: [], False: []}
     for seed in range(12):
         logits = simulated.PATIENT * keyed_rng(seed).standard_normal(simulated.TYPES)
@@ -41,7 +26,7 @@ def test_arrangement_moves_tiles_and_changes_nothing_else(simulated):
     assert min(alike[True]) > max(alike[False])
 
 
-def test_labels_and_labs_are_balanced_against_each_other(simulated):
+def test_labels_and_labs_are_balanced_against_each_other():
     people = simulated.plan(64)
     combinations = [(p["mixture"], p["arrangement"], p["lab"]) for p in people]
     assert {combinations.count(c) for c in combinations} == {64 // (4 * simulated.LABS)}
@@ -49,7 +34,7 @@ def test_labels_and_labs_are_balanced_against_each_other(simulated):
         simulated.plan(20)
 
 
-def test_a_simulated_store_trains(simulated, tmp_path):
+def test_a_simulated_store_trains(tmp_path):
     path, labels, drawn = simulated.write(tmp_path, seed=1, strength=simulated.WEAK, patients=16)
     store = giga.open(path)
     assert giga.validate(path).problems == []

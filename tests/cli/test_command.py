@@ -16,22 +16,12 @@ from gigacli.cli.command import in_flags
 from gigacli.cli.tools import TOOLS
 from gigacli.cli.verbs import VERBS
 from gigacli.config.base import choices_of, kinds_of
+from tests.helpers import run_giga as giga
+from tests.helpers import warm_server
 
 GIGA = Path(sys.executable).with_name("giga")
 COMMANDS = {command.name: command for command in (*VERBS, *TOOLS)}
 HEAVY = "('torch', 'zarr', 'sklearn', 'pandas', 'numpy')"
-
-
-def giga(*arguments, cwd=None, env=None):
-    return subprocess.run(
-        [str(GIGA), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "200", **(env or {})},
-        timeout=250,
-        check=False,
-    )
 
 
 def test_help_lists_the_verbs_in_the_order_of_the_method():
@@ -129,7 +119,8 @@ def test_flags_that_are_not_called_like_their_parameter():
 def test_version():
     from gigacli.version import __version__
 
-    assert giga("--version").stdout.strip() == __version__
+    shown = subprocess.run([GIGA, "--version"], capture_output=True, text=True, check=True)  # the console script itself
+    assert shown.stdout.strip() == __version__
 
 
 def test_json_is_one_object_on_standard_output(store_at):
@@ -219,10 +210,11 @@ def test_debug_shows_the_traceback(tmp_path):
     assert result.returncode != 0
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_keeps_what_is_finished_and_says_130(store_at, chunks, chain):
     path = store_at("tile")
-    command = [str(GIGA), "bank", str(path), "--encoder", "random-resnet18", "--augmentations", "3", "--draws", "8"]
-    process = subprocess.Popen([*command, "--precision", "fp32"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    line = ["bank", path, "--encoder", "random-resnet18", "--augmentations", "3", "--draws", "8", "--precision", "fp32"]
+    process = subprocess.Popen([warm_server() / "giga", *line], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     done = path / "banks" / "random-resnet18" / "done" / "c"
     deadline = time.monotonic() + 200
     while not done.is_dir() and process.poll() is None and time.monotonic() < deadline:
@@ -232,10 +224,11 @@ def test_interrupted_keeps_what_is_finished_and_says_130(store_at, chunks, chain
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     assert 1 <= len(list(done.iterdir())) < 8
-    assert giga(*command[1:]).returncode == 0
+    assert giga(*line).returncode == 0
     assert chunks(path, "banks") == chunks(chain("bank"), "banks")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_when_all_is_done_is_no_crash():
     code = (
         "import atexit, os, signal, sys; from gigacli.__main__ import main; "

@@ -71,6 +71,7 @@ class Cycle:
         self.me = self
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_drops_is_raised_at_the_next_step():
     before = signal.getsignal(signal.SIGINT)
@@ -86,6 +87,7 @@ def test_an_interrupt_that_python_drops_is_raised_at_the_next_step():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_elsewhere_is_raised_at_once():
     with pytest.raises(KeyboardInterrupt), ConsoleProgress(quiet=True):
         signal.raise_signal(signal.SIGINT)

@@ -1,10 +1,6 @@
 """The doctor's findings: what is broken, what is worth a note, and what to do."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +8,8 @@ from gigacli.doctor import checks as module
 from gigacli.doctor import machine
 from gigacli.doctor.isolated import Outcome
 from gigacli.errors import NotFound
+from tests.helpers import run_giga
 
-GIGA = Path(sys.executable).with_name("giga")
 TORCH = {
     "version": "2.13.0",
     "threads": 1,
@@ -207,14 +203,7 @@ def test_a_store_that_is_none(round_of, tmp_path):
 
 def test_this_machine(chain):
     """The real round, with nothing stood in for."""
-    environment = {**os.environ, "COLUMNS": "200"}
-    result = subprocess.run(
-        [str(GIGA), "doctor", str(chain("bank")), "--json"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+    result = run_giga("doctor", chain("bank"), "--json")
     found = json.loads(result.stdout)
     assert [c for c in found["checks"] if c["state"] == "broken"] == []
     assert result.returncode == 0

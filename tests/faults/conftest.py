@@ -1,18 +1,17 @@
 """The stages as commands that can be killed, interrupted or starved, and the stores they leave when nobody does."""
 
-import json
 import math
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 import gigacli
+from tests import warm
+from tests.helpers import warm_server
 
 FAULTS = int(os.environ.get("GIGA_FAULTS", "0"))
 """Faults of every kind in all; 0 for the short form. ``GIGA_FAULTS=100 pytest -n 0 tests/faults`` is the long one."""
@@ -41,25 +40,34 @@ def share(short):
 
 
 class Victims:
-    """Children that run giga. A context of the process in ``victim.py``."""
+    """Children that run giga, with what they say in one file."""
 
     def __init__(self, log):
         self.log = log
-        self._server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("victim.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._ask({"wait": None})  # until everything is imported
+        self.server = str(warm_server() / "socket")
+        self.running = {}
 
     def start(self, arguments, *, file_bytes=0):
         """Start a command; its process id."""
-        return self._ask({"arguments": [*map(str, arguments)], "log": str(self.log), "file_bytes": file_bytes})
+        # as often as their share of the time allows, so that short trainings have something to go on from
+        settings = {"gigacli.nn.loop:CHECKPOINT_SECONDS": 0}
+        with self.log.open("a") as log, Path(os.devnull).open() as nothing:
+            pid, connection = warm.start(
+                self.server,
+                ["giga", *map(str, arguments)],
+                fds=(nothing.fileno(), log.fileno(), log.fileno()),
+                file_bytes=file_bytes,
+                settings=settings,
+            )
+        self.running[pid] = connection
+        return pid
 
     def wait(self, pid, seconds=280.0):
         """Its exit code, or minus the signal that killed it; None if it still runs after that time."""
-        return self._ask({"wait": pid, "seconds": seconds})
+        code = warm.exit_code(self.running[pid], seconds)
+        if code is not None:
+            del self.running[pid]
+        return code
 
     def run(self, arguments, **limits):
         """Run a command to its end; its exit code."""
@@ -79,16 +87,6 @@ class Victims:
         text = self.log.read_text() if self.log.exists() else ""
         self.log.write_text("")
         return text
-
-    def close(self):
-        self._server.stdin.close()
-        self._server.wait()
-        self._server.stdout.close()
-
-    def _ask(self, request):
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return json.loads(self._server.stdout.readline())
 
 
 class Scene:
@@ -144,9 +142,7 @@ class Scene:
 
 @pytest.fixture(scope="session")
 def victims(tmp_path_factory):
-    server = Victims(tmp_path_factory.mktemp("log") / "log.txt")
-    yield server
-    server.close()
+    return Victims(tmp_path_factory.mktemp("log") / "log.txt")
 
 
 @pytest.fixture(scope="session")

@@ -6,28 +6,24 @@ import pytest
 
 import gigacli as giga
 from gigacli.wsi import reader
+from tests.helpers import Recorder
 
 TILE = {"mpp": 1.0, "tile_px": 64, "workers": 1}
 BANK = {"encoder": "random-resnet18", "augmentations": 2, "draws": 4, "precision": "fp32", "workers": 1}
 
 
-class After:
-    """Does something to the world once some slides are done."""
+def after(slides, act):
+    """Progress that does something to the world once some slides are tiled or banked."""
+    done = []
 
-    def __init__(self, slides, act):
-        self.left, self.act = slides, act
+    def count(recorder):
+        what, (steps, _) = recorder.started[-1][0], recorder.advanced[-1]
+        if what in ("tiling", "bank") and steps:
+            done.append(steps)
+            if len(done) == slides:
+                act()
 
-    def start(self, what, total, *, done=0):
-        self.what = what
-
-    def advance(self, steps=1, *, note=""):
-        if self.what in ("tiling", "bank") and steps:
-            self.left -= 1
-            if self.left == 0:
-                self.act()
-
-    def say(self, message):
-        pass
+    return Recorder(count)
 
 
 @pytest.fixture
@@ -59,7 +55,7 @@ def test_in_the_middle_of_a_bank(happens, slides, tmp_path, chunks):
         giga.tile(path, slides, **TILE)
     giga.bank(undisturbed, **BANK)
     last = sorted(slides.glob("*.tif"))[-1]
-    summary = giga.bank(store, **BANK, progress=After(2, lambda: happens(last)))
+    summary = giga.bank(store, **BANK, progress=after(2, lambda: happens(last)))
     assert (summary.done, list(summary.failures)) == (7, [last.stem])
     assert giga.validate(store).problems == []
     last.with_suffix(".away").replace(last)
@@ -74,7 +70,7 @@ def test_in_the_middle_of_tiling(happens, slides, tmp_path, chunks):
     undisturbed, store = tmp_path / "a.zarr", tmp_path / "b.zarr"
     giga.tile(undisturbed, slides, **TILE)
     last = sorted(slides.glob("*.tif"))[-1]
-    summary = giga.tile(store, slides, **TILE, progress=After(2, lambda: happens(last)))
+    summary = giga.tile(store, slides, **TILE, progress=after(2, lambda: happens(last)))
     assert (summary.done, list(summary.failures)) == (7, [last.stem])
     assert giga.validate(store).problems == []
     last.with_suffix(".away").replace(last)

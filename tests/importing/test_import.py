@@ -1,7 +1,5 @@
 """Imports can be stopped, repeated, added to and replaced; what does not belong together is refused at the door."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -18,8 +16,7 @@ from gigacli.store.info import info
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.validate import validate
-
-GIGA = Path(sys.executable).with_name("giga")
+from tests.helpers import run_giga
 
 
 def edit(file, change):
@@ -72,9 +69,7 @@ def test_broken_files_are_failures_of_their_slides(tmp_path, features):
     files = sorted(features.glob("*.h5"))
     whole = files[2].read_bytes()
     files[2].write_bytes(whole[:600])
-    result = subprocess.run(
-        [str(GIGA), "import", "a.zarr", str(features)], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    result = run_giga("import", "a.zarr", features, cwd=tmp_path)
     assert result.returncode == 1, result.stderr
     assert files[2].stem in result.stdout
     store = giga.open(tmp_path / "a.zarr")

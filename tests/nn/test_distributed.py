@@ -1,9 +1,5 @@
 """Two processes (gloo) take the steps of one: views, batch norm, loss, gradients."""
 
-import os
-import socket
-import subprocess
-import sys
 import textwrap
 
 import pytest
@@ -13,6 +9,7 @@ from torch import nn
 
 from gigacli.errors import InvalidInput
 from gigacli.nn.distributed import ALONE, Processes, SyncBatchNorm1d, SyncBatchNorm2d, joined, synchronise
+from tests.helpers import launch
 
 STEPS = """
     import sys
@@ -94,27 +91,6 @@ MOCO_STEPS = """
                  and "num_batches" not in k}
         save_file({**state, **history}, f"{sys.argv[1]}/{processes.count}.{processes.rank}")
 """
-
-
-def launch(count, arguments):
-    """Run a command line of python in `count` processes, as torchrun does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env={**shared, "WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    ended = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0] * count, ended
-    return [out for out, _ in ended]
 
 
 def steps_of(script, folder):

@@ -19,6 +19,7 @@ from gigacli.nn import loop
 from gigacli.nn.loop import Schedule, Step, Training, epoch_of, run
 from gigacli.nn.tile_encoder import weights_to_bytes
 from gigacli.progress import SILENT
+from tests.helpers import Recorder
 
 EPOCHS, STEPS = 6, 3
 
@@ -74,22 +75,6 @@ def training_of(kind, seed=0, saved=None, *, data=batches, width=5, epochs=EPOCH
         step=module.step,
         save=lambda checkpoint, history: saved.append(checkpoint) if saved is not None else None,
     )
-
-
-class Recorder:
-    """Progress that remembers."""
-
-    def __init__(self):
-        self.started, self.notes = [], []
-
-    def start(self, what, total, *, done=0):
-        self.started.append((total, done))
-
-    def advance(self, steps=1, *, note=""):
-        self.notes.append((steps, note))
-
-    def say(self, message):
-        raise AssertionError(message)
 
 
 # Schedule.
@@ -152,8 +137,9 @@ def test_killed_in_the_middle_of_an_epoch(kind):
     progress, resumed = Recorder(), training_of(kind, seed=5)
     assert run(resumed, progress, checkpoint=saved[-1]) == history
     assert weights_to_bytes(resumed.module) == weights_to_bytes(whole.module)
-    assert progress.started == [(EPOCHS, 3)]
-    assert sum(steps for steps, _ in progress.notes) == 3
+    assert [task[1:] for task in progress.started] == [(EPOCHS, 3)]
+    assert sum(steps for steps, _ in progress.advanced) == 3
+    assert progress.said == []
 
 
 def with_figures(training):
@@ -300,11 +286,12 @@ def test_history_is_the_mean_loss_and_the_last_rate_of_every_epoch():
     history = run(training, progress, checkpoint=None)
     assert history["loss"] == [2.0, 5.0, 8.0, 11.0]
     assert history["lr"] == [Schedule(0.1, 2, 12)(step) for step in (2, 5, 8, 11)]
-    assert progress.started == [(4, 0)]
-    assert [steps for steps, _ in progress.notes] == [0, 0, 0, 1] * 4
-    assert progress.notes[0][1] == "step 1 of 3"
-    assert progress.notes[7][1] == "loss 5.0000 (chance 100.00)"
-    assert progress.notes[8][1] == "loss 5.0000 (chance 100.00); step 1 of 3"
+    assert [task[1:] for task in progress.started] == [(4, 0)]
+    assert [steps for steps, _ in progress.advanced] == [0, 0, 0, 1] * 4
+    assert progress.advanced[0][1] == "step 1 of 3"
+    assert progress.advanced[7][1] == "loss 5.0000 (chance 100.00)"
+    assert progress.advanced[8][1] == "loss 5.0000 (chance 100.00); step 1 of 3"
+    assert progress.said == []
 
 
 def test_every_figure_of_every_epoch_is_kept_and_recorded():

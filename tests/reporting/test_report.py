@@ -2,10 +2,7 @@
 
 import json
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +12,7 @@ from gigacli.errors import InvalidInput, NotFound
 from gigacli.reporting.page import as_json
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
+from tests.helpers import run_giga
 
 OPEN = {"meta", "link", "br", "img", "input", "path", "use", "rect"}
 
@@ -220,14 +218,14 @@ def test_a_damaged_slide_does_not_take_the_report_with_it(store_at, tmp_path):
 
 
 def test_the_command(chain, tmp_path):
-    line = [str(Path(sys.executable).with_name("giga")), "report", str(chain("tile")), "--thumbnails", "1", "--json"]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False)
+    line = ["report", chain("tile"), "--thumbnails", "1", "--json"]
+    done = run_giga(*line, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["report"] == "cohort-report.html"
     assert summary["bytes"] == (tmp_path / "cohort-report.html").stat().st_size
     (tmp_path / "cohort-report.html").write_text("mine")
-    refused = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False)
+    refused = run_giga(*line, cwd=tmp_path)
     assert refused.returncode == 2
     assert "no giga report" in refused.stderr
     assert (tmp_path / "cohort-report.html").read_text() == "mine"

@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.reporting import attribution
 from gigacli.reporting.tile_map import geojson
 from gigacli.store.store import Store
+from tests.helpers import run_giga
 
 PLANTED = np.arange(6)
 """Tiles of every slide of class `b` that are given other features than all tiles else."""
@@ -192,16 +191,13 @@ def test_refusals(planted, store_at, tmp_path):
 
 def test_the_command(planted, tmp_path):
     store, labels = planted
-    giga_command = Path(sys.executable).with_name("giga")
     slide = one_of(store, labels, "b")
-    line = [str(giga_command), "tile-map", store.url, slide, "--labels", str(labels), "--views", "20", "--json"]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False)
+    options = ["--labels", labels, "--views", "20", "--json"]
+    done = run_giga("tile-map", store.url, slide, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["towards"] >= len(PLANTED)
     assert all((tmp_path / file).exists() for file in summary["files"])
-    refused = subprocess.run(
-        [*line[:3], "nobody", *line[4:]], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    refused = run_giga("tile-map", store.url, "nobody", *options, cwd=tmp_path)
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr

@@ -1,10 +1,8 @@
 """giga pretrain-tiles: MoCo on the cohort's own tiles."""
 
-import importlib.util
 import json
 import math
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +15,7 @@ from gigacli.nn import loop
 from gigacli.nn.tile_encoder import random_resnet18, weights_to_bytes
 from gigacli.store.store import Store
 from gigacli.weights.resnet18 import resnet18_from_bytes
+from tests.helpers import Recorder, launch
 
 OPTIONS = {"epochs": 2, "max_tiles": 32, "batch_size": 8, "queue": 64}
 """Eight steps; of the queue only 32 keys are used, one per tile."""
@@ -28,32 +27,6 @@ def weights(path, name="moco"):
 
 def history(path, name):
     return giga.open(path).encoder("moco").history(name)
-
-
-class Listener:
-    """Progress that remembers what is said."""
-
-    def __init__(self):
-        self.said = []
-
-    def start(self, what, total, *, done=0):
-        pass
-
-    def advance(self, steps=1, *, note=""):
-        pass
-
-    def say(self, message):
-        self.said.append(message)
-
-
-@pytest.fixture
-def launch():
-    """The function of that name beside the tests of processes."""
-    file = Path(__file__).parents[1] / "nn" / "test_distributed.py"
-    spec = importlib.util.spec_from_file_location("processes", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.launch
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +143,7 @@ def test_a_slide_that_cannot_be_read_is_left_out_and_said(store_at, cohort, tmp_
     paths = store.root["slides/path"][:]
     paths[2], paths[5] = str(broken), str(gone)
     store.root["slides/path"][:] = paths
-    listener = Listener()
+    listener = Recorder()
     summary = giga.pretrain_tiles(path, **{**OPTIONS, "epochs": 1}, progress=listener)
     assert (summary.slides, summary.tiles, summary.failed, summary.done) == (6, 24, 2, 1)
     assert set(summary.failures) == {ids[2], ids[5]}
@@ -193,7 +166,7 @@ def test_not_one_slide_to_read_changes_nothing(store_at):
 
 
 def test_neighbours_are_scored_where_there_are_labels(store_at, cohort, tmp_path, monkeypatch):
-    path, listener, recorded = store_at("tile"), Listener(), {}
+    path, listener, recorded = store_at("tile"), Recorder(), {}
     writer = SimpleNamespace(
         add_scalar=lambda name, value, epoch: recorded.update({name: (value, epoch)}), close=lambda: None
     )
@@ -223,14 +196,14 @@ def test_neighbours_are_scored_where_there_are_labels(store_at, cohort, tmp_path
 def test_what_became_of_a_weights_file_is_said(store_at, tmp_path, wrap, report):
     file = tmp_path / "start.pt"
     torch.save(wrap(random_resnet18(5).state_dict()), file)
-    path, listener = store_at("tile"), Listener()
+    path, listener = store_at("tile"), Recorder()
     options = {"epochs": 1, "max_tiles": 8, "batch_size": 8, "queue": 8}
     summary = giga.pretrain_tiles(path, **options, init=str(file), progress=listener)
     assert report in summary.initial_weights
     assert f"tile encoder starts from {summary.initial_weights}" in listener.said
 
 
-def test_two_processes_train_the_encoder_of_one(store_at, launch):
+def test_two_processes_train_the_encoder_of_one(store_at):
     """As torchrun starts them: one result, told once, that one process takes up."""
     one, two = store_at("tile"), store_at("tile", "two.zarr")
     options = {"epochs": 1, "max_tiles": 24, "batch_size": 12, "lr": 1e-4, "precision": "fp32"}

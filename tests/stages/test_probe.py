@@ -14,6 +14,7 @@ from gigacli.errors import InvalidInput, NotFound
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
+from tests.helpers import run_giga
 
 
 def made_up_store(path, embeddings, *, patients=None):
@@ -284,12 +285,12 @@ def test_more_labels_than_there_are_is_said(store, labels):
 
 
 def test_the_command_shows_the_table(store, labels, tmp_path):
-    command = [sys.executable, "-m", "gigacli", "probe", store.url, "--labels", str(labels), "--folds", "2"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = ["probe", store.url, "--labels", labels, "--folds", "2"]
+    shown = run_giga(*command, check=True)
     assert "120 slides (a 60 of 30 patients, b 60 of 30 patients), 2 splits" in shown.stdout
     assert "above baseline" in shown.stdout
     assert "joined 120 labels with 120 vectors: 120 slides matched" in shown.stderr
-    found = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    found = json.loads(run_giga(*command, "--json", check=True).stdout)
     assert found["scores"][0]["method"] == "linear"
     assert found["joins"]["unmatched_first"] == []
 

@@ -14,6 +14,7 @@ from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.layout import NOT_DONE
 from gigacli.wsi.grid import tile_grid
 from gigacli.wsi.slide import Slide
+from tests.helpers import Recorder
 
 OPTIONS = {"mpp": 1.0, "tile_px": 64}
 
@@ -74,16 +75,23 @@ def test_shards_equal_one_run(chain, cohort, tmp_path, chunks):
     assert chunks(store, "slides") == chunks(chain("tile"), "slides")
 
 
+def modified(group):
+    """When each chunk of a group was written, nanoseconds: file -> time."""
+    return {p: p.stat().st_mtime_ns for p in group.rglob("*") if p.is_file() and p.name != "zarr.json"}
+
+
 def test_again_does_nothing_and_redo_does_all(store_at, chunks):
     path = store_at("tile")
     before = chunks(path)
+    written = modified(path / "tiles")
     again = giga.tile(path, **OPTIONS)
     assert (again.done, again.skipped, again.failed) == (0, 8, 0)
     assert chunks(path) == before
+    assert modified(path / "tiles") == written
     redone = giga.tile(path, redo=True, **OPTIONS)
     assert (redone.done, redone.skipped) == (8, 0)
-    assert chunks(path, "tiles") == chunks(path, "tiles")
     assert chunks(path) == before
+    assert not modified(path / "tiles").items() & written.items()
 
 
 def test_other_parameters_are_refused_and_named(store_at, chunks):
@@ -222,14 +230,14 @@ def test_slides_that_moved_are_found_again(cohort, tmp_path):
     giga.tile(tmp_path / "a.zarr", files[0].parent, **OPTIONS)
     (tmp_path / "archive").mkdir()
     (tmp_path / "here").rename(tmp_path / "archive" / "there")
-    said = Said()
-    giga.tile(tmp_path / "a.zarr", progress=said)
-    assert any("3 registered slides are not where they were" in line for line in said.lines)
+    progress = Recorder()
+    giga.tile(tmp_path / "a.zarr", progress=progress)
+    assert any("3 registered slides are not where they were" in line for line in progress.said)
     failed = giga.bank(tmp_path / "a.zarr", encoder="random-resnet18", augmentations=1, draws=2)
     assert failed.failed == 3
     assert all("--slide-root" in reason for reason in failed.failures.values())
-    giga.tile(tmp_path / "a.zarr", slide_root=tmp_path / "archive", progress=said)
-    assert any("3 slides were found again" in line for line in said.lines)
+    giga.tile(tmp_path / "a.zarr", slide_root=tmp_path / "archive", progress=progress)
+    assert any("3 slides were found again" in line for line in progress.said)
     store = giga.open(tmp_path / "a.zarr")
     assert all(Path(row.path).exists() for row in store.slides.rows)
     assert giga.bank(tmp_path / "a.zarr").failed == 0
@@ -378,19 +386,3 @@ def test_slides_scanned_too_coarsely_are_refused_unless_asked_for(cohort, tmp_pa
     assert taken.tiles > 4
     banked = giga.bank(tmp_path / "a.zarr", encoder="random-resnet18", augmentations=1, draws=2)
     assert (banked.done, banked.failed) == (1, 0)
-
-
-class Said:
-    """Remembers what was said."""
-
-    def __init__(self):
-        self.lines = []
-
-    def start(self, *args, **kwargs):
-        pass
-
-    def advance(self, *args, **kwargs):
-        pass
-
-    def say(self, message):
-        self.lines.append(message)

@@ -1,6 +1,5 @@
 """giga train: Giga-SSL on a bank."""
 
-import importlib.util
 import json
 import math
 import sys
@@ -16,19 +15,10 @@ import gigacli as giga
 from gigacli.config.verbs import TrainConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn import loop
+from tests.helpers import Recorder, launch
 
 SPEC = Path(__file__).parents[2] / "spec"
 OPTIONS = {"epochs": 3, "batch_size": 4}
-
-
-@pytest.fixture
-def launch():
-    """The function of that name beside the tests of processes."""
-    file = Path(__file__).parents[1] / "nn" / "test_distributed.py"
-    spec = importlib.util.spec_from_file_location("processes", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.launch
 
 
 def weights(path, model="giga"):
@@ -72,22 +62,13 @@ def test_interrupted_and_resumed_equals_uninterrupted(chain, store_at, monkeypat
     path = store_at("bank")
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
-    calls = []
 
-    class Stop:
-        def start(self, *args, **kwargs):
-            pass
-
-        def advance(self, steps=1, **kwargs):
-            calls.append(steps)
-            if sum(calls) == 2:
-                raise KeyboardInterrupt
-
-        def say(self, message):
-            pass
+    def stop_at_second(recorder):
+        if sum(steps for steps, _ in recorder.advanced) == 2:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        giga.train(path, **OPTIONS, progress=Stop())
+        giga.train(path, **OPTIONS, progress=Recorder(stop_at_second))
     assert not giga.open(path).model("giga").complete
     with pytest.raises(NotFound, match="not finished"):
         giga.embed(path)
@@ -146,29 +127,14 @@ def test_health_is_in_the_history_of_the_store_and_said(chain, store_at):
         assert f"`{name}`" in (SPEC / "store-0.1.md").read_text(), name
 
 
-class Listener:
-    """Remembers what it was told."""
-
-    def __init__(self):
-        self.said, self.notes = [], []
-
-    def start(self, what, total, *, done=0):
-        pass
-
-    def advance(self, steps=1, *, note=""):
-        self.notes.append(note)
-
-    def say(self, message):
-        self.said.append(message)
-
-
 def test_a_model_that_learns_nothing_says_so_in_words(store_at):
-    path, heard = store_at("bank"), Listener()
+    path, heard = store_at("bank"), Recorder()
     summary = giga.train(path, epochs=12, batch_size=8, lr=1e-12, temperature=50.0, progress=heard)
     assert "nothing has been learnt" in summary.warning
     assert len([line for line in heard.said if "nothing has been learnt" in line]) == 1
-    assert "rank" in heard.notes[-1]
-    assert "loss" in heard.notes[-1]
+    _, note = heard.advanced[-1]
+    assert "rank" in note
+    assert "loss" in note
 
 
 def test_the_best_epoch_is_kept_and_can_be_embedded(store_at):
@@ -314,7 +280,7 @@ def test_every_epoch_goes_to_tensorboard(store_at, tmp_path, monkeypatch):
     assert {("loss", 1), ("loss", 2), ("rank", 2), ("waiting", 1)} <= set(written[1:-1])
 
 
-def test_two_processes_train_the_model_of_one(store_at, launch):
+def test_two_processes_train_the_model_of_one(store_at):
     """As torchrun starts them: one result, told once, that one process takes up."""
     options = ["--batch-size", "4", "--precision", "fp32", "--lr", "1e-6", "--json"]  # no step amplifies rounding
     one, two = store_at("bank"), store_at("bank", "two.zarr")

@@ -1,6 +1,5 @@
 """The golden store as today's code writes it: every kind of group once, in a few kilobytes."""
 
-import importlib.util
 import shutil
 from pathlib import Path
 
@@ -8,23 +7,19 @@ import pytest
 
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
-
-MAKER = Path(__file__).parents[2] / "spec" / "golden" / "make_golden.py"
+from spec.golden import make_golden
 
 
 @pytest.fixture(scope="session")
 def maker():
     """The module that writes the golden store."""
-    spec = importlib.util.spec_from_file_location("make_golden", MAKER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return make_golden
 
 
 @pytest.fixture(scope="session")
-def tiny_once(maker, tmp_path_factory):
+def tiny_once(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "tiny.zarr"
-    maker.build(path)
+    make_golden.build(path)
     return path
 
 

@@ -1,0 +1,206 @@
+"""Commands in processes of their own that need not import anything: a server imports everything once, and forks.
+
+``python tests/warm.py serve ADDRESS`` imports giga and the libraries below it, then answers on a Unix socket until its
+standard input ends. ``python tests/warm.py ADDRESS giga tile ...`` runs a command line in a child of the server, with
+the streams, the folder, the environment, the signals and the exit code of this process, but without seconds of imports.
+Other first words are those of python: ``-m MODULE``, or a file. :mod:`tests.helpers` starts a server once it is needed.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+
+POLL_SECONDS = 0.005
+HEAVY = (
+    "gigacli.cli.verbs",  # not the console, which looks at its streams as it is imported
+    "gigacli.importing.features",
+    "gigacli.stages.bank",
+    "gigacli.stages.embed",
+    "gigacli.stages.pretrain_tiles",
+    "gigacli.stages.probe",
+    "gigacli.stages.tile",
+    "gigacli.stages.train",
+    "rich.panel",
+    "rich.progress",
+    "rich.table",
+    "scipy.stats",
+    "sklearn.linear_model",
+    "torch._dynamo",  # which an optimizer imports, for seconds
+)
+
+
+def start(address, arguments, *, fds=(0, 1, 2), cwd=None, env=None, file_bytes=0, settings=None):
+    """Start a command line in a child of the server; its process id, and the connection for :func:`exit_code`.
+
+    Args:
+        address: Of the server.
+        arguments: ``giga`` and its arguments, or those of python.
+        fds: Its standard streams.
+        cwd: Where it runs; default: here.
+        env: Its environment; default: this one.
+        file_bytes: The longest file it may write; 0: any.
+        settings: ``{"module:name": value}`` of what is to be different in it.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(address)
+    request = {"arguments": arguments, "cwd": str(cwd or os.getcwd()), "env": dict(env or os.environ),  # noqa: PTH109
+               "file_bytes": file_bytes, "settings": settings or {}}  # fmt: skip
+    message = json.dumps(request).encode() + b"\n"
+    sent = socket.send_fds(connection, [message], list(fds))
+    connection.sendall(message[sent:])
+    return int(_line(connection)), connection
+
+
+def exit_code(connection, seconds=None):
+    """Its exit code, or minus the signal that ended it; None if it still runs after that time."""
+    if not select.select([connection], [], [], seconds)[0]:
+        return None
+    code = int(_line(connection))
+    connection.close()
+    return code
+
+
+def _line(connection):
+    data = b""
+    while not data.endswith(b"\n"):
+        more = connection.recv(1 << 16)
+        if not more:
+            raise EOFError("the server of warm processes is gone")
+        data += more
+    return data
+
+
+# ---------------------------------------------------------------------- the server
+
+
+def serve(address):
+    """Answer requests until standard input ends: a child for each, which waits for the command's process."""
+    import gc
+    import warnings
+    from importlib import import_module
+
+    for name in HEAVY:
+        import_module(name)
+    gc.freeze()  # children shall not write to what they share
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # a thread of pyarrow's
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(64)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, _reap)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    while True:
+        if listener in select.select([listener, sys.stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                _attend(connection)
+            connection.close()
+        else:
+            return
+
+
+def _reap(*_):
+    """Take note of children that have ended: their seconds count as those of this process."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _attend(connection):
+    """Fork the command's process, say its id, wait for it, say how it ended; whoever hangs up ends it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    data, fds, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+    request = json.loads(data if data.endswith(b"\n") else data + _line(connection))
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        _become(request, fds)
+    for fd in (0, 1, 2, *fds):
+        os.close(fd)
+    connection.sendall(f"{pid}\n".encode())
+    ended = 0
+    while not ended:
+        if select.select([connection], [], [], POLL_SECONDS)[0]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os._exit(1)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def _become(request, fds):
+    """Run the command line as python would, to the end of the process."""
+    import atexit
+    import resource
+    import runpy
+    import threading
+    import traceback
+    from importlib import import_module
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for i, fd in enumerate(fds):
+        os.dup2(fd, i)
+        os.close(fd)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    if request["file_bytes"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"],) * 2)
+    for name, value in request["settings"].items():
+        module, _, attribute = name.partition(":")
+        setattr(import_module(module), attribute, value)
+    first, *rest = request["arguments"]
+    code = 0
+    try:
+        if first == "giga":
+            sys.argv = [first, *rest]
+            import_module("gigacli.__main__").main()
+        elif first == "-m":
+            sys.argv = rest
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [first, *rest]
+            runpy.run_path(first, run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            sys.stderr.write(f"{stop.code}\n")
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+# ---------------------------------------------------------------------- the client
+
+
+def main(address, *arguments):
+    """Be the command for whoever started this process."""
+    pid, connection = start(address, arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda received, _: os.kill(pid, received))
+    code = exit_code(connection)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(sys.argv[2])
+    else:
+        main(*sys.argv[1:])
