@@ -71,7 +71,7 @@ def probe(
         InvalidInput: A table that cannot be used, or too few slides per class.
     """
     started = time.monotonic()
-    plan = prepare(config, Store.open(store if store is not None else find_store()), labels)
+    plan = prepare(config, store, labels)
     return summary(plan, work(plan, progress), started=started)
 
 
@@ -84,8 +84,8 @@ class Plan:
     tasks: list[Task]
 
 
-def prepare(config: ProbeConfig, store: Store, labels: str | Path) -> Plan:
-    """Read labels and vectors, and split.
+def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str | Path) -> Plan:
+    """Read labels, then vectors, and split.
 
     All candidates are judged on the same slides: those that have a vector in every embedding, and tiles if need be.
 
@@ -94,8 +94,8 @@ def prepare(config: ProbeConfig, store: Store, labels: str | Path) -> Plan:
         InvalidInput: A table that cannot be used, too few slides per class, or an unknown baseline.
     """
     tables = [read_labels(labels, target=target, level=config.level) for target in config.target or (None,)]
-    slides = store.slides
-    found = read_candidates(store, config)
+    opened = Store.open(store if store is not None else find_store())
+    slides, found = opened.slides, read_candidates(opened, config)
     # the mean of tiles stands beside attention MIL alone, too
     candidates = [one for one in found if one.method in config.method or one.scaled]
     if config.baseline is not None and not any(config.baseline in (one.name, one.method) for one in candidates):

@@ -250,7 +250,7 @@ def test_a_checkpoint_of_the_authors(store_at, tmp_path, authors_checkpoint):
         views = encoder.eval()(ViewBatch(torch.from_numpy(features), torch.from_numpy(gigassl_cells(at_40x))))
     mean = views.mean(dim=0)
     np.testing.assert_allclose(store.root["embeddings/checkpoint/vectors"][row], mean / mean.norm(), atol=1e-5)
-    with pytest.raises(InvalidInput, match="how its slide encoder was born"):
+    with pytest.raises(InvalidInput, match="what its slide encoder started from"):
         giga.embed(path, model=str(file), aggregator="random-init")
     with pytest.raises(InvalidInput, match="one set of weights"):
         giga.embed(path, model=str(file), weights="best", name="x")
