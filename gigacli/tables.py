@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 from gigacli.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import pandas as pd
 
 SYNONYMS: Final[dict[str, tuple[str, ...]]] = {

@@ -11,19 +11,15 @@ import inspect
 import logging
 import os
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from gigacli.config.base import choices_of, help_of, kinds_of
+from gigacli.config.base import Config, choices_of, help_of, kinds_of
 from gigacli.errors import GigaError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from gigacli.config.base import Config
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

@@ -12,10 +12,11 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -26,11 +27,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from gigacli.cli.command import in_flags
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from gigacli.errors import GigaError
+from gigacli.errors import GigaError
 
 PLAIN_LINE_SECONDS = 10.0
 """At most one progress line in this time where standard error is no terminal."""

@@ -13,11 +13,11 @@ import re
 import textwrap
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import (
-    TYPE_CHECKING,
     Any,
     ClassVar,
     Concatenate,
@@ -31,9 +31,6 @@ from typing import (
 )
 
 from gigacli.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 DOC_WIDTH = 112

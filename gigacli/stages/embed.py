@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gigacli.config.base import options_of
@@ -24,10 +24,6 @@ from gigacli.store.groups import Embedding
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.slide_encoders import ModelChoice, choose_model, name_of_model
-
-if TYPE_CHECKING:
-    import torch
-
 
 BLOCK = 128
 """Slides that are read, embedded and written together, and what is lost at most when a run is killed."""

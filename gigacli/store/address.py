@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zarr
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound, holds_secret
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 EXTRAS = {"s3": "pip install 'gigacli[s3]'"}

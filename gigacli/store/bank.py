@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.store.features import Features
 from gigacli.store.group import SlideGroup
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.mapped import MappedBank
+from gigacli.store.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.store.recipe import Recipe
     from gigacli.store.store import Store
 
 

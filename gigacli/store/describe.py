@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema
 
 from gigacli.store.layout import ARRAYS, FORMAT_VERSION, NAMED_GROUPS, spec_of
 from gigacli.store.nodes import children, document
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from gigacli.store.store import Store
+from gigacli.store.store import Store
 
 Description = dict[str, dict[str, Any]]
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
+from gigacli.store.features import Features
 from gigacli.store.group import SlideGroup
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from gigacli.store.features import Features
-    from gigacli.store.recipe import Recipe
+from gigacli.store.recipe import Recipe
 
 
 class Embedding(SlideGroup):

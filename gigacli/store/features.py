@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.store.chunks import checksum_bytes, chunk_folder, what_is_wrong
 from gigacli.store.group import Done, SlideGroup
 from gigacli.store.layout import FEATURE_TILES_PER_CHUNK
 from gigacli.store.mapped import MappedFeatures
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from gigacli.store.recipe import Recipe
+from gigacli.store.recipe import Recipe
 
 TILES_AT_ONCE = 4 * FEATURE_TILES_PER_CHUNK
 """Vectors of a slide that an import has in memory at once: whole chunks, so that none is written twice."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.store.chunks import read_column
@@ -15,10 +17,6 @@ from gigacli.store.nodes import arrays, children
 from gigacli.store.recipe import CREATED_BY, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     from gigacli.store.store import Store
 
 

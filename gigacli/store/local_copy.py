@@ -8,22 +8,18 @@ import mmap
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.progress import Progress
 from gigacli.store.chunks import checksum_bytes, what_is_wrong
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.progress import Progress
 
 AT_ONCE = 16
 """Chunks fetched side by side, and held in memory: about 100 MB of a bank as the paper has it."""

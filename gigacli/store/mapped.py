@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput, Mismatch
-from gigacli.progress import SILENT
+from gigacli.progress import SILENT, Progress
 from gigacli.store.chunks import FileRows, checksum_bytes, chunk_folder, map_files, plain_chunks
 from gigacli.store.local_copy import cache_folder, stage
+from gigacli.store.tiles import TileGrid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.progress import Progress
     from gigacli.store.bank import Bank
     from gigacli.store.features import Features
-    from gigacli.store.tiles import TileGrid
 
 MAPS_FILE = Path("/proc/sys/vm/max_map_count")
 MAPS_SHARE = 0.75

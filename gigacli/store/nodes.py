@@ -5,14 +5,12 @@ Zarr's own listing stops at a damaged metadata document, and warns of the tempor
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def document(root: Any, path: str) -> bytes | None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gigacli.store.groups import Bank
-
-if TYPE_CHECKING:
-    from gigacli.store.store import Store
+from gigacli.store.store import Store
 
 FILES_PER_SLIDE = 8
 """Chunks of a slide: coordinates, tissue, count; features and done; bank, numbers of tiles and done."""

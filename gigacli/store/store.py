@@ -7,8 +7,9 @@ files exist. :mod:`gigacli.store.group` keeps to it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import zarr
@@ -33,9 +34,6 @@ from gigacli.store.layout import FORMAT, FORMAT_VERSION, WRITTEN_BY, spec_of
 from gigacli.store.nodes import arrays, children
 from gigacli.store.recipe import CREATED_BY
 from gigacli.store.table import COLUMNS, SlideTable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 G = TypeVar("G", bound=Group)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.store.chunks import read_column
 from gigacli.store.group import SlideGroup
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from gigacli.store.recipe import Recipe
+from gigacli.store.recipe import Recipe
 
 ROWS_AT_ONCE = 64
 """Slides whose coordinates are read together: zarr reads the chunks of one request side by side."""

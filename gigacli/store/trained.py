@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import Mismatch, NotFound
+from gigacli.store.bank import Bank
+from gigacli.store.features import Features
 from gigacli.store.group import Group
 from gigacli.store.layout import WRITTEN_BY
 from gigacli.store.nodes import arrays
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.store.bank import Bank
-    from gigacli.store.features import Features
-    from gigacli.store.recipe import Recipe
+from gigacli.store.recipe import Recipe
 
 
 class TrainedGroup(Group):

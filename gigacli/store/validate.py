@@ -7,8 +7,10 @@ data, one slide at a time.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from pathlib import Path
+from typing import Any, get_args
 
 from gigacli.config.base import fingerprint, options_of
 from gigacli.config.tools import ValidateConfig, ValidationLevel
@@ -16,10 +18,6 @@ from gigacli.store.describe import Description, Problem, attributes_of, check_hi
 from gigacli.store.layout import NAMED_GROUPS, spec_of
 from gigacli.store.store import Store
 from gigacli.store.values import check_values
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 LEVELS = get_args(ValidationLevel)
 """In the order in which they are looked at; each one takes the ones before it for granted."""

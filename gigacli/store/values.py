@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from gigacli.store.chunks import read_column
 from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, describe, registered, written
 from gigacli.store.layout import NOT_DONE, spec_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from gigacli.store.store import Store
+from gigacli.store.store import Store
 
 SLACK_PX = 1.0
 """Pixels that a tile may reach over the border of its slide: corners are rounded to whole pixels."""

@@ -9,8 +9,9 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 
@@ -26,10 +27,6 @@ from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.authors import WIDTH_IN, read_gigassl
 from gigacli.weights.card import WeightsCard, encoder_text
-
-if TYPE_CHECKING:
-    import torch
-
 
 PAPER_TILES = 5
 """T of the paper, for the authors' checkpoints: they do not name theirs in a form that could be relied on."""

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from gigacli.config.base import NAME_PATTERN
 from gigacli.config.verbs import BankConfig
@@ -19,10 +20,6 @@ from gigacli.store.groups import Encoder
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.resnet18 import read_resnet18, resnet18_from_bytes
-
-if TYPE_CHECKING:
-    import torch
-
 
 RANDOM = "random-resnet18"
 
