@@ -17,18 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import (
-    Any,
-    ClassVar,
-    Concatenate,
-    Literal,
-    ParamSpec,
-    Self,
-    TypeVar,
-    cast,
-    get_args,
-    get_origin,
-)
+from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar, cast, get_args, get_origin
 
 from gigacli.errors import InvalidInput
 

@@ -91,13 +91,11 @@ class PretrainTilesConfig(Config):
     temperature: float = option(0.07, "Temperature of InfoNCE (MoCo: 0.07).")
     precision: Precision = option("auto", PRECISION)
     labels: Path | None = run_option(
-        None,
-        "Table of slide_id and label, to see how well tiles know their slide's label; never trained on.",
+        None, "Table of slide_id and label, to see how well tiles know their slide's label; never trained on."
     )
     target: str | None = run_option(None, "Column of that table; default: label.")
     cache: Path | None = run_option(
-        None,
-        "Folder to keep tiles in while training; default: STORE-tiles, beside a local store, else in $GIGA_CACHE.",
+        None, "Folder to keep tiles in while training; default: STORE-tiles, beside a local store, else in $GIGA_CACHE."
     )
     cache_gb: float = run_option(100.0, "Gigabytes it may take; tiles beyond that are read anew in every epoch.")
     log_dir: Path | None = run_option(None, LOG_DIR)

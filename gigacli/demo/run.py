@@ -46,13 +46,7 @@ def demo(
     """
     slides, patients, labs, size_px = (8, 4, 2, (1536, 1152)) if config.quick else (96, 48, 3, (3072, 2304))
     cohort = write_cohort(
-        Path(folder),
-        slides=slides,
-        patients=patients,
-        labs=labs,
-        seed=config.seed,
-        size_px=size_px,
-        progress=progress,
+        Path(folder), slides=slides, patients=patients, labs=labs, seed=config.seed, size_px=size_px, progress=progress
     )
     return Demo(cohort, steps(cohort, config))
 

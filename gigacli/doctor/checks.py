@@ -76,11 +76,7 @@ class Report:
 
 @options_of(DoctorConfig)
 def doctor(
-    config: DoctorConfig,
-    store: str | Path | None = None,
-    *,
-    self_test: bool = True,
-    progress: Progress = SILENT,
+    config: DoctorConfig, store: str | Path | None = None, *, self_test: bool = True, progress: Progress = SILENT
 ) -> Report:
     """Look at everything giga needs on this machine.
 

@@ -13,13 +13,7 @@ from gigacli.store.table import SlideRow
 
 
 def write_h5(
-    path: Path,
-    features: NDArray[Any],
-    *,
-    slide: SlideRow,
-    encoder: str,
-    grid: TileGrid | None,
-    tiling: dict[str, Any],
+    path: Path, features: NDArray[Any], *, slide: SlideRow, encoder: str, grid: TileGrid | None, tiling: dict[str, Any]
 ) -> None:
     """Write one slide.
 

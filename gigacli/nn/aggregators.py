@@ -13,13 +13,7 @@ AGGREGATORS = ("sparse-resnet", "attention", "mlp")
 
 
 def make_aggregator(
-    name: str,
-    width_in: int,
-    *,
-    generator: Generator,
-    blocks: int = 2,
-    stride: int = 2,
-    sparse_backend: str = "auto",
+    name: str, width_in: int, *, generator: Generator, blocks: int = 2, stride: int = 2, sparse_backend: str = "auto"
 ) -> SlideEncoder | GatedAttention | MeanMLP:
     """The aggregator `name` of :data:`AGGREGATORS`, with weights from `generator`.
 

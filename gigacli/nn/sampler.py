@@ -14,14 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gigacli.nn.views import (
-    SlideAugmentation,
-    TilePositions,
-    ViewBatch,
-    draw_rows,
-    draw_slide_augmentation,
-    make_views,
-)
+from gigacli.nn.views import SlideAugmentation, TilePositions, ViewBatch, draw_rows, draw_slide_augmentation, make_views
 from gigacli.randomness import keyed_rng
 
 DEVICE_SHARE = 0.6

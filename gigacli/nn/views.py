@@ -61,9 +61,7 @@ class SlideAugmentation:
 def draw_slide_augmentation(n: int, rng: np.random.Generator) -> SlideAugmentation:
     """Draw an augmentation per view, for `n`: flips with probability 1/2, angles and scales uniform in their ranges."""
     return SlideAugmentation(
-        flip=rng.random((n, 2)) < 0.5,
-        angle_rad=rng.uniform(0.0, 2 * np.pi, n),
-        scale=rng.uniform(0.5, 2.0, (n, 2)),
+        flip=rng.random((n, 2)) < 0.5, angle_rad=rng.uniform(0.0, 2 * np.pi, n), scale=rng.uniform(0.5, 2.0, (n, 2))
     )
 
 

@@ -114,11 +114,7 @@ def tissue_fraction(
 
 
 def _corners(
-    size_px: tuple[int, int],
-    scale: float,
-    tile_px: int,
-    overlap_px: int,
-    bounds_px: tuple[int, int, int, int] | None,
+    size_px: tuple[int, int], scale: float, tile_px: int, overlap_px: int, bounds_px: tuple[int, int, int, int] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Level-0 x of the columns and y of the rows; `scale` is level-0 pixels per pixel of a tile."""
     _positive(tile_px, "tile_px")
