@@ -46,24 +46,15 @@ def _root(
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of a command that no configuration has.
+    """An argument of a command that no configuration has."""
 
-    Attributes:
-        name: Name of the function's parameter.
-        help: What it is.
-        metavar: Name of a positional one in the usage line.
-        flag: Flag of one that is not positional.
-        kind: Its type.
-        default: Its default value; without one it is required.
-    """
-
-    name: str
-    help: str
+    name: str  # name of the function's parameter
+    help: str  # what it is
     _: KW_ONLY
-    metavar: str = ""
-    flag: str = ""
-    kind: Any = str
-    default: Any = inspect.Parameter.empty
+    metavar: str = ""  # name of a positional one in the usage line
+    flag: str = ""  # flag of one that is not positional
+    kind: Any = str  # its type
+    default: Any = inspect.Parameter.empty  # its default value; without one it is required
 
 
 STORE = Argument("store", "Path or URL of the cohort store.", metavar="STORE")
@@ -71,31 +62,21 @@ STORE = Argument("store", "Path or URL of the cohort store.", metavar="STORE")
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command of ``giga``: a function of the library, with flags for its options.
+    """A command of ``giga``: a function of the library, with flags for its options."""
 
-    Attributes:
-        name: What the user types.
-        config: The configuration of the function; every field becomes a flag.
-        home: ``module:name`` of the function, which is imported when the command runs.
-        help: What it does; the first paragraph is shown by ``giga --help``.
-        example: A command line that can be run.
-        arguments: Its arguments that are no options; positional ones are given in this order.
-        show: ``module:name`` of what shows the function's result to a person, and may return an exit code; default:
-            :func:`gigacli.cli.console.show_result`.
-        failed: Field of the result that tells, if it is not 0 or empty, that something failed.
-        json: Whether the result can be printed as JSON.
-        environment: Names and values of variables that libraries read when they are loaded, set where the user has not.
-    """
-
-    name: str
-    config: type[Config]
-    home: str
-    help: str
-    example: str
+    name: str  # what the user types
+    config: type[Config]  # the configuration of the function; every field becomes a flag
+    home: str  # ``module:name`` of the function, which is imported when the command runs
+    help: str  # what it does; the first paragraph is shown by ``giga --help``
+    example: str  # a command line that can be run
+    # its arguments that are no options; positional ones are given in this order
     arguments: tuple[Argument, ...] = (STORE,)
+    # ``module:name`` of what shows the function's result to a person, and may return an exit code; default:
+    # :func:`gigacli.cli.console.show_result`
     show: str = ""
-    failed: str = "failed"
-    json: bool = True
+    failed: str = "failed"  # field of the result that tells, if it is not 0 or empty, that something failed
+    json: bool = True  # whether the result can be printed as JSON
+    # names and values of variables that libraries read when they are loaded, set where the user has not
     environment: tuple[tuple[str, str], ...] = ()
 
     @property

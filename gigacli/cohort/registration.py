@@ -24,15 +24,10 @@ from gigacli.wsi.slide import Slide
 
 @dataclass(frozen=True)
 class Registration:
-    """Slide table as it should be, and why slides of it cannot be used.
+    """Slide table as it should be, and why slides of it cannot be used."""
 
-    Attributes:
-        table: All slides; those that were registered come first and keep their rows.
-        reasons: Reason per row that was looked at, "" where nothing is wrong.
-    """
-
-    table: SlideTable
-    reasons: dict[int, str]
+    table: SlideTable  # all slides; those that were registered come first and keep their rows
+    reasons: dict[int, str]  # reason per row that was looked at, "" where nothing is wrong
 
 
 @dataclass(frozen=True)

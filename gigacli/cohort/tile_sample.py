@@ -108,17 +108,11 @@ def check_batches(tiles: int, batch_size: int, *, processes: int, url: str) -> N
 
 
 class Sample(NamedTuple):
-    """The drawn tiles that can be read.
+    """The drawn tiles that can be read."""
 
-    Attributes:
-        tiles: Their pixels, by number.
-        failures: Reason for every slide that cannot be read, by slide id.
-        cache: Folder of the tiles that were cached; None for none.
-    """
-
-    tiles: TilePixels
-    failures: dict[str, str]
-    cache: Path | None
+    tiles: TilePixels  # their pixels, by number
+    failures: dict[str, str]  # reason for every slide that cannot be read, by slide id
+    cache: Path | None  # folder of the tiles that were cached; None for none
 
 
 def read_sample(

@@ -25,23 +25,14 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class DemoCohort:
-    """A cohort that `write_cohort` wrote, or found complete.
+    """A cohort that `write_cohort` wrote, or found complete."""
 
-    Attributes:
-        folder: Everything is in here.
-        slides: Folder of the slides, `<slide_id>.tif`.
-        cohort_csv: Columns path (relative to the table's folder), slide_id, patient_id.
-        labels_csv: Columns slide_id, label, patient_id, lab.
-        truth: Folder of `<slide_id>.npz`: tissue, tile_type, pen and downsample of `draw.Drawing`.
-        count: Number of slides.
-    """
-
-    folder: Path
-    slides: Path
-    cohort_csv: Path
-    labels_csv: Path
-    truth: Path
-    count: int
+    folder: Path  # everything is in here
+    slides: Path  # folder of the slides, `<slide_id>.tif`
+    cohort_csv: Path  # columns path (relative to the table's folder), slide_id, patient_id
+    labels_csv: Path  # columns slide_id, label, patient_id, lab
+    truth: Path  # folder of `<slide_id>.npz`: tissue, tile_type, pen and downsample of `draw.Drawing`
+    count: int  # number of slides
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,10 @@ NOTICE = (
 
 @dataclass(frozen=True)
 class Demo:
-    """A synthetic cohort, and what to do with it.
+    """A synthetic cohort, and what to do with it."""
 
-    Attributes:
-        cohort: Slides and labels, drawn now or found.
-        steps: Command lines that take it through the six verbs, each without ``giga``.
-    """
-
-    cohort: DemoCohort
-    steps: list[tuple[str, ...]]
+    cohort: DemoCohort  # slides and labels, drawn now or found
+    steps: list[tuple[str, ...]]  # command lines that take it through the six verbs, each without ``giga``
 
 
 @options_of(DemoConfig)

@@ -36,19 +36,12 @@ MODULES = {"spconv": "spconv.pytorch", "tensorboard": "torch.utils.tensorboard"}
 
 @dataclass(frozen=True)
 class Check:
-    """Result of one check.
+    """Result of one check."""
 
-    Attributes:
-        name: What was looked at.
-        state: ok; note: it works, but you would want to know; broken: something that giga needs does not work.
-        found: What was found.
-        advice: What to do about it, "" where there is nothing to do.
-    """
-
-    name: str
-    state: State
-    found: str
-    advice: str = ""
+    name: str  # what was looked at
+    state: State  # ok; note: it works, but you would want to know; broken: something that giga needs does not work
+    found: str  # what was found
+    advice: str = ""  # what to do about it, "" where there is nothing to do
 
 
 @dataclass(frozen=True)

@@ -22,18 +22,14 @@ SETTLED = 0.1
 
 @dataclass(frozen=True)
 class Health:
-    """Geometry of the vectors of one batch, scaled to unit length.
+    """Geometry of the vectors of one batch, scaled to unit length."""
 
-    Attributes:
-        alignment: Mean squared distance of the two views of a slide (Wang and Isola 2020); 0 is best.
-        uniformity: log of the mean of exp(-2 d^2) over pairs of views (Wang and Isola 2020); 0 where all are alike,
-            lower where they spread.
-        rank: exp of the entropy of the singular values of the first views (Roy and Vetterli 2007): 1 where all are
-            alike, at most the number of slides.
-    """
-
-    alignment: float
+    alignment: float  # mean squared distance of the two views of a slide (Wang and Isola 2020); 0 is best
+    # log of the mean of exp(-2 d^2) over pairs of views (Wang and Isola 2020); 0 where all are alike, lower where
+    # they spread
     uniformity: float
+    # exp of the entropy of the singular values of the first views (Roy and Vetterli 2007): 1 where all are alike, at
+    # most the number of slides
     rank: float
 
 

@@ -50,57 +50,39 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Step:
-    """The result of one batch: its loss and the figures that describe it.
+    """The result of one batch: its loss and the figures that describe it."""
 
-    Attributes:
-        loss: Scalar, of the batch of all processes.
-        chance: Loss where nothing has been learnt.
-        examples: Slides or tiles in the batch of all processes.
-        vectors: (2n, c) vectors of this process's first views, then of their second views; the health is read from
-            them.
-        figures: Further scalars of the batch of all processes by name, the same names in every step; an epoch keeps
-            their means.
-    """
-
-    loss: Tensor
-    chance: float
-    examples: int
+    loss: Tensor  # scalar, of the batch of all processes
+    chance: float  # loss where nothing has been learnt
+    examples: int  # slides or tiles in the batch of all processes
+    # (2n, c) vectors of this process's first views, then of their second views; the health is read from them
     vectors: Tensor | None = None
+    # further scalars of the batch of all processes by name, the same names in every step; an epoch keeps their means
     figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Generic[B]):
-    """A training: the network, its data, and what receives the results.
+    """A training: the network, its data, and what receives the results."""
 
-    Attributes:
-        module: Everything with parameters or buffers; its state is what a checkpoint keeps.
-        optimizer: Optimizer of ``module``'s parameters.
-        schedule: Learning rate of every step.
-        epochs: Passes over the data.
-        batches: ``batches(epoch, step)`` yields the batches of an epoch from a step on. It runs in a thread of its own,
-            one batch ahead.
-        step: Computes the loss of a batch.
-        precision: ``bf16`` (autocast around ``step``) or ``fp32``.
-        save: Receives a checkpoint (a safetensors file of constant size) and the history so far.
-        save_best: Receives the state of ``module`` after the epoch with the lowest loss; before the checkpoint.
-        scores: Measurements after every epoch, by name; every process measures.
-        record: Receives every epoch's number and figures by name.
-        processes: The processes that train together; only the first one saves and records.
-    """
-
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    epochs: int
+    module: nn.Module  # everything with parameters or buffers; its state is what a checkpoint keeps
+    optimizer: torch.optim.Optimizer  # optimizer of ``module``'s parameters
+    schedule: Schedule  # learning rate of every step
+    epochs: int  # passes over the data
+    # ``batches(epoch, step)`` yields the batches of an epoch from a step on. It runs in a thread of its own, one
+    # batch ahead
     batches: Callable[[int, int], Iterable[B]]
-    step: Callable[[B], Step]
+    step: Callable[[B], Step]  # computes the loss of a batch
+    # receives a checkpoint (a safetensors file of constant size) and the history so far
     save: Callable[[bytes, History], None]
-    precision: str = "fp32"
+    precision: str = "fp32"  # ``bf16`` (autocast around ``step``) or ``fp32``
+    # measurements after every epoch, by name; every process measures
     scores: Mapping[str, Callable[[], float]] = field(default_factory=dict)
+    # receives the state of ``module`` after the epoch with the lowest loss; before the checkpoint
     save_best: Callable[[Mapping[str, Tensor]], None] | None = None
+    # receives every epoch's number and figures by name
     record: Callable[[int, Mapping[str, float]], None] | None = None
-    processes: Processes = ALONE
+    processes: Processes = ALONE  # the processes that train together; only the first one saves and records
 
 
 def run(training: Training[Any], progress: Progress, *, checkpoint: bytes | None) -> History:

@@ -20,21 +20,13 @@ from gigacli.randomness import keyed_rng
 
 
 class TileEncoder(Protocol):
-    """A frozen encoder of tiles.
+    """A frozen encoder of tiles."""
 
-    Attributes:
-        device: Where it computes.
-        dtype: Type it computes in.
-        features: Values per tile.
-        input_px: Edge of the images it takes; ``None`` for any.
-        fixed_batch: Whether every batch must have the same number of images to be fast.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-    features: int
-    input_px: int | None
-    fixed_batch: bool
+    device: torch.device  # where it computes
+    dtype: torch.dtype  # type it computes in
+    features: int  # values per tile
+    input_px: int | None  # edge of the images it takes; ``None`` for any
+    fixed_batch: bool  # whether every batch must have the same number of images to be fast
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) in [0, 1] -> (n, features) float32."""

@@ -32,30 +32,19 @@ CELL = CELL_QUANTA / QUANTA
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """A batch of b views of t tiles each: the input of an aggregator.
+    """A batch of b views of t tiles each: the input of an aggregator."""
 
-    Attributes:
-        features: (b, t, c), floating point.
-        cells: (b, t, 2) int64, (y, x), relative to the smallest of each view; from :func:`cells_of`.
-    """
-
-    features: Tensor
-    cells: Tensor
+    features: Tensor  # (b, t, c), floating point
+    cells: Tensor  # (b, t, 2) int64, (y, x), relative to the smallest of each view; from :func:`cells_of`
 
 
 @dataclass(frozen=True)
 class SlideAugmentation:
-    """The geometric augmentation of b views (paper, step 4).
+    """The geometric augmentation of b views (paper, step 4)."""
 
-    Attributes:
-        flip: (b, 2) bool, along x and y.
-        angle_rad: (b,) in [0, 2 pi).
-        scale: (b, 2) in [0.5, 2], of x and y, after the rotation.
-    """
-
-    flip: NDArray[np.bool_]
-    angle_rad: NDArray[np.float64]
-    scale: NDArray[np.float64]
+    flip: NDArray[np.bool_]  # (b, 2) bool, along x and y
+    angle_rad: NDArray[np.float64]  # (b,) in [0, 2 pi)
+    scale: NDArray[np.float64]  # (b, 2) in [0.5, 2], of x and y, after the rotation
 
 
 def draw_slide_augmentation(n: int, rng: np.random.Generator) -> SlideAugmentation:

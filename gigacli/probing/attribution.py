@@ -25,17 +25,12 @@ FALSE_DISCOVERIES = 0.05
 
 @dataclass(frozen=True, eq=False)
 class TileAttribution:
-    """How far every tile of a slide pulls its score.
+    """How far every tile of a slide pulls its score."""
 
-    Attributes:
-        value: In units of the score (log odds), (n,); positive: towards the class.
-        error: Standard error, from the sampling of views, (n,); 0 where the value is exact.
-        significant: Whether the value is beyond the noise of sampling, (n,), at a false discovery rate of
-            :data:`FALSE_DISCOVERIES` (Benjamini and Hochberg 1995).
-    """
-
-    value: NDArray[np.float64]
-    error: NDArray[np.float64]
+    value: NDArray[np.float64]  # in units of the score (log odds), (n,); positive: towards the class
+    error: NDArray[np.float64]  # standard error, from the sampling of views, (n,); 0 where the value is exact
+    # whether the value is beyond the noise of sampling, (n,), at a false discovery rate of :data:`FALSE_DISCOVERIES`
+    # (Benjamini and Hochberg 1995)
     significant: NDArray[np.bool_]
 
 

@@ -22,25 +22,16 @@ _SHOWN: Final = 5
 
 @dataclass(frozen=True)
 class Labels:
-    """One label per slide or per patient, as the table gives them.
+    """One label per slide or per patient, as the table gives them."""
 
-    Attributes:
-        slide_id: The slides as the table names them, each once; of a table of patients, these.
-        label: Their labels, as text.
-        patient_id: Their patients (None where the cell is empty), or None when the table has no such column.
-        target: The column the labels come from.
-        missing: Rows left out because their label is empty.
-        notes: What was decided while reading, one sentence each.
-        per_patient: Whether the table has a row per patient and no column of slides.
-    """
-
-    slide_id: tuple[str, ...]
-    label: tuple[str, ...]
+    slide_id: tuple[str, ...]  # the slides as the table names them, each once; of a table of patients, these
+    label: tuple[str, ...]  # their labels, as text
+    # their patients (None where the cell is empty), or None when the table has no such column
     patient_id: tuple[str | None, ...] | None
-    target: str
-    missing: int
-    notes: tuple[str, ...]
-    per_patient: bool = False
+    target: str  # the column the labels come from
+    missing: int  # rows left out because their label is empty
+    notes: tuple[str, ...]  # what was decided while reading, one sentence each
+    per_patient: bool = False  # whether the table has a row per patient and no column of slides
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,22 +102,15 @@ def bank(
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is found and checked before anything is written.
+    """Everything that is found and checked before anything is written."""
 
-    Attributes:
-        config: The options, what was left out as the store has it, precision and compiling decided.
-        recipes: Recipes of the bank and of the features.
-        encoder: The chosen encoder, loaded.
-        again: Whether the slides of one shard are to be made anew in a bank that is otherwise the same.
-    """
-
-    config: BankConfig
+    config: BankConfig  # the options, what was left out as the store has it, precision and compiling decided
     bank: Bank
     features: Features
-    recipes: tuple[Recipe, Recipe]
+    recipes: tuple[Recipe, Recipe]  # recipes of the bank and of the features
     choice: EncoderChoice
-    encoder: TileEncoder
-    again: bool
+    encoder: TileEncoder  # the chosen encoder, loaded
+    again: bool  # whether the slides of one shard are to be made anew in a bank that is otherwise the same
 
     @property
     def store(self) -> Store:

@@ -98,15 +98,10 @@ class _Vectors:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is found and checked before anything is written.
+    """Everything that is found and checked before anything is written."""
 
-    Attributes:
-        mean: The mean of all tile features: the baseline, or what was asked for.
-        vectors: What was asked for.
-    """
-
-    mean: _Vectors
-    vectors: _Vectors
+    mean: _Vectors  # the mean of all tile features: the baseline, or what was asked for
+    vectors: _Vectors  # what was asked for
     warning: str = ""
 
 

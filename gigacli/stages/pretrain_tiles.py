@@ -140,25 +140,16 @@ def pretrain_tiles(
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is found and checked before anything is computed.
+    """Everything that is found and checked before anything is computed."""
 
-    Attributes:
-        config: The options, what was left out as an earlier run had it.
-        network: The network to start from.
-        origin: Where its weights come from, in words.
-        slides: The drawn tiles of every slide, by its row.
-        begun: Whether an earlier run has read the tiles and begun to train.
-        labels: What tiles are scored by.
-    """
-
-    config: PretrainTilesConfig
+    config: PretrainTilesConfig  # the options, what was left out as an earlier run had it
     recipe: Recipe
     encoder: Encoder
-    network: ResNet18
-    origin: str
-    slides: Sequence[SlideTiles]
-    begun: bool
-    labels: Labels | None
+    network: ResNet18  # the network to start from
+    origin: str  # where its weights come from, in words
+    slides: Sequence[SlideTiles]  # the drawn tiles of every slide, by its row
+    begun: bool  # whether an earlier run has read the tiles and begun to train
+    labels: Labels | None  # what tiles are scored by
     processes: Processes
     device: torch.device
 

@@ -110,19 +110,13 @@ def tile(
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is found and checked before anything is written.
+    """Everything that is found and checked before anything is written."""
 
-    Attributes:
-        config: The options, what was left out as the store has it.
-        known: The store, None where it is still to be made.
-        registration: The slide table as it will be.
-    """
-
-    config: TileConfig
+    config: TileConfig  # the options, what was left out as the store has it
     url: str
-    known: Store | None
+    known: Store | None  # the store, None where it is still to be made
     recipe: Recipe
-    registration: Registration
+    registration: Registration  # the slide table as it will be
 
     def rows(self, store: Store) -> list[int]:
         """Rows of this shard."""

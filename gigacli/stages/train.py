@@ -109,17 +109,11 @@ def train(
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is found and checked before anything is computed.
+    """Everything that is found and checked before anything is computed."""
 
-    Attributes:
-        config: The options, what was left out as an earlier run had it.
-        source: The bank, or the imported features that stand in for one.
-        views: Its slides to train on, mapped into memory.
-    """
-
-    config: TrainConfig
-    source: Bank | Features
-    views: MappedBank | MappedFeatures
+    config: TrainConfig  # the options, what was left out as an earlier run had it
+    source: Bank | Features  # the bank, or the imported features that stand in for one
+    views: MappedBank | MappedFeatures  # its slides to train on, mapped into memory
     excluded: int
     recipe: Recipe
     model: Model

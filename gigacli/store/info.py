@@ -21,25 +21,15 @@ MOST_FAILURES = 20
 
 @dataclass(frozen=True)
 class GroupInfo:
-    """One group of results.
+    """One group of results."""
 
-    Attributes:
-        path: Path in the store.
-        stage: The verb that wrote it.
-        done: Slides that are done, "no tissue" included; of an encoder or model 1 when it is finished.
-        total: Slides that could be done; 1 for an encoder or model.
-        failed: Slides that are not done because they failed.
-        bytes: Size on disk, None for a remote store.
-        config: The configuration in its recipe.
-    """
-
-    path: str
-    stage: str
-    done: int
-    total: int
-    failed: int
-    bytes: int | None
-    config: dict[str, Any]
+    path: str  # path in the store
+    stage: str  # the verb that wrote it
+    done: int  # slides that are done, "no tissue" included; of an encoder or model 1 when it is finished
+    total: int  # slides that could be done; 1 for an encoder or model
+    failed: int  # slides that are not done because they failed
+    bytes: int | None  # size on disk, None for a remote store
+    config: dict[str, Any]  # the configuration in its recipe
 
     @property
     def kind(self) -> str:
@@ -68,54 +58,31 @@ class Failure:
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """Progress of one slide.
+    """Progress of one slide."""
 
-    Attributes:
-        slide: Its id.
-        patient: Its patient, "" where unknown.
-        tiles: Tiles of it, 0 for no tissue; None where it is not tiled.
-        done: Groups of results in which it is done, by path: features, banks, embeddings.
-        failures: Why stages could not do it, by stage.
-    """
-
-    slide: str
-    patient: str
-    tiles: int | None
-    done: list[str]
-    failures: dict[str, str]
+    slide: str  # its id
+    patient: str  # its patient, "" where unknown
+    tiles: int | None  # tiles of it, 0 for no tissue; None where it is not tiled
+    done: list[str]  # groups of results in which it is done, by path: features, banks, embeddings
+    failures: dict[str, str]  # why stages could not do it, by stage
 
 
 @dataclass(frozen=True)
 class Info:
-    """Content and progress of a store.
+    """Content and progress of a store."""
 
-    Attributes:
-        url: Path or URL of the store.
-        version: Version of its format.
-        slides: Registered slides.
-        patients: Patients that are known.
-        tiles: Tiles of all slides.
-        bytes: Size on disk of all of it, None for a remote store.
-        groups: Groups of results, in the order of the verbs.
-        failed: Failures in all.
-        failures: The first of them.
-        retry: Commands that try the slides that failed again, once what was wrong with them is mended.
-        next: The command to run next.
-        per_slide: Progress of each slide, where that was asked for.
-    """
-
-    url: str
-    version: str
-    slides: int
-    patients: int
-    tiles: int
-    bytes: int | None
-    groups: list[GroupInfo]
-    failed: int
-    failures: list[Failure]
-    retry: list[str]
-    next: str
-    per_slide: list[SlideInfo] = field(default_factory=list)
+    url: str  # path or URL of the store
+    version: str  # version of its format
+    slides: int  # registered slides
+    patients: int  # patients that are known
+    tiles: int  # tiles of all slides
+    bytes: int | None  # size on disk of all of it, None for a remote store
+    groups: list[GroupInfo]  # groups of results, in the order of the verbs
+    failed: int  # failures in all
+    failures: list[Failure]  # the first of them
+    retry: list[str]  # commands that try the slides that failed again, once what was wrong with them is mended
+    next: str  # the command to run next
+    per_slide: list[SlideInfo] = field(default_factory=list)  # progress of each slide, where that was asked for
 
 
 @options_of(InfoConfig)

@@ -21,26 +21,17 @@ FEATURE_TILES_PER_CHUNK = 1024
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Specification of an array of the store.
+    """Specification of an array of the store."""
 
-    Attributes:
-        path: Path in the store; ``*`` stands for a name the user chose.
-        dims: Names of the dimensions. ``slide`` is row i of the slide table, everywhere.
-        dtype: Zarr data type.
-        fill: Value of what was never written.
-        chunk: ``"slide"``: one slide per chunk, so that processes may write different slides without a lock;
-            ``"all"``: one chunk; ``"table"``: blocks of rows, written by one process.
-        compressed: Whether chunks are compressed (zstd). Uncompressed chunks can be memory-mapped.
-        required: Whether the array must be there when its group is.
-    """
-
-    path: str
-    dims: tuple[str, ...]
-    dtype: str
-    fill: Any
+    path: str  # path in the store; ``*`` stands for a name the user chose
+    dims: tuple[str, ...]  # names of the dimensions. ``slide`` is row i of the slide table, everywhere
+    dtype: str  # zarr data type
+    fill: Any  # value of what was never written
+    # ``"slide"``: one slide per chunk, so that processes may write different slides without a lock; ``"all"``: one
+    # chunk; ``"table"``: blocks of rows, written by one process
     chunk: str
-    compressed: bool = True
-    required: bool = True
+    compressed: bool = True  # whether chunks are compressed (zstd). Uncompressed chunks can be memory-mapped
+    required: bool = True  # whether the array must be there when its group is
 
     def matches(self, path: str) -> bool:
         """Whether a concrete path is an instance of this one."""

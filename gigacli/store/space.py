@@ -22,17 +22,11 @@ def bank_bytes(slides: int, *, augmentations: int = 50, draws: int = 256, width:
 
 @dataclass(frozen=True)
 class Space:
-    """Room that a bank still needs.
+    """Room that a bank still needs."""
 
-    Attributes:
-        slides: Slides that can be tiled.
-        bytes: Of features and bank of the slides that are in no bank yet.
-        files: Of those slides, at most.
-    """
-
-    slides: int
-    bytes: int
-    files: int
+    slides: int  # slides that can be tiled
+    bytes: int  # of features and bank of the slides that are in no bank yet
+    files: int  # of those slides, at most
 
 
 def space_needed(store: Store, *, augmentations: int, draws: int, width: int) -> Space:

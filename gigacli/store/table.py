@@ -12,31 +12,18 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class SlideRow:
-    """One registered slide, known from its header alone.
+    """One registered slide, known from its header alone."""
 
-    Attributes:
-        id: Unique in the store; text.
-        path: Where the slide file is, "" where an import does not say.
-        patient: Patient identifier, "" where unknown.
-        vendor: OpenSlide's name of the format, "" for a file that could not be opened.
-        size_px: Width and height at level 0, -1 for a file that could not be opened.
-        mpp: Microns per level-0 pixel, NaN where unresolved.
-        mpp_source: csv, openslide, tiff, objective, option, import or nominal; "" where unresolved.
-        file_bytes: Size of the file when it was registered, -1 for a file that could not be opened.
-        modified_ns: Its last change before that, nanoseconds since 1970, -1 for a file that could not be opened.
-        mask: Path of a tissue mask that was given for the slide, "" for none.
-    """
-
-    id: str
-    path: str
-    patient: str = ""
-    vendor: str = ""
-    size_px: tuple[int, int] = (-1, -1)
-    mpp: float = float("nan")
-    mpp_source: str = ""
-    file_bytes: int = -1
-    modified_ns: int = -1
-    mask: str = ""
+    id: str  # unique in the store; text
+    path: str  # where the slide file is, "" where an import does not say
+    patient: str = ""  # patient identifier, "" where unknown
+    vendor: str = ""  # OpenSlide's name of the format, "" for a file that could not be opened
+    size_px: tuple[int, int] = (-1, -1)  # width and height at level 0, -1 for a file that could not be opened
+    mpp: float = float("nan")  # microns per level-0 pixel, NaN where unresolved
+    mpp_source: str = ""  # csv, openslide, tiff, objective, option, import or nominal; "" where unresolved
+    file_bytes: int = -1  # size of the file when it was registered, -1 for a file that could not be opened
+    modified_ns: int = -1  # its last change before that, nanoseconds since 1970, -1 for a file that could not be opened
+    mask: str = ""  # path of a tissue mask that was given for the slide, "" for none
 
     @property
     def usable(self) -> bool:

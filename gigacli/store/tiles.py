@@ -17,15 +17,10 @@ ROWS_AT_ONCE = 64
 
 
 class TileGrid(NamedTuple):
-    """The tiles of a slide.
+    """The tiles of a slide."""
 
-    Attributes:
-        coords: (n, 2) int32, (x, y) of the top-left corners, level-0 px.
-        edge_px: Edge of a tile, level-0 px, a fraction in general.
-    """
-
-    coords: NDArray[np.int32]
-    edge_px: float
+    coords: NDArray[np.int32]  # (n, 2) int32, (x, y) of the top-left corners, level-0 px
+    edge_px: float  # edge of a tile, level-0 px, a fraction in general
 
 
 class Tiles(SlideGroup):

@@ -17,40 +17,25 @@ CARD_VERSION = "0.1"
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsCard:
-    """The card of a model or an encoder.
+    """The card of a model or an encoder."""
 
-    Attributes:
-        kind: ``model`` or ``encoder``.
-        name: Its name in the store it came from.
-        created_by: The program that wrote the file.
-        variant: Rule by which a model's views become cells and maps; ``giga``. Empty for an encoder.
-        encoder: Name, in that store, of the encoder of the tile features.
-        encoder_sha256: SHA-256 of its weights; empty where the features came from elsewhere and it is not known.
-        timm: Its name in timm; empty for a ResNet18.
-        mpp: Resolution of its tiles, microns per pixel; None where the encoder was not trained on tiles of the store.
-        tile_px: Edge of its tiles, pixels at that resolution; None in the same case.
-        features: Values per tile.
-        width: Values per slide; 0 for an encoder.
-        slides: Slides it was trained on; 0 where it was not trained in the store.
-        recipes: Recipes of everything it was made from and of itself, by ``tiles``, ``encoder``, ``bank`` (or
-            ``features``, where these stood in for one), ``model``.
-        version: Version of the card's format.
-    """
-
-    kind: str
-    name: str
-    created_by: str
-    variant: str
-    encoder: str
-    encoder_sha256: str
-    timm: str
+    kind: str  # ``model`` or ``encoder``
+    name: str  # its name in the store it came from
+    created_by: str  # the program that wrote the file
+    variant: str  # rule by which a model's views become cells and maps; ``giga``. Empty for an encoder
+    encoder: str  # name, in that store, of the encoder of the tile features
+    encoder_sha256: str  # SHA-256 of its weights; empty where the features came from elsewhere and it is not known
+    timm: str  # its name in timm; empty for a ResNet18
+    # resolution of its tiles, microns per pixel; None where the encoder was not trained on tiles of the store
     mpp: float | None
-    tile_px: int | None
-    features: int
-    width: int
-    slides: int
+    tile_px: int | None  # edge of its tiles, pixels at that resolution; None in the same case
+    features: int  # values per tile
+    width: int  # values per slide; 0 for an encoder
+    slides: int  # slides it was trained on; 0 where it was not trained in the store
+    # recipes of everything it was made from and of itself, by ``tiles``, ``encoder``, ``bank`` (or ``features``,
+    # where these stood in for one), ``model``
     recipes: dict[str, dict[str, Any]]
-    version: str = CARD_VERSION
+    version: str = CARD_VERSION  # version of the card's format
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata of the safetensors file."""

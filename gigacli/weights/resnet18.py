@@ -44,27 +44,18 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class KeyReport:
-    """Report on the names in a weights file: which were used, and how. ``str()`` gives one line for messages.
+    """Report on the names in a weights file: which were used, and how. ``str()`` gives one line for messages."""
 
-    Attributes:
-        tensors: Number of tensors in the file.
-        used: Number of those that are the network's.
-        prefixes: Wrappers dropped from the names of a backbone.
-        numbered: Whether the parts had numbers for names, as in ``nn.Sequential``.
-        left_out: Tensors that are no part of a backbone: the first part of their names, and how many there are.
-        wrong: Names by what is wrong with them; ``num_batches_tracked``, which inference never reads, may be missing.
-        kind: The ResNet whose names these are, such as ``ResNet50``; empty if unknown.
-        layer4: Whether the file has a ``layer4``.
-    """
-
-    tensors: int
-    used: int
-    prefixes: tuple[str, ...]
-    numbered: bool
+    tensors: int  # number of tensors in the file
+    used: int  # number of those that are the network's
+    prefixes: tuple[str, ...]  # wrappers dropped from the names of a backbone
+    numbered: bool  # whether the parts had numbers for names, as in ``nn.Sequential``
+    # tensors that are no part of a backbone: the first part of their names, and how many there are
     left_out: dict[str, int]
+    # names by what is wrong with them; ``num_batches_tracked``, which inference never reads, may be missing
     wrong: dict[str, list[str]]
-    kind: str
-    layer4: bool
+    kind: str  # the ResNet whose names these are, such as ``ResNet50``; empty if unknown
+    layer4: bool  # whether the file has a ``layer4``
 
     def problems(self) -> str:
         """Reasons why the file is no ResNet18, in words; empty if it is one."""

@@ -37,27 +37,16 @@ MPP_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A slide encoder that goes with features of a store.
+    """A slide encoder that goes with features of a store."""
 
-    Attributes:
-        features: Name of the tile features it takes.
-        variant: ``giga``, or ``gigassl`` for the authors' checkpoints.
-        width: Values per slide.
-        config: Its settings in the recipe of an embedding.
-        identity: Its fingerprint or hash, in the inputs of that recipe.
-        tiles: T, tiles per view.
-        encode: Function from views to vectors (b, width), in eval mode.
-        note: Message to the user about what could not be checked; "" for none.
-    """
-
-    features: str
-    variant: str
-    width: int
-    config: dict[str, Any]
-    identity: str
-    tiles: int
-    encode: Callable[[ViewBatch], torch.Tensor]
-    note: str = ""
+    features: str  # name of the tile features it takes
+    variant: str  # ``giga``, or ``gigassl`` for the authors' checkpoints
+    width: int  # values per slide
+    config: dict[str, Any]  # its settings in the recipe of an embedding
+    identity: str  # its fingerprint or hash, in the inputs of that recipe
+    tiles: int  # T, tiles per view
+    encode: Callable[[ViewBatch], torch.Tensor]  # function from views to vectors (b, width), in eval mode
+    note: str = ""  # message to the user about what could not be checked; "" for none
 
 
 def name_of_model(store: Store, config: EmbedConfig) -> str:

@@ -26,19 +26,13 @@ RANDOM = "random-resnet18"
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """A tile encoder that has been found, and can be made.
+    """A tile encoder that has been found, and can be made."""
 
-    Attributes:
-        name: Its name in the store.
-        weights: A ResNet18 as a safetensors file; empty for a model of timm, whose weights are not ours to keep.
-        timm: Name of a model of timm; empty for a ResNet18.
-        note: Report on the weights file, for messages; "" where there is none.
-    """
-
-    name: str
+    name: str  # its name in the store
+    # a ResNet18 as a safetensors file; empty for a model of timm, whose weights are not ours to keep
     weights: bytes = b""
-    timm: str = ""
-    note: str = ""
+    timm: str = ""  # name of a model of timm; empty for a ResNet18
+    note: str = ""  # report on the weights file, for messages; "" where there is none
 
 
 def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
