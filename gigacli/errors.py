@@ -10,8 +10,7 @@ QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+[^\s?]+)\?\S+")
 """Query of a URL, after its ``?``: where signed URLs carry their signature."""
 
 SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|ACCOUNT_KEY|CONNECTION_STRING")
-LEAST_SECRET = 12
-"""Characters of a variable's value that is taken for a secret: shorter ones are words such as "false"."""
+LEAST_SECRET = 12  # characters of a variable's value that is taken for a secret: shorter ones are words such as "false"
 
 
 def holds_secret(url: str) -> bool:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PARTIAL = ".partial"
-"""The ending of files that are still being written, or were left by a process that was killed."""
+PARTIAL = ".partial"  # the ending of files that are still being written, or were left by a process that was killed
 
 
 def partial_path(path: Path) -> Path:

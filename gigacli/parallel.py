@@ -16,9 +16,7 @@ from gigacli.progress import Progress
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-DASK_SHARDS_PER_THREAD = 4
-"""Few enough that starting a shard does not count, enough to level out large slides."""
-
+DASK_SHARDS_PER_THREAD = 4  # few enough that starting a shard does not count, enough to level out large slides
 DASK_TIMEOUT_S = 30
 
 

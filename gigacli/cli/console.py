@@ -29,12 +29,8 @@ from rich.table import Table
 from gigacli.cli.command import in_flags
 from gigacli.errors import GigaError
 
-PLAIN_LINE_SECONDS = 10.0
-"""At most one progress line in this time where standard error is no terminal."""
-
-PIPE_WIDTH = 160
-"""Columns of a table that goes to a file or a pipe, where nothing needs to fit a screen."""
-
+PLAIN_LINE_SECONDS = 10.0  # at most one progress line in this time where standard error is no terminal
+PIPE_WIDTH = 160  # columns of a table that goes to a file or a pipe, where nothing needs to fit a screen
 out = Console(soft_wrap=True)
 if not out.is_terminal:
     out = Console(soft_wrap=True, width=PIPE_WIDTH)

@@ -11,8 +11,7 @@ from gigacli.store.groups import Done
 from gigacli.store.space import bank_bytes
 from gigacli.store.table import SlideTable
 
-SAMPLE = 4
-"""Slides tiled, without keeping the result, to price a run."""
+SAMPLE = 4  # slides tiled, without keeping the result, to price a run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,7 @@ from gigacli.wsi.tile_cache import TileCache
 from gigacli.wsi.tile_pixels import TilePixels, TileSpec, cache_tiles
 
 GB = 1e9
-MAX_SCORED_TILES = 2000
-"""Largest number of tiles whose neighbours are scored after every epoch."""
+MAX_SCORED_TILES = 2000  # largest number of tiles whose neighbours are scored after every epoch
 
 
 def draw_tiles(

@@ -22,8 +22,7 @@ from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar
 from gigacli.errors import InvalidInput
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-DOC_WIDTH = 112
-"""Columns of a generated docstring."""
+DOC_WIDTH = 112  # columns of a generated docstring
 
 
 def option(default: Any, help_text: str, *, result: bool = True, flag: str = "") -> Any:

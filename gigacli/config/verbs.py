@@ -147,8 +147,7 @@ class BankConfig(Config):
 
 
 EPOCHS = 1000
-MIN_STEPS = 1200
-"""Fewer leave a slide encoder half trained, whatever the size of the cohort (measured, on two cohorts)."""
+MIN_STEPS = 1200  # fewer leave a slide encoder half trained, whatever the size of the cohort (measured, on two cohorts)
 
 PAPER: dict[str, Any] = {
     "tiles": 5,

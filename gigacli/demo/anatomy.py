@@ -16,8 +16,7 @@ from scipy.spatial import cKDTree
 Floats = NDArray[np.float32]
 
 CLASSES = ("glandular", "solid")
-TILE_TYPES = ("background", "stroma", "glandular", "solid", "fat")
-"""Meaning of the values of a tile-type map."""
+TILE_TYPES = ("background", "stroma", "glandular", "solid", "fat")  # meaning of the values of a tile-type map
 BACKGROUND, STROMA, GLANDULAR, SOLID, FAT = range(5)
 VOID, OPEN, GLAND, NEST, WHITE = range(5)
 """What a cell of the structure grid is: no tissue, loose tissue, epithelium of a gland or a nest, a white gap."""

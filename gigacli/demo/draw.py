@@ -20,12 +20,8 @@ from gigacli.demo import anatomy
 from gigacli.demo.anatomy import BACKGROUND, CLASSES, FAT, GLANDULAR, SOLID, Floats, Units, field, scatter, under
 from gigacli.errors import InvalidInput
 
-MAP_UM = 8.0
-"""Side of a cell of the truth maps in microns, up to rounding to an even number of level-0 pixels."""
-
-MIN_SLIDE_UM = 500
-"""A slide is at least this wide and high."""
-
+MAP_UM = 8.0  # side of a cell of the truth maps in microns, up to rounding to an even number of level-0 pixels
+MIN_SLIDE_UM = 500  # a slide is at least this wide and high
 _COLUMNAR_UM, _LARGE_UM, _SPINDLE_UM, _SMALL_UM = (9.5, 5.6), (10.5, 8.0), (13.0, 3.4), (6.0, 5.6)
 _TURNS, _VARIANTS = 24, 6  # sprites of every kind of nucleus
 _MARGIN_PX = 64  # around the canvas of nuclei, so that none needs cutting

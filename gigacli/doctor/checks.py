@@ -27,8 +27,7 @@ TIMEOUT_S = 120.0
 SELF_TEST_TIMEOUT_S = 300.0
 SLOW_FSYNC_MS = 20.0
 LEAST_MEMORY = 4 * 2**30
-WIDTH = 256
-"""Width of the features of a ResNet18, for the size of a bank."""
+WIDTH = 256  # width of the features of a ResNet18, for the size of a bank
 
 MODULES = {"spconv": "spconv.pytorch", "tensorboard": "torch.utils.tensorboard"}
 """Modules to import of packages whose name is not that of a module."""

@@ -36,9 +36,7 @@ WRITERS: dict[tuple[type[Result], str], Callable[..., str | None]] = {
 Called with the group, the rows of the slides that have a result, `to` and `progress`; gives a warning, if any.
 """
 
-FILES = ("csv", "parquet", "h5ad", "safetensors")
-"""Formats that are one file; the others are a folder."""
-
+FILES = ("csv", "parquet", "h5ad", "safetensors")  # formats that are one file; the others are a folder
 FORMATS = get_args(Format)
 
 

@@ -12,8 +12,7 @@ from typing import Any
 from gigacli.errors import GigaError, InvalidInput
 from gigacli.files import PARTIAL, new_file
 
-NOTE = "giga.json"
-"""In every exported folder: what it was made from, and the names of its files."""
+NOTE = "giga.json"  # in every exported folder: what it was made from, and the names of its files
 
 
 def check_free(to: Path, *, folder: bool, redo: bool) -> None:

@@ -30,8 +30,7 @@ from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 
-ScaledSet = tuple[FeatureSet, SlideScale]
-"""The features of a slide, and how large their tiles are on it."""
+ScaledSet = tuple[FeatureSet, SlideScale]  # the features of a slide, and how large their tiles are on it
 
 
 @options_of(ImportConfig)

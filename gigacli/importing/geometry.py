@@ -21,9 +21,7 @@ TOLERANCE = 0.1
 """How far resolutions may lie apart that are meant to be one: scanners of one nominal magnification differ by a few
 percent, magnifications by a factor of 2."""
 
-SLACK_PX = 1.0
-"""Tools round the edge of a tile to whole level-0 pixels."""
-
+SLACK_PX = 1.0  # tools round the edge of a tile to whole level-0 pixels
 LARGEST = np.iinfo(np.int32).max
 
 

@@ -26,8 +26,7 @@ from gigacli.importing.feature_set import Content, FeatureSet, NoFeatures, numbe
 EXACT = {"mpp": "mpp", "slide_mpp": "level0_mpp", "edge_px": "edge_level0_px"}
 """Fields of :class:`FeatureSet` and the attributes that `giga export` adds to those of TRIDENT."""
 
-PATCHES = "_patches"
-"""What TRIDENT adds to the slide's id in the files of coordinates."""
+PATCHES = "_patches"  # what TRIDENT adds to the slide's id in the files of coordinates
 
 
 @dataclass(frozen=True, kw_only=True)

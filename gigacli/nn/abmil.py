@@ -22,10 +22,8 @@ from gigacli.randomness import keyed_rng, keyed_seed
 HIDDEN: Final = 128
 EPOCHS: Final = 50
 LEAST_STEPS: Final = 150
-BAGS: Final = 16
-"""Slides per step."""
-TILES: Final = 256
-"""Tiles of a slide in a step, drawn anew every time. Probabilities are computed from all tiles."""
+BAGS: Final = 16  # slides per step
+TILES: Final = 256  # tiles of a slide in a step, drawn anew every time. Probabilities are computed from all tiles
 LEARNING_RATE: Final = 1e-3
 WEIGHT_DECAY: Final = 1e-4
 

@@ -16,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-CROP_RATIO = (3 / 4, 4 / 3)
-"""Range of a crop's width over its height: the usual one."""
-
+CROP_RATIO = (3 / 4, 4 / 3)  # range of a crop's width over its height: the usual one
 BLUR_TAPS = 5
 
 
@@ -45,12 +43,8 @@ MOCO = Strengths(crop_scale=(0.2, 1.0), jitter=0.4, hue=0.1, jitter_p=0.8, gray_
 p .8), grayscale p .2, blur p .5), but the blur no stronger than the bank's, for a sigma of 2 px wipes out the chromatin
 of nuclei at 10x."""
 
-CHUNK = 16
-"""Tiles augmented at once on a CPU, so that they stay in its cache."""
-
-BLOCK_ROWS = 32
-"""Rows of a matrix multiplied at once on a CPU: they look at some 45 pixels of the tile's 256."""
-
+CHUNK = 16  # tiles augmented at once on a CPU, so that they stay in its cache
+BLOCK_ROWS = 32  # rows of a matrix multiplied at once on a CPU: they look at some 45 pixels of the tile's 256
 LUMA = (0.299, 0.587, 0.114)
 RGB_TO_YIQ = np.array([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])
 

@@ -22,15 +22,13 @@ from torch import Tensor
 from gigacli.nn.slide_encoder import SlideEncoder
 from gigacli.nn.sparse import KernelMap, SparseMap, strided_map
 
-DOWNMAP = 224
-"""What coordinates are divided by."""
+DOWNMAP = 224  # what coordinates are divided by
 
 LEVEL0_PER_PX = 4
 """The authors' tiles are of level 1 of slides scanned at 40x, with coordinates of level 0: four of their units to a
 pixel of the tile's resolution."""
 
-_SMALLEST = 7
-"""A map has at least so many cells a side."""
+_SMALLEST = 7  # a map has at least so many cells a side
 
 
 class GigasslEncoder(SlideEncoder):

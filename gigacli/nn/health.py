@@ -13,8 +13,7 @@ from torch import Tensor
 COLLAPSED_RANK = 1.5
 """Vectors of an effective rank below this are all alike, even where a batch holds only a few slides."""
 
-AT_CHANCE = 0.98
-"""A loss above this share of its chance level has told no slide from another."""
+AT_CHANCE = 0.98  # a loss above this share of its chance level has told no slide from another
 
 SETTLED = 0.1
 """Share of the training after which these call for a warning: before it they are how every training begins."""

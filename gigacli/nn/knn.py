@@ -13,13 +13,10 @@ from torch import Tensor
 from gigacli.nn.tile_encoder import ResNet18
 
 NEIGHBOURS = 20
-TEMPERATURE = 0.07
-"""Neighbours vote with exp(similarity / 0.07), as in Wu et al. 2018."""
-
+TEMPERATURE = 0.07  # neighbours vote with exp(similarity / 0.07), as in Wu et al. 2018
 CHUNK = 1024
 
-TILES = 64
-"""Tiles encoded at once."""
+TILES = 64  # tiles encoded at once
 
 
 def knn_accuracy(features: Tensor, labels: Tensor, groups: Tensor) -> float:

@@ -25,8 +25,7 @@ from gigacli.progress import Progress
 B = TypeVar("B")
 __all__ = ["History", "Schedule", "Step", "Training", "epoch_of", "run"]
 
-CHECKPOINT_SECONDS = 20.0
-"""A checkpoint is written, after a step or an epoch, when the last one is this old."""
+CHECKPOINT_SECONDS = 20.0  # a checkpoint is written, after a step or an epoch, when the last one is this old
 
 CHECKPOINT_SHARE = 0.05
 """Largest share of the time that checkpoints may take: where writing is slow they are farther apart."""

@@ -17,11 +17,8 @@ from torch import Tensor
 from gigacli.nn.views import SlideAugmentation, TilePositions, ViewBatch, draw_rows, draw_slide_augmentation, make_views
 from gigacli.randomness import keyed_rng
 
-DEVICE_SHARE = 0.6
-"""Share of the free memory of a CUDA device that a bank may take; the rest is for the network."""
-
-UPLOAD_BYTES = 2**28
-"""Bytes of a bank that are copied to the device at once."""
+DEVICE_SHARE = 0.6  # share of the free memory of a CUDA device that a bank may take; the rest is for the network
+UPLOAD_BYTES = 2**28  # bytes of a bank that are copied to the device at once
 
 
 class ViewSource(Protocol):

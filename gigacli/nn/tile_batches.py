@@ -20,9 +20,7 @@ from gigacli.nn.moco import MoCoBatch, Share, share_of
 from gigacli.nn.sampler import steps_per_epoch
 from gigacli.randomness import keyed_rng
 
-AHEAD = 2
-"""Batches whose tiles are being read before they are augmented."""
-
+AHEAD = 2  # batches whose tiles are being read before they are augmented
 TILES_PER_TASK = 8
 
 

@@ -13,9 +13,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-FEATURES = 256
-"""Values per tile: channels of ``layer3``."""
-
+FEATURES = 256  # values per tile: channels of ``layer3``
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -19,15 +19,13 @@ from gigacli.errors import InvalidInput
 
 Cells = Callable[[NDArray[np.float64]], NDArray[np.int64]]
 
-QUANTA = 64
-"""Steps per tile that positions are rounded to before they become cells."""
+QUANTA = 64  # steps per tile that positions are rounded to before they become cells
 
 CELL_QUANTA = 56
 """Steps per cell. The paper divides coordinates by d = 224 px of the target magnification, with 256-px tiles: one cell
 is 224/256 = 56/64 of a tile. Other tile sizes keep that proportion."""
 
-CELL = CELL_QUANTA / QUANTA
-"""Edge of a cell in tile units: 0.875."""
+CELL = CELL_QUANTA / QUANTA  # edge of a cell in tile units: 0.875
 
 
 @dataclass(frozen=True)

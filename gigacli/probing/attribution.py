@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
 
-FALSE_DISCOVERIES = 0.05
-"""Share of the tiles called significant that may be there by chance."""
+FALSE_DISCOVERIES = 0.05  # share of the tiles called significant that may be there by chance
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,12 +19,9 @@ from gigacli.probing.scores import roc
 
 DPI = 200
 _GRID = np.linspace(0, 1, 201)
-_OFFSET = 1.015
-"""Factor between neighbouring lines of a learning curve along the number of labels."""
-_LEAST_GAP = 1.15
-"""Least factor between two numbers under its axis."""
-_COLUMNS = 3
-"""Panels side by side."""
+_OFFSET = 1.015  # factor between neighbouring lines of a learning curve along the number of labels
+_LEAST_GAP = 1.15  # least factor between two numbers under its axis
+_COLUMNS = 3  # panels side by side
 
 
 def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = False) -> Axes:

@@ -25,8 +25,7 @@ from scipy.special import expit
 Weights = NDArray[np.floating]
 Objective = Callable[[Weights], tuple[float, Weights]]
 
-TOLERANCE: Final = 1e-4
-"""Largest component of the gradient at which scikit-learn stops."""
+TOLERANCE: Final = 1e-4  # largest component of the gradient at which scikit-learn stops
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 PERPLEXITY = 30.0
 """Of t-SNE: about how many neighbours of a slide its place is decided by (van der Maaten and Hinton 2008)."""
 
-FEWEST = 5
-"""Slides below which a neighbour embedding means nothing."""
+FEWEST = 5  # slides below which a neighbour embedding means nothing
 
 COMPONENTS = 50
 """Principal components that t-SNE starts from: neighbours hardly change, and are found ten times as fast."""

@@ -11,8 +11,7 @@ from typing import Any
 
 from gigacli.errors import InvalidInput
 
-MARK = "<!-- giga report -->"
-"""The second line of every report: what tells it from a file that must not be replaced."""
+MARK = "<!-- giga report -->"  # the second line of every report: what tells it from a file that must not be replaced
 
 
 def check_place(file: Path) -> None:

@@ -15,11 +15,8 @@ from gigacli.store.groups import TrainedGroup
 from gigacli.store.store import Store
 from gigacli.wsi.overlay import Thumbnail
 
-THUMBNAIL_PX = 1024
-"""The longer side of a slide under its tiles."""
-
-MOST_COLOURS = 8
-"""Groups that get a colour of their own: more cannot be told apart. The others are grey."""
+THUMBNAIL_PX = 1024  # the longer side of a slide under its tiles
+MOST_COLOURS = 8  # groups that get a colour of their own: more cannot be told apart. The others are grey
 
 
 def tile_counts(counts: NDArray[np.integer], axes: Axes) -> Axes:

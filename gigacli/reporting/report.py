@@ -29,8 +29,7 @@ from gigacli.store.info import Info, info
 from gigacli.store.store import Store
 from gigacli.version import __version__
 
-FRACTIONS = (0.25, 0.5, 1.0)
-"""Shares of the training labels that make a learning curve where none were asked for."""
+FRACTIONS = (0.25, 0.5, 1.0)  # shares of the training labels that make a learning curve where none were asked for
 
 
 @dataclass(frozen=True)

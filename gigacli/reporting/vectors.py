@@ -18,8 +18,7 @@ from gigacli.store.groups import Embedding
 from gigacli.store.store import Store
 
 NEIGHBOURS = 6
-STEPS = 4095
-"""Places are kept as whole numbers up to this: finer than a screen, and short as text."""
+STEPS = 4095  # places are kept as whole numbers up to this: finer than a screen, and short as text
 
 
 @dataclass(frozen=True)

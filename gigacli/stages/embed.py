@@ -25,8 +25,7 @@ from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.slide_encoders import ModelChoice, choose_model, name_of_model
 
-BLOCK = 128
-"""Slides that are read, embedded and written together, and what is lost at most when a run is killed."""
+BLOCK = 128  # slides that are read, embedded and written together, and what is lost at most when a run is killed
 
 
 @dataclass(frozen=True, kw_only=True)

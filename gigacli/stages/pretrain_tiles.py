@@ -40,14 +40,9 @@ from gigacli.weights.resnet18 import read_resnet18
 from gigacli.wsi.reader import SlideTiles
 from gigacli.wsi.tile_pixels import TilePixels
 
-WEIGHT_DECAY, SGD_MOMENTUM = 1e-4, 0.9
-"""Of SGD, as in MoCo (He et al. 2020)."""
-
-LR_TILES = 256
-"""Tiles a step that the learning rate is given for; it is in proportion to them (Goyal et al. 2017)."""
-
-WARMUP = 0.01
-"""Share of the steps in which the learning rate rises; MoCo has none, but starts from one batch size only."""
+WEIGHT_DECAY, SGD_MOMENTUM = 1e-4, 0.9  # of SGD, as in MoCo (He et al. 2020)
+LR_TILES = 256  # tiles a step that the learning rate is given for; it is in proportion to them (Goyal et al. 2017)
+WARMUP = 0.01  # share of the steps in which the learning rate rises; MoCo has none, but starts from one batch size only
 
 
 @dataclass(frozen=True, kw_only=True)

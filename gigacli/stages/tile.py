@@ -30,8 +30,7 @@ from gigacli.wsi.grid import grid_capacity
 from gigacli.wsi.qc_folder import QCFolder
 from gigacli.wsi.tiling import Tiles, find_tiles
 
-LOWEST = 10
-"""Slides with the fewest tiles that a summary names."""
+LOWEST = 10  # slides with the fewest tiles that a summary names
 
 
 @dataclass(frozen=True, kw_only=True)

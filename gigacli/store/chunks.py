@@ -22,8 +22,7 @@ from gigacli.errors import Mismatch
 KEYS = DefaultChunkKeyEncoding(separator="/")
 CHECKSUM_BYTES = 4
 MAP_FIXED = 0x10
-MADV_RANDOM = 1
-"""The same numbers on Linux and macOS; Python's mmap has no name for the first."""
+MADV_RANDOM = 1  # the same numbers on Linux and macOS; Python's mmap has no name for the first
 
 
 def plain_chunks(array: Any) -> bool:

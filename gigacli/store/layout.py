@@ -12,11 +12,8 @@ from typing import Any
 FORMAT = "giga-cohort"
 FORMAT_VERSION = "0.1"
 
-NOT_DONE = -1
-"""Fill value of the arrays that say what is done."""
-
-FEATURE_TILES_PER_CHUNK = 1024
-"""Rows of un-augmented features in one chunk: a slide with few tiles stays a small file."""
+NOT_DONE = -1  # fill value of the arrays that say what is done
+FEATURE_TILES_PER_CHUNK = 1024  # rows of un-augmented features in one chunk: a slide with few tiles stays a small file
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,8 @@ from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.progress import Progress
 from gigacli.store.chunks import checksum_bytes, what_is_wrong
 
-AT_ONCE = 16
-"""Chunks fetched side by side, and held in memory: about 100 MB of a bank as the paper has it."""
-
-SPARE_BYTES = 2**28
-"""Left free on the disk that takes a copy."""
+AT_ONCE = 16  # chunks fetched side by side, and held in memory: about 100 MB of a bank as the paper has it
+SPARE_BYTES = 2**28  # left free on the disk that takes a copy
 
 
 def cache_folder(cache: Path | None) -> Path:

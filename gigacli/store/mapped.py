@@ -27,11 +27,8 @@ if TYPE_CHECKING:
     from gigacli.store.features import Features
 
 MAPS_FILE = Path("/proc/sys/vm/max_map_count")
-MAPS_SHARE = 0.75
-"""Share of the mappings that the system allows a process; libraries need some, too."""
-
-MEMORY_SHARE = 0.8
-"""Share of the machine's memory that features which cannot be mapped may take."""
+MAPS_SHARE = 0.75  # share of the mappings that the system allows a process; libraries need some, too
+MEMORY_SHARE = 0.8  # share of the machine's memory that features which cannot be mapped may take
 
 ROWS_OF_A_SLIDE = 400
 """Tiles of a slide that say enough about how its features spread: as many as are looked at in a bank."""

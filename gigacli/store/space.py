@@ -9,9 +9,7 @@ import numpy as np
 from gigacli.store.groups import Bank
 from gigacli.store.store import Store
 
-FILES_PER_SLIDE = 8
-"""Chunks of a slide: coordinates, tissue, count; features and done; bank, numbers of tiles and done."""
-
+FILES_PER_SLIDE = 8  # chunks of a slide: coordinates, tissue, count; features and done; bank, numbers of tiles and done
 BYTES_PER_VALUE = 2
 
 

@@ -12,8 +12,7 @@ from gigacli.store.chunks import read_column
 from gigacli.store.group import SlideGroup
 from gigacli.store.recipe import Recipe
 
-ROWS_AT_ONCE = 64
-"""Slides whose coordinates are read together: zarr reads the chunks of one request side by side."""
+ROWS_AT_ONCE = 64  # slides whose coordinates are read together: zarr reads the chunks of one request side by side
 
 
 class TileGrid(NamedTuple):

@@ -22,8 +22,7 @@ from gigacli.store.values import check_values
 LEVELS = get_args(ValidationLevel)
 """In the order in which they are looked at; each one takes the ones before it for granted."""
 
-OF_ATTRIBUTES = ("ROOT-1", "SLIDES-2", "RECIPE-1")
-"""Rules of level 1; the schema's other ones are of level 2."""
+OF_ATTRIBUTES = ("ROOT-1", "SLIDES-2", "RECIPE-1")  # rules of level 1; the schema's other ones are of level 2
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,10 @@ from gigacli.store.describe import Description, Problem, attributes_of, check_hi
 from gigacli.store.layout import NOT_DONE, spec_of
 from gigacli.store.store import Store
 
-SLACK_PX = 1.0
-"""Pixels that a tile may reach over the border of its slide: corners are rounded to whole pixels."""
-
+SLACK_PX = 1.0  # pixels that a tile may reach over the border of its slide: corners are rounded to whole pixels
 UNIT_TOLERANCE = 1e-3
 SOURCES = ("", "csv", "openslide", "tiff", "objective", "option", "import", "nominal")
-COLUMN = "column"
-"""An index: the entry of every registered slide."""
+COLUMN = "column"  # an index: the entry of every registered slide
 
 EXPONENT, MAGNITUDE = np.uint16(0x7C00), np.uint16(0x7FFF)
 """Bits of a float16: all of the exponent are set in infinities and NaN."""

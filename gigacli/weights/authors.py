@@ -13,8 +13,7 @@ from torch import Tensor
 from gigacli.errors import Mismatch, NotFound
 from gigacli.nn.gigassl import GigasslEncoder
 
-WIDTH_IN = 256
-"""Features of a tile: ``layer3`` of the authors' ResNet18."""
+WIDTH_IN = 256  # features of a tile: ``layer3`` of the authors' ResNet18
 
 _MARK = "sparse_pooling.0."
 """Prefix of the names of the encoder's weights; checkpoints hold each tensor twice, under two wrappers."""

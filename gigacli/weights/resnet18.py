@@ -38,8 +38,7 @@ BLOCKS: dict[tuple[str, tuple[int, ...]], str] = {
 }
 """Kind of ResNet by the last convolution of a block and the blocks in ``layer1`` to ``layer3``."""
 
-NAMED = 3
-"""Names of one kind that a message spells out."""
+NAMED = 3  # names of one kind that a message spells out
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,7 @@ from gigacli.weights.card import WeightsCard, encoder_text
 PAPER_TILES = 5
 """T of the paper, for the authors' checkpoints: they do not name theirs in a form that could be relied on."""
 
-MPP_TOLERANCE = 0.01
-"""Relative difference of resolutions that count as the same: tools round what scanners state."""
+MPP_TOLERANCE = 0.01  # relative difference of resolutions that count as the same: tools round what scanners state
 
 
 @dataclass(frozen=True)

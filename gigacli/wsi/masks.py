@@ -29,12 +29,8 @@ from PIL import Image
 from gigacli.errors import SlideError
 from gigacli.wsi.area import Averages
 
-PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-"""Endings of masks that are pictures."""
-
-POLYGONS = (".geojson", ".json")
-"""Endings of masks that are GeoJSON."""
-
+PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")  # endings of masks that are pictures
+POLYGONS = (".geojson", ".json")  # endings of masks that are GeoJSON
 _FORMATS = ("PNG", "TIFF", "JPEG", "BMP")  # told by the first bytes, so a wrong ending among these does no harm
 _JPEG_TISSUE = 127
 _SHAPE_TOLERANCE = 0.02  # of a side, and one pixel: thumbnails are rounded, levels lose rows
@@ -49,8 +45,7 @@ _BROKEN: tuple[type[BaseException], ...] = (
 )
 _OPENING = threading.Lock()  # filters of warnings belong to the process, not to a thread
 
-Polygon = list["NDArray[np.float64]"]
-"""Rings (n, 2) of level-0 x and y; the first is the border, the others are holes."""
+Polygon = list["NDArray[np.float64]"]  # rings (n, 2) of level-0 x and y; the first is the border, the others are holes
 
 
 def read_mask(

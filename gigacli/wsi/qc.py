@@ -18,15 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-LONG_SIDE_PX = 1600
-"""A slide's picture is at most this long, without its caption."""
-
-CAPTION_PX = 60
-"""Height of the caption below a slide's picture; a contact sheet cuts it off."""
-
-SHEET_SLIDES = 120
-"""Slides on one contact sheet: a larger cohort gets several."""
-
+LONG_SIDE_PX = 1600  # a slide's picture is at most this long, without its caption
+CAPTION_PX = 60  # height of the caption below a slide's picture; a contact sheet cuts it off
+SHEET_SLIDES = 120  # slides on one contact sheet: a larger cohort gets several
 _WIDEST_ZOOM = 4  # small slides are enlarged, in whole mask pixels
 _LARGE_PX = 1200  # pictures from here on get a thicker outline, which a contact sheet must still show
 _NARROWEST_PX = 640  # a caption has room

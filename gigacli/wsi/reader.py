@@ -16,14 +16,9 @@ from numpy.typing import NDArray
 from gigacli.errors import SlideError
 from gigacli.wsi.slide import Slide
 
-BLOCK_BYTES = 1024 * 3 * 256 * 256
-"""Pixels of a block: 1,024 tiles of 256 px, 200 MB."""
-
-AHEAD_BYTES = 3 * BLOCK_BYTES
-"""Pixels read and not yet used, of as many slides as that is."""
-
-TILES_PER_TASK = 8
-"""Tiles a thread reads at a time: neighbours, which often share a compressed tile of the file."""
+BLOCK_BYTES = 1024 * 3 * 256 * 256  # pixels of a block: 1,024 tiles of 256 px, 200 MB
+AHEAD_BYTES = 3 * BLOCK_BYTES  # pixels read and not yet used, of as many slides as that is
+TILES_PER_TASK = 8  # tiles a thread reads at a time: neighbours, which often share a compressed tile of the file
 
 
 @dataclass(frozen=True)

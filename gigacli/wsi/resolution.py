@@ -22,8 +22,7 @@ from gigacli.errors import SlideError
 MPP_RANGE = (0.08, 5.0)
 """Microns per pixel of a real slide: finer than any objective resolves, or coarser than cells, is a broken header."""
 
-MAX_ANISOTROPY = 1.05
-"""Pixels are square; scanners calibrate x and y apart by up to a few percent."""
+MAX_ANISOTROPY = 1.05  # pixels are square; scanners calibrate x and y apart by up to a few percent
 
 MAX_POWER_FACTOR = 3.0
 """How far mpp x power / 10 may lie from 1. Camera adaptors legitimately give a factor of 2 (a 3DHISTECH scanner at 20x

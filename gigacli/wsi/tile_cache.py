@@ -26,9 +26,7 @@ from gigacli.files import PARTIAL, partial_path
 
 QUALITY = 95
 
-MAGIC = b"GIGATILE"
-"""The last bytes of a pack, before them the number of tiles: a file cut short does not end so."""
-
+MAGIC = b"GIGATILE"  # the last bytes of a pack, before them the number of tiles: a file cut short does not end so
 SUFFIX = ".tiles"
 
 ABANDONED_S = 3600.0

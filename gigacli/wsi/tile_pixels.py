@@ -19,8 +19,7 @@ from gigacli.wsi.reader import SlideTiles, TileReader
 from gigacli.wsi.slide import Slide
 from gigacli.wsi.tile_cache import QUALITY, TileCache, TilePack, TilePackWriter, decode, encode, stamp
 
-OPEN_SLIDES = 32
-"""Slides open at once where tiles are read from slides."""
+OPEN_SLIDES = 32  # slides open at once where tiles are read from slides
 
 
 class TileSpec(NamedTuple):

@@ -39,12 +39,8 @@ have a level near it, so that a slide costs little more than decoding two megapi
 FLOOR = 0.025
 """Score below which nothing is tissue, as a natural optical density: six grey levels of tint on a white slide."""
 
-SPECK_UM2 = 6_000.0
-"""Pieces smaller than this (77 x 77 microns) are dust."""
-
-HOLE_UM2 = 5_000.0
-"""Holes smaller than this (70 x 70 microns) are lumens, vessels and cracks that belong to the tissue."""
-
+SPECK_UM2 = 6_000.0  # pieces smaller than this (77 x 77 microns) are dust
+HOLE_UM2 = 5_000.0  # holes smaller than this (70 x 70 microns) are lumens, vessels and cracks that belong to the tissue
 _NEARBY_UM = 20.0  # radius of a neighbourhood: one pixel, the width of a blurred border
 _SHARE = 0.35  # of the strongest score nearby; less keeps a halo of glass, more eats into uneven tissue
 _TYPICAL = 0.3  # of the slide's median score; more loses pale tissue beside dark, less keeps walls of fat
