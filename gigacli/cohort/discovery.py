@@ -21,9 +21,6 @@ def find_slides(paths: Sequence[Path]) -> list[Path]:
     path; hidden files and folders and zarr stores are passed over. The .dcm files of one folder and series are one
     slide, stood for by the first of them.
 
-    Args:
-        paths: Files and folders.
-
     Returns:
         Paths in the order of `paths`, each once.
 

@@ -34,13 +34,7 @@ MAX_SCORED_TILES = 2000  # largest number of tiles whose neighbours are scored a
 def draw_tiles(
     counts: NDArray[np.int64], *, seed: int, max_slides: int, max_tiles: int
 ) -> dict[int, NDArray[np.int64]]:
-    """Draw tiles at random, spread evenly over slides drawn at random.
-
-    Args:
-        counts: (slide) tiles of every slide of the store, 0 where there are none.
-        seed: Seed of both draws.
-        max_slides: Largest number of slides.
-        max_tiles: Largest number of tiles, over all slides.
+    """Draw at most `max_tiles` of `counts` (slide,) tiles, spread evenly over at most `max_slides` slides, at random.
 
     Returns:
         By row of the slide: (n,) numbers of its tiles, ascending.
@@ -63,11 +57,7 @@ def draw_labelled_tiles(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Draw at most :data:`MAX_SCORED_TILES` tiles of the slides that have a label.
 
-    Args:
-        labels: Labels of slides.
-        slides: Slides with their tiles, by row; tiles are numbered from 0 across all slides in this order.
-        table: The slide table.
-        seed: Seed of the draw.
+    Tiles are numbered from 0 across all `slides`, in their order.
 
     Returns:
         Numbers (n,) of the tiles, ascending, their classes (n,) and their patients (n,), counted from 0. A slide whose

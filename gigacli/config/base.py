@@ -81,12 +81,9 @@ class Config:
         """Refuse what the annotations allow and makes no sense; values that follow from others are set here."""
 
     def following(self, earlier: dict[str, Any] | None) -> Self:
-        """Return this configuration with what the user left out as an earlier run had it.
+        """Return this configuration with what the user left out as an earlier run had it, by its recipe.
 
         So ``giga tile STORE --shard 2/8`` need not repeat what ``giga tile STORE SLIDES --plan`` was told.
-
-        Args:
-            earlier: The configuration in the recipe of the group that is there, if any.
         """
         if earlier is None or getattr(self, "redo", False):
             return self
@@ -206,9 +203,6 @@ def options_of(cls: type[C]) -> Callable[[Callable[Concatenate[C, P], R]], Calla
     type and default: for editors, type checkers and :func:`inspect.signature`. Its body reads the configuration, never
     those. Callers leave out the configuration, which is built of the options they give (:meth:`Config.of`); what they
     leave out may then follow an earlier run. The options are listed in the docstring, before `progress`.
-
-    Args:
-        cls: The configuration.
     """
 
     def decorate(function: Callable[Concatenate[C, P], R]) -> Callable[P, R]:

@@ -37,13 +37,8 @@ def make_aggregator(
 class GatedAttention(nn.Module):
     """Gated attention over the tiles of a view (Ilse et al. 2018, equation 9; paper, figure 3 C); blind to cells.
 
-    h = relu(W f + b); a = softmax over tiles of w (tanh(V h + v) * sigmoid(U h + u)); the vector is sum of a h.
-
-    Args:
-        width_in: Features of a tile.
-        width: Values of the slide vector.
-        hidden: Values of the gate.
-        generator: Source of the initial weights.
+    h = relu(W f + b), of `width` values; a = softmax over tiles of w (tanh(V h + v) * sigmoid(U h + u)), a gate of
+    `hidden` values; the vector is sum of a h.
     """
 
     def __init__(self, width_in: int, *, width: int = 512, hidden: int = 128, generator: Generator) -> None:
@@ -64,13 +59,7 @@ class GatedAttention(nn.Module):
 
 
 class MeanMLP(nn.Module):
-    """An MLP with one hidden layer on the mean of the view's tiles; blind to cells.
-
-    Args:
-        width_in: Features of a tile.
-        width: Values of the slide vector, and of the hidden layer.
-        generator: Source of the initial weights.
-    """
+    """An MLP with one hidden layer, as wide as the vector, on the mean of the view's tiles; blind to cells."""
 
     def __init__(self, width_in: int, *, width: int = 512, generator: Generator) -> None:
         super().__init__()

@@ -91,10 +91,9 @@ ALONE = Processes()
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
-    """The processes that ``torchrun`` started, and this one's device; alone where it did not. They end together.
+    """The processes that ``torchrun`` started, which end together, and this one's device; alone where it did not.
 
-    Args:
-        device: The device asked for; ``cuda`` becomes the device of this process.
+    ``cuda`` becomes the device of this process.
 
     Raises:
         InvalidInput: There are fewer CUDA devices than processes on this machine, or one device is named for all.
@@ -143,10 +142,8 @@ def synchronise(module: nn.Module, processes: Processes) -> nn.Module:
 class SyncBatchNorm1d(nn.BatchNorm1d):
     """Batch norm of (rows, c) over the rows of all processes, on any device; torch's own wants CUDA.
 
-    Variance is the mean square about the mean, in a second sum: E[x^2] - E[x]^2 loses digits.
-
-    Args:
-        norm: The batch norm that it replaces, and shares parameters and buffers with.
+    It shares parameters and buffers with the one that it replaces. Variance is the mean square about the mean, in a
+    second sum: E[x^2] - E[x]^2 loses digits.
     """
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:

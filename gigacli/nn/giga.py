@@ -67,14 +67,7 @@ class GigaSSL(nn.Module):
 
     @classmethod
     def of_recipe(cls, width_in: int, recipe: Mapping[str, Any], *, seed: int, sparse_backend: str = "auto") -> Self:
-        """The untrained method that a model's recipe describes.
-
-        Args:
-            width_in: Features of a tile.
-            recipe: Configuration of ``giga train``; a setting that an older one lacks has the default of its time.
-            seed: Seed of the initial weights.
-            sparse_backend: Backend of a sparse aggregator's convolutions.
-        """
+        """The untrained method that a model's recipe describes; what an older one lacks has the default of its time."""
         names = ("temperature", "whiten", "aggregator", "blocks", "stride")
         stated = {"temperature": 1.0} | {name: recipe[name] for name in names if name in recipe}
         return cls(width_in, seed=seed, sparse_backend=sparse_backend, **stated)
@@ -97,12 +90,9 @@ class GigaSSL(nn.Module):
 def whitening_matrix(slides: Iterable[NDArray[np.float16]]) -> Tensor:
     """A matrix that makes the spread of features within slides alike in all directions (whitening).
 
-    N is the covariance of a slide's augmented features about their mean, pooled over slides; features f become
-    f (N + tr(N)/c I)^(-1/2). Directions in which tiles and augmentations of one slide differ most
-    say least about which slide it is.
-
-    Args:
-        slides: Per slide (augmentation, draw, c), a bank's rows.
+    N is the covariance of a slide's augmented features (augmentation, draw, c) about their mean, pooled over slides;
+    features f become f (N + tr(N)/c I)^(-1/2). Directions in which tiles and augmentations of one slide differ most say
+    least about which slide it is.
 
     Returns:
         (c, c) float32, symmetric.
@@ -134,10 +124,8 @@ TILES_AT_ONCE = 2048
 def embed_views(encoder: Callable[[ViewBatch], Tensor], views: ViewBatch, counts: Sequence[int]) -> Tensor:
     """Slide vectors: the mean of each slide's views, scaled to unit length (paper, section 4.2).
 
-    Args:
-        encoder: Views to vectors, in eval mode, so that no view depends on another.
-        views: The views of all slides, one slide after the other.
-        counts: Views of each slide, (s,).
+    `views` are those of all slides, `counts` (s,) of each, one slide after the other; `encoder` is in eval mode, so
+    that no view depends on another.
 
     Returns:
         (s, width) float32.

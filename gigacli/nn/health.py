@@ -53,9 +53,7 @@ def health_of(vectors: Tensor) -> Health:
 def training_warning(history: Mapping[str, Sequence[float]], *, epochs: int) -> str:
     """A warning in words if the last epoch of a history shows that training fails; "" if it does not.
 
-    Args:
-        history: Values per epoch so far; "loss" and "chance", and "rank" where it is known.
-        epochs: Epochs of the whole training.
+    A history has values per epoch under "loss" and "chance", and under "rank" where it is known.
     """
     loss, chance = history["loss"][-1], history["chance"][-1]
     if len(history["loss"]) < SETTLED * epochs:

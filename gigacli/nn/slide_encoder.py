@@ -204,11 +204,7 @@ class SlideEncoder(nn.Module):
 class Projector(nn.Sequential):
     """Linear -> ReLU -> BatchNorm1d, twice, then Linear: (b, width_in) -> (b, width). The loss sees only its output.
 
-    Args:
-        width_in: Values of the slide vector.
-        hidden: Values in between.
-        width: Values of the projection.
-        generator: Source of the initial weights (uniform in +-1/sqrt(fan in), torch's default for Linear).
+    Weights are uniform in +-1/sqrt(fan in), torch's default for Linear.
     """
 
     def __init__(self, width_in: int, *, hidden: int = 512, width: int = 256, generator: Generator) -> None:

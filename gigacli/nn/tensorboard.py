@@ -10,10 +10,7 @@ from gigacli.errors import InvalidInput
 
 
 class TensorBoardLog:
-    """Writes the figures of every epoch for TensorBoard.
-
-    Args:
-        folder: Where the log is written; None writes nothing.
+    """Writes the figures of every epoch into a folder for TensorBoard; without a folder nothing.
 
     Raises:
         InvalidInput: TensorBoard is not installed.

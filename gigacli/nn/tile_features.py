@@ -67,13 +67,7 @@ def draw_bank_views(
 
 
 class SlideFeatures:
-    """Features of one slide, made block of tiles by block of tiles.
-
-    Args:
-        batches: The encoder with its batch buffers.
-        views: The rows to encode under augmentation.
-        count: Number of tiles of the slide.
-        plain: Whether to encode every tile without augmentation, too.
+    """Features of one slide: of the rows `views` of its bank, and with `plain` of all its tiles; made block by block.
 
     Attributes:
         vectors: (augmentation, draw, feature) float16 on the encoder's device, NaN where nothing is encoded yet.
@@ -142,14 +136,7 @@ class SlideFeatures:
 
 
 class Batches:
-    """Feeds an encoder batch by batch; when the device has not enough memory for a batch, half of it from then on.
-
-    Args:
-        encoder: The encoder.
-        tile_px: Edge of the tiles.
-        size: Tiles per batch.
-        say: Receives a message when the batch is halved.
-    """
+    """Feeds an encoder `size` tiles at a time; when a device lacks memory for them, half from then on, and says so."""
 
     def __init__(self, encoder: TileEncoder, *, tile_px: int, size: int, say: Callable[[str], None]) -> None:
         self.encoder, self.size, self._say = encoder, size, say

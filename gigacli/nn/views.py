@@ -181,8 +181,7 @@ def slide_views(
 class TilePositions:
     """Positions of all tiles of many slides, packed one slide after the other.
 
-    Args:
-        grids: Per slide its tiles' level-0 corners (n, 2) and the edge of a tile in level-0 px.
+    A grid is the level-0 corners (n, 2) of a slide's tiles, and their edge in level-0 px.
 
     Attributes:
         counts: (s,) number of tiles of each slide.

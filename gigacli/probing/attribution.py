@@ -84,11 +84,7 @@ def attribution_from_views(scores: NDArray[np.float64], views: NDArray[np.int64]
 
 
 def attribution_of_mean(scores: NDArray[np.float64]) -> TileAttribution:
-    """Attribution of the score of a mean of tiles: exact, as the score is linear in the tiles.
-
-    Args:
-        scores: Of each tile by itself, (n,), n at least 2.
-    """
+    """Attribution of the score of a mean of tiles, from their own scores (n,): exact, as it is linear in the tiles."""
     n = len(scores)
     if n < 2:
         raise InvalidInput(f"the slide has {n} tiles; without one nothing is left", "Choose a slide with more tiles.")

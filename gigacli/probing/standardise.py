@@ -11,12 +11,9 @@ Float = TypeVar("Float", bound=np.floating)
 
 
 def moments(vectors: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of every feature, (features,) each.
+    """Mean and standard deviation of every feature of vectors (n, features), (features,) each.
 
     The deviation of a constant feature is given as 1, so that it becomes 0; a spread that is only rounding is none.
-
-    Args:
-        vectors: (n, features).
     """
     mean, deviation = vectors.mean(axis=0, dtype=np.float64), vectors.std(axis=0, dtype=np.float64)
     constant = deviation <= 10 * np.finfo(vectors.dtype).eps * np.abs(mean)

@@ -60,13 +60,9 @@ class Units:
 def units_of(
     joined: Join, slide_ids: Sequence[str], patients: Sequence[str], *, level: Literal["slide", "patient"]
 ) -> tuple[Units, str]:
-    """The units to judge, and where their patients come from, in words.
+    """The units to judge, one label each, and where their patients come from, in words.
 
-    Args:
-        joined: The slides with a label and a vector.
-        slide_ids: The slides of the store.
-        patients: Their patients, (slides of the store,), "" where not known.
-        level: `patient`: one vector and one label per patient.
+    `patients` are those of the slides of the store, "" where not known.
 
     Raises:
         InvalidInput: Patients are to be judged, but they are not known, or one has slides of two classes.

@@ -31,15 +31,7 @@ def check_place(file: Path) -> None:
 
 
 def render(values: dict[str, Any], *, data: dict[str, Any]) -> bytes:
-    """Fill in the template.
-
-    Everything from the store and from tables is escaped: text by Jinja, `data` as JSON in which no tag can end. The
-    policy in the head of the page lets nothing run but our own script, known by its hash, and nothing load at all.
-
-    Args:
-        values: For the template.
-        data: For the script.
-    """
+    """Fill in the template with values, and give its script the data."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -190,12 +190,7 @@ def _training(store: Store) -> list[dict[str, Any]]:
 
 
 def _sentences(last: dict[str, float], seen: int | None) -> list[str]:
-    """How a training ended.
-
-    Args:
-        last: Figures of its last epoch.
-        seen: Slides it was trained on, where that is known.
-    """
+    """How a training ended: figures of its last epoch, and the slides it was trained on, where that is known."""
     sentences = []
     if "loss" in last:
         chance = f", where knowing nothing gives {last['chance']:.3f}" if "chance" in last else ""

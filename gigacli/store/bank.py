@@ -27,15 +27,10 @@ class Bank(SlideGroup):
     _remembered: ClassVar[tuple[str, ...]] = ("_kept",)
 
     def begin(self, recipe: Recipe, width: int, *, redo: bool) -> None:
-        """Make room for the augmentations and draws of the recipe, or for more of them than are there.
+        """Make room for the augmentations and draws of the recipe, `width` features a tile, or for more than are there.
 
         A bank that only lacks some of the augmentations or draws asked for is kept: the new one begins with the same.
-        Nothing of it is done then; :meth:`missing` says what a slide lacks.
-
-        Args:
-            recipe: How it is made.
-            width: Features of a tile.
-            redo: Discard what is there first.
+        Nothing of it is done then; :meth:`missing` says what a slide lacks. With `redo` what is there goes first.
 
         Raises:
             Mismatch: There is a bank of this name made otherwise, and `redo` is off.
@@ -117,10 +112,7 @@ class Bank(SlideGroup):
         return self.shape[3]
 
     def mapped(self, *, leave_out: NDArray[np.bool_] | None = None) -> MappedBank:
-        """Map the slides that are done and have tiles into memory, to draw views from.
-
-        Args:
-            leave_out: (slide) slides that are not wanted.
+        """Map the slides that are done and have tiles into memory, to draw views from; none of `leave_out` (slide,).
 
         Raises:
             Mismatch: A chunk is missing or damaged, or chunks are not stored as they must be (rule BANKS-2).

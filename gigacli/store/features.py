@@ -106,10 +106,7 @@ class Features(SlideGroup):
         return vectors[:n]
 
     def mapped(self, *, leave_out: NDArray[np.bool_] | None = None) -> MappedFeatures:
-        """Map the slides that are done and have tiles into memory, where these features stand in for a bank.
-
-        Args:
-            leave_out: (slide) slides that are not wanted.
+        """Map the slides that are done and have tiles, and are none of `leave_out` (slide,), to stand in for a bank.
 
         Raises:
             InvalidInput: They cannot be mapped and are too large for this machine's memory.

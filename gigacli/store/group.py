@@ -109,12 +109,7 @@ class Group:
         self.forget_opened()
 
     def _begin(self, recipe: Recipe, shapes: dict[str, tuple[int, ...]], *, redo: bool) -> None:
-        """Make the group and its arrays, ready to be written by `recipe`.
-
-        Args:
-            recipe: How it is being made.
-            shapes: Shape of every array, by its name.
-            redo: Discard what is there first.
+        """Make the group and its arrays of these shapes, by name, for a recipe; with `redo` what is there goes first.
 
         Raises:
             Mismatch: It was made with other parameters, and `redo` is off.

@@ -30,13 +30,8 @@ class Space:
 def space_needed(store: Store, *, augmentations: int, draws: int, width: int) -> Space:
     """Room for one bank of all slides, less what is there.
 
-    Slides that are not tiled yet count with the mean number of tiles of those that are.
-
-    Args:
-        store: The cohort store.
-        augmentations: Augmentations of a bank that is still to be made; one that is there is taken as it is.
-        draws: Draws of such a bank.
-        width: Features of a tile in it.
+    Slides that are not tiled yet count with the mean number of tiles of those that are. A bank that is there is taken
+    as it is; one that is still to be made has so many augmentations and draws, and so many features of a tile.
     """
     usable = np.array([row.usable for row in store.slides.rows], dtype=bool)
     banks, pending = store.groups(Bank), usable

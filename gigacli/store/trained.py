@@ -20,12 +20,7 @@ class TrainedGroup(Group):
     """A tile encoder or a slide encoder, and its training."""
 
     def begin(self, recipe: Recipe, rows: NDArray[np.int64], *, redo: bool) -> bytes | None:
-        """Make the group and write down which slides it is trained on, or find what an earlier run left.
-
-        Args:
-            recipe: How it is trained.
-            rows: Rows of the slides it sees.
-            redo: Throw an earlier result away.
+        """Make the group and write down the rows of slides it is trained on, or find what an earlier run left.
 
         Returns:
             The checkpoint of an earlier run, if there is one.
@@ -47,12 +42,9 @@ class TrainedGroup(Group):
         return store.read_bytes(f"{self.path}/checkpoint") if self.has("checkpoint") else None
 
     def save(self, checkpoint: bytes, history: Mapping[str, Sequence[float]], *, epochs: int) -> None:
-        """Replace the checkpoint, as a whole or not at all, and write down the history so far.
+        """Replace the checkpoint, as a whole or not at all, and write down the history so far: a value per epoch.
 
-        Args:
-            checkpoint: The state of the training.
-            history: One value per epoch.
-            epochs: Of the whole training; those to come are NaN in the store.
+        Epochs still to come, of `epochs` in all, are NaN in the store.
         """
         self._keep_history(history, epochs)
         self.store.write_bytes(f"{self.path}/checkpoint", checkpoint)
@@ -123,9 +115,7 @@ class Encoder(TrainedGroup):
     def keep(self, recipe: Recipe, weights: bytes) -> None:
         """Keep an encoder that was not trained here, in place of what is there.
 
-        Args:
-            recipe: Where it comes from.
-            weights: A safetensors file; empty for one whose weights are kept elsewhere.
+        `weights` are a safetensors file; empty where they are kept elsewhere.
         """
         self._begin(recipe, {"done": ()}, redo=self.found not in (None, recipe))
         self._keep_weights(weights)

@@ -29,10 +29,6 @@ def check_values(store: Store, description: Description | None = None) -> list[P
     """Level 4: read everything that is done; what cannot be read is a problem.
 
     Arrays that levels 1 to 3 object to are left out: their values mean nothing.
-
-    Args:
-        store: The store.
-        description: Its flat description, where it has been made already.
     """
     check = _Check(store, describe(store) if description is None else description)
     check.slides()

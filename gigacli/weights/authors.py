@@ -51,11 +51,7 @@ def read_gigassl(path: Path) -> GigasslEncoder:
 
 
 def gigassl_from_state(state: dict[str, Any], *, origin: str) -> GigasslEncoder:
-    """Make the slide encoder of a state dict with the authors' names.
-
-    Args:
-        state: Tensors by name; what is no part of the slide encoder is left out.
-        origin: Where they come from, for messages.
+    """Make the slide encoder of a state dict with the authors' names, whose other tensors are left out.
 
     Raises:
         Mismatch: Names or shapes are not those of such an encoder, or values are not finite.

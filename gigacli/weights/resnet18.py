@@ -108,14 +108,9 @@ def read_resnet18(path: Path, *, trunk: bool = False) -> tuple[ResNet18, KeyRepo
 
 
 def resnet18_from_state(state: Any, *, origin: str, trunk: bool = False) -> tuple[ResNet18, KeyReport]:
-    """Make a ResNet18 of a state dict, with a report on its names.
+    """Make a ResNet18 of the content of a weights file, with a report on its names; `trunk`: see :func:`read_resnet18`.
 
     Containers and wrappers around the names are dropped, and so is what is no part of the backbone.
-
-    Args:
-        state: Content of a weights file.
-        origin: Where it comes from, for messages.
-        trunk: Whether weights without any ``layer4`` will do.
 
     Raises:
         Mismatch: The names or shapes are not a ResNet18's, or two sets of weights become one by dropping wrappers.

@@ -28,12 +28,7 @@ class Thumbnail:
 
 
 def thumbnail(path: str | Path, *, mpp: float, long_px: int) -> Thumbnail:
-    """Read a thumbnail at most `long_px` pixels long.
-
-    Args:
-        path: The slide file.
-        mpp: Microns per pixel of level 0.
-        long_px: Pixels of the longer side; a slide that has fewer is not enlarged.
+    """Read a thumbnail at most `long_px` pixels long of a slide of `mpp` microns per level-0 pixel; none is enlarged.
 
     Raises:
         SlideError: The file is missing or cannot be read.
@@ -47,13 +42,7 @@ def thumbnail(path: str | Path, *, mpp: float, long_px: int) -> Thumbnail:
 
 
 def draw_grid(small: Thumbnail, coords: NDArray[np.int32], *, edge_px: float) -> Image.Image:
-    """Draw the tiles as a thin grid; what no tile covers is faded.
-
-    Args:
-        small: The slide.
-        coords: (n, 2) level-0 x and y of the tiles' top-left corners.
-        edge_px: Edge of a tile in level-0 pixels.
-    """
+    """Draw tiles, from corners (n, 2) and an edge in level-0 px, as a thin grid; what no tile covers is faded."""
     low = (coords - np.asarray(small.origin_px)) * small.scale  # (n, 2), pixels of the picture
     boxes = np.rint(np.hstack([low, low + edge_px * small.scale])).astype(int)  # (n, 4)
     picture = Image.fromarray(small.pixels)

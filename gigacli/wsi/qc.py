@@ -98,11 +98,7 @@ def qc_picture(
 
 
 def contact_sheets(items: Sequence[SheetItem], *, columns: int = 10) -> Iterator[Image.Image]:
-    """Draw the slides of a cohort, row by row, 120 on a sheet.
-
-    Args:
-        items: The slides, in the order they are shown.
-        columns: Slides side by side; fewer where there are fewer slides.
+    """Draw the slides of a cohort in their order, row by row, at most `columns` side by side, 120 on a sheet.
 
     Yields:
         RGB sheets; one with nothing on it for no slides.

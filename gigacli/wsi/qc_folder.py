@@ -15,11 +15,7 @@ SHEET = "contact-sheet-{:02d}.png"
 
 
 class QCFolder:
-    """A folder of QC pictures; without a folder it lacks none and writes none.
-
-    Args:
-        folder: Made with the first picture.
-    """
+    """A folder of QC pictures, made with the first of them; without a folder it lacks none and writes none."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -41,11 +37,7 @@ class QCFolder:
             _save(picture, path)
 
     def write_sheets(self, slides: Sequence[tuple[str, int, str]]) -> None:
-        """Write the contact sheets.
-
-        Args:
-            slides: Id, tiles (-1: not done) and reason of failure of every slide, in the order of the table.
-        """
+        """Write the contact sheets of slides in the order of the table: id, tiles (-1: not done), reason of failure."""
         if self.folder is None:
             return
         items = []

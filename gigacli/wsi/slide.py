@@ -102,13 +102,8 @@ class Slide:
         """Read a square tile: the exact area average of the slide over every pixel of the tile.
 
         Reads the coarsest level that is fine enough (at most 5 % coarser than asked) and averages it down, with
-        fractional positions and scales. What is transparent or outside the slide is white.
-
-        Args:
-            x: Level-0 pixel of the left border.
-            y: Level-0 pixel of the top border.
-            tile_px: Side of the tile in pixels at `mpp`.
-            mpp: Microns per pixel of the tile.
+        fractional positions and scales. What is transparent or outside the slide is white. (`x`, `y`) is the level-0
+        pixel of the top-left corner, `mpp` the microns per pixel of the tile.
 
         Returns:
             uint8 (tile_px, tile_px, 3), RGB.
@@ -121,14 +116,11 @@ class Slide:
         return self._average((x, y), (side, side), mpp=mpp, shape=(tile_px, tile_px))
 
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
-        """Read the scanned region (`bounds_px`) at a fixed physical resolution.
+        """Read the scanned region (`bounds_px`) at `mpp` microns per pixel.
 
         Pixel (row r, column c) is the area average of the level-0 square of side ``s = mpp / self.mpp`` whose top-left
         corner is ``(bounds x + c s, bounds y + r s)``; the last row and column average what is left inside the bounds.
         Flat files without a pyramid are read whole, but in blocks.
-
-        Args:
-            mpp: Microns per pixel of the thumbnail.
 
         Returns:
             uint8 (h, w, 3), RGB, with ``w = ceil(bounds width / s)`` and ``h = ceil(bounds height / s)``.

@@ -13,8 +13,7 @@ _MOST_DIRECTORIES = 1000
 def lacking_tiles(path: Path) -> str:
     """Return what is wrong with the first image that has fewer tiles than its size needs, "" if there is none.
 
-    Args:
-        path: Any file; one that is no TIFF (6.0 or BigTIFF) lacks nothing, and neither do images in strips.
+    A file that is no TIFF (6.0 or BigTIFF) lacks nothing, and neither do images in strips.
     """
     with path.open("rb") as file:
         try:

@@ -71,14 +71,10 @@ class TilePack:
 
 
 class TileCache:
-    """A folder of packs that never grows beyond a limit. Any number of processes may use it at a time.
+    """A folder of packs whose files never take more than `limit_bytes`. Any number of processes may use it at a time.
 
     A pack appears as a whole or not at all, under a name that says what is in it; two processes that make the same one
     make the same bytes. Nothing but what a killed process left unfinished is ever deleted.
-
-    Args:
-        folder: Made if missing.
-        limit_bytes: Most bytes that all files in it may take together.
 
     Raises:
         InvalidInput: The folder cannot be made.

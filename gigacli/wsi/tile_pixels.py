@@ -107,12 +107,9 @@ def key_of(slide: SlideTiles, spec: TileSpec) -> str:
 
 
 class TilePixels:
-    """Pixels of the tiles of many slides, by number, from the cache or the slide. Any number of threads may read.
+    """Pixels of the tiles of many slides, numbered through slide by slide. Any number of threads may read.
 
-    Args:
-        slides: The slides; tiles are numbered through, slide by slide.
-        packs: Their packs, None for a slide to read from.
-        spec: How they are read.
+    They come from the pack of their slide, or from the slide itself where it has none.
     """
 
     def __init__(self, slides: Sequence[SlideTiles], packs: Sequence[TilePack | None], spec: TileSpec) -> None:

@@ -59,11 +59,7 @@ _STRIP_PX = 2**16  # pixels worked on at a time: what stays in the processor's c
 
 
 def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float = MASK_MPP) -> NDArray[np.bool_]:
-    """Find the tissue in a thumbnail (see the module for how).
-
-    Args:
-        rgb: uint8 (h, w, 3).
-        mpp: Microns per pixel of `rgb`.
+    """Find the tissue in a thumbnail, uint8 (h, w, 3) of `mpp` microns per pixel (see the module for how).
 
     Returns:
         bool (h, w), true on tissue. All false is a valid answer.
