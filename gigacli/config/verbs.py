@@ -1,8 +1,7 @@
 """The configurations of the six verbs: every option with its default, its choices, its help and its validation.
 
-Command-line flags and the docstrings of the Python functions are generated from these fields, so that the command
-line, the Python call and the recipe in the store cannot drift apart. A `run_option` does not change what is computed
-(how many workers, which shard); it is left out of the recipe.
+Flags and docstrings are generated from these fields. A `run_option` does not change what is computed (how many workers,
+which shard) and is left out of the recipe.
 """
 
 from __future__ import annotations

@@ -20,12 +20,7 @@ class Outcome:
 
 
 class IsolatedCall:
-    """A call that runs in a fresh process from now on, side by side with others.
-
-    Args:
-        function: A function of a module; what it takes and returns is pickled.
-        arguments: Its arguments.
-    """
+    """A call that runs in a fresh process from now on, beside others; what it takes and returns is pickled."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")

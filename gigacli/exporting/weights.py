@@ -22,12 +22,7 @@ SLIDE_WIDTH = "projector.0.weight"
 
 
 def write_weights(group: Model | Encoder, to: Path, *, redo: bool) -> int:
-    """Write a model or an encoder, its card in its metadata, and the same card for people beside it.
-
-    Args:
-        group: The model or encoder.
-        to: The safetensors file; the card beside it is :func:`card_of` of it.
-        redo: Replace a card that is there.
+    """Write a model or an encoder, its card in its metadata, and the same card for people beside it (:func:`card_of`).
 
     Returns:
         Slides it was trained on, 0 where it was not trained in this store.

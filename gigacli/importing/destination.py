@@ -45,15 +45,10 @@ class ImportSummary:
 
 
 def recipe_for(group: Features | Embedding, recipe: Recipe, *, redo: bool) -> Recipe:
-    """The recipe of a group, which tells one import under a name from the next one that replaced it.
+    """The recipe of a group: what the files say, and which import under its name they are.
 
-    Nothing else would: files of other content may have the same encoder, tool and tiles. So what was trained on the
-    vectors that were replaced is seen to be stale. The version of the tool stays that of the first files.
-
-    Args:
-        group: Where the files go.
-        recipe: What the files say.
-        redo: Whether what was imported under the name is replaced.
+    Nothing else would tell: files of other content may have the same encoder, tool and tiles. So what was trained on
+    the vectors that were replaced is seen to be stale. The version of the tool stays that of the first files.
 
     Raises:
         Mismatch: What is there was not imported, or was imported otherwise.

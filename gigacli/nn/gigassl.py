@@ -1,14 +1,8 @@
 """The slide encoder of the authors' released checkpoints: variant ``gigassl``, for their weights only.
 
-The layers are those of :class:`~gigacli.nn.slide_encoder.SlideEncoder`. Two things differ from variant ``giga``, and
-both make a view depend on more than where its tiles lie to each other, which is why ours does neither:
-
-* cells come from a division in float32 before the smallest is subtracted (:func:`gigassl_cells`), so one tile in nine
-  of a regular grid may land one cell off;
-* the strided convolution has a far border, whose place depends on the extent of the view (:func:`output_limits`): a
-  cell on it feeds one output less.
-
-The rules were established by running the authors' code; none of it is used here.
+The layers are those of :class:`~gigacli.nn.slide_encoder.SlideEncoder`, the cells (:func:`gigassl_cells`) and the
+border of the strided convolution (:func:`output_limits`) are not: see spec/decisions/0010. The rules were established
+by running the authors' code; none of it is used here.
 """
 
 from __future__ import annotations
@@ -42,7 +36,7 @@ def output_limits(sites: SparseMap) -> Tensor:
     """Outputs of the strided convolution along y and x of each view, (b, 2) int64.
 
     A map whose largest cell is m has the smallest size S >= max(m + 1, 7) with S % 4 == 3 (7, 11, 15, ...), and
-    (S - 1) / 2 outputs.
+    (S - 1) / 2 outputs: a cell on the far border feeds one less.
     """
     largest = sites.cells.new_zeros(sites.size, 2)
     largest.scatter_reduce_(0, sites.owner[:, None].expand(-1, 2), sites.cells, reduce="amax")
@@ -53,8 +47,8 @@ def output_limits(sites: SparseMap) -> Tensor:
 def gigassl_cells(positions: NDArray[Any]) -> NDArray[np.int64]:
     """The cells of views: divide by 224, subtract the view's smallest, cut off, all in float32 and in this order.
 
-    Args:
-        positions: (b, t, 2), (x, y) in the authors' units, four to a pixel of the tile's resolution.
+    One tile in nine of a regular grid may land one cell off. Positions (b, t, 2) are (x, y) in the authors' units, four
+    to a pixel of the tile's resolution.
 
     Returns:
         (b, t, 2) int64, **(y, x)**, as :func:`gigacli.nn.views.cells_of` gives them.

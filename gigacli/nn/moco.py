@@ -1,14 +1,8 @@
-"""MoCo (He et al. 2020) with the MLP head of its second version (Chen et al. 2020), in one file.
+"""MoCo (He et al. 2020) with the MLP head of its second version (Chen et al. 2020), in one file (spec/decisions/0013).
 
-Batch norm would tell the key of a query by the statistics they share, so He et al. shuffle the batch between devices.
-Here the query encoder sees the whole batch, and the key encoder sees it in another order and in groups, each normalised
-by itself: a query and its key are normalised with different companions, on one device and on many. With several
-processes every one computes its part of the queries, their statistics taken over all processes, and its own groups of
-keys. Where the number of processes divides ``KEY_GROUPS`` the steps are those of one process, to rounding; with more
-processes every process is a group.
-
-The queue holds the tiles' numbers beside their keys. A key of the query's own tile, of the epoch before, is no
-negative: with a queue of half an epoch an eighth of all queries would have one.
+Batch norm must not tell the key of a query by the statistics they share. So the query encoder sees the whole batch,
+over all processes, and the key encoder sees it in another order and in groups, each normalised by itself. The queue
+holds the tiles' numbers beside their keys: a key of the query's own tile, of the epoch before, is no negative.
 """
 
 from __future__ import annotations

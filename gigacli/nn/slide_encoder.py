@@ -1,9 +1,6 @@
 """The slide encoder: ResNet18's `layer4` as a sparse CNN over the tiles of a view (paper, section 3.1, step 5).
 
-Every aggregator has one signature, `forward(batch: ViewBatch) -> (b, width)`; this one builds its own sparse map.
-
-Weights are a function of the `generator` alone: it is drawn from in a fixed order and the global generator is not
-touched. Building encoder and projector from one `torch.Generator().manual_seed(seed)` makes both a function of `seed`.
+Weights are a function of the `generator` alone, which is drawn from in a fixed order; the global one is not touched.
 """
 
 from __future__ import annotations

@@ -1,13 +1,8 @@
-"""Attribution of a slide's score to its tiles: which tiles pull it towards a class.
+"""Attribution of a slide's score to its tiles: which tiles pull it towards a class (spec/decisions/0016).
 
-The score of a slide is linear in its vector, and the vector is a mean over views of T tiles each (or of all tiles). So
-the score is a mean over views, and a tile's part in it can be told from the views that hold it. The attribution of
-tile i of n, its *pull* in exported files, is ``n * (score of the slide - score of the slide without tile i)``: to first
-order, how much higher the score would be if the whole slide were like this tile. It does not depend on the size of the
-slide.
-
-With every T-subset of the tiles equally likely as a view, the slide without tile i is the mean over the views without
-it, and ``score - score without i = T/n * (mean of views with i - mean of views without i)``.
+The *pull* of tile i of n is ``n * (score of the slide - score of the slide without tile i)``: to first order, how much
+higher the score would be if the whole slide were like this tile. Where every T-subset of the tiles is equally likely as
+a view, it is ``T * (mean of views with i - mean of views without i)``.
 """
 
 from __future__ import annotations

@@ -71,12 +71,7 @@ def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = F
 
 
 def roc_curves(evaluations: Sequence[Evaluation], axes: Axes) -> Axes:
-    """Mean ROC curve over the splits, a line per embedding and method; for many classes the mean over them.
-
-    Args:
-        evaluations: Those of one target and one budget.
-        axes: To draw into.
-    """
+    """Mean ROC curve over splits, and over many classes, of one target and budget: a line per embedding and method."""
     for one in evaluations:
         y = np.searchsorted(one.task.units.classes, one.task.units.label)  # (units,)
         curves = [curve for fold in one.folds for curve in _curves(y[fold.split.test], fold.probabilities)]

@@ -164,15 +164,11 @@ def join(
 def patients_of(
     slide_ids: Sequence[str], *, from_store: Sequence[str | None] | None, from_labels: Sequence[str | None] | None
 ) -> tuple[list[str] | None, str]:
-    """Say which patient each slide belongs to.
+    """Say which patient each slide (n,) belongs to.
 
-    The labels' own column decides, then the store's, then TCGA barcodes, whose first 12 characters are the patient. A
-    slide without a patient, in a column that has some, is taken for a patient of its own.
-
-    Args:
-        slide_ids: The slides, (n,).
-        from_store: Their patients in the store, (n,); None or empty where not known.
-        from_labels: Their patients in the table of labels, (n,); None or empty where not known.
+    The labels' own column decides, then the store's, each (n,), None or empty where not known; then TCGA barcodes,
+    whose first 12 characters are the patient. A slide without a patient, in a column that has some, is taken for a
+    patient of its own.
 
     Returns:
         The patients, (n,), or None when nothing is known of any; and where they come from, to be shown.

@@ -1,13 +1,8 @@
-"""Logistic regression exactly as scikit-learn fits it, without importing scikit-learn.
+"""Logistic regression exactly as scikit-learn fits it, without importing scikit-learn (spec/decisions/0008).
 
-``LogisticRegression(C=10, class_weight="balanced", max_iter=1000)`` is the paper's probe. It minimises, by L-BFGS from
-zero, the weighted mean of the losses plus |w|^2 / (2 C n), and stops where no component of the gradient exceeds 1e-4:
-well before the optimum. On vectors of unit length the AUC of one split is off by up to 0.003 from that of the optimum,
-and the mean of ten by up to 0.001; on standardised ones by up to 0.02 and 0.006 (measured by benchmarks/parity.py): no
-fault for a comparison in which all stop alike, but whoever wants numbers that depend on nothing but the data takes a
-smaller tolerance (``giga probe --converged``). To equal scikit-learn means to follow the same steps: the
-same objective, in the same precision, handed to the same scipy routine with the same options. Importing scikit-learn
-takes longer than all the rest of a probe; a test keeps this file equal to it.
+The paper's probe, ``LogisticRegression(C=10, class_weight="balanced", max_iter=1000)``, minimises by L-BFGS from zero
+the weighted mean of the losses plus |w|^2 / (2 C n), and stops well before the optimum. To equal it means to follow the
+same steps: the same objective, in the same precision, handed to the same scipy routine with the same options.
 """
 # ruff: noqa: N803 - C and X are what scikit-learn and everyone else calls them
 

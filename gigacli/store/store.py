@@ -1,9 +1,4 @@
-"""A cohort store: open, register slides, hand out groups.
-
-The write protocol (``spec/store-0.1.md``): a group is created with its recipe, arrays are filled slide by
-slide, and the slide's entry in the array of what is done is written last. Nothing is inferred from which
-files exist. :mod:`gigacli.store.group` keeps to it.
-"""
+"""A cohort store: open, register slides, hand out groups, which keep to the write protocol of ``spec/store-0.1.md``."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Tiles of many slides for many epochs: decoded from the slides once, then read one by one from small files.
+"""Tiles of many slides for many epochs: decoded once, then read one by one from small files (spec/decisions/0014).
 
-A tile is kept as a JPEG of quality 95 without chroma subsampling: 33 KB for 256 px at 0.5 micron, a sixth of its
-pixels and less than half of the smallest lossless form that was measured (WebP), decoded in half a millisecond; it
-differs from the pixels by two grey levels in the root mean square, little beside what augmentation does. A tile is
-passed through this form whether it is kept or not, so what is trained never depends on the cache.
+A tile is kept as a JPEG of quality 95 without chroma subsampling, and passed through this form whether it is kept or
+not: what is trained never depends on the cache.
 """
 
 from __future__ import annotations
