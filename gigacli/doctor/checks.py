@@ -45,25 +45,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What the doctor found.
+    """What the doctor found."""
 
-    Attributes:
-        version: Version of giga.
-        python: Version of Python.
-        system: Operating system and processor.
-        packages: Version of every package that giga uses, None for one that is not installed.
-        checks: Everything that was looked at.
-        broken: How many of the checks failed.
-        seconds: Time it took.
-    """
-
-    version: str
-    python: str
-    system: str
-    packages: dict[str, str | None]
-    checks: list[Check]
-    broken: int
-    seconds: float
+    version: str  # version of giga
+    python: str  # version of Python
+    system: str  # operating system and processor
+    packages: dict[str, str | None]  # version of every package that giga uses, None for one that is not installed
+    checks: list[Check]  # everything that was looked at
+    broken: int  # how many of the checks failed
+    seconds: float  # time it took
 
 
 @options_of(DoctorConfig)

@@ -18,17 +18,13 @@ from gigacli.nn.tile_encoder import FEATURES, BasicBlock, ResNet18
 class FrozenTileEncoder:
     """ResNet18 up to ``layer3``: batch norm folded into convolutions, channels last, bf16 or fp32, compiled or not.
 
+    It is a :class:`~gigacli.nn.tile_features.TileEncoder`; images of its dtype, channels last, are used as they are.
+
     Args:
         network: The weights; left as it is.
         device: Where to compute.
         precision: "bf16" or "fp32", of weights and activations; sums inside a convolution are float32 either way.
         compiled: Compile for the first batch's shape, and again for every other one: give it batches of one size.
-
-    Attributes:
-        features: Values per tile.
-        input_px: Edge of the images it takes; ``None`` for any.
-        dtype: Type it computes in: images of this type, channels last, are used as they are.
-        fixed_batch: Whether every other batch size costs a compilation.
     """
 
     def __init__(self, network: ResNet18, *, device: torch.device, precision: str, compiled: bool = False) -> None:

@@ -23,6 +23,8 @@ TIMM = "timm:"
 class TimmEncoder:
     """A model of timm for inference: its weights, its size and its normalisation; channels last, bf16 or fp32.
 
+    It is a :class:`~gigacli.nn.tile_features.TileEncoder`; images are normalised in float32.
+
     Args:
         name: timm's name of it, without ``timm:``.
         device: Where it computes.
@@ -30,10 +32,6 @@ class TimmEncoder:
         pretrained: Whether to load its weights, or to draw random ones (the same each time).
 
     Attributes:
-        dtype: Type it computes in; images are normalised in float32 before.
-        fixed_batch: False: batches of any size are as fast.
-        features: Values per tile, as many as the model gives.
-        input_px: Edge of the images it was made for; no others are taken.
         mean: Mean that the model's images are normalised with, per colour.
         std: Standard deviation, per colour.
         weights_sha256: :func:`state_hash` of its weights without a classifier, whatever the precision.

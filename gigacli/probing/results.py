@@ -16,55 +16,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """One line of the table: a target, an embedding with a method, and a label budget.
+    """One line of the table: a target, an embedding with a method, and a label budget."""
 
-    Attributes:
-        embedding: Name in the store; of the features where the method is "abmil".
-        target: Column that was predicted.
-        method: "linear": logistic regression; "abmil": attention MIL on the tiles.
-        c: Inverse regularisation, or "auto": chosen inside each training set; "" where there is none.
-        scaled: Whether the values were standardised on the training side, as the paper does with the mean of tiles.
-        budget: Labels used: "all", "25 %" or "50".
-        n_train: Mean number of training slides (or patients).
-        n_test: Mean number of test slides (or patients).
-        splits: Number of splits.
-        auc_mean: Mean AUC; macro one-vs-rest for more than two classes.
-        auc_std: Sample standard deviation over the splits.
-        auc_low: Lower end of the 95 % interval of the mean (Nadeau and Bengio 2003).
-        auc_high: Upper end.
-        accuracy: Mean over splits.
-        balanced_accuracy: Mean over splits.
-        baseline: What it is compared with, "" where it is that itself.
-        difference: Mean AUC above the baseline, on the same splits and with as many labels.
-        difference_low: Lower end of its 95 % interval, paired by split.
-        difference_high: Upper end.
-        classes: Slides per class.
-        patients: Patients per class, or None where they are not known.
-        aucs: AUC of each split.
-    """
-
-    embedding: str
-    target: str
-    method: str
-    c: str
-    scaled: bool
-    budget: str
-    n_train: float
-    n_test: float
-    splits: int
-    auc_mean: float
-    auc_std: float | None
-    auc_low: float | None
-    auc_high: float | None
-    accuracy: float
-    balanced_accuracy: float
-    baseline: str
-    difference: float | None
-    difference_low: float | None
-    difference_high: float | None
-    classes: dict[str, int]
-    patients: dict[str, int] | None
-    aucs: tuple[float, ...]
+    embedding: str  # name in the store; of the features where the method is "abmil"
+    target: str  # column that was predicted
+    method: str  # "linear": logistic regression; "abmil": attention MIL on the tiles
+    c: str  # inverse regularisation, or "auto": chosen inside each training set; "" where there is none
+    scaled: bool  # whether the values were standardised on the training side, as the paper does with the mean of tiles
+    budget: str  # labels used: "all", "25 %" or "50"
+    n_train: float  # mean number of training slides (or patients)
+    n_test: float  # mean number of test slides (or patients)
+    splits: int  # number of splits
+    auc_mean: float  # mean AUC; macro one-vs-rest for more than two classes
+    auc_std: float | None  # sample standard deviation over the splits
+    auc_low: float | None  # lower end of the 95 % interval of the mean (Nadeau and Bengio 2003)
+    auc_high: float | None  # upper end
+    accuracy: float  # mean over splits
+    balanced_accuracy: float  # mean over splits
+    baseline: str  # what it is compared with, "" where it is that itself
+    difference: float | None  # mean AUC above the baseline, on the same splits and with as many labels
+    difference_low: float | None  # lower end of its 95 % interval, paired by split
+    difference_high: float | None  # upper end
+    classes: dict[str, int]  # slides per class
+    patients: dict[str, int] | None  # patients per class, or None where they are not known
+    aucs: tuple[float, ...]  # AUC of each split
 
     @property
     def setting(self) -> str:

@@ -25,17 +25,11 @@ Description = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """A departure from the specification.
+    """A departure from the specification."""
 
-    Attributes:
-        rule: Id of the rule in ``spec/store-0.1.md``.
-        path: Node of the store, "" for its root.
-        message: What was found and what was expected.
-    """
-
-    rule: str
-    path: str
-    message: str
+    rule: str  # id of the rule in ``spec/store-0.1.md``
+    path: str  # node of the store, "" for its root
+    message: str  # what was found and what was expected
 
 
 def describe(store: Store) -> Description:

@@ -165,13 +165,10 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """Which slides of a group are done.
+    """Which slides of a group are done."""
 
-    Attributes:
-        values: (slide) int32: how much there is of a slide (tiles, augmentations, or 1), 0 where there is nothing to
-            have for want of tissue, -1 where it is not done.
-    """
-
+    # (slide) int32: how much there is of a slide (tiles, augmentations, or 1), 0 where there is nothing to have for
+    # want of tissue, -1 where it is not done
     values: NDArray[np.int32]
 
     @cached_property
