@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv as csv_format
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -57,6 +58,7 @@ def register(
     slide_mpp: float | None = None,
     slide_root: Path | None = None,
     redo: bool = False,
+    only: Collection[str] = (),
     add: bool = True,
     progress: Progress = SILENT,
 ) -> Registration:
@@ -69,6 +71,7 @@ def register(
         slide_mpp: Microns per pixel of slides that do not state them.
         slide_root: Folder to look in for slides that are not where they were.
         redo: Look at every slide again, and take what tables say now.
+        only: Slides to look at again, where it is not all of them.
         add: Whether slides may be registered; if not, registered ones are looked at and the table stays as it is.
         progress: Receives progress.
 
@@ -87,8 +90,9 @@ def register(
         return _look_again(known, candidates, slide_mpp)
     rows, reasons = [], {}
     named = {c.id for c in candidates}
-    again = [_Candidate.of(row) for row in known.rows if row.id not in named and (redo or not row.usable)]
-    todo = [c for c in [*candidates, *again] if _must_be_read(known, c, redo=redo)]
+    old = [row for row in known.rows if row.id not in named and (not only or row.id in only)]
+    again = [_Candidate.of(row) for row in old if redo or not row.usable]
+    todo = [c for c in [*candidates, *again] if _must_be_read(known, c, redo=redo and (not only or c.id in only))]
     progress.start("registering", len(todo))
     for candidate in todo:
         row, reasons[candidate.id] = _read_header(candidate, slide_mpp)
@@ -124,7 +128,7 @@ def file_problem(row: SlideRow) -> str:
         return ""
     return (
         f"{row.path} has changed since it was registered: {row.file_bytes} bytes then, {size} now; "
-        "giga tile STORE --redo takes it as it is"
+        f"giga tile STORE --redo --slide {shlex.quote(row.id)} takes it as it is"
     )
 
 

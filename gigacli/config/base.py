@@ -85,7 +85,7 @@ class Config:
 
         So ``giga tile STORE --shard 2/8`` need not repeat what ``giga tile STORE SLIDES --plan`` was told.
         """
-        if earlier is None or getattr(self, "redo", False):
+        if earlier is None:
             return self
         known = {f.name for f in fields(self) if f.metadata["result"]}
         return self.but(**{k: v for k, v in earlier.items() if k in known - self.given})

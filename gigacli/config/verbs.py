@@ -55,7 +55,8 @@ class TileConfig(Config):
     shard: str | None = run_option(None, SHARD)
     dask: str | None = run_option(None, DASK)
     workers: int | None = run_option(None, "Slides read at once; default: the number of processors.")
-    redo: bool = run_option(False, "Replace the tiles that are there.")
+    slide: tuple[str, ...] = run_option((), "Do only this slide, repeatable; with `redo`, no other is touched.")
+    redo: bool = run_option(False, "Replace the tiles that are there; what is left out is as it was.")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
@@ -72,6 +73,8 @@ class TileConfig(Config):
         if not 0 <= self.overlap < self.tile_px:
             raise InvalidInput(f"`overlap` is {self.overlap}; it must be at least 0 and less than {self.tile_px} px")
         self._shards(self.shard, self.dask)
+        if self.slide and (self.shard or self.dask):
+            raise InvalidInput("`slide` names the slides; `shard` and `dask` share out all of them", "leave one out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,6 +94,8 @@ def bank(
     plan = prepare(config, Store.open(store, write=True))
     if plan.choice.note:
         progress.say(plan.choice.note)
+    if config.redo:
+        plan.bank.say_replacing(plan.recipes[0], progress)
     begin(plan)
     if plan.config.dask is not None:
         return _on_dask(plan, progress, started)

@@ -79,6 +79,8 @@ def embed(
     plan = prepare(config, Store.open(store, write=True))
     if plan.warning:
         progress.say(plan.warning)
+    if config.redo:
+        plan.vectors.group.say_replacing(plan.vectors.recipe, progress)
     begin(plan)
     return summary(plan, work(plan, progress), started)
 

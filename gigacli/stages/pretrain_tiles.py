@@ -116,6 +116,8 @@ def pretrain_tiles(
         processes.wait()  # all have looked before the first one writes
         if plan.encoder.complete and not config.redo:
             return summary(plan, plan.encoder.histories(), started, resumed_at=plan.config.epochs)
+        if config.redo:
+            plan.encoder.say_replacing(plan.recipe, progress)
         log = stack.enter_context(TensorBoardLog(config.log_dir if processes.first else None))
         pool = ThreadPoolExecutor(worker_count(config.workers))
         stack.callback(pool.shutdown, cancel_futures=True)

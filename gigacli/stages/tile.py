@@ -19,7 +19,7 @@ from gigacli.cohort.registration import Registration, register, write_missing_mp
 from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
-from gigacli.errors import NotFound, kind_of, reason_of
+from gigacli.errors import InvalidInput, NotFound, kind_of, reason_of
 from gigacli.parallel import as_ready, run_on_dask, worker_count
 from gigacli.progress import SILENT, Progress, Summary
 from gigacli.store.group import shard_rows
@@ -81,6 +81,7 @@ def tile(
     shard: str | None = None,
     dask: str | None = None,
     workers: int | None = None,
+    slide: str | Sequence[str] = (),
     redo: bool = False,
     progress: Progress = SILENT,
 ) -> TileSummary | TileEstimate:
@@ -118,8 +119,15 @@ class Plan:
     registration: Registration  # the slide table as it will be
 
     def rows(self, store: Store) -> list[int]:
-        """Rows of this shard."""
+        """Rows of this shard, or of the slides that were named."""
+        if self.config.slide:
+            return sorted(store.slides.index[slide] for slide in self.config.slide)
         return shard_rows(range(store.registered), parse_shard(self.config.shard))
+
+    @property
+    def redo_all(self) -> bool:
+        """Whether all tiles are replaced, and not those of the slides that were named."""
+        return self.config.redo and not self.config.slide
 
     def capacity(self, row: SlideRow) -> int:
         """Grid positions of a slide."""
@@ -143,8 +151,10 @@ def prepare(config: TileConfig, store: str | Path | Store, paths: list[Path], pr
     made = known.tiles.found if known is not None else None
     config = config.following(made.config if made is not None else None)
     recipe = Recipe("tile", config.recipe(), {})
+    if unknown := [slide for slide in config.slide if known is None or slide not in known.slides.index]:
+        raise InvalidInput(f"the store has no slide {unknown[0]!r}", "giga info STORE --slides lists those it has")
     if known is not None:
-        known.tiles.check(recipe, redo=config.redo)
+        known.tiles.check(recipe, redo=config.redo and not config.slide)
         if config.shard is not None and made != recipe:
             raise NotFound(f"{known.url} is not prepared for these shards", f"run: giga tile {known.url} SLIDES --plan")
     registration = register(
@@ -154,6 +164,7 @@ def prepare(config: TileConfig, store: str | Path | Store, paths: list[Path], pr
         slide_mpp=config.slide_mpp,
         slide_root=config.slide_root,
         redo=config.redo,
+        only=config.slide,
         add=config.shard is None,
         progress=progress,
     )
@@ -172,11 +183,14 @@ def begin(plan: Plan, progress: Progress) -> Store:
         return store
     before = store.slides
     # what was made from other pixels goes before the table says so: a kill in between must not leave it behind
-    store.forget([i for i, row in enumerate(before.rows) if _is_another(row, registration.table[i])])
+    named = set(plan.rows(store)) if config.redo and config.slide else set()
+    store.forget([i for i, row in enumerate(before.rows) if i in named or _is_another(row, registration.table[i])])
     store.write_slides(registration.table)
     usable = [row for row in registration.table.rows if row.usable]
     largest = max((plan.capacity(row) for row in usable), default=0)
-    store.tiles.begin(plan.recipe, largest, redo=config.redo)
+    if plan.redo_all:
+        store.tiles.say_replacing(plan.recipe, progress)
+    store.tiles.begin(plan.recipe, largest, redo=plan.redo_all)
     finished, new = store.tiles.done().finished, range(len(before), len(registration.table))
     store.fail("tile", {i: why for i, why in registration.reasons.items() if why or finished[i] or i in new})
     if path := write_missing_mpp(store.url, registration.table):
@@ -192,9 +206,10 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
     table, rows, qc = store.slides, plan.rows(store), QCFolder(plan.config.qc)
     counts = store.tiles.done().values
     usable = np.array([row.usable for row in table.rows], dtype=bool)
-    todo = store.tiles.todo(usable, parse_shard(plan.config.shard))
+    mine = set(rows)
+    todo = [row for row in store.tiles.todo(usable, parse_shard(plan.config.shard)) if row in mine]
     undrawn = [row for row in rows if counts[row] >= 0 and qc.lacks(table[row].id)]
-    mine, made = set(rows), set(todo)
+    made = set(todo)
     failures = {table[row].id: why for row, why in plan.registration.reasons.items() if why and row in mine}
     outcome = _Outcome({}, 0, failures, {})
     progress.start("tiling", len(rows), done=len(rows) - len(todo) - len(undrawn))

@@ -100,6 +100,8 @@ def train(
         processes.wait()  # all have looked before the first one writes
         if plan.model.complete and not config.redo:
             return summary(plan, plan.model.histories(), started, resumed_at=plan.epochs)
+        if config.redo:
+            plan.model.say_replacing(plan.recipe, progress)
         with TensorBoardLog(config.log_dir if processes.first else None) as log:
             method, origin = _initial_method(plan, progress)
             checkpoint = processes.once(lambda: begin(plan))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.errors import Mismatch, NotFound
+from gigacli.progress import Progress
 from gigacli.store.chunks import read_column
 from gigacli.store.layout import NOT_DONE, WRITTEN_BY
 from gigacli.store.nodes import arrays, children
@@ -88,6 +89,13 @@ class Group:
             + "\n  ".join(existing.differences(recipe)),
             "repeat the old parameters, choose another `name` where there is one, or replace it with `redo`",
         )
+
+    def say_replacing(self, recipe: Recipe, progress: Progress) -> None:
+        """Say what a recipe is about to replace, and which parameters change."""
+        existing = self.found
+        if existing is not None:
+            changes = existing.differences(recipe) or ["with the parameters it has"]
+            progress.say(f"replacing {self.path}: {'; '.join(changes)}")
 
     def discard(self) -> None:
         """Remove it, so that a removal cut short leaves nothing that looks whole, and can be finished.

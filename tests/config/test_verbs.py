@@ -33,6 +33,7 @@ FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
 
 # A value of every field that is allowed and is not the default.
 ANOTHER = {
+    "slide": ("a",),
     "aggregator": "mean",
     "augmentations": 3,
     "bank": "b",
@@ -276,7 +277,7 @@ EARLIER = TileConfig(mpp=0.5, tile_px=64, overlap=8).recipe()
         ({"tile_px": 256}, {"mpp": 0.5, "tile_px": 256, "overlap": 8}),  # the default, but asked for
         ({"mag": 5}, {"mpp": 2.0, "mag": 5, "tile_px": 64}),
         ({"mag": None}, {"mpp": 0.5, "tile_px": 64}),
-        ({"redo": True}, {"mpp": 1.0, "tile_px": 256, "overlap": 0}),
+        ({"redo": True}, {"mpp": 0.5, "tile_px": 64, "overlap": 8}),
     ],
     ids=str,
 )

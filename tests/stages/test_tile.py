@@ -14,6 +14,7 @@ from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.layout import NOT_DONE
 from gigacli.wsi.grid import tile_grid
 from gigacli.wsi.slide import Slide
+from tests.conftest import BANK
 from tests.helpers import Recorder
 
 OPTIONS = {"mpp": 1.0, "tile_px": 64}
@@ -386,3 +387,43 @@ def test_slides_scanned_too_coarsely_are_refused_unless_asked_for(cohort, tmp_pa
     assert taken.tiles > 4
     banked = giga.bank(tmp_path / "a.zarr", encoder="random-resnet18", augmentations=1, draws=2)
     assert (banked.done, banked.failed) == (1, 0)
+
+
+def test_redo_keeps_what_was_said_and_names_what_changes(store_at):
+    path, heard = store_at("tile"), Recorder()
+    giga.tile(path, redo=True, progress=heard)
+    assert giga.open(path).tiles.config["tile_px"] == 64
+    assert "replacing tiles: with the parameters it has" in heard.said
+    giga.tile(path, redo=True, tile_px=128, progress=heard)
+    assert "replacing tiles: tile_px: 64 here, 128 asked for" in heard.said
+    assert giga.open(path).tiles.config["tile_px"] == 128
+
+
+def test_redo_of_one_slide_touches_no_other(store_at, chunks):
+    path = store_at("bank")
+    before, slide = chunks(path), giga.open(path).slides.ids[2]
+    summary = giga.tile(path, redo=True, slide=slide)
+    assert (summary.slides, summary.done) == (1, 1)
+    after = chunks(path)
+    taken_back = {f"{group}/random-resnet18/done/c/2" for group in ("banks", "features")}
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == taken_back
+    assert giga.bank(path, **BANK).done == 1
+    assert chunks(path) == before
+    with pytest.raises(InvalidInput, match="has no slide 'nobody'"):
+        giga.tile(path, redo=True, slide="nobody")
+    with pytest.raises(Mismatch, match="tile_px"):
+        giga.tile(path, redo=True, slide=slide, tile_px=128)
+
+
+def test_the_advice_for_a_changed_slide_is_about_that_slide_alone(cohort, tmp_path):
+    """A store of other options than the defaults: what the message says, run as it stands, changes none of them."""
+    files = [Path(shutil.copy(path, tmp_path)) for path in sorted(cohort.slides.iterdir())[:2]]
+    store = tmp_path / "cohort.zarr"
+    giga.tile(store, files, **{**OPTIONS, "slide_mpp": 0.5})
+    files[1].write_bytes(files[1].read_bytes() + b"\0")
+    [reason] = giga.tile(store).failures.values()
+    assert f"giga tile STORE --redo --slide {files[1].stem} takes it as it is" in reason
+    redone = giga.tile(store, redo=True, slide=files[1].stem)
+    assert (redone.slides, redone.done, redone.failed) == (1, 1, 0)
+    assert giga.open(store).tiles.config["tile_px"] == 64
+    assert giga.tile(store).failed == 0
