@@ -229,14 +229,10 @@ def _check_finite(loss: float, epoch: int) -> None:
 
 
 class _Prefetch(Generic[B]):
-    """An iterator over batches, each made in another thread while the one before is in use.
-
-    Attributes:
-        waited: Seconds that were spent waiting for batches.
-    """
+    """An iterator over batches, each made in another thread while the one before is in use."""
 
     def __init__(self, batches: Iterable[B], thread: ThreadPoolExecutor) -> None:
-        self.waited, self._thread = 0.0, thread
+        self.waited, self._thread = 0.0, thread  # seconds that were spent waiting for batches
         self._made, self._end = iter(batches), object()
         self._coming = self._thread.submit(next, self._made, self._end)
 

@@ -149,17 +149,12 @@ def map_files(files: Sequence[Path], *, size: int) -> NDArray[np.uint8]:
 
 
 class FileRows:
-    """Rows of files, read one by one: for more files than a process may map.
-
-    Attributes:
-        shape: (files, rows of a file, values of a row).
-        nbytes: Bytes of all of them.
-    """
+    """Rows of files, read one by one: for more files than a process may map."""
 
     def __init__(
         self, files: Sequence[Path], shape: tuple[int, int], dtype: np.dtype[Any], *, checksum_bytes: int
     ) -> None:
-        self.shape, self.dtype = (len(files), *shape), dtype
+        self.shape, self.dtype = (len(files), *shape), dtype  # (files, rows of a file, values of a row)
         self.nbytes = len(files) * shape[0] * shape[1] * dtype.itemsize
         self._files, self._row = files, shape[1] * dtype.itemsize
         self._size = shape[0] * self._row + checksum_bytes

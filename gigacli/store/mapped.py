@@ -133,16 +133,12 @@ class MappedBank(_Mapped):
         """Which tile of its slide such a row is of."""
         return self.tile[slide, augmentation, draw]
 
-    def slide(self, i: int) -> NDArray[np.float16]:
-        """All features of one slide (augmentation, draw, width), by its number in the order of :attr:`rows`."""
-        _, na, nd, ca, cd, c = self.vectors.shape
-        whole = self.vectors[i].swapaxes(1, 2)  # (na, nd, ca, cd, c) -> (na, ca, nd, cd, c)
-        whole = whole.reshape(na * ca, nd * cd, c)  # the last chunks may reach over the end
-        return np.asarray(whole[: self.augmentations, : self.draws])
-
     def slides(self) -> Iterator[NDArray[np.float16]]:
         """Features of each slide (augmentation, draw, width)."""
-        return (self.slide(i) for i in range(len(self.rows)))
+        _, na, nd, ca, cd, c = self.vectors.shape
+        for chunks in self.vectors:  # (na, nd, ca, cd, c)
+            whole = chunks.swapaxes(1, 2).reshape(na * ca, nd * cd, c)  # the last chunks may reach over the end
+            yield whole[: self.augmentations, : self.draws]
 
 
 class MappedFeatures(_Mapped):
