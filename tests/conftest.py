@@ -24,6 +24,36 @@ hypothesis.settings.load_profile("giga")
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
+LANES = {
+    "faults": ("faults/", "store/test_kills.py", "wsi/test_fuzz.py"),
+    "scripts": ("test_docs.py", "test_paper.py", "test_wheel.py", "test_demo.py", "benchmarks/", "doctor/"),
+    "browser": ("reporting/test_browser.py",),
+    "dask": ("stages/test_dask.py",),
+    "s3": ("test_remote.py",),
+    "slow": (
+        "cli/test_command.py",
+        "nn/test_distributed.py",
+        "nn/test_timm_encoder.py",
+        "stages/test_bank_encoders.py",
+        "stages/test_pretrain_tiles.py",
+        "stages/test_train.py",
+        "stages/test_weights_files.py",
+        "reporting/test_report.py",
+        "reporting/test_tile_map.py",
+    ),
+}
+"""Tests that ``make fast`` leaves out, by the marker they get: files and folders below this one."""
+
+
+def pytest_collection_modifyitems(items):
+    """Mark tests by their lane."""
+    here = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(here).as_posix()
+        for marker, places in LANES.items():
+            if path.startswith(places):
+                item.add_marker(marker)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
