@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput
-from gigacli.tables import SYNONYMS, bare_id, find_column, read_columns, require_column, tcga_patient
+from gigacli.tables import SYNONYMS, bare_id, find_column, read_columns, require_column
 
 MISSING: Final = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null"})
 """Cells that say "not known", in lower case. `none` is not among them: it is the name of a class often enough."""
@@ -41,7 +41,7 @@ class Join:
     Attributes:
         index: Their places among the slide ids, ascending, int64 (matched,).
         label: Their labels, text (matched,).
-        patient_id: Their patients as in :class:`Labels`, in the same order.
+        patients: The patient of every slide of the store as the table has it, (slides), "" where it does not say.
         counts: `labels` and `vectors` (how many there are), `matched` (slides with both), `unmatched` (labels of
             slides that are not there), `unmatched_first` (five of them), `without_vector` (labels of slides that are
             there but have no vector), `without_vector_first`, `unlabelled` (vectors without a label),
@@ -51,7 +51,7 @@ class Join:
 
     index: NDArray[np.int64]
     label: NDArray[np.str_]
-    patient_id: tuple[str | None, ...] | None
+    patients: tuple[str, ...]
     counts: dict[str, Any]
 
 
@@ -157,33 +157,8 @@ def join(
         "missing": labels.missing,
         "classes": classes,
     }
-    patient_id = None if labels.patient_id is None else tuple(labels.patient_id[row] for row in rows)
-    return Join(index=index, label=matched, patient_id=patient_id, counts=counts)
-
-
-def patients_of(
-    slide_ids: Sequence[str], *, from_store: Sequence[str | None] | None, from_labels: Sequence[str | None] | None
-) -> tuple[list[str] | None, str]:
-    """Say which patient each slide (n,) belongs to.
-
-    The labels' own column decides, then the store's, each (n,), None or empty where not known; then TCGA barcodes,
-    whose first 12 characters are the patient. A slide without a patient, in a column that has some, is taken for a
-    patient of its own.
-
-    Returns:
-        The patients, (n,), or None when nothing is known of any; and where they come from, to be shown.
-    """
-    for patients, source in ((from_labels, "the labels' patient column"), (from_store, "the store's patients")):
-        unknown = 0 if patients is None else sum(not patient for patient in patients)
-        if patients is None or unknown == len(patients):
-            continue
-        if unknown:
-            source = f"{source} ({unknown} slides without a patient count as one each)"
-        return [patient or slide for patient, slide in zip(patients, slide_ids, strict=True)], source
-    barcodes = [tcga_patient(slide) for slide in slide_ids]
-    if barcodes and all(barcodes):
-        return barcodes, "TCGA barcodes (the first 12 characters of the slide id)"
-    return None, "nowhere: each slide counts as a patient of its own"
+    said = {} if labels.patient_id is None else {i: labels.patient_id[row] or "" for i, row in row_of.items()}
+    return Join(index, matched, tuple(said.get(i, "") for i in range(len(slide_ids))), counts)
 
 
 def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], list[str]]:
@@ -191,9 +166,13 @@ def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], 
     places = match(labels.slide_id, slide_ids).tolist()  # (labels,)
     row_of: dict[int, int] = {}
     for row, place in enumerate(places):
-        if place >= 0 and labels.label[row] != labels.label[row_of.setdefault(place, row)]:
-            first, second = labels.slide_id[row_of[place]], labels.slide_id[row]
-            raise InvalidInput(f"{first!r} and {second!r} have different labels but are one slide", "Keep one of them.")
+        earlier = row_of.setdefault(place, row) if place >= 0 else row
+        for what, values in (("labels", labels.label), ("patients", labels.patient_id)):
+            if values is not None and values[row] != values[earlier]:
+                first, second = labels.slide_id[earlier], labels.slide_id[row]
+                raise InvalidInput(
+                    f"{first!r} and {second!r} have different {what} but are one slide", "Keep one of them."
+                )
     return row_of, [name for name, place in zip(labels.slide_id, places, strict=True) if place < 0]
 
 

@@ -75,6 +75,34 @@ def test_scores_with_baselines(store, labels):
     assert any("patient" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("case", ["gaps", "capitals", "contradictions"])
+def test_a_table_of_labels_does_not_divide_the_patients_of_the_store(tmp_path, case):
+    """96 slides of 48 patients, whose vectors know the patient better than the class."""
+    rng = np.random.default_rng(0)
+    owner, y = np.arange(96) // 2, np.arange(48) % 2
+    vectors = rng.normal(size=(48, 64))[owner] + 0.5 * rng.normal(size=(96, 64))
+    vectors[:, 0] += 1.5 * y[owner]
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    patients = [f"P{i:02d}" for i in owner]
+    store = made_up_store(tmp_path / "c.zarr", {"giga": ({"aggregator": "model"}, vectors)}, patients=patients)
+    said = {
+        "gaps": [name if i < 8 else "" for i, name in enumerate(patients)],
+        "capitals": [name.lower() if i % 2 else name for i, name in enumerate(patients)],
+        "contradictions": [f"X{i}" for i in range(96)],
+    }
+    table = tmp_path / "labels.csv"
+    rows = [f"s{i:03d},{'ab'[y[owner[i]]]},{name}" for i, name in enumerate(said[case])]
+    table.write_text("\n".join(["slide_id,label,patient_id", *rows]))
+    result = giga.probe(store, table, out=tmp_path / "out")
+    assert result.scores[0].auc_mean < 0.85  # with patients on both sides: 0.95 and more
+    folds = {}
+    for row in read(tmp_path / "out" / "predictions.csv"):
+        folds.setdefault(row["split"], set()).add(owner[int(row["slide"][1:])])
+    assert sum(map(len, folds.values())) == 48  # every patient was tested in one split, with all its slides
+    assert len(result.warnings) == (case != "gaps")
+    assert all("divide 48 of the store's patients" in warning for warning in result.warnings)
+
+
 def test_shuffled_labels_score_at_chance(store, tmp_path):
     rng = np.random.default_rng(1)
     path = tmp_path / "shuffled.csv"
