@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput
-from gigacli.tables import SYNONYMS, bare_id, find_column, read_columns, require_column
+from gigacli.tables import SYNONYMS, bare_id, differ_in_capitals, find_column, read_columns, require_column
 
 MISSING: Final = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null"})
 """Cells that say "not known", in lower case. `none` is not among them: it is the name of a class often enough."""
@@ -47,12 +47,14 @@ class Join:
             there but have no vector), `without_vector_first`, `unlabelled` (vectors without a label),
             `unlabelled_first`, `missing` (rows with an empty label) and `classes` (matched slides per label). In a
             table of patients, `labels`, `unmatched` and `without_vector` are patients.
+        warnings: Unmatched labels whose slide or patient has the name in other capitals, in words.
     """
 
     index: NDArray[np.int64]
     label: NDArray[np.str_]
     patients: tuple[str, ...]
     counts: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def read_labels(path: str | Path, *, target: str | None = None, level: Literal["slide", "patient"] = "slide") -> Labels:
@@ -132,8 +134,9 @@ def join(
     has = np.asarray(has_vector, dtype=bool)  # (slides,)
     row_of, unmatched = _rows_of_patients(labels, patients) if labels.per_patient else _rows_of(labels, slide_ids)
     index = np.array(sorted(i for i in row_of if has[i]), dtype=np.int64)  # (matched,)
+    unit, names = ("patient", list(patients or ())) if labels.per_patient else ("slide", slide_ids)
     if not len(index):
-        raise _nothing_matched(labels, slide_ids if not labels.per_patient else list(patients or ()), row_of)
+        raise _nothing_matched(labels, unit, names, row_of)
     rows = [row_of[i] for i in index.tolist()]
     matched = np.array([labels.label[row] for row in rows])
     classes = dict(sorted(Counter(matched.tolist()).items()))
@@ -158,7 +161,9 @@ def join(
         "classes": classes,
     }
     said = {} if labels.patient_id is None else {i: labels.patient_id[row] or "" for i, row in row_of.items()}
-    return Join(index, matched, tuple(said.get(i, "") for i in range(len(slide_ids))), counts)
+    alike = differ_in_capitals(unmatched, names)
+    warnings = (f"of {len(unmatched)} labels that name no {unit} here, {alike}",) if alike else ()
+    return Join(index, matched, tuple(said.get(i, "") for i in range(len(slide_ids))), counts, warnings)
 
 
 def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], list[str]]:
@@ -217,14 +222,14 @@ def _check_consistent(rows: Sequence[tuple[str, str, str]], path: str | Path, *,
             )
 
 
-def _nothing_matched(labels: Labels, names: Sequence[str], in_store: dict[int, int]) -> InvalidInput:
-    unit = "patient" if labels.per_patient else "slide"
+def _nothing_matched(labels: Labels, unit: str, names: Sequence[str], in_store: dict[int, int]) -> InvalidInput:
     if in_store:
         return InvalidInput(f"{len(in_store)} slides have a label, but none has a vector", "Run `giga embed` first.")
     known = list(dict.fromkeys(name for name in names if name))
     ours, theirs = ", ".join(known[:3]), ", ".join(labels.slide_id[:3])
+    alike = differ_in_capitals(labels.slide_id, known)
     return InvalidInput(
         f"none of {len(labels.slide_id)} labelled {unit}s is among the {len(known)} of the store: the labels name "
-        f"{theirs}; the store has {ours or 'none'}",
+        f"{theirs}; the store has {ours or 'none'}{'; ' * bool(alike)}{alike}",
         f"Make the {unit} ids of the table those of the store (`giga info` lists them).",
     )

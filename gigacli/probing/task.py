@@ -101,7 +101,7 @@ def make_task(
         for n in config.n_train
         if n > least
     ]
-    warnings = [*known.warnings, *_patient_leaks(units, splits, config), *seen, *short]
+    warnings = [*joined.warnings, *known.warnings, *_patient_leaks(units, splits, config), *seen, *short]
     counts = {**joined.counts, **units.per_class()}
     return Task(labels.target, units, groups, budgets, counts, [*notes, *found, *unseen], warnings)
 
@@ -114,7 +114,8 @@ def _splits(
         return make_splits(units.label, groups, folds=config.folds, seed=config.seed)
     slides = [slide_ids[row] for rows in units.slides for row in rows.tolist()]
     owners = [name for name, rows in zip(units.ids, units.slides, strict=True) for _ in rows]
-    splits, notes = read_splits(config.splits, slides, patients=owners if config.level == "patient" else None)
+    patients = owners if config.level == "patient" else None
+    splits, notes = read_splits(config.splits, slides, patients=patients, allow_missing=config.allow_missing)
     return splits, [f"splits: {len(splits)} files of {config.splits}", *notes]
 
 

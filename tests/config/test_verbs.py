@@ -34,6 +34,7 @@ FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
 # A value of every field that is allowed and is not the default.
 ANOTHER = {
     "aggregator": "mean",
+    "allow_missing": True,
     "augmentations": 3,
     "bank": "b",
     "blocks": 3,

@@ -121,6 +121,14 @@ def test_join_without_vectors():
         join(labels_of([("a", "x"), ("b", "y"), ("c", "y")]), ["a", "b"], [False, False])
 
 
+def test_join_names_what_differs_in_capitals_only():
+    labels = labels_of([("A.svs", "x"), ("b", "x"), ("c", "y"), ("gone", "y")])
+    joined = join(labels, ["a", "b", "c"], [True] * 3)
+    assert joined.warnings == ("of 2 labels that name no slide here, 1 differ in capitals only: 'A.svs' is 'a' there",)
+    with pytest.raises(InvalidInput, match=r"the store has a, c; 2 differ in capitals only: 'A.svs' is 'a' there, 'C'"):
+        join(labels_of([("A.svs", "x"), ("C", "y")]), ["a", "c"], [True, True])
+
+
 def test_join_needs_two_classes():
     labels = labels_of([("a", "x"), ("b", "x"), ("c", "y")])
     with pytest.raises(InvalidInput, match=r"all 2 slides .* the same 'label': x"):

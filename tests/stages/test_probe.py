@@ -149,6 +149,25 @@ def test_given_splits_are_used_as_they_are_and_leaks_are_said(store, labels, tmp
     assert any("10.0 %" in warning for warning in result.warnings)
 
 
+def test_splits_that_name_other_slides_are_refused(store, labels, tmp_path):
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    names = [f"s{i:03d}" for i in range(120)]
+    rows = [*zip(names[:100], names[100:], strict=False), ("S000", "gone")]
+    (folder / "split_0.csv").write_text("\n".join(["train,test", *(f"{a},{b}" for a, b in rows)]))
+    with pytest.raises(NotFound, match=r"2 of the 42 names .* 'S000', 'gone'; 1 differ in capitals only: 'S000' is"):
+        giga.probe(store, labels, splits=folder)
+    result = giga.probe(store, labels, splits=folder, allow_missing=True)
+    assert any(note.startswith("2 of the 42 names") for note in result.notes)
+
+
+def test_every_embedding_that_is_named_must_be_there(store, labels):
+    with pytest.raises(NotFound, match="nowhere"):
+        giga.probe(store, labels, embedding=("giga", "nowhere"))
+    with pytest.raises(InvalidInput, match="no column 'nowhere'"):
+        giga.probe(store, labels, target=("label", "nowhere"))
+
+
 def test_one_embedding_named_keeps_its_baseline(store, labels):
     names = [row.embedding for row in giga.probe(store, labels, embedding=("giga",)).scores]
     assert names == ["giga", "mean-x", "mean-x"]
