@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from gigacli.errors import InvalidInput, NotFound
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     "slide_id": ("slide", "wsi", "wsi_id", "sample_id", "filename", "id"),
@@ -32,6 +29,7 @@ EXTENSIONS: Final = frozenset(_SLIDES | {"zarr", "png", "jpg", "jpeg", "h5", "pt
 """What may follow a slide's id in a table: slide formats, and the feature files that STAMP and CLAM tables name."""
 
 
+_SHOWN: Final = 5
 _TCGA_BARCODE: Final = re.compile(r"TCGA-(\w\w)-\w{4}")
 
 
@@ -78,18 +76,11 @@ def read_columns(path: str | Path) -> dict[str, list[str]]:
     return {names[i]: [row[i] for row in rows] for i in named}
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a delimited text file as :func:`read_columns` does, into a table."""
-    import pandas as pd
-
-    return pd.DataFrame(read_columns(path), dtype=str)
-
-
 def find_column(table: Iterable[Any], canonical: str, *, path: str | Path) -> str | None:
     """Find the column that holds what we call `canonical`, whatever its case or its synonym in the table.
 
     Args:
-        table: From :func:`read_columns` or :func:`read_table`: what names its columns when iterated over.
+        table: From :func:`read_columns`: what names its columns when iterated over.
         canonical: Our name, a key of :data:`SYNONYMS` or any other name, which then has no synonyms.
         path: Where the table came from, for messages.
 
@@ -131,6 +122,43 @@ def bare_id(name: str) -> str:
     name = name.replace("\\", "/").rsplit("/", 1)[-1]
     stem, _, extension = name.rpartition(".")
     return stem if stem and extension.casefold() in EXTENSIONS else name
+
+
+def refuse_missing(
+    names: Sequence[str], *, among: Iterable[str], said: str, allow: bool, hint: str = "correct them"
+) -> str:
+    """Refuse a list that names what is not there, unless that is allowed.
+
+    Args:
+        names: The names that were not found.
+        among: Those that could have been meant.
+        said: What is wrong with them, after their number: "of the 5 slides of test.csv are not in the store".
+        allow: Whether to go on without them.
+        hint: What to do about it, other than to allow it.
+
+    Returns:
+        The names in a sentence, to be shown; "" where everything was found.
+
+    Raises:
+        NotFound: There are such names, and they are not allowed.
+    """
+    if not names:
+        return ""
+    once = list(dict.fromkeys(names))
+    text = f"{len(names)} {said}: {_listed(once[:_SHOWN])}{' ...' * (len(once) > _SHOWN)}"
+    text += "".join(f"; {alike}" for alike in [differ_in_capitals(once, among)] if alike)
+    if not allow:
+        raise NotFound(text, f"{hint}; `allow_missing=True` leaves them out")
+    return text
+
+
+def differ_in_capitals(names: Iterable[str], among: Iterable[str]) -> str:
+    """Say which names would be found if capitals did not matter, "" where none would; folders and extensions do not."""
+    known = {bare_id(name).casefold(): name for name in among}
+    alike = [(name, known.get(bare_id(name).casefold(), name)) for name in names]
+    alike = [(name, other) for name, other in alike if bare_id(name) != bare_id(other)]
+    first = ", ".join(f"{name!r} is {other!r} there" for name, other in alike[:_SHOWN])
+    return f"{len(alike)} differ in capitals only: {first}" if alike else ""
 
 
 def tcga_patient(slide_id: str) -> str:

@@ -10,7 +10,7 @@ from gigacli.tables import (
     SYNONYMS,
     bare_id,
     find_column,
-    read_table,
+    read_columns,
     require_column,
     tcga_patient,
     tcga_site,
@@ -24,25 +24,25 @@ def table(tmp_path):
     def read(text):
         path = tmp_path / "t.csv"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return read_table(path)
+        return read_columns(path)
 
     return read
 
 
 def test_cells_stay_text(table):
     read = table("slide_id,label,n\n007, 01 ,1.50\n008,NA,\n")
-    assert read.to_dict("list") == {"slide_id": ["007", "008"], "label": ["01", "NA"], "n": ["1.50", ""]}
+    assert read == {"slide_id": ["007", "008"], "label": ["01", "NA"], "n": ["1.50", ""]}
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_the_header_decides_the_delimiter(table, delimiter):
     read = table(delimiter.join(["id", "label"]) + "\n" + delimiter.join(["a", "b c"]) + "\n")
-    assert read.to_dict("list") == {"id": ["a"], "label": ["b c"]}
+    assert read == {"id": ["a"], "label": ["b c"]}
 
 
 def test_what_spreadsheets_leave_behind(table):
     read = table(b'\xef\xbb\xbf\r\n,slide_id,label\r\n0,a,"x, y"\r\n1,b\r\n,,\r\n\r\n')
-    assert read.to_dict("list") == {"slide_id": ["a", "b"], "label": ["x, y", ""]}
+    assert read == {"slide_id": ["a", "b"], "label": ["x, y", ""]}
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def test_unusable_files_say_why(table, text, complaint):
 
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(NotFound, match="gone"):
-        read_table(tmp_path / "gone.csv")
+        read_columns(tmp_path / "gone.csv")
     with pytest.raises(InvalidInput, match="cannot be read"):
-        read_table(tmp_path)
+        read_columns(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,10 @@ class Run:
         kept = self.options.out / "probes" / f"{task}-{budget}-{embedding}-{key[:12]}.json"
         if not kept.exists():
             common = {"device": self.options.device, "progress": self.progress}
-            result = giga.probe(store, table, splits=splits, **options, **common)
-            for warning in result.warnings:
+            # the published splits name slides that the published tables leave out, and a cohort may lack some
+            result = giga.probe(store, table, splits=splits, allow_missing=True, **options, **common)
+            left_out = [note for note in result.notes if "have no label or vector" in note]
+            for warning in [*left_out, *result.warnings]:
                 print(f"{TASKS[task]}, {budget}: {warning}", file=sys.stderr)
             _write(kept, json.dumps([asdict(row) for row in result.scores], indent=1))
         return [ProbeRow(**row) for row in json.loads(kept.read_text())]

@@ -18,7 +18,7 @@ from gigacli.files import new_file
 from gigacli.progress import SILENT, Progress
 from gigacli.store.address import is_remote
 from gigacli.store.table import SlideRow, SlideTable
-from gigacli.tables import bare_id, find_column, read_columns, tcga_patient
+from gigacli.tables import bare_id, find_column, read_columns, refuse_missing, tcga_patient
 from gigacli.wsi.resolution import resolve_mpp
 from gigacli.wsi.slide import Slide
 
@@ -57,6 +57,7 @@ def register(
     csv: Path | None = None,
     slide_mpp: float | None = None,
     slide_root: Path | None = None,
+    allow_missing: bool = False,
     redo: bool = False,
     only: Collection[str] = (),
     add: bool = True,
@@ -70,13 +71,14 @@ def register(
         csv: One more table of slides.
         slide_mpp: Microns per pixel of slides that do not state them.
         slide_root: Folder to look in for slides that are not where they were.
+        allow_missing: Whether tables may name slides that are not there, which are left out and said.
         redo: Look at every slide again, and take what tables say now.
         only: Slides to look at again, where it is not all of them.
         add: Whether slides may be registered; if not, registered ones are looked at and the table stays as it is.
         progress: Receives progress.
 
     Raises:
-        NotFound: A path does not exist, or there is no slide in it.
+        NotFound: A path does not exist, there is no slide in it, or a table names slides that are not there.
         InvalidInput: Two files of one id, a table that cannot be used, or a new slide where none may be added.
     """
     known = known if known is not None else SlideTable(())
@@ -84,7 +86,8 @@ def register(
     files = [p for p in paths if p not in tables]
     known, moved = _find_moved(known, slide_root)
     found = find_slides(files) if files else []
-    candidates = _merge(known, [_Candidate(path.absolute(), slide_id_of(path)) for path in found], tables)
+    candidates = [_Candidate(path.absolute(), slide_id_of(path)) for path in found]
+    candidates = _merge(known, candidates, tables, allow_missing=allow_missing, progress=progress)
     _refuse_duplicates(candidates)
     if not add:
         return _look_again(known, candidates, slide_mpp)
@@ -173,37 +176,52 @@ def _find_moved(known: SlideTable, root: Path | None) -> tuple[SlideTable, int]:
     return known.with_rows(found), len(found)
 
 
-def _merge(known: SlideTable, candidates: Sequence[_Candidate], tables: Sequence[Path]) -> list[_Candidate]:
+def _merge(
+    known: SlideTable,
+    candidates: Sequence[_Candidate],
+    tables: Sequence[Path],
+    *,
+    allow_missing: bool = False,
+    progress: Progress = SILENT,
+) -> list[_Candidate]:
     """Add what tables say: a row with a path is a slide, a row without one completes the slide of its id."""
     merged: dict[Path | str, _Candidate] = {c.path: c for c in candidates}  # by id where a path is not known
     by_id: dict[str, _Candidate] = {}  # empty when it must be made anew
     for file in tables:
+        missing = []
         cells = read_columns(file)
         columns = {name: find_column(cells, name, path=file) for name in ("path", "mpp", "patient_id", "mask")}
         columns["slide_id"] = find_column([c for c in cells if c != columns["path"]], "slide_id", path=file)
         if not columns["path"] and not columns["slide_id"]:
             raise InvalidInput(f"{file} has no column path or slide_id; it has {', '.join(cells)}", "add a column path")
-        for i in range(len(next(iter(cells.values())))):
+        rows = len(next(iter(cells.values())))
+        for i in range(rows):
             row = {name: cells[column][i] if column else "" for name, column in columns.items()}
             mpp, mask = _mpp(row["mpp"], file), _mask(row["mask"], file)
             said: dict[str, Any] = {"mpp": mpp, "patient": row["patient_id"], "mask": mask}
             if row["path"]:
                 path = (file.parent / row["path"]).absolute()
                 if not path.exists():
-                    raise NotFound(f"{file} names {row['path']}, which does not exist", f"looked for {path}")
+                    missing.append(row["path"])
+                    continue
                 by_id, candidate = {}, _Candidate(path, row["slide_id"] or slide_id_of(path), **said)
             else:
                 slide_id = bare_id(row["slide_id"])
                 by_id = by_id or {c.id: c for c in reversed(merged.values())}
                 if slide_id not in by_id and slide_id not in known.index:
-                    hint = "add a column path"
-                    raise NotFound(f"{file} names slide {slide_id!r}, which is not among the slides", hint)
+                    missing.append(slide_id)
+                    continue
                 candidate = by_id.get(slide_id) or _Candidate.of(known[known.index[slide_id]])
                 candidate = replace(candidate, **{name: value for name, value in said.items() if value})
                 by_id[slide_id] = candidate
             key = candidate.path if candidate.path.name else candidate.id
             merged.pop(key, None)  # what a table names comes last
             merged[key] = candidate
+        among = [*known.ids, *(c.id for c in merged.values())]
+        problem = f"of {rows} slides that {file} names are not there"
+        hint = f"correct them: paths start at {file.parent.absolute()}, ids without one are of slides that were named"
+        if text := refuse_missing(missing, among=among, said=problem, allow=allow_missing, hint=hint):
+            progress.say(text)
     return list(merged.values())
 
 

@@ -16,8 +16,9 @@ from gigacli.errors import InvalidInput
 from gigacli.nn.distributed import Processes
 from gigacli.nn.sampler import steps_per_epoch
 from gigacli.parallel import worker_count
-from gigacli.probing.labels import Labels, join, patients_of
-from gigacli.progress import Progress
+from gigacli.probing.labels import Labels, join
+from gigacli.probing.patients import patients_of
+from gigacli.progress import SILENT, Progress
 from gigacli.randomness import keyed_rng
 from gigacli.store.address import is_remote
 from gigacli.store.local_copy import cache_folder
@@ -53,11 +54,12 @@ def draw_tiles(
 
 
 def draw_labelled_tiles(
-    labels: Labels, slides: Sequence[SlideTiles], *, table: SlideTable, seed: int
+    labels: Labels, slides: Sequence[SlideTiles], *, table: SlideTable, seed: int, progress: Progress = SILENT
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Draw at most :data:`MAX_SCORED_TILES` tiles of the slides that have a label.
 
-    Tiles are numbered from 0 across all `slides`, in their order.
+    Tiles are numbered from 0 across all `slides`, in their order. Where store and labels disagree about patients,
+    `progress` is told.
 
     Returns:
         Numbers (n,) of the tiles, ascending, their classes (n,) and their patients (n,), counted from 0. A slide whose
@@ -69,10 +71,11 @@ def draw_labelled_tiles(
     rows = [table[slide.key] for slide in slides]
     ids, patients = [row.id for row in rows], [row.patient for row in rows]
     joined = join(labels, ids, np.ones(len(ids), dtype=bool), patients=patients)
-    labelled = [ids[i] for i in joined.index]
-    known, _ = patients_of(labelled, from_store=[patients[i] for i in joined.index], from_labels=joined.patient_id)
+    known = patients_of(ids, from_store=patients, from_labels=joined.patients)
+    for warning in known.warnings:
+        progress.say(f"warning: {warning}")
     classes = np.unique(joined.label, return_inverse=True)[1]  # (labelled slide,)
-    owners = np.unique(labelled if known is None else known, return_inverse=True)[1]  # (labelled slide,)
+    owners = np.unique(np.array(known.names or ids)[joined.index], return_inverse=True)[1]  # (labelled slide,)
     starts = np.cumsum([0, *(len(slide.coords) for slide in slides)])
     numbers = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in joined.index])  # (tile,)
     place = np.repeat(np.arange(len(joined.index)), np.diff(starts)[joined.index])  # (tile,) its labelled slide

@@ -56,6 +56,7 @@ class ImportConfig(Config):
     )
     encoder: str | None = option(None, "Whose features to take, where the files hold those of several.")
     csv: Path | None = option(None, "Table of slides: column slide_id or path, and any of mpp, patient_id.")
+    allow_missing: bool = option(False, "Go on where that table names slides that are not there.")
     mpp: float | None = option(None, "Resolution of the tiles, microns per pixel, for files that do not state it.")
     mag: float | None = option(None, MAG)
     tile_px: int | None = option(None, "Edge of a tile, pixels at that resolution, for files that do not state it.")
@@ -85,6 +86,7 @@ class ReportConfig(Config):
         (), "Share of training labels to probe with, repeatable; default: 0.25, 0.5, 1."
     )
     splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
+    allow_missing: bool = option(False, "Go on where these name slides without a label or vector.")
     out: Path | None = option(None, "The page; default: STORE-report.html here. A report that is there is replaced.")
     thumbnails: int = option(96, "Slides of which a picture is drawn, at most, spread over the cohort.")
     workers: int | None = option(None, "Threads that read slides; default: the number of processors.")

@@ -41,6 +41,7 @@ class TileConfig(Config):
     """Options of ``giga tile``."""
 
     csv: Path | None = run_option(None, "Table of slides: column path, and any of slide_id, mpp, patient_id, mask.")
+    allow_missing: bool = run_option(False, "Go on where a table names slides that are not there.")
     mpp: float = option(1.0, "Resolution of the tiles, microns per pixel (1.0 is about 10x).")
     mag: float | None = run_option(None, MAG)
     tile_px: int = option(256, "Edge of a tile, pixels at that resolution.")
@@ -192,6 +193,7 @@ class TrainConfig(Config):
         flag="--recipe",
     )
     exclude: Path | None = run_option(None, "Table of slides not to train on: column slide_id, or patient_id.")
+    allow_missing: bool = run_option(False, "Go on where that table names what the store does not have.")
     precision: Precision = option("auto", PRECISION)
     sparse_backend: SparseBackend = run_option("auto", "What computes sparse convolutions; auto: the faster one here.")
     log_dir: Path | None = run_option(None, LOG_DIR)
@@ -268,6 +270,7 @@ class ProbeConfig(Config):
     fraction: tuple[float, ...] = option((), "Share of the training labels to use, repeatable.")
     n_train: tuple[int, ...] = option((), "Number of training labels to use, repeatable.")
     splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
+    allow_missing: bool = run_option(False, "Go on where these name slides without a label or vector.")
     folds: int = option(10, "Number of splits, stratified and grouped by patient.")
     group: Group = option(
         "patient", "patient: keep a patient's slides on one side of a split where patients are known; none: do not."

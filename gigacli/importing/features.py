@@ -21,7 +21,7 @@ from gigacli.importing.destination import ImportSummary, recipe_for
 from gigacli.importing.discover import choose, files_of, name_of, plain_name, read_headers
 from gigacli.importing.feature_set import FeatureSet
 from gigacli.importing.geometry import TOLERANCE, SlideScale, Tiling, scale_of, tiling_of
-from gigacli.importing.slides import SlideMetadata, merged, patient_of, read_metadata, refuse_new
+from gigacli.importing.slides import SlideMetadata, merged, patient_of, read_metadata, refuse_new, refuse_unused
 from gigacli.importing.writing import write_features
 from gigacli.parallel import as_ready, worker_count
 from gigacli.progress import SILENT, Progress
@@ -42,6 +42,7 @@ def import_features(
     name: str | None = None,
     encoder: str | None = None,
     csv: str | Path | None = None,
+    allow_missing: bool = False,
     mpp: float | None = None,
     mag: float | None = None,
     tile_px: int | None = None,
@@ -58,7 +59,7 @@ def import_features(
         progress: Progress receiver.
 
     Raises:
-        NotFound: No such file, or there are no features in it.
+        NotFound: No such file, there are no features in it, or `csv` names slides that are not there.
         InvalidInput: The files do not belong together, or do not say what must be known of their tiles.
         Mismatch: The store holds other features of that name, or other slides.
     """
@@ -71,7 +72,7 @@ def import_features(
     if all(path.suffix == ".npy" for path in found):
         read = read_pair(found)
         name = config.name or plain_name(read.path.resolve().parent.name)
-        return _vectors(config, opened, read=read, name=name, metadata=metadata, started=started)
+        return _vectors(config, opened, read=read, name=name, metadata=metadata, progress=progress, started=started)
     discovery = read_headers(found, [path for path in paths if path.is_file()], config, progress)
     sets, broken, ignored = choose(discovery, config), discovery.broken, discovery.ignored
     name = name_of(sets, paths, config)
@@ -79,8 +80,8 @@ def import_features(
         progress.say(f"{len(ignored)} files hold no features and are left out, such as {ignored[0]}")
     if sets[0].vector:
         read = vectors.read_each(sets, broken)
-        return _vectors(config, opened, read=read, name=name, metadata=metadata, started=started)
-    plan = prepare(config, opened, sets=sets, broken=broken, name=name, metadata=metadata)
+        return _vectors(config, opened, read=read, name=name, metadata=metadata, progress=progress, started=started)
+    plan = prepare(config, opened, sets=sets, broken=broken, name=name, metadata=metadata, progress=progress)
     return summary(plan, work(plan, begin(plan), progress), started=started)
 
 
@@ -112,10 +113,12 @@ def prepare(
     broken: Mapping[str, str],
     name: str,
     metadata: dict[str, SlideMetadata],
+    progress: Progress,
 ) -> Plan:
     """See whether the files belong together and fit into the store.
 
     Raises:
+        NotFound: The user's table names slides that are not there, and that is not allowed.
         InvalidInput: They do not belong together, do not say what must be known, or none can be used.
         Mismatch: The store holds other tiles, or other features of that name.
     """
@@ -150,6 +153,8 @@ def prepare(
     recipe = Recipe("import", made, {"tiles": tiles.fingerprint})
     recipe = recipe_for(store.features(name), recipe, redo=config.redo)
     refuse_new(store, scaled)
+    if unused := refuse_unused(metadata, {*scaled, *failures}, known=store, config=config):
+        progress.say(unused)
     return Plan(config, store, name, tiling, tiles, recipe, scaled, failures, metadata)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
-from gigacli.tables import bare_id, find_column, read_columns, tcga_patient
+from gigacli.tables import bare_id, find_column, read_columns, refuse_missing, tcga_patient
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,23 @@ def read_metadata(csv: Path | None) -> dict[str, SlideMetadata]:
             raise InvalidInput(f"{csv} names the slide {slide} twice", "keep one row per slide")
         metadata[slide] = SlideMetadata(_number(cell["mpp"], csv, slide), cell["patient_id"], cell["path"])
     return metadata
+
+
+def refuse_unused(
+    metadata: Mapping[str, SlideMetadata], slides: Iterable[str], *, known: Store, config: ImportConfig
+) -> str:
+    """Refuse a table that names slides which are neither imported (`slides`) nor in the store, unless it may.
+
+    Returns:
+        Those slides in a sentence, "" where there are none.
+
+    Raises:
+        NotFound: There are some, and that is not allowed.
+    """
+    among = {*slides, *known.slides.ids}
+    unused = [slide for slide in metadata if slide not in among]
+    said = f"of {len(metadata)} slides that {config.csv} names are neither among the files nor in the store"
+    return refuse_missing(unused, among=sorted(among), said=said, allow=config.allow_missing)
 
 
 def _number(cell: str, csv: Path, slide: str) -> float | None:

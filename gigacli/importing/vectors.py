@@ -15,7 +15,8 @@ from gigacli.importing.arrays import SlideVectors
 from gigacli.importing.destination import ImportSummary, recipe_for
 from gigacli.importing.discover import plain_name
 from gigacli.importing.feature_set import FeatureSet
-from gigacli.importing.slides import SlideMetadata, merged, patient_of, refuse_new
+from gigacli.importing.slides import SlideMetadata, merged, patient_of, refuse_new, refuse_unused
+from gigacli.progress import Progress
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
@@ -69,11 +70,18 @@ class Plan:
 
 
 def prepare(
-    config: ImportConfig, store: Store, *, read: SlideVectors, name: str, metadata: dict[str, SlideMetadata]
+    config: ImportConfig,
+    store: Store,
+    *,
+    read: SlideVectors,
+    name: str,
+    metadata: dict[str, SlideMetadata],
+    progress: Progress,
 ) -> Plan:
     """See whether the vectors fit into the store.
 
     Raises:
+        NotFound: The user's table names slides that are not there, and that is not allowed.
         Mismatch: The store has another embedding of that name.
         InvalidInput: It has not got these slides.
     """
@@ -84,6 +92,8 @@ def prepare(
     failures = {**read.failures, **dict.fromkeys(wrong, "its vector holds values that are not numbers")}
     plan = Plan(config, store, name, recipe, replace(read, failures=failures), metadata)
     refuse_new(store, plan.slides)
+    if unused := refuse_unused(metadata, plan.slides, known=store, config=config):
+        progress.say(unused)
     return plan
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.labels import Labels, join, patients_of
+from gigacli.probing.labels import Labels, join
 from gigacli.probing.linear import PAPER_C, score
 from gigacli.probing.logistic import fit
+from gigacli.probing.patients import patients_of
 from gigacli.probing.scores import auc_interval
 from gigacli.probing.splits import make_splits
 from gigacli.probing.standardise import moments, standardise
@@ -57,10 +58,8 @@ def fit_class_probe(
     joined = join(labels, slide_ids, has_vector)
     label_of = dict(zip(joined.index.tolist(), joined.label.tolist(), strict=True))
     chosen = _choose_class(label_of, row, positive, f"slide {slide_ids[row]!r}", labels.target)
-    patient_of = dict(zip(joined.index.tolist(), joined.patient_id or (), strict=False))
-    named = [patient_of.get(i) or patient for i, patient in enumerate(patients)]
-    known, source = patients_of(slide_ids, from_store=named, from_labels=None)
-    patient = np.array(known or slide_ids)
+    known = patients_of(slide_ids, from_store=patients, from_labels=joined.patients)
+    patient = np.array(known.names or slide_ids)
     is_class, unseen = joined.label == chosen, patient[joined.index] != patient[row]
     if len(set(is_class[unseen].tolist())) < 2:
         raise InvalidInput(
@@ -83,7 +82,7 @@ def fit_class_probe(
         trained_on=int(unseen.sum()),
         left_out=int((~unseen).sum()),
         auc=auc,
-        notes=(f"patients: {source}", *([note] if note else [])),
+        notes=(f"patients: {known.source}", *known.warnings, *([note] if note else [])),
     )
 
 

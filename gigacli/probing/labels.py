@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput
-from gigacli.tables import SYNONYMS, bare_id, find_column, read_columns, require_column, tcga_patient
+from gigacli.tables import SYNONYMS, bare_id, differ_in_capitals, find_column, read_columns, require_column
 
 MISSING: Final = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null"})
 """Cells that say "not known", in lower case. `none` is not among them: it is the name of a class often enough."""
@@ -41,18 +41,20 @@ class Join:
     Attributes:
         index: Their places among the slide ids, ascending, int64 (matched,).
         label: Their labels, text (matched,).
-        patient_id: Their patients as in :class:`Labels`, in the same order.
+        patients: The patient of every slide of the store as the table has it, (slides), "" where it does not say.
         counts: `labels` and `vectors` (how many there are), `matched` (slides with both), `unmatched` (labels of
             slides that are not there), `unmatched_first` (five of them), `without_vector` (labels of slides that are
             there but have no vector), `without_vector_first`, `unlabelled` (vectors without a label),
             `unlabelled_first`, `missing` (rows with an empty label) and `classes` (matched slides per label). In a
             table of patients, `labels`, `unmatched` and `without_vector` are patients.
+        warnings: Unmatched labels whose slide or patient has the name in other capitals, in words.
     """
 
     index: NDArray[np.int64]
     label: NDArray[np.str_]
-    patient_id: tuple[str | None, ...] | None
+    patients: tuple[str, ...]
     counts: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def read_labels(path: str | Path, *, target: str | None = None, level: Literal["slide", "patient"] = "slide") -> Labels:
@@ -132,8 +134,9 @@ def join(
     has = np.asarray(has_vector, dtype=bool)  # (slides,)
     row_of, unmatched = _rows_of_patients(labels, patients) if labels.per_patient else _rows_of(labels, slide_ids)
     index = np.array(sorted(i for i in row_of if has[i]), dtype=np.int64)  # (matched,)
+    unit, names = ("patient", list(patients or ())) if labels.per_patient else ("slide", slide_ids)
     if not len(index):
-        raise _nothing_matched(labels, slide_ids if not labels.per_patient else list(patients or ()), row_of)
+        raise _nothing_matched(labels, unit, names, row_of)
     rows = [row_of[i] for i in index.tolist()]
     matched = np.array([labels.label[row] for row in rows])
     classes = dict(sorted(Counter(matched.tolist()).items()))
@@ -157,33 +160,10 @@ def join(
         "missing": labels.missing,
         "classes": classes,
     }
-    patient_id = None if labels.patient_id is None else tuple(labels.patient_id[row] for row in rows)
-    return Join(index=index, label=matched, patient_id=patient_id, counts=counts)
-
-
-def patients_of(
-    slide_ids: Sequence[str], *, from_store: Sequence[str | None] | None, from_labels: Sequence[str | None] | None
-) -> tuple[list[str] | None, str]:
-    """Say which patient each slide (n,) belongs to.
-
-    The labels' own column decides, then the store's, each (n,), None or empty where not known; then TCGA barcodes,
-    whose first 12 characters are the patient. A slide without a patient, in a column that has some, is taken for a
-    patient of its own.
-
-    Returns:
-        The patients, (n,), or None when nothing is known of any; and where they come from, to be shown.
-    """
-    for patients, source in ((from_labels, "the labels' patient column"), (from_store, "the store's patients")):
-        unknown = 0 if patients is None else sum(not patient for patient in patients)
-        if patients is None or unknown == len(patients):
-            continue
-        if unknown:
-            source = f"{source} ({unknown} slides without a patient count as one each)"
-        return [patient or slide for patient, slide in zip(patients, slide_ids, strict=True)], source
-    barcodes = [tcga_patient(slide) for slide in slide_ids]
-    if barcodes and all(barcodes):
-        return barcodes, "TCGA barcodes (the first 12 characters of the slide id)"
-    return None, "nowhere: each slide counts as a patient of its own"
+    said = {} if labels.patient_id is None else {i: labels.patient_id[row] or "" for i, row in row_of.items()}
+    alike = differ_in_capitals(unmatched, names)
+    warnings = (f"of {len(unmatched)} labels that name no {unit} here, {alike}",) if alike else ()
+    return Join(index, matched, tuple(said.get(i, "") for i in range(len(slide_ids))), counts, warnings)
 
 
 def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], list[str]]:
@@ -191,9 +171,13 @@ def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], 
     places = match(labels.slide_id, slide_ids).tolist()  # (labels,)
     row_of: dict[int, int] = {}
     for row, place in enumerate(places):
-        if place >= 0 and labels.label[row] != labels.label[row_of.setdefault(place, row)]:
-            first, second = labels.slide_id[row_of[place]], labels.slide_id[row]
-            raise InvalidInput(f"{first!r} and {second!r} have different labels but are one slide", "Keep one of them.")
+        earlier = row_of.setdefault(place, row) if place >= 0 else row
+        for what, values in (("labels", labels.label), ("patients", labels.patient_id)):
+            if values is not None and values[row] != values[earlier]:
+                first, second = labels.slide_id[earlier], labels.slide_id[row]
+                raise InvalidInput(
+                    f"{first!r} and {second!r} have different {what} but are one slide", "Keep one of them."
+                )
     return row_of, [name for name, place in zip(labels.slide_id, places, strict=True) if place < 0]
 
 
@@ -238,14 +222,14 @@ def _check_consistent(rows: Sequence[tuple[str, str, str]], path: str | Path, *,
             )
 
 
-def _nothing_matched(labels: Labels, names: Sequence[str], in_store: dict[int, int]) -> InvalidInput:
-    unit = "patient" if labels.per_patient else "slide"
+def _nothing_matched(labels: Labels, unit: str, names: Sequence[str], in_store: dict[int, int]) -> InvalidInput:
     if in_store:
         return InvalidInput(f"{len(in_store)} slides have a label, but none has a vector", "Run `giga embed` first.")
     known = list(dict.fromkeys(name for name in names if name))
     ours, theirs = ", ".join(known[:3]), ", ".join(labels.slide_id[:3])
+    alike = differ_in_capitals(labels.slide_id, known)
     return InvalidInput(
         f"none of {len(labels.slide_id)} labelled {unit}s is among the {len(known)} of the store: the labels name "
-        f"{theirs}; the store has {ours or 'none'}",
+        f"{theirs}; the store has {ours or 'none'}{'; ' * bool(alike)}{alike}",
         f"Make the {unit} ids of the table those of the store (`giga info` lists them).",
     )

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.labels import match
-from gigacli.tables import read_columns, require_column
+from gigacli.tables import read_columns, refuse_missing, require_column
 
 _SHOWN = 3
 
@@ -74,7 +74,11 @@ def make_splits(
 
 
 def read_splits(
-    folder: str | Path, slide_ids: Sequence[str], *, patients: Sequence[str] | None = None
+    folder: str | Path,
+    slide_ids: Sequence[str],
+    *,
+    patients: Sequence[str] | None = None,
+    allow_missing: bool = False,
 ) -> tuple[list[Split], list[str]]:
     """Read given splits: files `split_*.csv` with columns `train` and `test`, each a list of slides.
 
@@ -83,13 +87,14 @@ def read_splits(
         slide_ids: The slides that have a label and a vector, (n,). Names are matched as in :func:`labels.match`.
         patients: Their patients, (n,), where these are to be split; the files may name slides or patients, and indices
             count the patients in the order in which they come here.
+        allow_missing: Whether the files may name others, which are left out.
 
     Returns:
         The splits, indices in the order of the files, and notes: how many names have no label or no vector, or
         stand twice on one side. Both are left out.
 
     Raises:
-        NotFound: There is no such folder or no such file in it.
+        NotFound: There is no such folder or no such file in it, or a name has no label or vector and must have.
         InvalidInput: A file lacks a column, has a side without any of the slides, or a slide (or a patient that is to
             be split) on both sides.
     """
@@ -107,12 +112,10 @@ def read_splits(
     names = [name for sides in named for side in sides for name in side]
     units = list(slide_ids if patients is None else dict.fromkeys(patients))
     place = _places(list(dict.fromkeys(names)), slide_ids, patients, units)
-    notes = []
     unknown = [name for name in names if place[name] < 0]
-    if unknown:
-        examples = ", ".join(list(dict.fromkeys(unknown))[:_SHOWN])
-        notes.append(f"{len(unknown)} of the {len(names)} names in the splits have no label or vector: {examples}.")
-    splits = []
+    said = f"of the {len(names)} names in the splits have no label or vector"
+    missing = refuse_missing(unknown, among=[*slide_ids, *units], said=said, allow=allow_missing)
+    notes, splits = [missing] if missing else [], []
     for file, sides in zip(files, named, strict=True):
         known = [dict.fromkeys(place[name] for name in side if place[name] >= 0) for side in sides]
         train, test = (np.array(list(side), dtype=np.int64) for side in known)

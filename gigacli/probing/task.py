@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.config.verbs import ProbeConfig
-from gigacli.probing.labels import Labels, join, patients_of
+from gigacli.probing.labels import Labels, join
 from gigacli.probing.linear import PAPER_C
+from gigacli.probing.patients import patients_of
 from gigacli.probing.scores import check_split
 from gigacli.probing.splits import Split, leaking_patients, make_splits, read_splits, subsample
 from gigacli.probing.units import Units, units_of
@@ -77,12 +78,12 @@ def make_task(
     Raises:
         InvalidInput: Labels and vectors do not meet, or a class is too small to be on both sides of a split.
     """
-    everyone, _ = patients_of(slide_ids, from_store=patients, from_labels=None)
-    joined = join(labels, slide_ids, has_vector, patients=everyone)
-    units, source = units_of(joined, slide_ids, patients, level=config.level)
+    joined = join(labels, slide_ids, has_vector, patients=patients_of(slide_ids, from_store=patients).names)
+    known = patients_of(slide_ids, from_store=patients, from_labels=joined.patients)
+    units = units_of(joined, slide_ids, patients=known, level=config.level)
     groups = None if config.group == "none" else units.patient
     notes = [*labels.notes]
-    notes.append(f"patients: {source}" if units.patient else "patients are not known: each slide counts as one")
+    notes.append(f"patients: {known.source}" if units.patient else "patients are not known: each slide counts as one")
     if config.level == "patient":
         notes.append(f"{len(units.ids)} patients are judged, each by the mean of the vectors of its slides")
     splits, found = _splits(units, slide_ids, groups, config)
@@ -100,7 +101,7 @@ def make_task(
         for n in config.n_train
         if n > least
     ]
-    warnings = [*_patient_leaks(units, splits, config), *seen, *short]
+    warnings = [*joined.warnings, *known.warnings, *_patient_leaks(units, splits, config), *seen, *short]
     counts = {**joined.counts, **units.per_class()}
     return Task(labels.target, units, groups, budgets, counts, [*notes, *found, *unseen], warnings)
 
@@ -113,7 +114,8 @@ def _splits(
         return make_splits(units.label, groups, folds=config.folds, seed=config.seed)
     slides = [slide_ids[row] for rows in units.slides for row in rows.tolist()]
     owners = [name for name, rows in zip(units.ids, units.slides, strict=True) for _ in rows]
-    splits, notes = read_splits(config.splits, slides, patients=owners if config.level == "patient" else None)
+    patients = owners if config.level == "patient" else None
+    splits, notes = read_splits(config.splits, slides, patients=patients, allow_missing=config.allow_missing)
     return splits, [f"splits: {len(splits)} files of {config.splits}", *notes]
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.labels import Join, patients_of
+from gigacli.probing.labels import Join
+from gigacli.probing.patients import Patients
 
 _SHOWN = 5
 
@@ -58,20 +59,18 @@ class Units:
 
 
 def units_of(
-    joined: Join, slide_ids: Sequence[str], patients: Sequence[str], *, level: Literal["slide", "patient"]
-) -> tuple[Units, str]:
-    """The units to judge, one label each, and where their patients come from, in words.
-
-    `patients` are those of the slides of the store, "" where not known.
+    joined: Join, slide_ids: Sequence[str], *, patients: Patients, level: Literal["slide", "patient"]
+) -> Units:
+    """The units to judge, one label each; `patients` are those of the slides of the store.
 
     Raises:
         InvalidInput: Patients are to be judged, but they are not known, or one has slides of two classes.
     """
     mine = [slide_ids[i] for i in joined.index]
-    known, source = patients_of(mine, from_store=[patients[i] for i in joined.index], from_labels=joined.patient_id)
+    known = None if patients.names is None else [patients.names[i] for i in joined.index]
     if level == "slide":
         rows = tuple(joined.index[:, None])
-        return Units(level, tuple(mine), joined.label, None if known is None else tuple(known), rows), source
+        return Units(level, tuple(mine), joined.label, None if known is None else tuple(known), rows)
     if known is None:
         raise InvalidInput(
             "`level='patient'`: it is not known which slides belong to one patient",
@@ -91,4 +90,4 @@ def units_of(
         )
     names = tuple(slides)
     label = np.array([next(iter(labels[name])) for name in names])
-    return Units(level, names, label, names, tuple(np.array(slides[n], dtype=np.int64) for n in names)), source
+    return Units(level, names, label, names, tuple(np.array(slides[n], dtype=np.int64) for n in names))

@@ -69,6 +69,7 @@ def report(
     embedding: str | Sequence[str] = (),
     fraction: float | Sequence[float] = (),
     splits: str | Path | None = None,
+    allow_missing: bool = False,
     out: str | Path | None = None,
     thumbnails: int = 96,
     workers: int | None = None,
@@ -128,6 +129,7 @@ def _page(
             embedding=config.embedding,
             fraction=config.fraction or FRACTIONS,
             splits=config.splits,
+            allow_missing=config.allow_missing,
             seed=config.seed,
             progress=progress,
         )

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput, kind_of, reason_of
 from gigacli.parallel import worker_count
-from gigacli.probing.labels import MISSING, match, patients_of
+from gigacli.probing.labels import MISSING, match
+from gigacli.probing.patients import patients_of
 from gigacli.progress import Progress
 from gigacli.store.layout import STAGES
 from gigacli.store.store import Store
@@ -78,8 +79,7 @@ def groupings_of(slides: SlideTable, labels: str | Path | None) -> tuple[list[Gr
     """
     ids = slides.ids
     found, patient_cells = _columns(ids, labels) if labels is not None else ([], None)
-    known = [mine or row.patient for mine, row in zip(patient_cells or [""] * len(ids), slides.rows, strict=True)]
-    patients, _ = patients_of(ids, from_store=known, from_labels=None)
+    patients = patients_of(ids, from_store=[row.patient for row in slides.rows], from_labels=patient_cells).names
     sites = [tcga_site(slide) for slide in ids]
     if all(sites):
         found.append(Grouping("tissue source site", sites))
@@ -87,8 +87,8 @@ def groupings_of(slides: SlideTable, labels: str | Path | None) -> tuple[list[Gr
     if len(set(vendors)) > 1:
         found.append(Grouping("scanner", vendors))
     if patients is not None:
-        found.append(Grouping("patient", patients, compare_neighbours=False))
-    return found, patients or ids
+        found.append(Grouping("patient", list(patients), compare_neighbours=False))
+    return found, list(patients or ids)
 
 
 def _columns(ids: Sequence[str], labels: str | Path) -> tuple[list[Grouping], list[str] | None]:

@@ -285,8 +285,10 @@ def _scores(plan: Plan, method: MoCo, tiles: TilePixels, progress: Progress) -> 
     """Return what is measured after every epoch, by its name: nothing without labels."""
     if plan.labels is None:
         return {}
-    table = plan.encoder.store.slides
-    numbers, classes, patients = draw_labelled_tiles(plan.labels, tiles.slides, table=table, seed=plan.config.seed)
+    table, seed = plan.encoder.store.slides, plan.config.seed
+    numbers, classes, patients = draw_labelled_tiles(
+        plan.labels, tiles.slides, table=table, seed=seed, progress=progress
+    )
     chance, precision = 1 / len(np.unique(classes)), plan.recipe.config["precision"]
     progress.say(f"neighbours of {len(numbers)} tiles are scored by {plan.labels.target}: chance is {chance:.2f}")
     score = KNNScore(method.network, tiles, numbers, classes, patients, device=plan.device, precision=precision)

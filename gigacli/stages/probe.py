@@ -50,6 +50,7 @@ def probe(
     fraction: float | Sequence[float] = (),
     n_train: int | Sequence[int] = (),
     splits: str | Path | None = None,
+    allow_missing: bool = False,
     folds: int = 10,
     group: Group = "patient",
     c: str | float = "10",

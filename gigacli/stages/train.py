@@ -6,11 +6,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save as save_safetensors
 
+from gigacli.cohort.exclusion import left_out
 from gigacli.config.base import fingerprint, options_of
 from gigacli.config.verbs import Precision, Preset, SlideAggregator, SparseBackend, TrainConfig
 from gigacli.errors import InvalidInput
@@ -32,9 +31,7 @@ from gigacli.store.features import Features
 from gigacli.store.mapped import MappedBank, MappedFeatures
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
-from gigacli.store.table import SlideTable
 from gigacli.store.trained import Encoder, Model
-from gigacli.tables import bare_id, find_column, read_table, require_column
 from gigacli.weights.resnet18 import resnet18_from_bytes
 
 
@@ -71,6 +68,7 @@ def train(
     slide_aug: bool = True,
     preset: Preset = "default",
     exclude: str | Path | None = None,
+    allow_missing: bool = False,
     precision: Precision = "auto",
     sparse_backend: SparseBackend = "auto",
     log_dir: str | Path | None = None,
@@ -103,6 +101,8 @@ def train(
         if config.redo:
             plan.model.say_replacing(plan.recipe, progress)
         with TensorBoardLog(config.log_dir if processes.first else None) as log:
+            if plan.missing:
+                progress.say(plan.missing)
             method, origin = _initial_method(plan, progress)
             checkpoint = processes.once(lambda: begin(plan))
             history = work(plan, method, checkpoint, log, progress)
@@ -117,6 +117,7 @@ class Plan:
     source: Bank | Features  # the bank, or the imported features that stand in for one
     views: MappedBank | MappedFeatures  # its slides to train on, mapped into memory
     excluded: int
+    missing: str  # what was to be left out and is not there, in words
     recipe: Recipe
     model: Model
     processes: Processes
@@ -140,8 +141,8 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
     if config.sparse_backend == "spconv":
         check_spconv_trains(device)
     source = pick_bank(store, config.bank)
-    left_out = _left_out(store.slides, config.exclude)
-    views = source.mapped(leave_out=left_out)
+    out, missing = left_out(store.slides, config.exclude, allow_missing=config.allow_missing)
+    views = source.mapped(leave_out=out)
     n, steps = len(views.rows), steps_per_epoch(len(views.rows), config.batch_size)
     if n < 2:
         raise InvalidInput(
@@ -153,7 +154,7 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
             f"batches of {n // steps} slides cannot be split over {processes.count} processes",
             f"use a larger `batch_size`, or torchrun --nproc-per-node {n // steps}",
         )
-    ids = [slide.id for slide, out in zip(store.slides.rows, left_out, strict=True) if out]
+    ids = [slide.id for slide, is_out in zip(store.slides.rows, out, strict=True) if is_out]
     settings = {
         **config.recipe(),
         "bank": source.name,
@@ -168,6 +169,7 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
         source=source,
         views=views,
         excluded=len(ids),
+        missing=missing,
         recipe=recipe,
         model=model,
         processes=processes,
@@ -239,28 +241,6 @@ def summary(
         warning=training_warning(history, epochs=plan.epochs),
         seconds=time.monotonic() - started,
     )
-
-
-def _left_out(slides: SlideTable, table: Path | None) -> NDArray[np.bool_]:
-    """Return (slide) which slides of the store a table names, by slide or by patient.
-
-    Raises:
-        InvalidInput: It names neither, or not one slide of the store: that cannot be what was meant.
-    """
-    if table is None:
-        return np.zeros(len(slides), dtype=bool)
-    rows = read_table(table)
-    column = find_column(rows, "slide_id", path=table)
-    if column is not None:
-        named = {bare_id(v) for v in rows[column]}
-        found = np.array([id_ in named for id_ in slides.ids], dtype=bool)
-    else:
-        patients = set(rows[require_column(rows, "patient_id", path=table)]) - {""}
-        found = np.array([slide.patient in patients for slide in slides.rows], dtype=bool)
-    if not found.any():
-        hint = f"ids in the store look like {slides.ids[0]!r}; compare them"
-        raise InvalidInput(f"{table} names no slide of the store", hint)
-    return found
 
 
 def _initial_method(plan: Plan, progress: Progress) -> tuple[GigaSSL, str]:

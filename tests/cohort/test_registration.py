@@ -18,8 +18,19 @@ def test_a_row_without_a_path_completes_the_slide_of_its_id(tmp_path):
     csv = table(tmp_path / "t.csv", "slide_id,mpp,patient_id", "b,0.5,", "c,,q", "a,0.25,")
     merged = _merge(known, found, [csv])
     assert [(c.id, c.mpp, c.patient) for c in merged] == [("b", 0.5, "p"), ("c", None, "q"), ("a", 0.25, "")]
-    with pytest.raises(NotFound, match="'d', which is not among the slides"):
-        _merge(known, found, [table(tmp_path / "t.csv", "slide_id", "d")])
+
+
+def test_rows_of_slides_that_are_not_there_are_refused_together_or_left_out(tmp_path):
+    known = SlideTable((SlideRow(id="k", path=""),))
+    (tmp_path / "a.tif").touch()
+    csv = table(tmp_path / "t.csv", "path,slide_id", "a.tif,", "b.tif,b", ",K", ",k", "c.tif,c")
+    with pytest.raises(
+        NotFound, match=r"3 of 5 slides that .*t.csv names are not there: 'b.tif', 'K', 'c.tif'"
+    ) as error:
+        _merge(known, [], [csv])
+    assert "1 differ in capitals only: 'K' is 'k' there" in error.value.message
+    assert f"paths start at {tmp_path}" in error.value.hint
+    assert [c.id for c in _merge(known, [], [csv], allow_missing=True)] == ["a", "k"]
 
 
 def test_a_row_with_a_path_renames_a_slide(tmp_path):

@@ -35,6 +35,7 @@ FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
 ANOTHER = {
     "slide": ("a",),
     "aggregator": "mean",
+    "allow_missing": True,
     "augmentations": 3,
     "bank": "b",
     "blocks": 3,

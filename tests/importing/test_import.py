@@ -278,6 +278,23 @@ def test_tiles_of_an_import_are_not_taken_for_those_of_giga_tile(tmp_path, featu
     assert "its slide file is not known" in file_problem(giga.open(tmp_path / "a.zarr").slides[0])
 
 
+def test_a_table_that_names_slides_which_are_not_there_is_refused(tmp_path, features):
+    """A mistyped id would leave the slide without its patient, and say nothing."""
+    first, second = sorted(path.stem for path in features.iterdir())[:2]
+    (tmp_path / "s.csv").write_text(f"slide_id,patient_id\n{first},p\n{second.lower()},q\nother,r\n")
+    with pytest.raises(NotFound, match=r"2 of 3 slides that .*s.csv names are neither .*: '.*', 'other'; 1 differ in"):
+        giga.import_features(tmp_path / "a.zarr", features, csv=tmp_path / "s.csv")
+    assert not (tmp_path / "a.zarr").exists()
+    made = giga.import_features(tmp_path / "a.zarr", features, csv=tmp_path / "s.csv", allow_missing=True)
+    assert made.done == 8
+    assert giga.open(tmp_path / "a.zarr").slides[0].patient == "p"
+    np.save(tmp_path / "embeddings.npy", np.ones((1, 4), dtype=np.float32))
+    np.save(tmp_path / "ids.npy", np.array(["other2"]))
+    files = [tmp_path / "embeddings.npy", tmp_path / "ids.npy"]
+    with pytest.raises(NotFound, match="3 of 3 slides"):
+        giga.import_features(tmp_path / "b.zarr", files, csv=tmp_path / "s.csv")
+
+
 def test_files_that_are_no_features(tmp_path, features):
     (features / "model.pt").write_bytes(b"not a tensor")
     made = giga.import_features(tmp_path / "a.zarr", features)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gigacli.errors import InvalidInput, NotFound
-from gigacli.probing.labels import Labels, join, match, patients_of, read_labels
+from gigacli.probing.labels import Labels, join, match, read_labels
+from gigacli.probing.patients import patients_of
 
 
 def labels_of(pairs, patients=None):
@@ -85,7 +86,7 @@ def test_join_counts_both_sides():
     assert joined.index.tolist() == [0, 2]
     assert joined.index.dtype == np.int64
     assert joined.label.tolist() == ["y", "x"]
-    assert joined.patient_id == (None, "p")
+    assert joined.patients == ("", "", "p", "r")
     assert joined.counts == {
         "labels": 4,
         "vectors": 3,
@@ -120,6 +121,14 @@ def test_join_without_vectors():
         join(labels_of([("a", "x"), ("b", "y"), ("c", "y")]), ["a", "b"], [False, False])
 
 
+def test_join_names_what_differs_in_capitals_only():
+    labels = labels_of([("A.svs", "x"), ("b", "x"), ("c", "y"), ("gone", "y")])
+    joined = join(labels, ["a", "b", "c"], [True] * 3)
+    assert joined.warnings == ("of 2 labels that name no slide here, 1 differ in capitals only: 'A.svs' is 'a' there",)
+    with pytest.raises(InvalidInput, match=r"the store has a, c; 2 differ in capitals only: 'A.svs' is 'a' there, 'C'"):
+        join(labels_of([("A.svs", "x"), ("C", "y")]), ["a", "c"], [True, True])
+
+
 def test_join_needs_two_classes():
     labels = labels_of([("a", "x"), ("b", "x"), ("c", "y")])
     with pytest.raises(InvalidInput, match=r"all 2 slides .* the same 'label': x"):
@@ -129,32 +138,9 @@ def test_join_needs_two_classes():
 def test_join_refuses_two_labels_of_one_slide():
     with pytest.raises(InvalidInput, match=r"'a' and 'a.svs' have different labels"):
         join(labels_of([("a", "x"), ("a.svs", "y")]), ["a"], [True])
+    with pytest.raises(InvalidInput, match=r"'a' and 'a.svs' have different patients"):
+        join(labels_of([("a", "x"), ("a.svs", "x")], patients=("p", "q")), ["a"], [True])
     assert join(labels_of([("a", "x"), ("a.svs", "x"), ("b", "y")]), ["a", "b"], [True, True]).counts["matched"] == 2
-
-
-BARCODES = ["TCGA-A1-A0SP-01Z-00-DX1.20D6", "TCGA-A1-A0SP-01Z-00-DX2", "TCGA-A2-A04N-01Z-00-DX1"]
-
-
-@pytest.mark.parametrize(
-    ("from_labels", "from_store", "patients", "source"),
-    [
-        (["a", "a", "b"], ["c", "d", "e"], ["a", "a", "b"], "the labels' patient column"),
-        (None, ["c", "d", "e"], ["c", "d", "e"], "the store's patients"),
-        ([None, None, None], ["c", "", "e"], ["c", BARCODES[1], "e"], "the store's patients (1 slides without"),
-        (None, ["", "", ""], ["TCGA-A1-A0SP", "TCGA-A1-A0SP", "TCGA-A2-A04N"], "TCGA barcodes"),
-        (None, None, ["TCGA-A1-A0SP", "TCGA-A1-A0SP", "TCGA-A2-A04N"], "TCGA barcodes"),
-    ],
-)
-def test_where_patients_come_from(from_labels, from_store, patients, source):
-    found, said = patients_of(BARCODES, from_store=from_store, from_labels=from_labels)
-    assert found == patients
-    assert said.startswith(source)
-
-
-def test_no_patients_known():
-    found, said = patients_of([*BARCODES, "other"], from_store=None, from_labels=None)
-    assert found is None
-    assert "each slide" in said
 
 
 @pytest.mark.parametrize(
@@ -172,7 +158,7 @@ def test_the_published_tables_read_as_in_the_paper(tcga, name, classes):
     labels = read_labels(tcga / "tables" / f"{name}.csv")
     joined = join(labels, [f"{slide}.svs" for slide in labels.slide_id], np.ones(len(labels.slide_id), bool))
     assert sorted(joined.counts["classes"].values()) == classes
-    patients, _ = patients_of(labels.slide_id, from_store=None, from_labels=labels.patient_id)
-    barcodes, source = patients_of(labels.slide_id, from_store=None, from_labels=None)
-    assert patients == barcodes
-    assert source.startswith("TCGA barcodes")
+    patients = patients_of(labels.slide_id, from_store=None, from_labels=labels.patient_id)
+    barcodes = patients_of(labels.slide_id, from_store=None)
+    assert patients.names == barcodes.names
+    assert barcodes.source.startswith("TCGA barcodes")

@@ -75,6 +75,34 @@ def test_scores_with_baselines(store, labels):
     assert any("patient" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("case", ["gaps", "capitals", "contradictions"])
+def test_a_table_of_labels_does_not_divide_the_patients_of_the_store(tmp_path, case):
+    """96 slides of 48 patients, whose vectors know the patient better than the class."""
+    rng = np.random.default_rng(0)
+    owner, y = np.arange(96) // 2, np.arange(48) % 2
+    vectors = rng.normal(size=(48, 64))[owner] + 0.5 * rng.normal(size=(96, 64))
+    vectors[:, 0] += 1.5 * y[owner]
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    patients = [f"P{i:02d}" for i in owner]
+    store = made_up_store(tmp_path / "c.zarr", {"giga": ({"aggregator": "model"}, vectors)}, patients=patients)
+    said = {
+        "gaps": [name if i < 8 else "" for i, name in enumerate(patients)],
+        "capitals": [name.lower() if i % 2 else name for i, name in enumerate(patients)],
+        "contradictions": [f"X{i}" for i in range(96)],
+    }
+    table = tmp_path / "labels.csv"
+    rows = [f"s{i:03d},{'ab'[y[owner[i]]]},{name}" for i, name in enumerate(said[case])]
+    table.write_text("\n".join(["slide_id,label,patient_id", *rows]))
+    result = giga.probe(store, table, out=tmp_path / "out")
+    assert result.scores[0].auc_mean < 0.85  # with patients on both sides: 0.95 and more
+    folds = {}
+    for row in read(tmp_path / "out" / "predictions.csv"):
+        folds.setdefault(row["split"], set()).add(owner[int(row["slide"][1:])])
+    assert sum(map(len, folds.values())) == 48  # every patient was tested in one split, with all its slides
+    assert len(result.warnings) == (case != "gaps")
+    assert all("divide 48 of the store's patients" in warning for warning in result.warnings)
+
+
 def test_shuffled_labels_score_at_chance(store, tmp_path):
     rng = np.random.default_rng(1)
     path = tmp_path / "shuffled.csv"
@@ -119,6 +147,25 @@ def test_given_splits_are_used_as_they_are_and_leaks_are_said(store, labels, tmp
     assert result.scores[0].splits == 2
     assert result.scores[0].n_test == 20
     assert any("10.0 %" in warning for warning in result.warnings)
+
+
+def test_splits_that_name_other_slides_are_refused(store, labels, tmp_path):
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    names = [f"s{i:03d}" for i in range(120)]
+    rows = [*zip(names[:100], names[100:], strict=False), ("S000", "gone")]
+    (folder / "split_0.csv").write_text("\n".join(["train,test", *(f"{a},{b}" for a, b in rows)]))
+    with pytest.raises(NotFound, match=r"2 of the 42 names .* 'S000', 'gone'; 1 differ in capitals only: 'S000' is"):
+        giga.probe(store, labels, splits=folder)
+    result = giga.probe(store, labels, splits=folder, allow_missing=True)
+    assert any(note.startswith("2 of the 42 names") for note in result.notes)
+
+
+def test_every_embedding_that_is_named_must_be_there(store, labels):
+    with pytest.raises(NotFound, match="nowhere"):
+        giga.probe(store, labels, embedding=("giga", "nowhere"))
+    with pytest.raises(InvalidInput, match="no column 'nowhere'"):
+        giga.probe(store, labels, target=("label", "nowhere"))
 
 
 def test_one_embedding_named_keeps_its_baseline(store, labels):
