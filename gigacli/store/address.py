@@ -16,13 +16,13 @@ import zarr
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
-from gigacli.errors import InvalidInput, Mismatch, NotFound, holds_secret
+from gigacli.errors import InvalidInput, Mismatch, NotFound, from_clone, holds_secret
 from gigacli.store.folder import Folder
 
 Mode = Literal["r", "r+", "a"]
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-EXTRAS = {"s3": "pip install 'gigacli[s3]'"}
+EXTRAS = {"s3": from_clone("s3")}
 
 OPTIONS = {"use_listings_cache": False}
 """Of every filesystem: other processes write into the same store, and what was listed a minute ago may be wrong."""

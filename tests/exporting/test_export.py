@@ -348,7 +348,7 @@ def test_a_library_that_is_not_installed_is_named(store, tmp_path, monkeypatch):
     for to, extra in (("v.parquet", "parquet"), ("v.h5ad", "anndata")):
         with pytest.raises(NotFound) as raised:
             giga.export(store, "embeddings/giga", to=tmp_path / to)
-        assert f"pip install 'gigacli[{extra}]'" in raised.value.hint
+        assert f"pip install '.[{extra}]'" in raised.value.hint
     assert not list(tmp_path.iterdir())
 
 
