@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from gigacli.errors import Mismatch
 from gigacli.store.layout import NAMED_GROUPS
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
 
 
 class Folder(LocalStore):
