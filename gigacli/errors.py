@@ -27,6 +27,11 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def from_clone(extra: str) -> str:
+    """Return the command that installs what an extra of giga needs: no package index has giga itself."""
+    return f"run, in the clone of giga: pip install '.[{extra}]'"
+
+
 class GigaError(Exception):
     """An error with a remedy.
 

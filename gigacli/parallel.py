@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from gigacli.errors import GigaError, InvalidInput, NotFound
+from gigacli.errors import GigaError, InvalidInput, NotFound, from_clone
 from gigacli.progress import Progress
 
 Item = TypeVar("Item")
@@ -111,7 +111,7 @@ def run_on_dask(
     try:
         from distributed import Client, as_completed
     except ModuleNotFoundError:
-        raise NotFound("`dask` needs Dask", "run: pip install 'gigacli[dask]'") from None
+        raise NotFound("`dask` needs Dask", from_clone("dask")) from None
     _check_scheduler(address)
     with Client(address, timeout=DASK_TIMEOUT_S, set_as_default=False) as client:
         threads = sum(client.nthreads().values())

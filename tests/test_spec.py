@@ -192,6 +192,9 @@ def change(folder, changes):
         elif "cut" in one:
             chunk = folder / one["cut"]
             chunk.write_bytes(chunk.read_bytes()[:-3])
+        elif "link" in one:
+            (folder / one["link"]).rename(folder.parent / "elsewhere")
+            (folder / one["link"]).symlink_to(folder.parent / "elsewhere")
         else:
             array, to = root[one["set"]], one["to"]
             to = float(to.replace("Infinity", "inf")) if to in ("NaN", "Infinity") else to

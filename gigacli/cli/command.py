@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, get_args, get_origin
 
@@ -123,7 +124,8 @@ def add(command: Command) -> None:
         from gigacli.cli import console
 
         with console.speaking_of(command.flags, quiet=values["quiet"]):
-            raise typer.Exit(_guarded(lambda: _run(command, context, values), debug=values["debug"]))
+            work = partial(_run, command, context, values)
+            raise typer.Exit(_guarded(work, store=values.get("store"), debug=values["debug"]))
 
     first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     shared = [
@@ -208,11 +210,20 @@ def _completion(choices: tuple[str, ...]) -> Callable[[], list[str]]:
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STALE = "RECIPE-3"
+"""The rule of results whose input was replaced: nothing is wrong with their documents."""
+
 UNFORESEEN = "what was finished is kept; giga validate STORE looks for damage, --debug shows where this came from"
 
 
-def _guarded(work: Callable[[], int], *, debug: bool) -> int:
-    """Run, and turn errors into messages and exit codes."""
+def _guarded(work: Callable[[], int], *, store: str | None, debug: bool) -> int:
+    """Run, and turn errors into messages and exit codes.
+
+    Args:
+        work: Gives the exit code.
+        store: The store it is about.
+        debug: Raise errors instead.
+    """
     from gigacli.cli import console
 
     try:
@@ -235,9 +246,38 @@ def _guarded(work: Callable[[], int], *, debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        console.show_error(GigaError(f"{type(error).__name__}: {error}", UNFORESEEN))
-        code = FAILED
+        shown = GigaError(f"{type(error).__name__}: {error}", UNFORESEEN)
+        damage = _damage(store) if store is not None else None
+        console.show_error(damage or shown)
+        code = BAD_INPUT if damage else FAILED
     return code
+
+
+def _damage(store: str) -> GigaError | None:
+    """Say what is wrong with the documents of a store that a command stumbled over; None where nothing is.
+
+    They may come from anyone and say anything; so one place looks, in the end, and not everyone who reads them.
+    """
+    from gigacli.store.describe import check_opening
+    from gigacli.store.store import Store
+    from gigacli.store.validate import validate
+
+    try:
+        problems = [p for p in validate(store, level="consistency").problems if p.rule != STALE]
+        problems = problems or check_opening(Store.open(store))
+    except GigaError as error:
+        return error
+    except Exception as error:  # the command's own error says more
+        logging.getLogger(__name__).debug("validate failed, too: %r", error)
+        return None
+    if not problems:
+        return None
+    first = problems[0]
+    more = f", and {len(problems) - 1} more" if problems[1:] else ""
+    return GigaError(
+        f"{store} is not as the format has it: {first.rule} {first.path}: {first.message}{more}",
+        f"see all of it: giga validate {store} --level consistency",
+    )
 
 
 def _of_storage(error: OSError) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import timedelta
-from typing import Any
+from typing import IO, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -31,10 +32,28 @@ from gigacli.errors import GigaError
 
 PLAIN_LINE_SECONDS = 10.0  # at most one progress line in this time where standard error is no terminal
 PIPE_WIDTH = 160  # columns of a table that goes to a file or a pipe, where nothing needs to fit a screen
-out = Console(soft_wrap=True)
+
+
+class _Console(Console):
+    """Goes on in silence when whoever reads has gone, as ``head`` does: what was asked for is still done."""
+
+    def on_broken_pipe(self) -> None:
+        """Write to nowhere from now on."""
+        self.quiet = True
+        write_nowhere(self.file)
+
+
+def write_nowhere(stream: IO[str]) -> None:
+    """Let what is still written to a stream, whose reader has gone, vanish; Python flushes it once more at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+out = _Console(soft_wrap=True)
 if not out.is_terminal:
-    out = Console(soft_wrap=True, width=PIPE_WIDTH)
-err = Console(stderr=True, soft_wrap=True)
+    out = _Console(soft_wrap=True, width=PIPE_WIDTH)
+err = _Console(stderr=True, soft_wrap=True)
 
 _flags: Mapping[str, str] = {}
 _quiet = False
@@ -158,7 +177,11 @@ def say(message: str, *, to_out: bool = False) -> None:
 
 def show_json(value: Any) -> None:
     """Write one JSON object to standard output; values that are not numbers are null."""
-    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n")
+    try:
+        sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        write_nowhere(sys.stdout)
 
 
 def _plain(value: Any) -> Any:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv as csv_format
 import shlex
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gigacli.cohort.discovery import find_slides, slide_id_of
 from gigacli.errors import InvalidInput, NotFound, reason_of
-from gigacli.files import new_file
 from gigacli.progress import SILENT, Progress
-from gigacli.store.address import is_remote
 from gigacli.store.table import SlideRow, SlideTable
 from gigacli.tables import bare_id, find_column, read_columns, refuse_missing, tcga_patient
 from gigacli.wsi.resolution import resolve_mpp
@@ -133,25 +130,6 @@ def file_problem(row: SlideRow) -> str:
         f"{row.path} has changed since it was registered: {row.file_bytes} bytes then, {size} now; "
         f"giga tile STORE --redo --slide {shlex.quote(row.id)} takes it as it is"
     )
-
-
-def write_missing_mpp(url: str, table: SlideTable) -> str:
-    """Write a table of the slides without a usable resolution, ready to be completed.
-
-    It lies beside a local store, and of a remote one in the current folder: it names files of this machine.
-
-    Returns:
-        Its path, "" where there is nothing to complete.
-    """
-    missing = [row for row in table.rows if row.size_px[0] > 0 and not row.usable]
-    if not missing:
-        return ""
-    path = Path(PurePosixPath(url).name if is_remote(url) else url).with_suffix(".missing-mpp.csv")
-    with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv_format.writer(file)
-        writer.writerow(["path", "slide_id", "mpp"])
-        writer.writerows([row.path, row.id, ""] for row in missing)
-    return str(path)
 
 
 def _find_moved(known: SlideTable, root: Path | None) -> tuple[SlideTable, int]:

@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar, cast, get_args, get_origin
 
@@ -25,16 +26,27 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 DOC_WIDTH = 112  # columns of a generated docstring
 
 
-def option(default: Any, help_text: str, *, result: bool = True, flag: str = "") -> Any:
+Limits = tuple[float, float]
+"""The least and the largest number that an option takes, both included."""
+
+SEEDS: Limits = (0, 2**32 - 1)
+"""What every library takes for a seed."""
+
+WORKERS: Limits = (1, 1024)
+SHARES: Limits = (1e-6, 1)
+
+
+def option(default: Any, help_text: str, limits: Limits | None = None, *, result: bool = True, flag: str = "") -> Any:
     """Make a field of a configuration.
 
     Args:
         default: Its default value.
         help_text: One sentence, shown by ``--help`` and in the docstring; another option is written `` `name` ``.
+        limits: Of every option that is a number.
         result: Whether the value changes what is computed; if so it belongs to the recipe.
         flag: The command-line flag where it is not ``--field-name``.
     """
-    return field(default=default, metadata={"help": help_text, "result": result, "flag": flag})
+    return field(default=default, metadata={"help": help_text, "limits": limits, "result": result, "flag": flag})
 
 
 def fingerprint(value: Any) -> str:
@@ -48,7 +60,7 @@ class Config:
     """Options of a command.
 
     Values are converted and checked by the annotations: text becomes a ``Path``, one value of a repeatable option a
-    tuple, and a value that is none of a ``Literal`` is refused.
+    tuple, and a value that is none of a ``Literal``, no number or outside of its limits is refused.
 
     Attributes:
         given: Names of the options that were given, which need not differ from their defaults.
@@ -74,7 +86,7 @@ class Config:
         for f in fields(self):
             value = getattr(self, f.name)
             if value is not None or f.default is not None:
-                object.__setattr__(self, f.name, _converted(f.name, kinds[f.name], value))
+                object.__setattr__(self, f.name, _converted(f.name, kinds[f.name], value, f.metadata["limits"]))
         self._check()
 
     def _check(self) -> None:
@@ -103,22 +115,6 @@ class Config:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["result"]}
         floats = {f.name for f in fields(self) if isinstance(f.default, float)}
         return {name: float(value) if name in floats else _plain(value) for name, value in values.items()}
-
-    def _positive(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InvalidInput(f"`{name}` is {value}; it must be a number greater than 0")
-
-    def _between(self, name: str, low: float, high: float) -> None:
-        value = getattr(self, name)
-        if not low <= value <= high:
-            raise InvalidInput(f"`{name}` is {value}; it must lie between {low:g} and {high:g}")
-
-    def _shares(self, name: str) -> None:
-        for value in getattr(self, name):
-            if not 0 < value <= 1:
-                raise InvalidInput(f"`{name}` is {value}; it must lie above 0 and up to 1")
 
     def _shards(self, shard: str | None, dask: str | None) -> None:
         parse_shard(shard)
@@ -154,13 +150,26 @@ def help_of(cls: type[Config]) -> dict[str, str]:
     return {f.name: f.metadata["help"] + (choices[f.name] and f" Choices: {choices[f.name]}.") for f in fields(cls)}
 
 
-def _converted(name: str, kind: Any, value: Any) -> Any:
+def _converted(name: str, kind: Any, value: Any, limits: Limits | None) -> Any:
     if get_origin(kind) is tuple:
-        values = (value,) if isinstance(value, str | int | float | Path) else value
-        return tuple(_converted(name, get_args(kind)[0], one) for one in values)
+        values = (value,) if isinstance(value, str | Real | Path) else value
+        return tuple(_converted(name, get_args(kind)[0], one, limits) for one in values)
     if (choices := choices_of(kind)) and value not in choices:
         raise InvalidInput(f"`{name}` is {value!r}; it must be one of {', '.join(choices)}")
+    if kind in (int, float):
+        return _number(name, kind, value, limits or (-math.inf, math.inf))
     return Path(value) if kind is Path else value
+
+
+def _number(name: str, kind: type[int | float], value: Any, limits: Limits) -> int | float:
+    """Return a number as Python's own: numpy's are no JSON."""
+    numbers: Any = Integral if kind is int else Real
+    if isinstance(value, bool) or not isinstance(value, numbers):
+        raise InvalidInput(f"`{name}` is {value!r}; it must be a {'whole ' if kind is int else ''}number")
+    low, high = limits
+    if not low <= value <= high:  # also refuses NaN
+        raise InvalidInput(f"`{name}` is {value}; it must lie between {low:.12g} and {high:.12g}")
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _plain(value: Any) -> Any:
@@ -176,6 +185,8 @@ def one_resolution(options: dict[str, Any]) -> dict[str, Any]:
         InvalidInput: Both are given, and contradict each other.
     """
     mpp, mag = options.get("mpp"), options.get("mag")
+    if not isinstance(mag, int | float) or not isinstance(mpp, int | float | None):
+        return options  # what is no number is refused as such
     if mpp and mag and not math.isclose(mpp, 10 / mag):
         raise InvalidInput(f"`mag` {mag:g} means `mpp` {10 / mag:g}, but `mpp` is {mpp:g}", "give one of them")
     return {**options, "mpp": 10 / mag} if mag else options

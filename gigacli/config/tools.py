@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from gigacli.config import base
-from gigacli.config.base import Config, one_resolution
+from gigacli.config.base import SEEDS, SHARES, WORKERS, Config, one_resolution
 from gigacli.config.verbs import DEVICE, MAG, SEED
-from gigacli.errors import InvalidInput
 
 ValidationLevel = Literal["attributes", "hierarchy", "consistency", "values"]
 """In the order in which they are looked at; each one takes the ones before it for granted."""
@@ -57,11 +56,17 @@ class ImportConfig(Config):
     encoder: str | None = option(None, "Whose features to take, where the files hold those of several.")
     csv: Path | None = option(None, "Table of slides: column slide_id or path, and any of mpp, patient_id.")
     allow_missing: bool = option(False, "Go on where that table names slides that are not there.")
-    mpp: float | None = option(None, "Resolution of the tiles, microns per pixel, for files that do not state it.")
-    mag: float | None = option(None, MAG)
-    tile_px: int | None = option(None, "Edge of a tile, pixels at that resolution, for files that do not state it.")
-    slide_mpp: float | None = option(None, "Microns per level-0 pixel of the slides, for files that do not state it.")
-    workers: int | None = option(None, "Files read at once; default: the number of processors.")
+    mpp: float | None = option(
+        None, "Resolution of the tiles, microns per pixel, for files that do not state it.", (0.01, 1000)
+    )
+    mag: float | None = option(None, MAG, (0.01, 1000))
+    tile_px: int | None = option(
+        None, "Edge of a tile, pixels at that resolution, for files that do not state it.", (1, 100_000)
+    )
+    slide_mpp: float | None = option(
+        None, "Microns per level-0 pixel of the slides, for files that do not state it.", (0.01, 1000)
+    )
+    workers: int | None = option(None, "Files read at once; default: the number of processors.", WORKERS)
     redo: bool = option(False, "Replace what was imported under this name.")
 
     @classmethod
@@ -70,7 +75,6 @@ class ImportConfig(Config):
         return super().of(one_resolution(options))
 
     def _check(self) -> None:
-        self._positive("mpp", "mag", "tile_px", "slide_mpp", "workers")
         if self.mag is not None:
             object.__setattr__(self, "mpp", 10 / self.mag)
         self._name("name")
@@ -83,20 +87,14 @@ class ReportConfig(Config):
     target: tuple[str, ...] = option((), "Column to probe, repeatable; default: label.")
     embedding: tuple[str, ...] = option((), "Embedding to show, repeatable; default: all.")
     fraction: tuple[float, ...] = option(
-        (), "Share of training labels to probe with, repeatable; default: 0.25, 0.5, 1."
+        (), "Share of training labels to probe with, repeatable; default: 0.25, 0.5, 1.", SHARES
     )
     splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
     allow_missing: bool = option(False, "Go on where these name slides without a label or vector.")
     out: Path | None = option(None, "The page; default: STORE-report.html here. A report that is there is replaced.")
-    thumbnails: int = option(96, "Slides of which a picture is drawn, at most, spread over the cohort.")
-    workers: int | None = option(None, "Threads that read slides; default: the number of processors.")
-    seed: int = option(0, "Seed of the probe's splits and of the map of neighbours.")
-
-    def _check(self) -> None:
-        self._shares("fraction")
-        self._positive("workers")
-        if self.thumbnails < 0:
-            raise InvalidInput(f"`thumbnails` is {self.thumbnails}; it must be 0 or more")
+    thumbnails: int = option(96, "Slides of which a picture is drawn, at most, spread over the cohort.", (0, 100_000))
+    workers: int | None = option(None, "Threads that read slides; default: the number of processors.", WORKERS)
+    seed: int = option(0, "Seed of the probe's splits and of the map of neighbours.", SEEDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +106,10 @@ class TileMapConfig(Config):
         None, "The class to explain, against all others; default: the slide's.", flag="--class"
     )
     embedding: str | None = option(None, "The embedding; may be left out when there is one.")
-    views: int = option(100, "Views that every tile is in, at least 10; more of them, less noise.")
+    views: int = option(100, "Views that every tile is in, at least 10; more of them, less noise.", (10, 100_000))
     out: Path = option(Path(), "Folder for the picture and the GeoJSON, which replace those of an earlier run.")
     device: str = option("auto", DEVICE)
-    seed: int = option(0, SEED)
+    seed: int = option(0, SEED, SEEDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,4 +124,4 @@ class DemoConfig(Config):
     """Options of ``giga demo``."""
 
     quick: bool = option(False, "Few small slides and short training: only to see that it runs.")
-    seed: int = option(0, SEED)
+    seed: int = option(0, SEED, SEEDS)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from gigacli.config.base import Config, one_resolution, option
+from gigacli.config.base import SEEDS, SHARES, WORKERS, Config, Limits, one_resolution, option
 from gigacli.errors import InvalidInput
 
 run_option = partial(option, result=False)
@@ -26,6 +26,15 @@ Weights = Literal["last", "best"]
 Method = Literal["linear", "abmil"]
 Level = Literal["slide", "patient"]
 Group = Literal["patient", "none"]
+
+PASSES: Limits = (1, 1_000_000)
+BATCHES: Limits = (3, 65536)
+"""In batches of two, an odd number of slides leaves one by itself."""
+
+COUNTS: Limits = (1, 1_000_000_000)
+RATES: Limits = (1e-9, 1000)
+TEMPERATURES: Limits = (0.001, 100)
+"""Similarities of 1 are divided by it: less than a thousandth leaves numbers that exp cannot hold."""
 
 DEVICE = "auto, cpu, cuda or cuda:I."
 SEED = "Seed of everything random."
@@ -42,12 +51,14 @@ class TileConfig(Config):
 
     csv: Path | None = run_option(None, "Table of slides: column path, and any of slide_id, mpp, patient_id, mask.")
     allow_missing: bool = run_option(False, "Go on where a table names slides that are not there.")
-    mpp: float = option(1.0, "Resolution of the tiles, microns per pixel (1.0 is about 10x).")
-    mag: float | None = run_option(None, MAG)
-    tile_px: int = option(256, "Edge of a tile, pixels at that resolution.")
-    overlap: int = option(0, "Overlap of neighbouring tiles, pixels at that resolution.")
-    min_tissue: float = option(0.5, "Least share of a tile that must be tissue, 0 to 1.")
-    slide_mpp: float | None = run_option(None, "Microns per pixel for slides that state no resolution of their own.")
+    mpp: float = option(1.0, "Resolution of the tiles, microns per pixel (1.0 is about 10x).", (0.08, 64))
+    mag: float | None = run_option(None, MAG, (10 / 64, 125))
+    tile_px: int = option(256, "Edge of a tile, pixels at that resolution.", (16, 8192))
+    overlap: int = option(0, "Overlap of neighbouring tiles, pixels at that resolution.", (0, 8191))
+    min_tissue: float = option(0.5, "Least share of a tile that must be tissue, 0 to 1.", (0, 1))
+    slide_mpp: float | None = run_option(
+        None, "Microns per pixel for slides that state no resolution of their own.", (0.08, 5)
+    )
     upsample: bool = option(False, "Also take slides that were scanned coarser than the tiles, and enlarge them.")
     slide_root: Path | None = run_option(None, "Folder to look in for slides that were moved.")
     qc: Path | None = run_option(None, "Folder for a picture of tissue and tiles per slide, and contact sheets of all.")
@@ -55,7 +66,7 @@ class TileConfig(Config):
     plan: bool = run_option(False, "Register the slides, say what the run will cost, and stop.")
     shard: str | None = run_option(None, SHARD)
     dask: str | None = run_option(None, DASK)
-    workers: int | None = run_option(None, "Slides read at once; default: the number of processors.")
+    workers: int | None = run_option(None, "Slides read at once; default: the number of processors.", WORKERS)
     slide: tuple[str, ...] = run_option((), "Do only this slide, repeatable; with `redo`, no other is touched.")
     redo: bool = run_option(False, "Replace the tiles that are there; what is left out is as it was.")
 
@@ -65,14 +76,10 @@ class TileConfig(Config):
         return super().of(one_resolution(options))
 
     def _check(self) -> None:
-        self._positive("mpp", "mag", "tile_px", "slide_mpp", "workers")
         if self.mag is not None:
             object.__setattr__(self, "mpp", 10 / self.mag)
-        self._between("mpp", 0.08, 64)
-        self._between("min_tissue", 0, 1)
-        self._between("tile_px", 16, 8192)
-        if not 0 <= self.overlap < self.tile_px:
-            raise InvalidInput(f"`overlap` is {self.overlap}; it must be at least 0 and less than {self.tile_px} px")
+        if self.overlap >= self.tile_px:
+            raise InvalidInput(f"`overlap` is {self.overlap}; it must be less than {self.tile_px} px")
         self._shards(self.shard, self.dask)
         if self.slide and (self.shard or self.dask):
             raise InvalidInput("`slide` names the slides; `shard` and `dask` share out all of them", "leave one out")
@@ -83,15 +90,19 @@ class PretrainTilesConfig(Config):
     """Options of ``giga pretrain-tiles``: MoCo (He et al. 2020) with the head of its second version."""
 
     name: str = run_option("moco", "Name of the encoder in the store.")
-    epochs: int = option(200, "Passes over the drawn tiles (paper: 200).")
-    batch_size: int = option(256, "Tiles per step over all processes.")
-    max_slides: int = option(3000, "Slides to draw tiles from (paper: 3000).")
-    max_tiles: int = option(6_000_000, "Tiles to draw in all, spread over those slides (paper: 6 million).")
+    epochs: int = option(200, "Passes over the drawn tiles (paper: 200).", PASSES)
+    batch_size: int = option(256, "Tiles per step over all processes.", BATCHES)
+    max_slides: int = option(3000, "Slides to draw tiles from (paper: 3000).", COUNTS)
+    max_tiles: int = option(6_000_000, "Tiles to draw in all, spread over those slides (paper: 6 million).", COUNTS)
     init: str = option("random", "Initial weights: 'random' or a file (torchvision's names, MoCo's, Lightning's).")
-    lr: float = option(0.03, "Peak learning rate of SGD for 256 tiles per step (MoCo: 0.03); in proportion for others.")
-    queue: int = option(65536, "Negatives kept in the queue (MoCo: 65536), at most as many as there are tiles.")
-    momentum: float = option(0.999, "Momentum of the key encoder (MoCo: 0.999).")
-    temperature: float = option(0.07, "Temperature of InfoNCE (MoCo: 0.07).")
+    lr: float = option(
+        0.03, "Peak learning rate of SGD for 256 tiles per step (MoCo: 0.03); in proportion for others.", RATES
+    )
+    queue: int = option(
+        65536, "Negatives kept in the queue (MoCo: 65536), at most as many as there are tiles.", (1, 2**24)
+    )
+    momentum: float = option(0.999, "Momentum of the key encoder (MoCo: 0.999).", (0, 1))
+    temperature: float = option(0.07, "Temperature of InfoNCE (MoCo: 0.07).", TEMPERATURES)
     precision: Precision = option("auto", PRECISION)
     labels: Path | None = run_option(
         None, "Table of slide_id and label, to see how well tiles know their slide's label; never trained on."
@@ -100,11 +111,13 @@ class PretrainTilesConfig(Config):
     cache: Path | None = run_option(
         None, "Folder to keep tiles in while training; default: STORE-tiles, beside a local store, else in $GIGA_CACHE."
     )
-    cache_gb: float = run_option(100.0, "Gigabytes it may take; tiles beyond that are read anew in every epoch.")
+    cache_gb: float = run_option(
+        100.0, "Gigabytes it may take; tiles beyond that are read anew in every epoch.", (0, 1e9)
+    )
     log_dir: Path | None = run_option(None, LOG_DIR)
-    workers: int | None = run_option(None, "Readers; default: the number of processors.")
+    workers: int | None = run_option(None, "Readers; default: the number of processors.", WORKERS)
     device: str = run_option("auto", DEVICE)
-    seed: int = option(0, SEED)
+    seed: int = option(0, SEED, SEEDS)
     redo: bool = run_option(False, "Replace the encoder that is there.")
 
     @classmethod
@@ -116,10 +129,6 @@ class PretrainTilesConfig(Config):
         return config
 
     def _check(self) -> None:
-        self._positive("epochs", "max_slides", "max_tiles", "lr", "queue", "temperature", "workers")
-        self._between("momentum", 0, 1)
-        self._between("cache_gb", 0, 1e9)
-        self._between("batch_size", 3, 65536)  # in batches of two, an odd number leaves one by itself
         self._name("name")
 
 
@@ -129,22 +138,23 @@ class BankConfig(Config):
 
     encoder: str | None = run_option(None, "An encoder of the store, a weights file, timm:MODEL, or random-resnet18.")
     name: str | None = run_option(None, "Name of the bank and the features; default: the encoder's.")
-    augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).")
-    draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).")
+    augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).", (1, 10_000))
+    draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).", (1, 100_000))
     independent: bool = option(False, "Draw the parameters per tile instead (the paper's ablation NS).")
     precision: Precision = option("auto", PRECISION)
     compile: Compile = option("auto", "Compile the encoder, which takes half a minute; auto: for banks worth it.")
-    batch_size: int | None = run_option(None, "Tiles per encoder call; default: 64, on a GPU 256.")
-    read_timeout: float = run_option(600.0, "Seconds after which a slide that does not answer is given up.")
+    batch_size: int | None = run_option(None, "Tiles per encoder call; default: 64, on a GPU 256.", (1, 65536))
+    read_timeout: float = run_option(
+        600.0, "Seconds after which a slide that does not answer is given up.", (0.001, 1e6)
+    )
     shard: str | None = run_option(None, SHARD)
     dask: str | None = run_option(None, DASK)
-    workers: int | None = run_option(None, "Reading threads; default: the number of processors.")
+    workers: int | None = run_option(None, "Reading threads; default: the number of processors.", WORKERS)
     device: str = run_option("auto", DEVICE)
-    seed: int = option(0, SEED)
+    seed: int = option(0, SEED, SEEDS)
     redo: bool = run_option(False, "Replace the bank that is there.")
 
     def _check(self) -> None:
-        self._positive("augmentations", "draws", "batch_size", "workers", "read_timeout")
         self._name("name")
         self._shards(self.shard, self.dask)
 
@@ -174,17 +184,21 @@ class TrainConfig(Config):
 
     bank: str | None = run_option(None, "The bank, or imported features, to train on; may be left out if there is one.")
     name: str = run_option("giga", "Name of the model in the store.")
-    tiles: int = option(5, "Tiles per view, T (paper: 5).")
+    tiles: int = option(5, "Tiles per view, T (paper: 5).", (1, 10_000))
     epochs: int | None = option(
-        None, f"Passes over the slides; default: 1000 (paper), or as many as make {MIN_STEPS} steps if that is more."
+        None,
+        f"Passes over the slides; default: 1000 (paper), or as many as make {MIN_STEPS} steps if that is more.",
+        PASSES,
     )
-    batch_size: int = option(256, "Slides per step over all processes; fewer slides than that are one batch.")
-    lr: float = option(1e-3, "Peak learning rate of Adam.")
-    warmup: float = option(0.05, "Share of the steps in which the learning rate rises; then it falls as a cosine.")
-    temperature: float = option(0.2, "Temperature of NT-Xent.")
+    batch_size: int = option(256, "Slides per step over all processes; fewer slides than that are one batch.", BATCHES)
+    lr: float = option(1e-3, "Peak learning rate of Adam.", RATES)
+    warmup: float = option(
+        0.05, "Share of the steps in which the learning rate rises; then it falls as a cosine.", (0, 1)
+    )
+    temperature: float = option(0.2, "Temperature of NT-Xent.", TEMPERATURES)
     aggregator: SlideAggregator = option("sparse-resnet", "What makes a vector of tiles (paper: sparse-resnet).")
-    blocks: int = option(2, "Residual blocks of sparse-resnet (paper: 2, as in ResNet18).")
-    stride: int = option(2, "Stride of its first block: 2 (paper), or 1, blind to the parity of a cell.")
+    blocks: int = option(2, "Residual blocks of sparse-resnet (paper: 2, as in ResNet18).", (1, 16))
+    stride: int = option(2, "Stride of its first block: 2 (paper), or 1, blind to the parity of a cell.", (1, 2))
     whiten: bool = option(True, "Even out how features spread within slides before the slide encoder (paper: no).")
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
     preset: Preset = run_option(
@@ -202,7 +216,7 @@ class TrainConfig(Config):
         "Local folder for the copy of a remote store's bank, while it trains; default: $GIGA_CACHE, or the system's.",
     )
     device: str = run_option("auto", DEVICE)
-    seed: int = option(0, SEED)
+    seed: int = option(0, SEED, SEEDS)
     redo: bool = run_option(False, "Replace the model that is there.")
 
     @classmethod
@@ -211,11 +225,6 @@ class TrainConfig(Config):
         return super().of({**PAPER, **options} if options.get("preset") == "paper" else options)
 
     def _check(self) -> None:
-        self._positive("tiles", "epochs", "lr", "temperature")
-        self._between("warmup", 0, 1)
-        self._between("batch_size", 3, 65536)  # in batches of two, an odd number leaves one by itself
-        self._between("blocks", 1, 16)
-        self._between("stride", 1, 2)
         sparse = {"blocks": 2, "stride": 2, "sparse_backend": "auto"}
         given = [f"`{k}` {getattr(self, k)}" for k, v in sparse.items() if getattr(self, k) != v]
         if self.aggregator != "sparse-resnet" and given:
@@ -239,18 +248,17 @@ class EmbedConfig(Config):
         "A model of the store (may be left out when there is one), a file of giga export, or an authors' checkpoint.",
     )
     features: str | None = run_option(None, "The tile features to embed; default: those that go with the model.")
-    views: int = option(50, "Views averaged per slide, R (paper: 50).")
+    views: int = option(50, "Views averaged per slide, R (paper: 50).", (1, 100_000))
     aggregator: EmbedAggregator = option(
         "model", "The model, or a baseline: the mean of all tiles, or the slide encoder at its random start."
     )
     weights: Weights = option("last", "Of the last epoch, or of the one with the lowest loss.")
     name: str | None = run_option(None, "Name of the embedding; default: the model's.")
     device: str = run_option("auto", DEVICE)
-    seed: int = option(0, SEED)
+    seed: int = option(0, SEED, SEEDS)
     redo: bool = run_option(False, "Replace the embedding that is there.")
 
     def _check(self) -> None:
-        self._positive("views")
         self._name("name", "features")
 
 
@@ -267,11 +275,11 @@ class ProbeConfig(Config):
     baseline: str | None = option(
         None, "Embedding to compare with, or abmil; default: the mean of tiles, else the first."
     )
-    fraction: tuple[float, ...] = option((), "Share of the training labels to use, repeatable.")
-    n_train: tuple[int, ...] = option((), "Number of training labels to use, repeatable.")
+    fraction: tuple[float, ...] = option((), "Share of the training labels to use, repeatable.", SHARES)
+    n_train: tuple[int, ...] = option((), "Number of training labels to use, repeatable.", (2, 1_000_000_000))
     splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
     allow_missing: bool = run_option(False, "Go on where these name slides without a label or vector.")
-    folds: int = option(10, "Number of splits, stratified and grouped by patient.")
+    folds: int = option(10, "Number of splits, stratified and grouped by patient.", (2, 1000))
     group: Group = option(
         "patient", "patient: keep a patient's slides on one side of a split where patients are known; none: do not."
     )
@@ -279,16 +287,11 @@ class ProbeConfig(Config):
     converged: bool = option(False, "Fit to the optimum; scikit-learn's call, the paper's, stops before it.")
     out: Path | None = run_option(None, "Folder for scores.csv, predictions.csv and figures.")
     device: str = run_option("auto", "auto, cpu, cuda or cuda:I; for `method` abmil.")
-    seed: int = option(0, "Seed of splits, budgets and abmil.")
+    seed: int = option(0, "Seed of splits, budgets and abmil.", SEEDS)
 
     def _check(self) -> None:
-        self._between("folds", 2, 1000)
         if not self.method:
             raise InvalidInput("`method` names none", "leave it out, or name linear, abmil or both")
-        self._shares("fraction")
-        for value in self.n_train:
-            if value < 2:
-                raise InvalidInput(f"`n_train` is {value}; it must be at least 2")
         self.c_value  # noqa: B018 - raises where C is not a number
 
     @property
@@ -298,8 +301,8 @@ class ProbeConfig(Config):
             return "auto"
         try:
             value = float(self.c)
-        except ValueError:
+        except (TypeError, ValueError):
             value = 0.0
-        if not value > 0:
-            raise InvalidInput(f"`c` is {self.c!r}; it must be a number greater than 0, or auto")
+        if not 1e-12 <= value <= 1e12:
+            raise InvalidInput(f"`c` is {self.c!r}; it must be a number between 1e-12 and 1e12, or auto")
         return value

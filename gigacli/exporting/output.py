@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gigacli.errors import GigaError, InvalidInput
-from gigacli.files import PARTIAL, new_file
+from gigacli.files import abandoned, new_file, partial_path
 
 NOTE = "giga.json"  # in every exported folder: what it was made from, and the names of its files
 
@@ -67,10 +67,11 @@ def export_folder(to: Path, note: dict[str, Any]) -> Iterator[Path]:
         GigaError: It cannot be written.
     """
     with _write_errors(to):
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{to.name}.", suffix=PARTIAL, dir=to.parent) as aside:
-            made, old = Path(aside, "new"), Path(aside, "old")
-            made.mkdir()
+        _clean_up(to)
+        aside = partial_path(to)
+        made, old = aside / "new", aside / "old"
+        try:
+            made.mkdir(parents=True)
             yield made
             files = sorted(p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file())
             text = json.dumps({**note, "files": files}, indent=1, sort_keys=True, ensure_ascii=False)
@@ -78,6 +79,21 @@ def export_folder(to: Path, note: dict[str, Any]) -> Iterator[Path]:
             if to.exists():
                 to.rename(old)
             made.rename(to)
+        finally:
+            _put_back(old, to)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _clean_up(to: Path) -> None:
+    """Remove what killed exports to the same folder left; an earlier export that one had just put aside comes back."""
+    for left in abandoned(to.parent, name=to.name):
+        _put_back(left / "old", to)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _put_back(old: Path, to: Path) -> None:
+    if old.is_dir() and not to.exists():
+        old.rename(to)
 
 
 @contextmanager

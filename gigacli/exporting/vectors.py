@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gigacli.config.tools import Format
-from gigacli.errors import NotFound
+from gigacli.errors import NotFound, from_clone
 from gigacli.exporting.h5 import write_h5
 from gigacli.exporting.origin import Rows, note_of, slides_for_files, slides_of
 from gigacli.exporting.output import export_file, export_folder
@@ -89,7 +89,7 @@ def _need(module: str, *, extra: str, format: Format) -> Any:  # noqa: A002 - th
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise
-        raise NotFound(f"`format` {format} needs {error.name}", f"run: pip install 'gigacli[{extra}]'") from None
+        raise NotFound(f"`format` {format} needs {error.name}", from_clone(extra)) from None
 
 
 def _table(group: Embedding, rows: Rows) -> pd.DataFrame:

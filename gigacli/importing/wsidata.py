@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gigacli.errors import SlideError
+from gigacli.errors import SlideError, from_clone
 from gigacli.importing.feature_set import UNKNOWN_SIZE, Content, FeatureSet, NoFeatures, number
 
 
@@ -81,9 +81,7 @@ def _corners(file: Path, wanted: np.ndarray) -> np.ndarray:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise SlideError(
-            "its tiles are GeoParquet, which needs pyarrow", "install it: pip install 'gigacli[parquet]'"
-        ) from error
+        raise SlideError("its tiles are GeoParquet, which needs pyarrow", from_clone("parquet")) from error
     columns = parquet.read_table(file, columns=["tile_id", "x", "y"]).to_pydict()
     row = {tile: i for i, tile in enumerate(columns["tile_id"])}
     missing = [tile for tile in wanted.tolist() if tile not in row]

@@ -19,7 +19,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device("meta")  # none to compute on
     if device.type not in ("cpu", "cuda"):
         raise InvalidInput(f"`device` is {name!r}; it must be auto, cpu, cuda or cuda:I")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    # torch keeps the number in 8 bits: cuda:999 is cuda:-25
+    if device.type == "cuda" and not 0 <= (device.index or 0) < torch.cuda.device_count():
         raise InvalidInput(
             f"`device` is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices", "use `device='cpu'`"
         )

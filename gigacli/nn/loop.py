@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gigacli.errors import Diverged
 from gigacli.nn.checkpoint import History, State, Sums, epoch_of, restore, to_bytes
 from gigacli.nn.distributed import ALONE, Processes
-from gigacli.nn.health import Health, health_of, training_warning
+from gigacli.nn.health import SETTLED, Health, health_of, training_warning
 from gigacli.progress import Progress
 
 B = TypeVar("B")
@@ -139,7 +139,7 @@ class _Saver:
 def _epochs(training: Training[Any], data: _Prefetch[Any], state: State, progress: Progress) -> None:
     """Train from where the state is to the end."""
     best: dict[str, Tensor] | None = None
-    warned: set[str] = set()
+    warnings = _Warnings(progress, training.epochs)
     save = _Saver(training)
     history = state.history
     for epoch in range(state.epoch, training.epochs):
@@ -151,7 +151,7 @@ def _epochs(training: Training[Any], data: _Prefetch[Any], state: State, progres
             history.setdefault(name, [math.nan] * epoch).append(figures.get(name, math.nan))
         if training.record and training.processes.first:
             training.record(epoch, figures)
-        _warn_once(progress, training_warning(history, epochs=training.epochs), warned)
+        warnings.hear(training_warning(history, epochs=training.epochs), epoch + 1, _note(figures))
         progress.advance(note=_note(figures))
         if epoch + 1 == training.epochs or save.due:
             save(state, best)
@@ -261,9 +261,24 @@ def _note(figures: Mapping[str, float]) -> str:
     return note + (f", kNN {figures['knn']:.2f}" if "knn" in figures else "")
 
 
-def _warn_once(progress: Progress, warning: str, warned: set[str]) -> None:
-    """Say a warning, unless one of its kind (the words before its colon) has been said."""
-    kind = warning.partition(":")[0]
-    if kind and kind not in warned:
-        warned.add(kind)
-        progress.say(f"warning: {warning}")
+class _Warnings:
+    """Says that a training fails, and that it does not any more, without saying either in every epoch."""
+
+    def __init__(self, progress: Progress, epochs: int) -> None:
+        self._progress, self._epochs = progress, epochs
+        self._said: dict[str, None] = {}  # the words before the colon of a warning
+        self._well = 0
+
+    def hear(self, warning: str, epoch: int, note: str) -> None:
+        """Take the warning of an epoch, "" where there is none.
+
+        What was said is taken back when nothing was wrong for a tenth of the training, or at its end.
+        """
+        kind = warning.partition(":")[0]
+        self._well = 0 if kind else self._well + 1
+        if kind and kind not in self._said:
+            self._said[kind] = None
+            self._progress.say(f"warning: {warning}")
+        elif self._said and self._well and (self._well >= SETTLED * self._epochs or epoch == self._epochs):
+            self._progress.say(f"no longer so in epoch {epoch}: {', '.join(self._said)}; now {note}")
+            self._said.clear()

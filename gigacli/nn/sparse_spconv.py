@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from gigacli.errors import InvalidInput
+from gigacli.errors import InvalidInput, from_clone
 from gigacli.nn.sparse import KernelMap, convolution_dtype
 
 
@@ -26,7 +26,8 @@ def check_spconv() -> None:
             import spconv.pytorch  # noqa: F401
     except ImportError:
         raise InvalidInput(
-            "spconv is not installed", "Install gigacli[spconv] (CUDA: its own wheel), or use `sparse_backend='torch'`."
+            "spconv is not installed",
+            f"{from_clone('spconv')} (on a GPU: pip install spconv-cu126), or use `sparse_backend='torch'`",
         ) from None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from gigacli.errors import InvalidInput
+from gigacli.errors import InvalidInput, from_clone
 
 
 class TensorBoardLog:
@@ -23,7 +23,7 @@ class TensorBoardLog:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise InvalidInput(
-                    "`log_dir` needs TensorBoard, which is not installed", "pip install 'gigacli[tensorboard]'"
+                    "`log_dir` needs TensorBoard, which is not installed", from_clone("tensorboard")
                 ) from None
             self._writer = SummaryWriter(str(folder))
 

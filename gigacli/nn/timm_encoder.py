@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
+from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound, from_clone
 
 TIMM = "timm:"
 """How ``--encoder`` names a model of timm: ``timm:NAME``, ``timm:hf-hub:ORG/MODEL`` or ``timm:local-dir:FOLDER``."""
@@ -104,7 +104,7 @@ def import_timm() -> Any:
         import timm
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "timm":
-            raise NotFound(f"an encoder {TIMM}NAME needs timm", "run: pip install 'gigacli[timm]'") from None
+            raise NotFound(f"an encoder {TIMM}NAME needs timm", from_clone("timm")) from None
         raise Mismatch(
             f"timm is installed but cannot be imported: {error}",
             f"its torchvision must be built for torch {torch.__version__}: install both from one place; for a CPU: "

@@ -62,8 +62,6 @@ def explain(
         InvalidInput: No such class, or the slide has too few tiles.
         Mismatch: The embedding was made from tiles or with a model that are no longer there.
     """
-    if config.views < 10:
-        raise InvalidInput(f"`views` is {config.views}; with fewer than 10 views per tile the noise is not known")
     slides = store.slides
     row = slides.index.get(slide)
     if row is None:

@@ -15,7 +15,8 @@ from statistics import median
 
 import numpy as np
 
-from gigacli.cohort.registration import Registration, register, write_missing_mpp
+from gigacli.cohort.missing_mpp import ask_for_mpp
+from gigacli.cohort.registration import Registration, register
 from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
@@ -195,11 +196,8 @@ def begin(plan: Plan, progress: Progress) -> Store:
     store.tiles.begin(plan.recipe, largest, redo=plan.redo_all)
     finished, new = store.tiles.done().finished, range(len(before), len(registration.table))
     store.fail("tile", {i: why for i, why in registration.reasons.items() if why or finished[i] or i in new})
-    if path := write_missing_mpp(store.url, registration.table):
-        progress.say(
-            f"{path} lists the slides without a usable resolution; fill in its column mpp, then run: "
-            f"giga tile {store.url} --csv {path}"
-        )
+    for line in ask_for_mpp(store.url, registration.table, given=config.csv):
+        progress.say(line)
     return store
 
 

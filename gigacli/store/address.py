@@ -10,16 +10,19 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import zarr
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
-from gigacli.errors import InvalidInput, Mismatch, NotFound, holds_secret
+from gigacli.errors import InvalidInput, Mismatch, NotFound, from_clone, holds_secret
+from gigacli.store.folder import Folder
+
+Mode = Literal["r", "r+", "a"]
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-EXTRAS = {"s3": "pip install 'gigacli[s3]'"}
+EXTRAS = {"s3": from_clone("s3")}
 
 OPTIONS = {"use_listings_cache": False}
 """Of every filesystem: other processes write into the same store, and what was listed a minute ago may be wrong."""
@@ -114,10 +117,12 @@ def is_empty(url: str) -> bool:
         return sync(first())
 
 
-def _zarr_group(url: str, **arguments: Any) -> Any:
+def _zarr_group(url: str, *, mode: Mode, **arguments: Any) -> Any:
     with _explained(url):
-        options = dict(OPTIONS) if is_remote(url) else None
-        return zarr.open_group(url, zarr_format=3, storage_options=options, **arguments)
+        if is_remote(url):
+            return zarr.open_group(url, mode=mode, zarr_format=3, storage_options=dict(OPTIONS), **arguments)
+        folder = sync(Folder.open(Path(url), mode=mode, read_only=mode == "r"))
+        return zarr.open_group(folder, mode=mode, zarr_format=3, **arguments)
 
 
 @contextmanager

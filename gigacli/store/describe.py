@@ -48,6 +48,18 @@ def describe(store: Store) -> Description:
     return found
 
 
+def check_opening(store: Store) -> list[Problem]:
+    """Find nodes whose documents zarr refuses for what no flat description tells, such as its names of chunks."""
+    problems = []
+    for path in describe(store):
+        try:
+            if path:
+                store.root[path]
+        except Exception as error:  # of any kind: the document may say anything
+            problems.append(Problem("ROOT-3", path, f"zarr cannot open it: {type(error).__name__}: {error}"))
+    return problems
+
+
 def _flat(text: bytes) -> dict[str, Any]:
     try:
         raw = json.loads(text)

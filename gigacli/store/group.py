@@ -76,11 +76,12 @@ class Group:
         return self.recipe.fingerprint
 
     def check(self, recipe: Recipe, *, redo: bool) -> None:
-        """Refuse to mix results: what is there must be of this recipe, or to be redone.
+        """Refuse to mix results: what is there must be of this recipe, or to be redone, and lie in this store.
 
         Raises:
-            Mismatch: It was made with other parameters.
+            Mismatch: It was made with other parameters, or a part of it is a symbolic link.
         """
+        self.store.refuse_links(self.path)
         existing = self.found
         if existing is None or existing == recipe or redo:
             return

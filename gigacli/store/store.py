@@ -13,6 +13,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root
 from gigacli.store.chunks import read_column
+from gigacli.store.folder import is_a_link, links
 from gigacli.store.groups import (
     NAMED,
     Bank,
@@ -133,6 +134,7 @@ class Store:
         before = self.slides.ids
         if table.ids[: len(before)] != before:
             raise Mismatch(f"{self.url}: slides may be added to a store, not removed or reordered")
+        self.refuse_links()
         self.ensure_group("slides")
         for path, array in arrays(self.root):
             spec = spec_of(path)
@@ -223,6 +225,15 @@ class Store:
             except zarr.errors.ContainsGroupError:  # another process made it in this moment
                 continue
         return self.root[path]
+
+    def refuse_links(self, path: str = "") -> None:
+        """Refuse to write into a group, or the store, of which a part is a symbolic link, before anything is changed.
+
+        Raises:
+            Mismatch: There is one.
+        """
+        for link in links(self.root, path):
+            raise is_a_link(f"{self.url}/{link}")
 
     def ensure_array(self, path: str, shape: tuple[int, ...]) -> Any:
         """The zarr array at `path`, made as the format says if it is not there, resized if it has another shape.

@@ -15,6 +15,7 @@ from typing import Any, get_args
 from gigacli.config.base import fingerprint, options_of
 from gigacli.config.tools import ValidateConfig, ValidationLevel
 from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, describe, registered, written
+from gigacli.store.folder import links
 from gigacli.store.layout import NAMED_GROUPS, spec_of
 from gigacli.store.store import Store
 from gigacli.store.values import check_values
@@ -61,6 +62,7 @@ def validate(config: ValidateConfig, path: str | Path | Store, *, level: Validat
     checked = list(LEVELS[: LEVELS.index(level) + 1])
     if level == "values":
         problems += check_values(store, description)
+        problems += [Problem("ROOT-5", link, "is a symbolic link") for link in links(store.root, chunks=True)]
         checked[-1] = f"values of {registered(description)} slides"
     return Report(store.url, problems, checked, time.monotonic() - started)
 

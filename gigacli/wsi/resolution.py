@@ -33,6 +33,11 @@ MAX_SCREEN_DPI = 2400.0
 mean a pixel of more than 10 microns."""
 
 _FIX = "Give the right value in a column 'mpp' of a table: giga tile STORE --csv TABLE."
+_LEVEL_0 = (
+    "What is wanted is the largest image of the file, at which it was scanned: about 0.25 at 40x, 0.5 at 20x. If that "
+    "is what it has, it is an overview and no slide: leave it out."
+)
+_IN_TABLE = f"Correct the table, and give it again. {_LEVEL_0}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def resolve_mpp(
             contradicts the objective power by more than a factor of 3.
     """
     if csv_mpp is not None:
-        return Resolution(_in_range(float(csv_mpp), "the column 'mpp'"), "csv")
+        return Resolution(_in_range(float(csv_mpp), "the column 'mpp' of the table", _IN_TABLE), "csv")
     power = _number(properties, "openslide.objective-power")
     for source, axes in (("openslide", _openslide_mpp(properties)), ("tiff", _tiff_mpp(properties))):
         if axes is not None:
@@ -70,7 +75,7 @@ def resolve_mpp(
     if power is not None:
         return Resolution(_in_range(10.0 / power, f"its objective power of {power:g}"), "objective")
     if slide_mpp is not None:
-        return Resolution(_in_range(float(slide_mpp), "giga tile --slide-mpp"), "option")
+        return Resolution(_in_range(float(slide_mpp), "giga tile --slide-mpp", _LEVEL_0), "option")
     raise SlideError(
         "there is no resolution in the slide: no microns per pixel, no TIFF resolution tags, no objective power",
         "Give it for all slides without one, giga tile STORE --slide-mpp X, or slide by slide in a column 'mpp' of a "
@@ -125,10 +130,10 @@ def _isotropic(axes: tuple[float, float], source: str) -> float:
     return (axes[0] + axes[1]) / 2
 
 
-def _in_range(mpp: float, source: str) -> float:
+def _in_range(mpp: float, source: str, fix: str = _FIX) -> float:
     low, high = MPP_RANGE
     if not low <= mpp <= high:  # also refuses NaN
-        raise SlideError(f"{source} gives {mpp:g} microns per pixel; expected {low:g} to {high:g}", _FIX)
+        raise SlideError(f"{source} gives {mpp:g} microns per pixel; expected {low:g} to {high:g}", fix)
     return mpp
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gigacli.errors import InvalidInput, SlideError
+from gigacli.wsi.advice import COPY, advice
 from gigacli.wsi.area import area_average
 from gigacli.wsi.tiff import lacking_tiles
 
@@ -218,7 +219,7 @@ class Slide:
                 region = self._renew(handle).read_region(location, level, size)
             except openslide.OpenSlideError as error:
                 raise SlideError(
-                    f"{self.path} cannot be read at level-0 pixel {location}: {error}", "Copy the file again."
+                    f"{self.path} cannot be read at level-0 pixel {location}: {error}", advice(self.path, str(error))
                 ) from error
         if np.asarray(region.getchannel("A")).min() < 255:
             region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
@@ -237,26 +238,24 @@ def _open(path: Path) -> openslide.OpenSlide:
     if not path.is_file():
         raise SlideError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; expected a slide file")
     if lacking := lacking_tiles(path):
-        raise SlideError(f"{path} is broken: {lacking}", "Copy the file again.")
+        raise SlideError(f"{path} is broken: {lacking}", COPY)
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise SlideError(
             f"{path} ({path.stat().st_size} bytes) is no slide that OpenSlide {openslide.__library_version__} reads, "
             "or is truncated",
-            "If it should be one, copy the file again, with the files that belong to it.",
+            advice(path),
         ) from error
     except openslide.OpenSlideError as error:
-        raise SlideError(f"{path} cannot be opened: {error}", "Copy the file again.") from error
+        raise SlideError(f"{path} cannot be opened: {error}", advice(path, str(error))) from error
 
 
 def _check_sizes(path: Path, sizes: list[tuple[int, int]]) -> None:
     """Refuse headers that lie: sizes that no slide has, and levels that are no picture of the first."""
     full = sizes[0]
     if not 1 <= min(full) <= max(full) <= MAX_SIDE_PX:
-        raise SlideError(
-            f"{path} says it is {full[0]} x {full[1]} px; expected 1 to {MAX_SIDE_PX} a side", "Copy the file again."
-        )
+        raise SlideError(f"{path} says it is {full[0]} x {full[1]} px; expected 1 to {MAX_SIDE_PX} a side", COPY)
     for size in sizes[1:]:
         # Some scanners pad small levels to whole tiles, so only what cannot be padding is refused.
         x, y = (max(1, side) / whole for side, whole in zip(size, full, strict=True))
@@ -265,7 +264,7 @@ def _check_sizes(path: Path, sizes: list[tuple[int, int]]) -> None:
             raise SlideError(
                 f"{path} has a level of {size[0]} x {size[1]} px for a slide of {full[0]} x {full[1]} px; expected the "
                 "same proportions",
-                "Copy the file again.",
+                COPY,
             )
 
 

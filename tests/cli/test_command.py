@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gigacli.cli.command import in_flags
+from gigacli.cli.command import in_flags, run_command
 from gigacli.cli.tools import TOOLS
 from gigacli.cli.verbs import VERBS
 from gigacli.config.base import choices_of, kinds_of
@@ -193,6 +194,12 @@ def test_failed_slides_end_with_exit_code_1(tmp_path, cohort):
         (("import", "a.zarr", ".", "--mpp", "0"), "--mpp is 0"),
         (("probe", "a.zarr", "--labels", "x", "-C", "much"), "-C is 'much'"),
         (("bank", "a.zarr", "--dask", "x", "--shard", "1/2"), "leave out --shard"),
+        (("bank", "a.zarr", "--seed", "-1"), "--seed is -1; it must lie between 0 and 4294967295"),
+        (("train", "a.zarr", "--seed", "9" * 40), "it must lie between 0 and 4294967295"),
+        (("demo", "a", "--seed", "-1"), "--seed is -1"),
+        (("tile", "a.zarr", ".", "--workers", "100000"), "--workers is 100000; it must lie between 1 and 1024"),
+        (("train", "a.zarr", "--temperature", "1e-30"), "--temperature is 1e-30; it must lie between 0.001 and 100"),
+        (("tile", "a.zarr", ".", "--slide-mpp", "28.97"), "--slide-mpp is 28.97; it must lie between 0.08 and 5"),
         (("validate", "a.zarr", "--level", "all"), "--level is 'all'; it must be one of attributes, hierarchy"),
     ],
 )
@@ -202,6 +209,55 @@ def test_bad_input_is_exit_code_2_without_traceback(tmp_path, arguments, says):
     assert says in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("info", "--slides"), 0), (("info", "--json"), 0), (("validate",), 1), (("tile",), 0)]
+)
+def test_a_reader_that_goes_away_changes_no_exit_code(store_at, arguments, code):
+    """As ``giga info | head -1``."""
+    path = store_at("tile")
+    if code:
+        (path / "stray").symlink_to(path)
+    process = subprocess.Popen(
+        [str(GIGA), arguments[0], str(path), *arguments[1:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert "Broken" not in process.stderr.read()
+    assert process.wait(timeout=100) == code
+    process.stderr.close()
+
+
+HOSTILE = [
+    ("slides/zarr.json", ("attributes", "giga", "registered"), "eight"),
+    ("slides/id/zarr.json", ("shape",), "eight"),
+    ("tiles/zarr.json", ("attributes", "giga", "recipe"), {"stage": 1}),
+    ("tiles/zarr.json", ("attributes", "giga", "recipe", "config"), []),
+    ("tiles/count/zarr.json", ("data_type",), "int128"),
+    ("tiles/coords/zarr.json", ("chunk_key_encoding", "name"), [1]),
+    ("embeddings/giga/zarr.json", ("attributes", "giga", "recipe", "inputs"), "none"),
+    ("features/random-resnet18/vectors/zarr.json", ("codecs",), [{"name": "\x9b31m"}]),
+]
+"""A document, where in it, and what it says there."""
+
+
+@pytest.mark.parametrize(
+    ("document", "at", "value"), HOSTILE, ids=lambda v: "/".join(v) if isinstance(v, tuple) else ""
+)
+@pytest.mark.parametrize("command", ["tile", "embed", "info"])
+def test_a_hostile_document_is_exit_code_2_with_a_sentence(store_at, document, at, value, command, capsys):
+    path = store_at("embed")
+    content = json.loads((path / document).read_text())
+    part = content
+    for key in at[:-1]:
+        part = part[key]
+    part[at[-1]] = value
+    (path / document).write_text(json.dumps(content))
+    code = run_command([command, str(path)])
+    said = capsys.readouterr().err
+    assert code in ((0, 2) if command == "info" or "error" not in said else (2,)), said
+    assert not re.search(r"error: \w*(Error|Exception)\b", said)
+    assert "\x9b" not in said
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -1,6 +1,7 @@
 """Configurations: one source of defaults, help, validation and recipe."""
 
 import inspect
+import json
 import re
 from dataclasses import MISSING, FrozenInstanceError, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigacli.config import tools, verbs
-from gigacli.config.base import Config, fingerprint, parse_shard
+from gigacli.config.base import Config, fingerprint, kinds_of, parse_shard
 from gigacli.config.tools import (
     DemoConfig,
     DoctorConfig,
@@ -100,7 +101,7 @@ ANOTHER = {
     "sparse_backend": "torch",
     "log_dir": Path("runs"),
     "weights": "best",
-    "views": 7,
+    "views": 17,
     "workers": 1,
     "format": "csv",
     "positive": "tumour",
@@ -159,15 +160,15 @@ def test_an_unknown_option_is_answered_with_the_known_ones(cls):
 
 # (configuration, options, what the message must hold)
 REFUSED = [
-    (TileConfig, {"mpp": 0}, ["`mpp` is 0", "greater than 0"]),
+    (TileConfig, {"mpp": 0}, ["`mpp` is 0", "0.08 and 64"]),
     (TileConfig, {"mpp": 0.01}, ["`mpp` is 0.01", "0.08 and 64"]),
     (TileConfig, {"mpp": 100}, ["`mpp` is 100", "0.08 and 64"]),
     (TileConfig, {"mpp": float("nan")}, ["`mpp` is nan"]),
-    (TileConfig, {"mag": 0}, ["`mag` is 0", "greater than 0"]),
+    (TileConfig, {"mag": 0}, ["`mag` is 0", "0.15625 and 125"]),
     (TileConfig, {"mag": 400}, ["`mpp` is 0.025"]),
     (TileConfig, {"tile_px": 15}, ["`tile_px` is 15", "16 and 8192"]),
     (TileConfig, {"tile_px": 8193}, ["`tile_px` is 8193"]),
-    (TileConfig, {"overlap": -1}, ["`overlap` is -1", "256"]),
+    (TileConfig, {"overlap": -1}, ["`overlap` is -1", "0 and 8191"]),
     (TileConfig, {"overlap": 64, "tile_px": 64}, ["`overlap` is 64", "less than 64"]),
     (TileConfig, {"min_tissue": 1.01}, ["`min_tissue` is 1.01", "0 and 1"]),
     (TileConfig, {"workers": 0}, ["`workers` is 0"]),
@@ -209,7 +210,7 @@ REFUSED = [
     (ProbeConfig, {"method": ("linear", "svm")}, ["`method` is 'svm'", "linear, abmil"]),
     (ProbeConfig, {"fraction": (0.5, 0.0)}, ["`fraction` is 0.0"]),
     (ProbeConfig, {"fraction": (25,)}, ["`fraction` is 25"]),
-    (ProbeConfig, {"n_train": (50, 1)}, ["`n_train` is 1", "at least 2"]),
+    (ProbeConfig, {"n_train": (50, 1)}, ["`n_train` is 1", "2 and 1000000000"]),
     (ProbeConfig, {"c": "much"}, ["`c` is 'much'", "auto"]),
     (ProbeConfig, {"c": "0"}, ["`c` is '0'"]),
     (ProbeConfig, {"c": "nan"}, ["`c` is 'nan'"]),
@@ -220,6 +221,22 @@ REFUSED = [
     (ReportConfig, {"fraction": [0.5, 2.0]}, ["`fraction` is 2.0"]),
     (ReportConfig, {"thumbnails": -1}, ["`thumbnails` is -1"]),
 ]
+
+
+NUMBERS = [(cls, f) for cls, f in FIELDS if kinds_of(cls)[f.name] in (int, float, tuple[int, ...], tuple[float, ...])]
+NO_NUMBERS = ["1", True, float("nan"), float("inf"), -float("inf"), 10**40, -(10**40), -1, [None], 1e-300]
+
+
+@pytest.mark.parametrize(("cls", "field"), NUMBERS, ids=[f"{c.__name__}.{f.name}" for c, f in NUMBERS])
+def test_every_number_has_limits_and_what_is_none_is_refused(cls, field):
+    low, high = field.metadata["limits"]
+    assert -1 < low < high < 1e13
+    for value in NO_NUMBERS if low > 0 else NO_NUMBERS[:-1]:
+        with pytest.raises(InvalidInput, match=f"`{field.name}` is |`mpp` is "):
+            cls.of({field.name: value})
+    number = np.int64(low) if isinstance(low, int) else np.float64(low)
+    if (cls, field.name) != (TileConfig, "mag"):
+        json.dumps(cls.of({field.name: number}).recipe())
 
 
 @pytest.mark.parametrize(

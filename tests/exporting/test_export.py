@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +24,7 @@ from gigacli.exporting import tiles
 from gigacli.exporting.export import FILES, FORMATS, KINDS, WRITERS, formats_of
 from gigacli.exporting.origin import note_of
 from gigacli.exporting.output import export_folder
+from gigacli.files import PARTIAL
 from gigacli.store.groups import Embedding, Model
 from gigacli.weights.card import CARD_VERSION, WeightsCard
 
@@ -264,6 +267,36 @@ def test_an_interrupted_export_leaves_what_was_there(store, tmp_path, monkeypatc
     assert [p.name for p in tmp_path.iterdir()] == (["tiles"] if redo else [])
 
 
+@pytest.mark.parametrize("moment", ["while it writes", "while it replaces"])
+def test_what_a_killed_export_left_is_removed_by_the_next(store, tmp_path, moment):
+    to = tmp_path / "vectors"
+    giga.export(store, "embeddings/giga", to=to, format="npy")
+    before = {p.name: p.read_bytes() for p in to.iterdir()}
+    code = (
+        "import os, sys; import gigacli as giga; from gigacli.exporting import output\n"
+        "from pathlib import Path; rename = Path.rename\n"
+        "def die(path, to):\n"
+        "    if sys.argv[3] == 'while it writes' or path.name == 'new': os.kill(os.getpid(), 9)\n"
+        "    return rename(path, to)\n"
+        "Path.rename = die\n"
+        "giga.export(sys.argv[1], 'embeddings/giga', to=sys.argv[2], format='npy', redo=True)"
+    )
+    subprocess.run([sys.executable, "-c", code, store.url, str(to), moment], check=False)
+    [left] = [p for p in tmp_path.iterdir() if p.suffix == PARTIAL]
+    assert to.exists() is (moment == "while it writes")
+
+    def fail():
+        with export_folder(to, {}):
+            assert not left.exists()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert {p.name: p.read_bytes() for p in to.iterdir()} == before
+    giga.export(store, "embeddings/giga", to=to, format="npy", redo=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["vectors"]
+
+
 def test_a_full_disk_is_said(store, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -315,7 +348,7 @@ def test_a_library_that_is_not_installed_is_named(store, tmp_path, monkeypatch):
     for to, extra in (("v.parquet", "parquet"), ("v.h5ad", "anndata")):
         with pytest.raises(NotFound) as raised:
             giga.export(store, "embeddings/giga", to=tmp_path / to)
-        assert f"pip install 'gigacli[{extra}]'" in raised.value.hint
+        assert f"pip install '.[{extra}]'" in raised.value.hint
     assert not list(tmp_path.iterdir())
 
 

@@ -399,3 +399,29 @@ def test_what_is_no_checkpoint_is_a_mismatch(checkpoint):
         run(training_of("adam"), SILENT, checkpoint=checkpoint)
     with pytest.raises(Mismatch, match="cannot be read"):
         epoch_of(checkpoint)
+
+
+# Warnings.
+
+
+def said_in(states, epochs):
+    """What is said where an epoch is "x" (nothing learnt), "c" (collapsed) or "." (well)."""
+    said = []
+    warnings = loop._Warnings(SimpleNamespace(say=said.append), epochs)
+    for epoch, state in enumerate(states, start=1):
+        warnings.hear({"x": "nothing learnt: 5", "c": "collapsed: 1", ".": ""}[state], epoch, f"loss {epoch}")
+    return said
+
+
+def test_a_warning_is_taken_back_when_it_is_no_longer_true():
+    assert said_in("..x.", 4) == ["warning: nothing learnt: 5", "no longer so in epoch 4: nothing learnt; now loss 4"]
+    assert said_in("xc...", 100) == ["warning: nothing learnt: 5", "warning: collapsed: 1"]
+    assert said_in("xc" + 10 * ".", 100)[2:] == ["no longer so in epoch 12: nothing learnt, collapsed; now loss 12"]
+    assert said_in("x" + 3 * ".", 100) == ["warning: nothing learnt: 5"]
+    assert said_in("xxx", 3) == ["warning: nothing learnt: 5"]
+    assert said_in("...", 3) == []
+
+
+def test_warnings_do_not_flicker():
+    assert len(said_in("x....x...." * 20, 200)) == 2
+    assert said_in("x" + 20 * "." + 20 * "x" + 159 * ".", 200)[2] == "warning: nothing learnt: 5"

@@ -191,7 +191,7 @@ def test_without_timm_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(NotFound) as caught:
         import_timm()
-    assert "pip install 'gigacli[timm]'" in caught.value.hint
+    assert "pip install '.[timm]'" in caught.value.hint
 
 
 @pytest.mark.parametrize(

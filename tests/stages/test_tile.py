@@ -427,3 +427,60 @@ def test_the_advice_for_a_changed_slide_is_about_that_slide_alone(cohort, tmp_pa
     assert (redone.slides, redone.done, redone.failed) == (1, 1, 0)
     assert giga.open(store).tiles.config["tile_px"] == 64
     assert giga.tile(store).failed == 0
+
+
+# The table of slides without a resolution.
+
+
+@pytest.fixture
+def without_mpp(tmp_path):
+    """A store of two slides that state no resolution, and the table to complete."""
+    from gigacli.demo.pyramid import write_pyramid
+
+    (tmp_path / "here").mkdir()
+    for name in ("a", "b"):
+        write_pyramid(tmp_path / "here" / f"{name}.tif", np.full((600, 800, 3), 200, dtype=np.uint8), mpp=100)
+    giga.tile(tmp_path / "c.zarr", tmp_path / "here", **OPTIONS)
+    return tmp_path / "c.zarr", tmp_path / "c.missing-mpp.csv"
+
+
+def test_a_table_that_was_filled_in_is_kept_and_pointed_at(without_mpp):
+    store, table = without_mpp
+    lines = table.read_text().splitlines()
+    filled = "\n".join([lines[0], f"{lines[1]}0.5", lines[2]])
+    table.write_text(filled)
+    heard = Recorder()
+    giga.tile(store, **OPTIONS, progress=heard)
+    assert table.read_text() == filled
+    assert (
+        f"{table} is filled in for 1 slides without a resolution; take it: giga tile {store} --csv {table}"
+        in heard.said
+    )
+    heard = Recorder()
+    giga.tile(store, csv=table, **OPTIONS, progress=heard)
+    assert giga.open(store).slides[0].mpp == 0.5
+    assert table.read_text() == filled
+    assert f"{table} was read and is left as it is; 1 of its slides still lack a resolution" in heard.said
+    assert not table.with_name("c.missing-mpp-2.csv").exists()
+
+
+@pytest.mark.parametrize("text", ["", "my own notes\n", "path,slide_id,mpp\nz,z,\n", "slide_id,mpp\nx,0.5\n"])
+def test_a_file_that_giga_did_not_write_is_not_replaced(without_mpp, text):
+    store, table = without_mpp
+    blank = table.read_bytes()
+    table.write_text(text)
+    for _ in range(2):
+        heard = Recorder()
+        giga.tile(store, **OPTIONS, progress=heard)
+        assert table.read_text() == text
+        other = table.with_name("c.missing-mpp-2.csv")
+        assert other.read_bytes() == blank
+        assert any(line.startswith(f"{other} lists the others; fill in") for line in heard.said)
+        assert not table.with_name("c.missing-mpp-3.csv").exists()
+
+
+def test_a_table_that_is_still_blank_is_written_anew(without_mpp, tmp_path):
+    store, table = without_mpp
+    shutil.copy(tmp_path / "here" / "b.tif", tmp_path / "here" / "d.tif")
+    giga.tile(store, tmp_path / "here" / "d.tif", **OPTIONS)
+    assert [line.split(",")[1] for line in table.read_text().splitlines()[1:]] == ["a", "b", "d"]

@@ -273,7 +273,7 @@ def test_tensorboard_is_asked_for_before_anything_is_computed(store_at, tmp_path
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not installed
     with pytest.raises(InvalidInput, match="not installed") as raised:
         giga.train(path, epochs=1, log_dir=tmp_path / "runs")
-    assert "gigacli[tensorboard]" in raised.value.hint
+    assert ".[tensorboard]" in raised.value.hint
     assert chunks(path) == before
 
 

@@ -67,7 +67,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(zarr, "open_group", no_such_package)
     with pytest.raises(Mismatch, match="Install s3fs") as caught:
         open_root("s3://bucket/c.zarr", write=False)
-    assert caught.value.hint == "pip install 'gigacli[s3]'"
+    assert caught.value.hint == "run, in the clone of giga: pip install '.[s3]'"
 
 
 def test_what_cannot_be_reached_says_so_only_where_something_is_to_be_reached(monkeypatch, tmp_path):
