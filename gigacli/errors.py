@@ -6,10 +6,11 @@ import re
 PASSWORD = re.compile(r"(?<=:/)(/*[^/\s:@]*):(?!\d*(?:/|\s|$))[^\s@]+@")
 """``user:password@`` of a URL; the password may hold a slash, and a port is none."""
 
-QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+[^\s?]+)\?\S+")
+QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,30}:/+[^\s?]+)\?\S+")
 """Query of a URL, after its ``?``: where signed URLs carry their signature."""
 
 SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|ACCOUNT_KEY|CONNECTION_STRING")
+MOST_CHARACTERS = 10_000  # of a text that is printed or stored: the time to find secrets grows with its square
 LEAST_SECRET = 12  # characters of a variable's value that is taken for a secret: shorter ones are words such as "false"
 
 
@@ -20,6 +21,8 @@ def holds_secret(url: str) -> bool:
 
 def without_secrets(text: str) -> str:
     """Return a text fit to be printed or stored, with ``***`` for passwords, queries of URLs and secret variables."""
+    if len(text) > MOST_CHARACTERS:  # the last word may be cut, and be half of a secret
+        text = f"{text[:MOST_CHARACTERS].rpartition(' ')[0]} ..."
     text = QUERY.sub(r"\1?***", PASSWORD.sub(r"\1:***@", text))
     for name, value in os.environ.items():
         if len(value) >= LEAST_SECRET and SECRET_VARIABLE.search(name.upper()):

@@ -32,7 +32,7 @@ HEAVY = (
 )
 
 
-def start(address, arguments, *, fds=(0, 1, 2), cwd=None, env=None, file_bytes=0, settings=None):
+def start(address, arguments, *, fds=(0, 1, 2), cwd=None, env=None, file_bytes=0, memory_bytes=0, settings=None):
     """Start a command line in a child of the server; its process id, and the connection for :func:`exit_code`.
 
     Args:
@@ -42,12 +42,13 @@ def start(address, arguments, *, fds=(0, 1, 2), cwd=None, env=None, file_bytes=0
         cwd: Where it runs; default: here.
         env: Its environment; default: this one.
         file_bytes: The longest file it may write; 0: any.
+        memory_bytes: What it may ask for beyond what it begins with, whether or not it touches it; 0: any.
         settings: ``{"module:name": value}`` of what is to be different in it.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(address)
     request = {"arguments": arguments, "cwd": str(cwd or os.getcwd()), "env": dict(env or os.environ),  # noqa: PTH109
-               "file_bytes": file_bytes, "settings": settings or {}}  # fmt: skip
+               "file_bytes": file_bytes, "memory_bytes": memory_bytes, "settings": settings or {}}  # fmt: skip
     message = json.dumps(request).encode() + b"\n"
     sent = socket.send_fds(connection, [message], list(fds))
     connection.sendall(message[sent:])
@@ -56,11 +57,17 @@ def start(address, arguments, *, fds=(0, 1, 2), cwd=None, env=None, file_bytes=0
 
 def exit_code(connection, seconds=None):
     """Its exit code, or minus the signal that ended it; None if it still runs after that time."""
+    ended = outcome(connection, seconds)
+    return ended and ended[0]
+
+
+def outcome(connection, seconds=None):
+    """Its exit code, and the most bytes it held in memory beyond those it began with; None if it still runs."""
     if not select.select([connection], [], [], seconds)[0]:
         return None
-    code = int(_line(connection))
+    code, took = map(int, _line(connection).split())
     connection.close()
-    return code
+    return code, took
 
 
 def _line(connection):
@@ -118,10 +125,17 @@ def _attend(connection):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     data, fds, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     request = json.loads(data if data.endswith(b"\n") else data + _line(connection))
+    ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
         connection.close()
+        os.write(theirs, str(_bytes(1)).encode())
+        os.close(theirs)
+        os.close(ours)
         _become(request, fds)
+    began = int(os.read(ours, 100))
+    os.close(theirs)
+    os.close(ours)
     for fd in (0, 1, 2, *fds):
         os.close(fd)
     connection.sendall(f"{pid}\n".encode())
@@ -131,9 +145,19 @@ def _attend(connection):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             os._exit(1)
-        ended, status = os.waitpid(pid, os.WNOHANG)
-    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        ended, status, usage = os.wait4(pid, os.WNOHANG)
+    took = usage.ru_maxrss * (1024 if sys.platform == "linux" else 1) - began
+    connection.sendall(f"{os.waitstatus_to_exitcode(status)} {took}\n".encode())
     os._exit(0)
+
+
+def _bytes(which):
+    """Of this process: (0) those it asked for, (1) those of them in memory; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            return int(file.read().split()[which]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _become(request, fds):
@@ -154,6 +178,8 @@ def _become(request, fds):
     os.environ.update(request["env"])
     if request["file_bytes"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"],) * 2)
+    if request["memory_bytes"]:
+        resource.setrlimit(resource.RLIMIT_AS, (_bytes(0) + request["memory_bytes"],) * 2)
     for name, value in request["settings"].items():
         module, _, attribute = name.partition(":")
         setattr(import_module(module), attribute, value)

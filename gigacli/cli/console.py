@@ -176,9 +176,15 @@ def say(message: str, *, to_out: bool = False) -> None:
 
 
 def show_json(value: Any) -> None:
-    """Write one JSON object to standard output; values that are not numbers are null."""
+    """Write one JSON object to standard output; values that are not numbers are null.
+
+    What is not printable, such as what commands a terminal or turns the direction of writing, is escaped.
+    """
+    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
     try:
-        sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         write_nowhere(sys.stdout)

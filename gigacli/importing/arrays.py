@@ -1,15 +1,17 @@
 """The layout in which the authors publish slide vectors: ``embeddings.npy`` (s, c) and ``ids.npy`` (s).
 
 Arrays of Python objects are pickles, and a pickle may run any code when it is read. Theirs hold nothing but text, so
-ids are unpickled by a reader that knows how to rebuild a numpy array and nothing else.
+ids are unpickled by a reader that keeps their texts and knows nothing else, not even how to make an array.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,8 @@ from gigacli.errors import InvalidInput
 from gigacli.tables import bare_id
 
 MAGIC = b"\x93NUMPY"
-ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-}
-"""What a pickled array of text refers to, in every version of numpy."""
+MOST_TEXT_BYTES = 2**28
+"""Of a pickled array of text, as a file; ids of a million slides take a tenth of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +36,41 @@ class SlideVectors:
     failures: dict[str, str] = field(default_factory=dict)  # slide -> why its vector cannot be used
 
 
-class _TextOnly(pickle.Unpickler):
-    """Rebuilds numpy arrays; refuses whatever else a pickle asks for."""
+class _Texts:
+    """Stands in for a numpy array of objects as it is unpickled: keeps the list of texts, and makes no array."""
+
+    values: list[Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        shape, held = (state[1], state[4]) if isinstance(state, tuple) and len(state) == 5 else ((), None)
+        if isinstance(held, list) and shape == (len(held),):
+            self.values = held
+
+
+class _Nothing:
+    """Stands in for a dtype."""
+
+    def __init__(self, *arguments: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+STAND_INS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Nothing,
+    ("numpy", "dtype"): _Nothing,
+    ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Texts(),
+    ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Texts(),
+}
+"""What a pickled array of text refers to, in every version of numpy, and what takes its place."""
+
+
+class _TextOnly(pickle._Unpickler):  # the one in C makes room for as much as a pickle asks for before it reads
+    """Rebuilds arrays of text; refuses whatever else a pickle asks for."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
+        if (module, name) not in STAND_INS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
+        return STAND_INS[module, name]
 
 
 def read_pair(paths: list[Path]) -> SlideVectors:
@@ -84,7 +109,16 @@ def _load(path: Path) -> NDArray[Any]:
                 raise InvalidInput(f"{path} is not a numpy file")
             file.seek(0)
             return _load_array(file, path)
-    except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        MemoryError,
+        IndexError,
+        KeyError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(
@@ -93,13 +127,36 @@ def _load(path: Path) -> NDArray[Any]:
 
 
 def _load_array(file: BinaryIO, path: Path) -> NDArray[Any]:
+    size = path.stat().st_size
+    if npy_header(file)[1].hasobject:
+        if size > MOST_TEXT_BYTES:
+            raise InvalidInput(f"{path} has {size} bytes of pickled text; at most {MOST_TEXT_BYTES} are read")
+        held = _TextOnly(io.BytesIO(file.read())).load()
+        if not isinstance(held, _Texts) or held.values is None:
+            raise InvalidInput(f"{path} holds a pickled {type(held).__name__.strip('_')}; expected an array of text")
+        array = np.empty(len(held.values), dtype=object)
+        array[:] = held.values
+        return array
+    file.seek(0)
+    return read_npy(file, size)
+
+
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of a numpy file; what comes next in it are the values."""
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    _, _, dtype = header(file)
-    if dtype.hasobject:
-        array = _TextOnly(file).load()
-        if not isinstance(array, np.ndarray):
-            raise InvalidInput(f"{path} holds a pickled {type(array).__name__}; expected an array of text")
-        return array
+    shape, _, dtype = header(file)
+    return shape, dtype
+
+
+def read_npy(file: IO[bytes], size: int) -> NDArray[Any]:
+    """The array in a numpy file of `size` bytes, which must hold all that its header states.
+
+    Raises:
+        ValueError: It does not, or holds Python objects.
+    """
+    shape, dtype = npy_header(file)
+    if (stated := math.prod(shape) * dtype.itemsize) > size:
+        raise ValueError(f"its header states {stated} bytes, shape {shape}; the file has {size}")
     file.seek(0)
     return np.asarray(np.lib.format.read_array(file, allow_pickle=False))

@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
+from gigacli.store.bounds import MOST
 
 UNKNOWN_SIZE = (-1, -1)
+UNPACKED_BYTES, UNPACKED_RATIO = 2**26, 64
+"""What compressed values may become: 64 MiB, and 64 times their bytes in the file beyond that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,23 @@ class FeatureSet:
     slide_path: str = ""  # the slide file, "" where it does not say
     microns: bool = False  # whether coordinates are microns instead of level-0 pixels
     vector: bool = False  # whether it is one vector of the whole slide
+
+    def __post_init__(self) -> None:
+        if self.tiles > MOST["tile"] or self.width > MOST["feature"]:
+            most = f"at most {MOST['tile']} of {MOST['feature']} are read"
+            raise SlideError(f"it states {self.tiles} tiles of {self.width} values; {most}")
+
+
+def check_stored(name: str, size: int, stored: int) -> None:
+    """Refuse values that are far more than the bytes they are stored in: features hardly compress.
+
+    Args:
+        name: Of the values in the file.
+        size: Their bytes in memory.
+        stored: Their bytes in the file.
+    """
+    if size > UNPACKED_BYTES + UNPACKED_RATIO * stored:
+        raise SlideError(f"{name} states {size} bytes of values, but {stored} bytes are stored", "it is damaged")
 
 
 class NoFeatures(Exception):  # noqa: N818 - says what was found, and is caught by whoever looks through a folder

@@ -22,6 +22,8 @@ import numpy as np
 
 from gigacli.errors import SlideError
 from gigacli.importing.feature_set import Content, FeatureSet, NoFeatures, number, size_of, text, tile_shape
+from gigacli.importing.hdf5 import attributes_of, numbers, open_h5
+from gigacli.store.bounds import MOST
 
 EXACT = {"mpp": "mpp", "slide_mpp": "level0_mpp", "edge_px": "edge_level0_px"}
 """Fields of :class:`FeatureSet` and the attributes that `giga export` adds to those of TRIDENT."""
@@ -39,9 +41,7 @@ class Coordinates:
 
     def corners(self) -> np.ndarray:
         """(n, 2), level-0 pixels."""
-        import h5py
-
-        with h5py.File(self.path) as file:
+        with open_h5(self.path) as file:
             return _corners(file["coords"])
 
 
@@ -59,7 +59,7 @@ def look_into(path: Path, coordinates: Coordinates | None) -> list[FeatureSet]:
     """
     import h5py
 
-    with h5py.File(path) as file:
+    with open_h5(path) as file:
         if "feats" in file:
             return [_stamp(path, file)]
         features = file.get("features")
@@ -74,11 +74,11 @@ def look_for_coordinates(path: Path) -> Coordinates | None:
     """The coordinates in a file that holds nothing else; None where it is no such file."""
     import h5py
 
-    with h5py.File(path) as file:
+    with open_h5(path) as file:
         coords = file.get("coords")
         if not isinstance(coords, h5py.Dataset) or "features" in file or "feats" in file:
             return None
-        stated = _of_tiles({**file.attrs, **coords.attrs})
+        stated = _of_tiles({**attributes_of(file), **attributes_of(coords)})
         return Coordinates(path=path, tiles=len(coords), stated=stated)
 
 
@@ -117,7 +117,7 @@ def _of_tiles(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _trident_or_clam(path: Path, file: Any, coordinates: Coordinates | None) -> FeatureSet:
     features, coords = file["features"], file.get("coords")
-    stated = _of_tiles({**file.attrs, **(coords.attrs if coords is not None else {})})
+    stated = _of_tiles({**attributes_of(file), **(attributes_of(coords) if coords is not None else {})})
     if stated.get("edge_px") is None and coordinates is not None:
         stated = coordinates.stated
     encoder = text(features.attrs, "encoder") or text(file.attrs, "encoder")
@@ -135,7 +135,7 @@ def _trident_or_clam(path: Path, file: Any, coordinates: Coordinates | None) -> 
 
 
 def _atlaspatch(path: Path, file: Any) -> Iterator[FeatureSet]:
-    stated = _of_tiles(dict(file.attrs)) | {"tool": "AtlasPatch"}
+    stated = _of_tiles(attributes_of(file)) | {"tool": "AtlasPatch"}
     tiles = len(file["coords"])
     for name, features in file["features"].items():
         shape = tile_shape(features.shape)
@@ -203,10 +203,8 @@ def _vector(path: Path, key: str, data: Any, *, encoder: str, tool: str, version
 @contextmanager
 def _open(path: Path, key: str, coordinates: Coordinates | None = None) -> Iterator[Content]:
     """The features under a key, and their coordinates: from the same file, or from one of their own."""
-    import h5py
-
-    with h5py.File(path) as file:
-        data = file[key]
+    with open_h5(path) as file:
+        data = numbers(file, key)
         corners = _corners(file.get("coords")) if coordinates is None else coordinates.corners()
         yield Content(coords=corners, vectors=lambda a, b: _rows(data, a, b))
 
@@ -214,6 +212,10 @@ def _open(path: Path, key: str, coordinates: Coordinates | None = None) -> Itera
 def _corners(coords: Any) -> np.ndarray:
     """(n, 2) of coordinates whose further columns say how tiles were read; a slide vector has none."""
     there = coords is not None and coords.ndim == 2
+    if there and (coords.dtype.kind not in "fiu" or len(coords) > MOST["tile"]):
+        raise SlideError(
+            f"coords holds {len(coords)} x {coords.dtype}; expected numbers, of at most {MOST['tile']} tiles"
+        )
     return np.asarray(coords[:, :2]) if there else np.empty((0, 2), dtype=np.int64)
 
 

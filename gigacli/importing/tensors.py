@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,17 @@ from typing import Any
 import numpy as np
 
 from gigacli.errors import SlideError
-from gigacli.importing.feature_set import UNKNOWN_SIZE, Content, FeatureSet, NoFeatures, number, text, tile_shape
+from gigacli.importing.arrays import npy_header, read_npy
+from gigacli.importing.feature_set import (
+    UNKNOWN_SIZE,
+    Content,
+    FeatureSet,
+    NoFeatures,
+    check_stored,
+    number,
+    text,
+    tile_shape,
+)
 from gigacli.importing.h5 import Coordinates
 
 TILES = ".coordinates.npz"
@@ -32,7 +43,7 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
         OSError: It cannot be read.
         SlideError: It cannot be used.
     """
-    shape = tuple(_open(path).shape)
+    shape = _shape(path)
     about = _json(path.with_name(path.name.removesuffix(path.suffix) + META))
     encoder, slide = text(about, "encoder_name"), text(about, "sample_id") or path.stem
     if len(shape) == 1:
@@ -54,9 +65,8 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
     def read() -> Iterator[Content]:
         features = _open(path)
         if tiles is not None:
-            with np.load(tiles, allow_pickle=False) as archive:
-                corners = np.stack([archive["x"], archive["y"]], axis=1)  # (n, 2)
-                tissue = archive.get("tissue_fractions", None)
+            corners = np.stack([_member(tiles, "x"), _member(tiles, "y")], axis=1)  # (n, 2)
+            tissue = _member(tiles, "tissue_fractions") if _has(tiles, "tissue_fractions") else None
         else:
             assert coordinates is not None
             corners, tissue = coordinates.corners(), None
@@ -107,24 +117,50 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _shape(path: Path) -> tuple[int, ...]:
+    """Of the features in a file: of an npz file without reading them."""
+    if path.suffix != ".npz" or not _has(path, "features"):
+        return tuple(_open(path).shape)
+    with zipfile.ZipFile(path) as archive, archive.open("features.npy") as file:
+        return npy_header(file)[0]
+
+
 def _open(path: Path) -> Any:
     """A tensor mapped into memory, or an array."""
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            if "features" not in archive:
-                raise NoFeatures("it has no array `features`")
-            return archive["features"]
+        if not _has(path, "features"):
+            raise NoFeatures("it has no array `features`")
+        return _member(path, "features")
     import torch
 
+    from gigacli.weights.torch_file import is_whole, load_torch
+
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        held = load_torch(path, mmap=True)
     except Exception as error:  # torch raises half a dozen types for files that are damaged or hold code
         raise SlideError(
             f"it cannot be read as a tensor: {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
     if not isinstance(held, torch.Tensor):
         raise NoFeatures(f"it holds a {type(held).__name__}; expected a tensor")
+    if held.numel() and not is_whole(held):
+        raise SlideError(
+            f"it states {tuple(held.shape)} values, of which it does not hold all", "save a copy of the tensor"
+        )
     return held
+
+
+def _has(path: Path, name: str) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return f"{name}.npy" in archive.namelist()
+
+
+def _member(path: Path, name: str) -> np.ndarray:
+    """An array of an npz file, whose sizes are looked at first."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        about = archive.getinfo(f"{name}.npy")
+        check_stored(name, about.file_size, about.compress_size)
+        return read_npy(file, about.file_size)
 
 
 def _rows(held: Any, start: int, stop: int) -> np.ndarray:

@@ -16,6 +16,8 @@ import numpy as np
 
 from gigacli.errors import SlideError, from_clone
 from gigacli.importing.feature_set import UNKNOWN_SIZE, Content, FeatureSet, NoFeatures, number
+from gigacli.store.bounds import MOST
+from gigacli.store.folder import Folder
 
 
 def look_into(path: Path) -> list[FeatureSet]:
@@ -28,7 +30,8 @@ def look_into(path: Path) -> list[FeatureSet]:
     import zarr
 
     try:
-        root: Any = zarr.open_group(path, mode="r", zarr_format=3)
+        storage = Folder(path, read_only=True)
+        root: Any = zarr.open_group(storage, mode="r", zarr_format=3, use_consolidated=False)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise NoFeatures(f"it is no zarr v3 group: {error}") from error
     specs = root.attrs.get("tile_spec")
@@ -51,6 +54,8 @@ def _found(path: Path, table: Any, tiles: str, encoder: str, spec: dict[str, Any
         raise SlideError(f"the features of {encoder} are not a dense matrix")
     if spec["height"] != spec["width"]:
         raise SlideError(f"its tiles are {spec['width']} x {spec['height']} px; expected squares")
+    if table["obs/tile_id"].shape != values.shape[:1]:
+        raise SlideError(f"it has {values.shape[0]} feature vectors but {table['obs/tile_id'].shape} ids of tiles")
     tile_px, down = float(spec["width"]), number(spec, "base_downsample") or 1.0
     size = slide.get("shape")  # height, width
 
@@ -82,6 +87,8 @@ def _corners(file: Path, wanted: np.ndarray) -> np.ndarray:
         from pyarrow import parquet
     except ImportError as error:
         raise SlideError("its tiles are GeoParquet, which needs pyarrow", from_clone("parquet")) from error
+    if (rows := parquet.read_metadata(file).num_rows) > MOST["tile"]:
+        raise SlideError(f"its shapes are {rows} tiles; at most {MOST['tile']} are read")
     columns = parquet.read_table(file, columns=["tile_id", "x", "y"]).to_pydict()
     row = {tile: i for i, tile in enumerate(columns["tile_id"])}
     missing = [tile for tile in wanted.tolist() if tile not in row]

@@ -17,6 +17,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound, from_clone, holds_secret
+from gigacli.store.bounded import BoundedRemote
 from gigacli.store.folder import Folder
 
 Mode = Literal["r", "r+", "a"]
@@ -120,9 +121,10 @@ def is_empty(url: str) -> bool:
 def _zarr_group(url: str, *, mode: Mode, **arguments: Any) -> Any:
     with _explained(url):
         if is_remote(url):
-            return zarr.open_group(url, mode=mode, zarr_format=3, storage_options=dict(OPTIONS), **arguments)
-        folder = sync(Folder.open(Path(url), mode=mode, read_only=mode == "r"))
-        return zarr.open_group(folder, mode=mode, zarr_format=3, **arguments)
+            storage: Any = BoundedRemote.from_url(url, storage_options=dict(OPTIONS), read_only=mode == "r")
+        else:
+            storage = sync(Folder.open(Path(url), mode=mode, read_only=mode == "r"))
+        return zarr.open_group(storage, mode=mode, zarr_format=3, use_consolidated=False, **arguments)
 
 
 @contextmanager

@@ -17,10 +17,13 @@ from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from gigacli.errors import Mismatch
+from gigacli.errors import Mismatch, NotFound
 
 KEYS = DefaultChunkKeyEncoding(separator="/")
 CHECKSUM_BYTES = 4
+READ = os.O_RDONLY | os.O_NONBLOCK
+"""How files are opened: a pipe in the place of a file is empty rather than waited for."""
+
 MAP_FIXED = 0x10
 MADV_RANDOM = 1  # the same numbers on Linux and macOS; Python's mmap has no name for the first
 
@@ -56,6 +59,23 @@ def chunk_folder(array: Any) -> Path | None:
     return Path(array.store.root, array.path, "c") if plain else None
 
 
+def read_chunk(file: Path, size: int, checked: int) -> bytes:
+    """A chunk of `size` bytes of values and `checked` of a checksum.
+
+    Raises:
+        NotFound: It is missing.
+        Mismatch: It is damaged.
+    """
+    try:
+        with open(os.open(file, READ), "rb") as opened:  # noqa: PTH123 - with a flag that Path.open has not
+            data = opened.read(size + checked + 1)
+    except FileNotFoundError as error:
+        raise NotFound(f"{file} is missing", "see what else is: giga validate STORE") from error
+    if wrong := what_is_wrong(data, size, checked):
+        raise Mismatch(f"{file} {wrong}", "see what else is damaged: giga validate STORE")
+    return data
+
+
 def read_column(array: Any, n: int | None = None) -> NDArray[Any]:
     """``array[:n]`` of an array with one chunk per entry (``done``, ``count``, ``failures``), which are listed first.
 
@@ -75,7 +95,7 @@ def read_column(array: Any, n: int | None = None) -> NDArray[Any]:
         return values
     for row in rows:
         try:
-            descriptor = os.open(f"{folder}/{row}", os.O_RDONLY)  # pathlib takes three times as long
+            descriptor = os.open(f"{folder}/{row}", READ)  # pathlib takes three times as long
         except FileNotFoundError:  # set back to its fill value in this moment
             continue
         data = os.read(descriptor, size + checked + 1)
@@ -94,7 +114,13 @@ def _written_rows(array: Any, length: int) -> list[int]:
     else:
         names = sync(_listed(array.store, f"{array.path}/c"))
     # what has another name is a temporary file of a killed writer
-    return sorted(int(name) for name in names if name.isdigit() and int(name) < length)
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and int(name) < length)
+
+
+def stored_chunks(array: Any, row: int) -> set[int]:
+    """Which chunks of a slide are stored, by their number along the second axis; others hold only fill values."""
+    names = sync(_listed(array.store, f"{array.path}/c/{row}"))
+    return {int(name) for name in names if name.isascii() and name.isdecimal()}
 
 
 async def _listed(store: Any, prefix: str) -> list[str]:
@@ -189,7 +215,7 @@ class FileRows:
 def _open(file: Path, size: int) -> int:
     """A descriptor of a file whose size is right: reading a mapping beyond the end of its file kills the process."""
     try:
-        descriptor = os.open(file, os.O_RDONLY)
+        descriptor = os.open(file, READ)
     except FileNotFoundError:
         raise Mismatch(f"{file} is missing", "see what else is: giga validate STORE") from None
     if (found := os.fstat(descriptor).st_size) != size:

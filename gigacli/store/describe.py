@@ -16,11 +16,16 @@ from typing import Any
 
 import jsonschema
 
+from gigacli.errors import Mismatch
+from gigacli.store.bounds import MOST_DOCUMENT_BYTES, excess
 from gigacli.store.layout import ARRAYS, FORMAT_VERSION, NAMED_GROUPS, spec_of
 from gigacli.store.nodes import children, document
 from gigacli.store.store import Store
 
 Description = dict[str, dict[str, Any]]
+
+MOST_SHOWN = 500
+"""Characters of a value that a problem repeats."""
 
 
 @dataclass(frozen=True, order=True)
@@ -42,8 +47,8 @@ def describe(store: Store) -> Description:
     waiting = [""]
     while waiting:
         path = waiting.pop(0)
-        found[path] = _flat(document(store.root, path) or b"")
-        if found[path]["node"] == "group":
+        found[path] = _described(store.root, path)
+        if found[path]["node"] == "group" and _pattern(path):  # what the format does not know may lead in a circle
             waiting += children(store.root, path)
     return found
 
@@ -60,11 +65,20 @@ def check_opening(store: Store) -> list[Problem]:
     return problems
 
 
-def _flat(text: bytes) -> dict[str, Any]:
+def _described(root: Any, path: str) -> dict[str, Any]:
     try:
-        raw = json.loads(text)
-    except ValueError as error:
+        text = document(root, path) or b""
+        raw = json.loads(text) if len(text) <= MOST_DOCUMENT_BYTES else None
+    except Mismatch as error:
+        return {"node": "unreadable", "error": error.message}
+    except (ValueError, RecursionError) as error:
         return {"node": "unreadable", "error": f"zarr.json is not JSON: {error}"}
+    if why := excess(path, raw):
+        return {"node": "unreadable", "error": f"zarr.json is beyond the format's bounds: {why}"}
+    return _flat(raw)
+
+
+def _flat(raw: Any) -> dict[str, Any]:
     if not isinstance(raw, dict) or raw.get("zarr_format") != 3 or raw.get("node_type") not in ("group", "array"):
         return {"node": "unreadable", "error": "zarr.json is not a zarr v3 metadata document"}
     attributes = raw.get("attributes", {})
@@ -115,9 +129,9 @@ def _of_schema(error: Any, description: Description) -> Iterator[Problem]:
         yield Problem(schema["rule"], "", error.message)
         return
     path, key = str(where[0]), ".".join(str(part) for part in where[1:])
-    text = error.message
+    text = error.message if len(error.message) <= MOST_SHOWN else f"{error.message[:MOST_SHOWN]}..."
     if error.validator in ("const", "enum"):
-        text = f"found {json.dumps(error.instance)}, expected {json.dumps(error.validator_value)}"
+        text = f"found {json.dumps(error.instance)[:MOST_SHOWN]}, expected {json.dumps(error.validator_value)}"
     part = schema["patternProperties"][_pattern(path)]
     rule = part["properties"].get(where[1], {}).get("rule") if len(where) > 1 and "properties" in part else None
     yield Problem(rule or part["rule"], path, f"{key}: {text}" if key else text)

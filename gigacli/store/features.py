@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gigacli.errors import Mismatch, NotFound
-from gigacli.store.chunks import checksum_bytes, chunk_folder, what_is_wrong
+from gigacli.errors import Mismatch
+from gigacli.store.chunks import checksum_bytes, chunk_folder, read_chunk
 from gigacli.store.group import Done, SlideGroup
 from gigacli.store.layout import FEATURE_TILES_PER_CHUNK
 from gigacli.store.mapped import MappedFeatures
@@ -88,20 +88,18 @@ class Features(SlideGroup):
             Mismatch: It is damaged.
         """
         n, array = int(self._counts[row]), self.array("vectors")
+        if n > array.shape[1]:
+            raise Mismatch(
+                f"{self.path}: a slide has {n} vectors; there is room for {array.shape[1]}", "run: giga validate STORE"
+            )
         folder, checked = self._chunks
         _, tiles, c = array.chunks
         if folder is None or c != self.width:
             return np.asarray(array[row, :n])
         vectors = np.empty((-(-n // tiles) * tiles, c), dtype=array.dtype)  # whole chunks
         for i in range(0, len(vectors), tiles):
-            file = folder / str(row) / str(i // tiles) / "0"
-            try:
-                data = file.read_bytes()
-            except FileNotFoundError as error:
-                raise NotFound(f"{file} is missing", "see what else is: giga validate STORE") from error
             part = vectors[i : i + tiles]
-            if wrong := what_is_wrong(data, part.nbytes, checked):
-                raise Mismatch(f"{file} {wrong}", "see what else is damaged: giga validate STORE")
+            data = read_chunk(folder / str(row) / str(i // tiles) / "0", part.nbytes, checked)
             part[:] = np.frombuffer(data, dtype=part.dtype, count=part.size).reshape(part.shape)
         return vectors[:n]
 

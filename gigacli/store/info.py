@@ -163,11 +163,15 @@ def _bytes(url: str, path: str) -> int | None:
 
 def _bytes_below(folder: str) -> int:
     """Add up all files below a folder, of which some may go meanwhile: others may be writing."""
-    total = 0
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):
-                total += _bytes_below(entry.path) if entry.is_dir() else entry.stat().st_size
+    total, waiting = 0, [folder]
+    while waiting:
+        with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):  # links may lead in a circle
+                    waiting.append(entry.path)
+                else:
+                    with suppress(FileNotFoundError):
+                        total += entry.stat(follow_symlinks=False).st_size
     return total
 
 

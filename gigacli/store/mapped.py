@@ -110,8 +110,8 @@ class MappedBank(_Mapped):
         _, self.augmentations, self.draws, _ = self._array.shape
         self.counts = np.full(len(self.rows), self.draws)
         self._look()
-        tile = group.array("tile")[:]
-        self.tile: NDArray[np.int32] = tile if len(self.rows) == len(tile) else tile[self.rows]
+        tile, whole = group.array("tile"), len(self.rows) == len(self.done.values)  # what is not done is not read
+        self.tile: NDArray[np.int32] = tile[: len(self.rows)] if whole else tile.oindex[self.rows]
 
     def _mapped(self, cache: Path | None, progress: Progress) -> NDArray[np.float16]:
         _, ca, cd, c = self._array.chunks

@@ -9,14 +9,23 @@ from collections.abc import Iterator
 from typing import Any
 
 import zarr
+from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from gigacli.errors import Mismatch
+from gigacli.store.bounds import MOST_DOCUMENT_BYTES
+
+DEEPEST = 3  # groups above an array, models/NAME/history/loss: links that lead in a circle are not followed for ever
+
 
 def document(root: Any, path: str) -> bytes | None:
-    """The metadata document of the node at `path`, None where there is no node."""
-    at = root.store_path / f"{path}/zarr.json".lstrip("/")
-    value = sync(at.get(prototype=default_buffer_prototype()))
+    """The metadata document of the node at `path`, None where there is no node.
+
+    Whatever it states, and no more than one byte beyond what a document may have.
+    """
+    at, whole = root.store_path / f"{path}/zarr.json".lstrip("/"), RangeByteRequest(0, MOST_DOCUMENT_BYTES + 1)
+    value = sync(at.get(prototype=default_buffer_prototype(), byte_range=whole))
     return None if value is None else bytes(value.to_bytes())
 
 
@@ -28,7 +37,14 @@ def children(root: Any, path: str) -> list[str]:
         return [name async for name in at.store.list_dir(at.path)]
 
     paths = sorted(f"{path}/{name}".lstrip("/") for name in sync(names()) if name != "zarr.json")
-    return [child for child in paths if document(root, child) is not None]
+    return [child for child in paths if _is_there(root, child)]
+
+
+def _is_there(root: Any, path: str) -> bool:
+    try:
+        return document(root, path) is not None
+    except Mismatch:  # a pipe or a device in its place: something is
+        return True
 
 
 def arrays(root: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -37,5 +53,5 @@ def arrays(root: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         node = root[child]
         if isinstance(node, zarr.Array):
             yield child, node
-        else:
+        elif child.count("/") < DEEPEST:
             yield from arrays(root, child)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.sync import sync
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root
@@ -119,9 +120,26 @@ class Store:
         """The slide table, read once, or once more after :meth:`refresh`."""
         if self._slides is None:
             n = self._registered_now()
-            columns = {name: self.root[f"slides/{name}"][:n] for name in COLUMNS} if n else None
+            columns = (
+                {"id": self._ids(n), **{c: self.root[f"slides/{c}"][:n] for c in COLUMNS if c != "id"}} if n else {}
+            )
             self._slides = SlideTable.from_columns(columns) if columns else SlideTable(())
         return self._slides
+
+    def _ids(self, n: int) -> Any:
+        """(slide) the ids of the registered slides: as many as are stored, before anything is made for each of them.
+
+        Raises:
+            Mismatch: Some are missing.
+        """
+        ids = self.root["slides/id"][:n]
+        if len(ids) < n or not all(ids):
+            found = sum(bool(name) for name in ids)
+            raise Mismatch(
+                f"{self.url}: {n} slides are registered, but {found} of them have an id",
+                f"see what else is damaged: giga validate {self.url}",
+            )
+        return ids
 
     def _registered_now(self) -> int:
         """Number of registered slides: written last, so a killed registration counts for nothing."""
@@ -273,7 +291,10 @@ class Store:
 
     def read_bytes(self, path: str) -> bytes:
         """A file stored by :meth:`write_bytes`; empty where a kill came between its array and its bytes."""
-        data = self.root[path][:]
+        array = self.root[path]
+        if not sync((array.store_path / "c/0").exists()):
+            return b""
+        data = array[:]
         return bytes(data.tobytes()) if data.any() else b""
 
     def fail(self, stage: str, reasons: dict[int, str]) -> None:

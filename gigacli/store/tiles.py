@@ -15,6 +15,10 @@ from gigacli.store.recipe import Recipe
 ROWS_AT_ONCE = 64  # slides whose coordinates are read together: zarr reads the chunks of one request side by side
 
 
+TILES_AT_ONCE = 2**22
+"""Room for tiles of all of them, 32 MiB of coordinates."""
+
+
 class TileGrid(NamedTuple):
     """The tiles of a slide."""
 
@@ -107,8 +111,9 @@ class Tiles(SlideGroup):
     def grids(self, rows: NDArray[np.int64]) -> Iterator[TileGrid]:
         """The tiles of many slides, in the order of `rows`, read in blocks."""
         counts, slides, edge_um = read_column(self.array("count")), self.store.slides, self.edge_um
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            block = rows[start : start + ROWS_AT_ONCE]
+        at_once = max(1, min(ROWS_AT_ONCE, TILES_AT_ONCE // max(1, self.capacity)))
+        for start in range(0, len(rows), at_once):
+            block = rows[start : start + at_once]
             longest = max(0, int(counts[block].max()))
             corners = self.array("coords").oindex[block, slice(0, longest)]  # (block, longest, 2)
             for row, mine in zip(block.tolist(), corners, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
-from gigacli.store.chunks import read_column
+from gigacli.store.chunks import read_column, stored_chunks
 from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, describe, registered, written
 from gigacli.store.layout import NOT_DONE, spec_of
 from gigacli.store.store import Store
@@ -19,6 +20,7 @@ from gigacli.store.store import Store
 SLACK_PX = 1.0  # pixels that a tile may reach over the border of its slide: corners are rounded to whole pixels
 UNIT_TOLERANCE = 1e-3
 SOURCES = ("", "csv", "openslide", "tiff", "objective", "option", "import", "nominal")
+BLOCK_BYTES = 2**25  # values of a slide that are read at once, or one row of chunks
 COLUMN = "column"  # an index: the entry of every registered slide
 
 EXPONENT, MAGNITUDE = np.uint16(0x7C00), np.uint16(0x7FFF)
@@ -94,12 +96,17 @@ class _Check:
         if path not in self.sound:
             return None
         try:
-            if path not in self._arrays:
-                self._arrays[path] = self.store.root[path]
-            return self._arrays[path][index] if index is not COLUMN else read_column(self._arrays[path], self.n)
+            array = self.array(path)
+            return array[index] if index is not COLUMN else read_column(array, self.n)
         except Exception as error:  # codecs raise anything for damaged bytes; whatever it is, it is the store's problem
             self.add("ROOT-3", path, row, f"cannot be read: {type(error).__name__}: {error}")
             return None
+
+    def array(self, path: str) -> Any:
+        """The array at a path, opened once."""
+        if path not in self._arrays:
+            self._arrays[path] = self.store.root[path]
+        return self._arrays[path]
 
     def column(self, path: str) -> NDArray[Any]:
         """An array of one value, or (x, y), per slide; empty where it cannot be read."""
@@ -121,12 +128,12 @@ class _Check:
             if times > 1 or not name:
                 text = f"id {name!r} stands for {times} slides" if name else "the id is empty"
                 self.add("SLIDES-3", "slides/id", self.ids.index(name), text)
-        for row, size in enumerate(self.column("slides/size_px").reshape(-1, 2)):
-            if not ((size > 0).all() or (size == -1).all()):
-                self.add("SLIDES-4", "slides/size_px", row, f"size is {size.tolist()}; expected two positive or -1, -1")
-        for row, mpp in enumerate(self.column("slides/mpp")):
-            if not (np.isnan(mpp) or (np.isfinite(mpp) and mpp > 0)):
-                self.add("SLIDES-4", "slides/mpp", row, f"mpp is {mpp}; expected a positive number or NaN")
+        size, mpp = self.column("slides/size_px").reshape(-1, 2), self.column("slides/mpp")
+        for row in map(int, np.flatnonzero(~((size > 0).all(axis=1) | (size == -1).all(axis=1)))):
+            text = f"size is {size[row].tolist()}; expected two positive or -1, -1"
+            self.add("SLIDES-4", "slides/size_px", row, text)
+        for row in map(int, np.flatnonzero(~(np.isnan(mpp) | (np.isfinite(mpp) & (mpp > 0))))):
+            self.add("SLIDES-4", "slides/mpp", row, f"mpp is {mpp[row]}; expected a positive number or NaN")
         for row, source in enumerate(self.column("slides/mpp_source")):
             if str(source) not in SOURCES:
                 self.add("SLIDES-4", "slides/mpp_source", row, f"mpp_source is {str(source)!r}; expected {SOURCES}")
@@ -180,22 +187,46 @@ class _Check:
         """Check that there is one finite vector per tile, and NaN beyond."""
         done = self.column(f"{path}/done")
         for row in map(int, np.flatnonzero(done != NOT_DONE)):
-            n = int(done[row])
-            vectors = self.read(f"{path}/vectors", row, row=row)  # (tile, feature)
-            if vectors is None:
+            if f"{path}/vectors" not in self.sound:
                 continue
-            if not 0 <= n <= len(vectors) or self.count[row] not in (NOT_DONE, n):
-                text = f"done is {n}; the slide has {self.count[row]} tiles, and there is room for {len(vectors)}"
+            n, room = int(done[row]), self.description[f"{path}/vectors"]["shape"][1]
+            if not 0 <= n <= room or self.count[row] not in (NOT_DONE, n):
+                text = f"done is {n}; the slide has {self.count[row]} tiles, and there is room for {room}"
                 self.add("FEATURES-2", f"{path}/done", row, text)
                 continue
-            self._finite("FEATURES-3", f"{path}/vectors", row, vectors[:n])
-            if ((vectors[n:].view(np.uint16) & MAGNITUDE) <= EXPONENT).any():
-                self.add("FEATURES-4", f"{path}/vectors", row, f"numbers beyond its {n} tiles; expected NaN")
+            self._vectors(f"{path}/vectors", row, n)
 
-    def _finite(self, rule: str, path: str, row: int, vectors: NDArray[np.float16]) -> None:
-        wrong = int(((vectors.view(np.uint16) & EXPONENT) == EXPONENT).sum())
+    def _vectors(self, path: str, row: int, n: int) -> None:
+        """The vectors of a slide, of which the first n should be there: finite up to there, NaN beyond."""
+        kind, wrong, beyond = path.split("/", maxsplit=1)[0].upper(), 0, False
+        size = math.prod(self.description[path]["shape"][2:])  # values of one step along the second axis
+        for start, stop, vectors in self._blocks_of_slide(path, row):
+            inside = min(max(0, n - start), stop - start)
+            if vectors is None:
+                wrong += inside * size
+            else:
+                wrong += int(((vectors[:inside].view(np.uint16) & EXPONENT) == EXPONENT).sum())
+                beyond = beyond or bool(((vectors[inside:].view(np.uint16) & MAGNITUDE) <= EXPONENT).any())
         if wrong:
-            self.add(rule, path, row, f"is done, but {wrong} of {vectors.size} values are not finite")
+            rule = {"FEATURES": "FEATURES-3", "BANKS": "BANKS-5"}[kind]
+            self.add(rule, path, row, f"is done, but {wrong} of {n * size} values are not finite")
+        if beyond:
+            self.add("FEATURES-4", path, row, f"numbers beyond its {n} tiles; expected NaN")
+
+    def _blocks_of_slide(self, path: str, row: int) -> Iterator[tuple[int, int, NDArray[np.float16] | None]]:
+        """The values of a slide along the second axis, some chunks at a time; None where none of them is stored."""
+        shape, chunks = self.description[path]["shape"], self.description[path]["chunks"]
+        there = stored_chunks(self.array(path), row)
+        at_once = max(1, BLOCK_BYTES // max(1, 2 * chunks[1] * math.prod(shape[2:])))
+        for start in range(0, shape[1], at_once * chunks[1]):
+            stop, first = min(start + at_once * chunks[1], shape[1]), start // chunks[1]
+            if there.isdisjoint(range(first, first + at_once)):
+                yield start, stop, None
+                continue
+            vectors = self.read(path, (row, slice(start, stop)), row=row)
+            if vectors is None:  # said already
+                return
+            yield start, stop, vectors
 
     def bank(self, path: str) -> None:
         """Check that vectors are finite, and of tiles that exist."""
@@ -205,9 +236,8 @@ class _Check:
             if self.count[row] != NOT_DONE and (done[row] > 0) != (self.count[row] > 0):
                 self.add("BANKS-4", f"{path}/done", row, f"done is {done[row]}, with {self.count[row]} tiles")
             elif done[row] > 0:
-                vectors = self.read(f"{path}/vectors", row, row=row)  # (augmentation, draw, feature)
-                if vectors is not None:
-                    self._finite("BANKS-5", f"{path}/vectors", row, vectors)
+                if f"{path}/vectors" in self.sound:
+                    self._vectors(f"{path}/vectors", row, self.description[f"{path}/vectors"]["shape"][1])
                 self._drawn(f"{path}/tile", row)
 
     def _drawn(self, path: str, row: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.nn.gigassl import GigasslEncoder
+from gigacli.weights.torch_file import is_whole, load_torch
 
 WIDTH_IN = 256  # features of a tile: ``layer3`` of the authors' ResNet18
 
@@ -37,7 +38,7 @@ def read_gigassl(path: Path) -> GigasslEncoder:
     holder = type("Namespace", (), {})
     try:
         with torch.serialization.safe_globals([argparse.Namespace, (holder, "arguments.Namespace")]):
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            saved = load_torch(path)
     except Exception as error:
         reason: object = error
         if isinstance(error, pickle.UnpicklingError):
@@ -64,6 +65,8 @@ def gigassl_from_state(state: dict[str, Any], *, origin: str) -> GigasslEncoder:
             f"{origin} holds no weights named ...{_MARK}..., but {some}",
             "give a checkpoint of the authors' code, or a safetensors file of giga export",
         )
+    if views := sorted(name for name, value in found.items() if value.ndim and not is_whole(value)):
+        raise Mismatch(f"{origin}: {views[0]} states more values than it holds", "save copies of the tensors")
     first = found.get("0.conv1.weight")
     width_in, width = first.shape[-2:] if isinstance(first, torch.Tensor) and first.ndim == 4 else (WIDTH_IN, 512)
     encoder = GigasslEncoder(width_in, width=width, generator=torch.Generator().manual_seed(0))

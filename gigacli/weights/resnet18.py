@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.nn.tile_encoder import ResNet18, random_resnet18
+from gigacli.weights.torch_file import load_torch
 
 CONTAINERS = ("state_dict", "model", "model_state_dict")
 """Keys under which training code puts a network's weights beside its epoch, optimizer and so on."""
@@ -92,10 +93,7 @@ def read_resnet18(path: Path, *, trunk: bool = False) -> tuple[ResNet18, KeyRepo
     if not path.is_file():
         raise NotFound(f"there is no weights file {path}")
     try:
-        if path.suffix == ".safetensors":
-            state = load_safetensors(path.read_bytes())
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_safetensors(path.read_bytes()) if path.suffix == ".safetensors" else load_torch(path)
     except Exception as error:
         # torch's own words are advice on how to run the pickled code
         pickled = isinstance(error, UnpicklingError)

@@ -47,7 +47,7 @@ class Victims:
         self.server = str(warm_server() / "socket")
         self.running = {}
 
-    def start(self, arguments, *, file_bytes=0):
+    def start(self, arguments, **limits):
         """Start a command; its process id."""
         # as often as their share of the time allows, so that short trainings have something to go on from
         settings = {"gigacli.nn.loop:CHECKPOINT_SECONDS": 0}
@@ -56,7 +56,7 @@ class Victims:
                 self.server,
                 ["giga", *map(str, arguments)],
                 fds=(nothing.fileno(), log.fileno(), log.fileno()),
-                file_bytes=file_bytes,
+                **limits,
                 settings=settings,
             )
         self.running[pid] = connection
@@ -64,10 +64,15 @@ class Victims:
 
     def wait(self, pid, seconds=280.0):
         """Its exit code, or minus the signal that killed it; None if it still runs after that time."""
-        code = warm.exit_code(self.running[pid], seconds)
-        if code is not None:
+        ended = self.outcome(pid, seconds)
+        return ended and ended[0]
+
+    def outcome(self, pid, seconds):
+        """Its exit code, and the most bytes it took beyond those it began with; None if it still runs."""
+        ended = warm.outcome(self.running[pid], seconds)
+        if ended is not None:
             del self.running[pid]
-        return code
+        return ended
 
     def run(self, arguments, **limits):
         """Run a command to its end; its exit code."""
@@ -84,7 +89,7 @@ class Victims:
 
     def said(self):
         """What the commands wrote since the last time."""
-        text = self.log.read_text() if self.log.exists() else ""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
         self.log.write_text("")
         return text
 
@@ -164,6 +169,12 @@ def scene(victims, cohort, chain, tmp_path_factory):
 def repeats():
     """``repeats(2)``: how often to try something per verb, 2 in the short form."""
     return share
+
+
+@pytest.fixture(scope="session")
+def faults():
+    """Faults in all that were asked for; 0 for the short form."""
+    return FAULTS
 
 
 @pytest.fixture

@@ -77,5 +77,5 @@ def test_other_columns_are_read_by_zarr(tiny):
     flipped = bytes([sound[0] ^ 1]) + sound[1:]
     for data in (b"1", flipped, sound[:-1] + bytes([sound[-1] ^ 1]), sound + b"1"):
         damaged.write_bytes(data)
-        with pytest.raises(ValueError, match="checksum"):
+        with pytest.raises(ValueError, match=r"checksum|expected at most"):
             read_column(columns[0])

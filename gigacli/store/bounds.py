@@ -1,0 +1,274 @@
+"""What a reader looks at before it takes memory: sizes that a store states, against the format's bounds and its files.
+
+A store may come from strangers. A document of a hundred bytes can state an array of terabytes, and a chunk of a hundred
+bytes can grow to gigabytes; so every document and chunk is looked at as it comes from the storage, by the classes of
+:mod:`gigacli.store.bounded`. The numbers are those of ``spec/store-0.1.md``, "Bounds".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+from numcodecs import Zstd
+
+from gigacli.errors import Mismatch
+from gigacli.store.layout import ArraySpec, spec_of
+
+MOST_FILE_BYTES = 2**32
+"""Of an array of bytes, such as weights."""
+
+MOST = {
+    "slide": 2**20,
+    "tile": 2**22,
+    "xy": 2,
+    "augmentation": 2**12,
+    "draw": 2**16,
+    "feature": 2**13,
+    "epoch": 2**20,
+    "byte": MOST_FILE_BYTES,
+    "checkpoint_byte": MOST_FILE_BYTES,
+    "best_byte": MOST_FILE_BYTES,
+}
+"""The longest that a dimension may be."""
+
+MOST_DOCUMENT_BYTES = 2**22
+"""Of a metadata document."""
+
+MOST_CHUNK_BYTES = 2**30
+"""Values of a chunk that is not compressed, and of a slide as far as the chunk reaches along its second axis."""
+
+MOST_CHUNKS = 2**12
+"""Of a slide, or of an array whose chunks hold more than one slide."""
+
+MOST_UNPACKED_BYTES = 2**27
+"""Values of a chunk that is compressed."""
+
+TEXT_BYTES, TEXT_CHUNK_BYTES, TEXT_RATIO = 2**12, 2**20, 2**8
+"""Texts of a chunk: 4 KiB each and 1 MiB together, and 256 times the bytes in storage beyond that."""
+
+MOST_TEXTS = 2**22
+"""Of a chunk."""
+
+KEYS = ({"name": "default"}, {"name": "default", "configuration": {"separator": "/"}})
+TYPES = ("bool", "string", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+         "float16", "float32", "float64")  # fmt: skip
+PACKINGS = ("zstd", "gzip", "blosc")
+HINT = "see what else is damaged: giga validate STORE"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+STEP_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class ChunkBounds:
+    """What a chunk of an array may hold.
+
+    Attributes:
+        values_bytes: Of its numbers; 0 for texts.
+        texts: How many texts it holds; 0 for numbers.
+        packing: ``zstd``, ``gzip``, ``blosc``, or "" where it is not compressed.
+        inner: Checksums that are compressed with the values.
+        outer: Checksums after that.
+    """
+
+    values_bytes: int
+    texts: int
+    packing: str
+    inner: int
+    outer: int
+
+    def unpacked_bytes(self, stored: int) -> int:
+        """The most bytes that a chunk of `stored` bytes may become."""
+        if not self.texts:
+            return self.values_bytes + 4 * self.inner
+        return min(4 + TEXT_BYTES * self.texts, TEXT_CHUNK_BYTES) + TEXT_RATIO * stored + 4 * self.inner
+
+    @property
+    def stored_bytes(self) -> int:
+        """The most bytes that it may have in storage: compression may add a little."""
+        most = self.values_bytes or MOST_UNPACKED_BYTES
+        return most + 4 * (self.inner + self.outer) + (most // 128 + 1024 if self.packing else 0)
+
+
+def excess(path: str, document: Any) -> str:
+    """What a metadata document states that is beyond the format's bounds, "" where nothing is."""
+    if not isinstance(document, dict):
+        return ""
+    if path == "slides":
+        giga = (document.get("attributes") or {}).get("giga") if isinstance(document.get("attributes"), dict) else None
+        n = giga.get("registered") if isinstance(giga, dict) else None
+        return f"it states {n} slides; at most {MOST['slide']}" if isinstance(n, int) and n > MOST["slide"] else ""
+    spec, shape, chunks = spec_of(path), document.get("shape"), _chunk_shape(document)
+    if spec is None or document.get("node_type") != "array" or not _sizes(shape) or not _sizes(chunks):
+        return ""
+    for name, size in zip(spec.dims, shape, strict=False):
+        if size > MOST[name]:
+            return f"dimension {name} has size {size}; at most {MOST[name]}"
+    if len(spec.dims) != len(shape) or len(shape) != len(chunks):
+        return ""
+    return _excess_of_chunks(spec, shape, chunks, packed=any(name in PACKINGS for name in _names(document)))
+
+
+def _excess_of_chunks(spec: ArraySpec, shape: list[int], chunks: list[int], *, packed: bool) -> str:
+    across = [math.ceil(n / max(1, c)) for n, c in zip(shape, chunks, strict=True)]
+    if spec.dims and (number := math.prod(across[1:] if spec.chunk == "slide" else across)) > MOST_CHUNKS:
+        return f"it has {number} chunks{' a slide' if spec.chunk == 'slide' else ''}; at most {MOST_CHUNKS}"
+    if spec.dtype == "string":
+        cells, most = math.prod(chunks), MOST_TEXTS
+        return f"a chunk holds {cells} texts; at most {most}" if cells > most else ""
+    most = MOST_UNPACKED_BYTES if packed else MOST_FILE_BYTES if spec.dtype == "uint8" else MOST_CHUNK_BYTES
+    wide = math.prod(chunks[:2]) * math.prod(map(max, shape[2:], chunks[2:])) if spec.chunk == "slide" else 0
+    size = max(math.prod(chunks), wide) * _width(spec)
+    return f"a chunk holds {size} bytes; at most {most}" if size > most else ""
+
+
+def chunk_bounds(path: str, data: bytes) -> ChunkBounds | None:
+    """What the chunks of an array may hold, by its metadata document; None for a group, and for unknown arrays.
+
+    Raises:
+        Mismatch: The document states sizes beyond the bounds, or an array that is not as the format says.
+    """
+    where = f"{path}/zarr.json".lstrip("/")
+    if len(data) > MOST_DOCUMENT_BYTES:
+        raise Mismatch(f"{where} has more than {MOST_DOCUMENT_BYTES} bytes", HINT)
+    try:
+        document = json.loads(data)
+    except RecursionError:
+        raise Mismatch(f"{where} is nested too deep", HINT) from None
+    except ValueError:
+        return None  # zarr says what is wrong
+    if why := excess(path, document):
+        raise Mismatch(f"{where}: {why}", HINT)
+    spec = spec_of(path)
+    if not isinstance(document, dict) or document.get("node_type") != "array":
+        return None
+    shape, chunks, names = document.get("shape"), _chunk_shape(document), _names(document)
+    spec = spec or _of_another_format(where, document)
+    if not (_sizes(shape) and _sizes(chunks) and len(shape) == len(chunks)):
+        raise Mismatch(f"{where}: shape {str(shape)[:80]}, chunks {str(chunks)[:80]}; expected sizes", HINT)
+    if document.get("chunk_key_encoding") not in KEYS:
+        raise Mismatch(f"{where}: keys of chunks are not c/i/j/...", "write the array again with those")
+    if document.get("data_type") != spec.dtype:
+        raise Mismatch(f"{where}: data type {str(document.get('data_type'))[:80]}; expected {spec.dtype}", HINT)
+    if why := _excess_of_chunks(spec, shape, chunks, packed=any(name in PACKINGS for name in names)):
+        raise Mismatch(f"{where}: {why}", HINT)
+    return _bounds(where, spec, math.prod(chunks), names)
+
+
+def _of_another_format(where: str, document: dict[str, Any]) -> ArraySpec:
+    """What is known of an array of another tool's store: the type of its values."""
+    name = document.get("data_type")
+    if name not in TYPES:
+        raise Mismatch(f"{where}: values of type {str(name)[:80]} are not read", "write numbers or texts")
+    return ArraySpec(where, (), name, None, "all")
+
+
+def _bounds(where: str, spec: ArraySpec, cells: int, names: list[str]) -> ChunkBounds:
+    """Of a chunk of so many values, by the names of its codecs."""
+    text = spec.dtype == "string"
+    serial = "vlen-utf8" if text else "bytes"
+    after = names[names.index(serial) + 1 :] if serial in names else []
+    before = names[: len(names) - len(after) - 1]
+    packings = [name for name in after if name in PACKINGS]
+    unknown = {*before} - {"transpose"} or {*after} - {*PACKINGS, "crc32c"}
+    if serial not in names or unknown or len(packings) > 1:
+        raise Mismatch(
+            f"{where}: codecs {', '.join(names)[:80]}; giga reads {serial}, then {', '.join(PACKINGS)} or nothing, "
+            "and crc32c",
+            "write the array again with those",
+        )
+    packing = packings[0] if packings else ""
+    inner = after[: after.index(packing)].count("crc32c") if packing else 0
+    texts = cells if text else 0
+    return ChunkBounds(0 if text else cells * _width(spec), texts, packing, inner, after.count("crc32c") - inner)
+
+
+def check_chunk(where: str, data: memoryview, bounds: ChunkBounds) -> None:
+    """Hold a chunk against what its array says, before it is decoded.
+
+    Raises:
+        Mismatch: It is longer, or becomes more, or says that it holds more texts.
+    """
+    if len(data) > bounds.stored_bytes:
+        raise Mismatch(f"{where} has {len(data)} bytes; expected at most {bounds.stored_bytes}", HINT)
+    body, most = data[: max(0, len(data) - 4 * bounds.outer)], bounds.unpacked_bytes(len(data))
+    size = _UNPACKED[bounds.packing](body, most)
+    if size is None:
+        raise Mismatch(f"{where} does not state how large it is", HINT)
+    if size > most:
+        raise Mismatch(f"{where} holds {size} bytes or more; expected at most {most}", HINT)
+    if bounds.texts:
+        content = _unpacked_texts(where, body, bounds.packing)
+        texts = int.from_bytes(content[:4], "little")
+        if texts != bounds.texts:
+            raise Mismatch(f"{where} holds {texts} texts; expected {bounds.texts}", HINT)
+
+
+def _unpacked_texts(where: str, body: memoryview, packing: str) -> bytes:
+    if packing not in ("", "zstd"):
+        raise Mismatch(
+            f"{where} is compressed with {packing}; texts are read plain or with zstd", "write it again with zstd"
+        )
+    try:
+        return bytes(Zstd().decode(body)) if packing else bytes(body[:4])
+    except (RuntimeError, ValueError) as error:
+        raise Mismatch(f"{where} cannot be read: {error}", HINT) from error
+
+
+def zstd_bytes(data: memoryview, most: int) -> int | None:
+    """What a frame of zstd (RFC 8878) becomes, as its header states; None where it does not."""
+    if bytes(data[:4]) != ZSTD_MAGIC or len(data) < 6:
+        return 0  # no frame: decoding says so
+    flags = data[4]
+    single, width = flags >> 5 & 1, (0, 2, 4, 8)[flags >> 6]
+    if not width and not single:
+        return None
+    start = 5 + (0 if single else 1) + (0, 1, 2, 4)[flags & 3]
+    stated = bytes(data[start : start + max(1, width)])
+    return int.from_bytes(stated, "little") + (256 if width == 2 else 0)
+
+
+def _gzip_bytes(data: memoryview, most: int) -> int:
+    """What gzip becomes, unpacked step by step and thrown away; no further than one step beyond `most`."""
+    total, rest = 0, bytes(data)
+    try:
+        while rest and total <= most:
+            member = zlib.decompressobj(wbits=31)
+            while rest and not member.eof and total <= most:
+                total += len(member.decompress(rest, STEP_BYTES))
+                rest = member.unconsumed_tail
+            rest = member.unused_data
+    except zlib.error:
+        return 0  # decoding says so
+    return total
+
+
+def _blosc_bytes(data: memoryview, most: int) -> int:
+    return int.from_bytes(data[4:8], "little")
+
+
+_UNPACKED = {"": lambda data, most: len(data), "zstd": zstd_bytes, "gzip": _gzip_bytes, "blosc": _blosc_bytes}
+
+
+def _width(spec: ArraySpec) -> int:
+    """Bytes of a number; 0 of a text."""
+    return 0 if spec.dtype == "string" else np.dtype(spec.dtype).itemsize
+
+
+def _chunk_shape(document: dict[str, Any]) -> Any:
+    grid = document.get("chunk_grid")
+    settings = grid.get("configuration") if isinstance(grid, dict) and grid.get("name") == "regular" else None
+    return settings.get("chunk_shape") if isinstance(settings, dict) else None
+
+
+def _sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(isinstance(n, int) and n >= 0 for n in value)
+
+
+def _names(document: dict[str, Any]) -> list[str]:
+    codecs = document.get("codecs")
+    return [str(c.get("name") if isinstance(c, dict) else c) for c in codecs] if isinstance(codecs, list) else []
