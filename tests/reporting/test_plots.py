@@ -32,7 +32,7 @@ def test_a_training_curve_has_its_chance_level(store, axes):
     np.testing.assert_array_equal(loss.get_ydata(), model.history("loss"))
     np.testing.assert_array_equal(chance.get_ydata(), model.history("chance"))
     assert loss.get_xdata()[0] == 1
-    with pytest.raises(NotFound, match="history/loss"):
+    with pytest.raises(NotFound, match="has no history"):
         plots.training_curve(store.encoder("random-resnet18"), axes)
 
 
