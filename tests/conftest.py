@@ -18,9 +18,13 @@ os.environ.pop("GIGA_STORE", None)
 import hypothesis  # noqa: E402 - after the environment is set
 import pytest  # noqa: E402
 
+from tests import warm  # noqa: E402
+
 # No deadlines: a busy machine is no failure. No random seed: a failure must be repeatable anywhere.
 hypothesis.settings.register_profile("giga", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("giga")
+
+warm.keep_freed_memory()
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
