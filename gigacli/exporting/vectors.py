@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+FORMULA = ("=", "+", "-", "@")  # first characters of what spreadsheet programs compute
+
+
 def to_npy(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:
     """The layout of the authors' published embeddings: embeddings.npy (n, width) float32 and ids.npy (n,) text."""
     with export_folder(to, note_of(group)) as folder:
@@ -30,10 +33,13 @@ def to_npy(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> Non
         np.save(folder / "ids.npy", ids, allow_pickle=False)
 
 
-def to_csv(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:
+def to_csv(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> str:
     """One row per slide: slide_id, patient_id, v0, v1, ...; values with the fewest digits that read back as float32."""
     with export_file(to) as path:
         _table(group, rows).to_csv(path, index=False, lineterminator="\n")
+    names = [name for slide in slides_of(group, rows) for name in (slide.id, slide.patient)]
+    n = sum(name.startswith(FORMULA) for name in names)
+    return f"{n} ids or patients begin with one of {' '.join(FORMULA)}: a spreadsheet would compute them" if n else ""
 
 
 def to_parquet(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:

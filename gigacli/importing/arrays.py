@@ -11,7 +11,7 @@ import math
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,8 @@ STAND_INS: dict[tuple[str, str], Any] = {
 
 class _TextOnly(pickle._Unpickler):  # the one in C makes room for as much as a pickle asks for before it reads
     """Rebuilds arrays of text; refuses whatever else a pickle asks for."""
+
+    dispatch: ClassVar = {op: load for op, load in pickle._Unpickler.dispatch.items() if op != pickle.BYTEARRAY8[0]}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in STAND_INS:

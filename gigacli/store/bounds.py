@@ -59,7 +59,8 @@ TYPES = ("bool", "string", *(f"{kind}{bits}" for kind in ("int", "uint") for bit
          "float16", "float32", "float64")  # fmt: skip
 PACKINGS = ("zstd", "gzip", "blosc")
 HINT = "see what else is damaged: giga validate STORE"
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+ZSTD_MAGIC, ZSTD_SKIPPED = 0xFD2FB528, 0x184D2A50  # first bytes of a frame; of one without content, but for 4 bits
+ZSTD_REPEATED = 1  # kind of a block that is one byte, many times
 STEP_BYTES = 2**20
 
 
@@ -198,7 +199,7 @@ def check_chunk(where: str, data: memoryview, bounds: ChunkBounds) -> None:
     body, most = data[: max(0, len(data) - 4 * bounds.outer)], bounds.unpacked_bytes(len(data))
     size = _UNPACKED[bounds.packing](body, most)
     if size is None:
-        raise Mismatch(f"{where} does not state how large it is", HINT)
+        raise Mismatch(f"{where} does not state how large it is, or is damaged", HINT)
     if size > most:
         raise Mismatch(f"{where} holds {size} bytes or more; expected at most {most}", HINT)
     if bounds.texts:
@@ -220,16 +221,31 @@ def _unpacked_texts(where: str, body: memoryview, packing: str) -> bytes:
 
 
 def zstd_bytes(data: memoryview, most: int) -> int | None:
-    """What a frame of zstd (RFC 8878) becomes, as its header states; None where it does not."""
-    if bytes(data[:4]) != ZSTD_MAGIC or len(data) < 6:
-        return 0  # no frame: decoding says so
-    flags = data[4]
-    single, width = flags >> 5 & 1, (0, 2, 4, 8)[flags >> 6]
-    if not width and not single:
-        return None
-    start = 5 + (0 if single else 1) + (0, 1, 2, 4)[flags & 3]
-    stated = bytes(data[start : start + max(1, width)])
-    return int.from_bytes(stated, "little") + (256 if width == 2 else 0)
+    """What frames of zstd (RFC 8878) become together, as they state; None where one does not, or is damaged."""
+    total, at = 0, 0
+    while at < len(data):
+        magic = int.from_bytes(data[at : at + 4], "little")
+        if magic & ~0xF == ZSTD_SKIPPED:
+            at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+            continue
+        if magic != ZSTD_MAGIC or at + 5 > len(data):
+            return None
+        flags = data[at + 4]
+        single, checksum, width = flags >> 5 & 1, flags >> 2 & 1, (0, 2, 4, 8)[flags >> 6]
+        if not width and not single:
+            return None
+        at += 5 + (1 - single) + (0, 1, 2, 4)[flags & 3]
+        width = max(1, width)
+        total += int.from_bytes(data[at : at + width], "little") + (256 if width == 2 else 0)
+        at, last = at + width, 0
+        while not last:  # blocks, each with a header of three bytes
+            if at + 3 > len(data):
+                return None
+            block = int.from_bytes(data[at : at + 3], "little")
+            last, kind = block & 1, block >> 1 & 3
+            at += 3 + (1 if kind == ZSTD_REPEATED else block >> 3)
+        at += 4 * checksum
+    return total if at == len(data) else None
 
 
 def _gzip_bytes(data: memoryview, most: int) -> int:

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import json
 import os
 import signal
 import weakref
@@ -132,3 +133,13 @@ def test_a_command_that_is_run_by_a_quiet_one_is_quiet(screen):
     with ConsoleProgress() as progress:
         progress.say("no longer")
     assert written.getvalue().splitlines() == ["a result", "no longer"]
+
+
+def test_json_escapes_what_is_not_printable(capsys):
+    name = 'a"\u009b\u202e\U000e0001\n\ud800ö'
+    console.show_json({"slide": name})
+    said = capsys.readouterr().out
+    assert said.rstrip("\n").isprintable()
+    assert said.isprintable() is False  # the line's end
+    assert "ö" in said
+    assert json.loads(said) == {"slide": name}

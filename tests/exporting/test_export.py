@@ -21,6 +21,7 @@ import zarr
 import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound, SlideError
 from gigacli.exporting import tiles
+from gigacli.exporting import vectors as vectors_module
 from gigacli.exporting.export import FILES, FORMATS, KINDS, WRITERS, formats_of
 from gigacli.exporting.origin import note_of
 from gigacli.exporting.output import export_folder
@@ -70,6 +71,14 @@ def test_tables_read_back_exactly(store, vectors, tmp_path, name):
     assert table["slide_id"].tolist() == store.slides.ids
     assert table["patient_id"].tolist() == [row.patient for row in store.slides.rows]
     np.testing.assert_array_equal(table.filter(regex="^v").to_numpy(np.float32), vectors)
+
+
+def test_ids_that_a_spreadsheet_would_compute_are_counted(store, tmp_path, monkeypatch):
+    assert giga.export(store, "embeddings/giga", to=tmp_path / "v.csv").warning == ""
+    monkeypatch.setattr(vectors_module, "FORMULA", (store.slides.ids[0],))
+    summary = giga.export(store, "embeddings/giga", to=tmp_path / "w.csv")
+    assert summary.warning.startswith("1 ids or patients begin with one of")
+    assert (tmp_path / "w.csv").read_bytes() == (tmp_path / "v.csv").read_bytes()
 
 
 def test_anndata_opens_h5ad(store, vectors, tmp_path):

@@ -214,7 +214,8 @@ def roomy_bombs(store, rng):
             chunks[0] = 1
 
     store.change(node, change)
-    store.chunk(node).write_bytes(checked(zstd_frame(size)))
+    more = rng.choice((b"", zstd_frame(3 * 2**30), zstd_frame(3 * 2**30, stated=False)))
+    store.chunk(node).write_bytes(checked((zstd_frame(16) if more else zstd_frame(size)) + more))
 
 
 def other_codecs(store, rng):
