@@ -3,7 +3,6 @@
 import atexit
 import functools
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -59,7 +58,6 @@ def warm_server():
         server.stdin.close()
         server.wait()
         server.stdout.close()
-        shutil.rmtree(folder)
 
     atexit.register(end)
     assert server.stdout.readline() == b"ready\n"

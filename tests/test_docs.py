@@ -28,19 +28,18 @@ from tests.helpers import run_giga, warm_server
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 PAGES = ("README.md", "docs/commands.md")
-SMALL = {"MPP": "1.0", "TILE_PX": "64", "TILE_EPOCHS": "1", "AUGMENTATIONS": "2", "DRAWS": "4", "EPOCHS": "2"}
+SMALL = {"MPP": "2.0", "TILE_PX": "32", "TILE_EPOCHS": "1", "AUGMENTATIONS": "2", "DRAWS": "4", "EPOCHS": "2"}
 
 LEAST = {
     "tile": {"--tile-px": "64"},
     "pretrain-tiles": {"--epochs": "1", "--max-tiles": "64", "--batch-size": "16", "--queue": "64"},
     "bank": {"--augmentations": "2", "--draws": "4"},
     "train": {"--epochs": "2"},
-    "doctor": {"--no-self-test": None},
     "tile-map": {"--views": "10"},
 }
 HERE = {"SLIDE": "lab1_patient01_a", "tumour": "solid"}
 """What stands for something of the reader's, and what it is here."""
-ELSEWHERE = {"demo": "tests/test_wheel.py"}
+ELSEWHERE = {"demo": "tests/test_wheel.py", "doctor": "tests/doctor/test_checks.py"}
 """Commands that are run, whole, by another test."""
 
 

@@ -68,11 +68,17 @@ def bucket():
     server.stop()
 
 
+def keys(client, prefix):
+    """Keys below a prefix, without it."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket="cohorts", Prefix=f"{prefix}/")
+    return [item["Key"].removeprefix(f"{prefix}/") for page in pages for item in page.get("Contents", [])]
+
+
 def objects(client, prefix):
     """{key below the prefix: bytes} of everything in the bucket."""
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket="cohorts", Prefix=f"{prefix}/")
-    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-    return {key.removeprefix(f"{prefix}/"): client.get_object(Bucket="cohorts", Key=key)["Body"].read() for key in keys}
+    return {
+        key: client.get_object(Bucket="cohorts", Key=f"{prefix}/{key}")["Body"].read() for key in keys(client, prefix)
+    }
 
 
 def written(found, *groups):
@@ -146,7 +152,7 @@ def test_killed_and_run_again(bucket, cohort, chain, chunks):
         stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 100
-    while not any("tiles/count/c/" in key for key in objects(bucket, prefix)) and time.monotonic() < deadline:
+    while not any("tiles/count/c/" in key for key in keys(bucket, prefix)) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()

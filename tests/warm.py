@@ -95,10 +95,12 @@ def keep_freed_memory():
 
 
 def serve(address):
-    """Answer requests until standard input ends: a child for each, which waits for the command's process."""
+    """Answer requests until standard input ends, with a child for each; then remove the folder of the address."""
     import gc
+    import shutil
     import warnings
     from importlib import import_module
+    from pathlib import Path
 
     keep_freed_memory()
     for name in HEAVY:
@@ -120,6 +122,7 @@ def serve(address):
                 _attend(connection)
             connection.close()
         else:
+            shutil.rmtree(Path(address).parent)
             return
 
 

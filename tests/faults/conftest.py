@@ -135,11 +135,12 @@ class Scene:
         return {
             "tile": ("tile", store, self.cohort.slides, "--mpp", "1.0", "--tile-px", "64", "--workers", "1"),
             "import": ("import", store, self.features, "--workers", "1"),
-            "pretrain-tiles": ("pretrain-tiles", store, "--epochs", "3", "--max-tiles", "48", "--batch-size", "16",
+            "pretrain-tiles": ("pretrain-tiles", store, "--epochs", "2", "--max-tiles", "32", "--batch-size", "16",
                                "--queue", "32", "--precision", "fp32", "--workers", "1"),
             "bank": ("bank", store, "--encoder", "random-resnet18", "--augmentations", "3", "--draws", "8",
                      "--precision", "fp32", "--workers", "1"),
-            "train": ("train", store, "--epochs", "5", "--batch-size", "4", "--precision", "fp32"),
+            "train": ("train", store, "--epochs", "5", "--batch-size", "4", "--precision", "fp32",
+                      "--aggregator", "mlp"),
             "embed": ("embed", store, "--views", "5"),
             "probe": ("probe", store, "--labels", self.cohort.labels_csv, "--out", store.parent / "out"),
         }[self.verb]  # fmt: skip

@@ -48,12 +48,19 @@ def replace(path):
     shutil.copy(others[0], path)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(cohort, tmp_path_factory):
+    """A store of the same slides to which nothing happens."""
+    path = tmp_path_factory.mktemp("undisturbed") / "a.zarr"
+    giga.tile(path, cohort.slides, **TILE)
+    giga.bank(path, **BANK)
+    return path
+
+
 @pytest.mark.parametrize("happens", [vanish, cut, replace])
-def test_in_the_middle_of_a_bank(happens, slides, tmp_path, chunks):
-    undisturbed, store = tmp_path / "a.zarr", tmp_path / "b.zarr"
-    for path in (undisturbed, store):
-        giga.tile(path, slides, **TILE)
-    giga.bank(undisturbed, **BANK)
+def test_in_the_middle_of_a_bank(happens, slides, undisturbed, tmp_path, chunks):
+    store = tmp_path / "b.zarr"
+    giga.tile(store, slides, **TILE)
     last = sorted(slides.glob("*.tif"))[-1]
     summary = giga.bank(store, **BANK, progress=after(2, lambda: happens(last)))
     assert (summary.done, list(summary.failures)) == (7, [last.stem])
@@ -66,9 +73,8 @@ def test_in_the_middle_of_a_bank(happens, slides, tmp_path, chunks):
 
 
 @pytest.mark.parametrize("happens", [vanish, cut])
-def test_in_the_middle_of_tiling(happens, slides, tmp_path, chunks):
-    undisturbed, store = tmp_path / "a.zarr", tmp_path / "b.zarr"
-    giga.tile(undisturbed, slides, **TILE)
+def test_in_the_middle_of_tiling(happens, slides, undisturbed, tmp_path, chunks):
+    store = tmp_path / "b.zarr"
     last = sorted(slides.glob("*.tif"))[-1]
     summary = giga.tile(store, slides, **TILE, progress=after(2, lambda: happens(last)))
     assert (summary.done, list(summary.failures)) == (7, [last.stem])

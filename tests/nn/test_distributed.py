@@ -27,7 +27,7 @@ STEPS = """
     from gigacli.progress import SILENT
 
     torch.set_num_threads(1)
-    SLIDES, WIDTH, BATCH, EPOCHS = 18, 6, 9, 10  # 20 steps; nine slides do not split evenly
+    SLIDES, WIDTH, BATCH, EPOCHS = 18, 6, 9, 6  # 12 steps; nine slides do not split evenly
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((SLIDES, 1, 1, 3, 8, WIDTH)) + 2 * rng.standard_normal((SLIDES, 1, 1, 1, 1, WIDTH))
     tile = rng.integers(0, 20, (SLIDES, 3, 8))
@@ -47,7 +47,7 @@ STEPS = """
 
         history = loop.run(loop.Training(
             module=method, optimizer=torch.optim.Adam(method.parameters(), lr=1e-3),
-            schedule=loop.Schedule(1e-3, 3, 20), epochs=EPOCHS, batches=sampler, step=step,
+            schedule=loop.Schedule(1e-3, 3, 12), epochs=EPOCHS, batches=sampler, step=step,
             save=lambda *_: None, processes=processes), SILENT, checkpoint=None)
         history = {k: torch.tensor(v, dtype=torch.float64) for k, v in history.items()}
         save_file({**method.state_dict(), **history}, f"{sys.argv[1]}/{processes.count}.{processes.rank}")
@@ -104,7 +104,7 @@ def steps_of(script, folder):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """20 steps of Giga-SSL."""
+    """12 steps of Giga-SSL."""
     return steps_of(STEPS, tmp_path_factory.mktemp("steps"))
 
 

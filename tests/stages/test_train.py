@@ -19,6 +19,8 @@ from tests.helpers import Recorder, launch
 
 SPEC = Path(__file__).parents[2] / "spec"
 OPTIONS = {"epochs": 3, "batch_size": 4}
+SMALL = {"aggregator": "mlp"}
+"""A network of two layers, where it is not the network that counts."""
 
 
 def weights(path, model="giga"):
@@ -163,10 +165,10 @@ def test_the_papers_settings_are_a_preset_and_what_is_given_wins(store_at):
     config = TrainConfig.of({"preset": "paper", "lr": 0.01})
     assert (config.temperature, config.epochs, config.tiles, config.lr) == (0.05, 1000, 5, 0.01)
     path = store_at("bank")
-    giga.train(path, epochs=1)
+    giga.train(path, epochs=1, **SMALL)
     with pytest.raises(Mismatch, match=r"temperature: 0.2 here, 0.05 asked for"):
-        giga.train(path, preset="paper")
-    assert giga.train(path, epochs=1, preset="paper", redo=True).done == 1
+        giga.train(path, preset="paper", **SMALL)
+    assert giga.train(path, epochs=1, preset="paper", **SMALL, redo=True).done == 1
     assert giga.open(path).model("giga").config["temperature"] == 0.05
 
 
@@ -176,13 +178,13 @@ def test_slides_can_be_excluded(store_at, tmp_path, column):
     rows = giga.open(path).slides.rows
     left_out = {rows[2].id} if column == "slide_id" else {r.id for r in rows if r.patient == rows[2].patient}
     table.write_text(f"{column},split\n{rows[2].id + '.svs' if column == 'slide_id' else rows[2].patient},test\n")
-    summary = giga.train(path, epochs=1, exclude=table)
+    summary = giga.train(path, epochs=1, **SMALL, exclude=table)
     assert (summary.slides, summary.excluded) == (8 - len(left_out), len(left_out))
     seen = giga.open(path).model("giga").seen()
     assert {r.id for r, s in zip(rows, seen, strict=True) if not s} == left_out
-    assert giga.train(path, epochs=1, exclude=str(table)).skipped == 1
+    assert giga.train(path, epochs=1, **SMALL, exclude=str(table)).skipped == 1
     with pytest.raises(Mismatch, match="excluded"):
-        giga.train(path, epochs=1)
+        giga.train(path, epochs=1, **SMALL)
 
 
 def test_a_table_that_excludes_nothing_is_a_mistake(store_at, tmp_path, chunks):
@@ -291,7 +293,7 @@ def test_every_epoch_goes_to_tensorboard(store_at, tmp_path, monkeypatch):
             written.append("closed")
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
-    giga.train(store_at("bank"), epochs=2, log_dir=tmp_path / "runs")
+    giga.train(store_at("bank"), epochs=2, **SMALL, log_dir=tmp_path / "runs")
     assert written[0] == str(tmp_path / "runs")
     assert written[-1] == "closed"
     assert {("loss", 1), ("loss", 2), ("rank", 2), ("waiting", 1)} <= set(written[1:-1])
