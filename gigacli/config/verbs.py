@@ -32,7 +32,7 @@ BATCHES: Limits = (3, 65536)
 """In batches of two, an odd number of slides leaves one by itself."""
 
 COUNTS: Limits = (1, 1_000_000_000)
-RATES: Limits = (1e-9, 1000)
+RATES: Limits = (1e-12, 1000)
 TEMPERATURES: Limits = (0.001, 100)
 """Similarities of 1 are divided by it: less than a thousandth leaves numbers that exp cannot hold."""
 

@@ -145,8 +145,8 @@ def tile_mutant(path, store, sizes):
     if summary.failed:
         return f"failed {next(iter(summary.failures.values()))}"
     opened = Store.open(store)
-    count = int(opened.array("tiles/count")[0])
-    coords = opened.array("tiles/coords")[0, :count]
+    count = int(opened.root["tiles/count"][0])
+    coords = opened.root["tiles/coords"][0, :count]
     row = opened.slides[0]
     side = 256 * 1.0 / row.mpp
     if count and (coords.min() < 0 or (coords + side > np.array(row.size_px) + 1e-6).any()):
