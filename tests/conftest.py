@@ -36,14 +36,19 @@ LANES = {
     "s3": ("test_remote.py",),
     "slow": (
         "cli/test_command.py",
+        "demo/",
+        "importing/test_import.py",
+        "nn/test_loop.py",
         "nn/test_distributed.py",
         "nn/test_timm_encoder.py",
+        "stages/test_bank.py",
         "stages/test_bank_encoders.py",
         "stages/test_pretrain_tiles.py",
         "stages/test_train.py",
         "stages/test_weights_files.py",
         "reporting/test_report.py",
         "reporting/test_tile_map.py",
+        "wsi/test_reader.py",
     ),
 }
 """Tests that ``make fast`` leaves out, by the marker they get: files and folders below this one."""
