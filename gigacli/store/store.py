@@ -289,12 +289,15 @@ class Store:
             del self.root[path]
         self.ensure_array(path, (len(data),))[:] = np.frombuffer(data, dtype=np.uint8)
 
+    def has_bytes(self, path: str) -> bool:
+        """Whether the bytes of a file are there, and not its array alone: a kill may come between the two."""
+        return sync((self.root[path].store_path / "c/0").exists())
+
     def read_bytes(self, path: str) -> bytes:
         """A file stored by :meth:`write_bytes`; empty where a kill came between its array and its bytes."""
-        array = self.root[path]
-        if not sync((array.store_path / "c/0").exists()):
+        if not self.has_bytes(path):
             return b""
-        data = array[:]
+        data = self.root[path][:]
         return bytes(data.tobytes()) if data.any() else b""
 
     def fail(self, stage: str, reasons: dict[int, str]) -> None:

@@ -302,6 +302,8 @@ class _Check:
         """Check that small arrays which no rule looks into can be read."""
         for path in sorted(self.sound - self._arrays.keys()):
             spec = spec_of(path)
+            if spec is not None and spec.dtype == "uint8" and not self.store.has_bytes(path):
+                continue  # a kill came between the array and its bytes: an unfinished store is valid
             if spec is not None and len(spec.dims) < 2:
                 self.read(path, COLUMN if spec.dims == ("slide",) else Ellipsis)
 

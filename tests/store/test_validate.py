@@ -121,6 +121,14 @@ def test_an_unfinished_store_is_valid(tmp_path, maker):
     assert validate(store).problems == []
 
 
+def test_a_checkpoint_killed_before_its_bytes_is_no_problem(tiny):
+    store = Store.open(tiny, write=True)
+    del store.root["encoders/moco/checkpoint"]
+    store.ensure_array("encoders/moco/checkpoint", (2**30,))
+    assert not store.has_bytes("encoders/moco/checkpoint")
+    assert validate(tiny).problems == []
+
+
 @pytest.mark.parametrize("name", ["none.zarr", "empty.zarr"])
 def test_what_is_no_store_raises(tmp_path, name):
     (tmp_path / "empty.zarr").mkdir()
