@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+unexport PYTHONDONTWRITEBYTECODE  # tests start many processes, and each would compile what it imports
 
 .PHONY: demo fast test lint format docs clean
 

@@ -5,6 +5,7 @@ command takes are set to the least. Examples that are scripts run as they are, s
 """
 
 import ast
+import functools
 import os
 import re
 import shlex
@@ -106,6 +107,7 @@ def desk(tmp_path, cohort, chain, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.scripts
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run_in_their_order(page, desk, capsys):
     lines = command_lines(page)
@@ -120,6 +122,7 @@ def test_every_page_is_run():
     assert {str(page.relative_to(ROOT)) for page in pages if command_lines(page)} == set(PAGES)
 
 
+@pytest.mark.scripts
 def test_the_python_of_the_readme_runs(desk, monkeypatch):
     (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     options = {
@@ -151,6 +154,7 @@ def test_links_lead_somewhere():
 # ---------------------------------------------------------------------- scripts
 
 
+@pytest.mark.scripts
 def test_the_batch_script_runs(tmp_path, cohort):
     variables = environment(**SMALL, SLIDES=str(cohort.slides), LABELS=str(cohort.labels_csv))
     table = run(["bash", str(EXAMPLES / "batch.sh")], cwd=tmp_path, env=variables)
@@ -168,6 +172,7 @@ wc -l <jobs.log
 """
 
 
+@pytest.mark.scripts
 def test_the_slurm_script_submits_a_chain_of_jobs(tmp_path, cohort):
     stub = tmp_path / "bin" / "sbatch"
     stub.parent.mkdir()
@@ -183,6 +188,8 @@ def test_the_slurm_script_submits_a_chain_of_jobs(tmp_path, cohort):
     assert ["--array=1-2" in job for job in jobs] == [True, False, True, False, False, False]
 
 
+@pytest.mark.scripts
+@pytest.mark.dask
 def test_the_dask_script_makes_a_bank(tmp_path, cohort):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -192,12 +199,14 @@ def test_the_dask_script_makes_a_bank(tmp_path, cohort):
     assert "next: giga train cohort.zarr" in said
 
 
+@pytest.mark.scripts
 def test_the_torchrun_script_trains_in_two_processes(store_at):
     folder = store_at("bank").parent
     said = run(["bash", str(EXAMPLES / "torchrun.sh")], cwd=folder, env=environment(**SMALL))
     assert "mean-random-resnet18" in said
 
 
+@pytest.mark.scripts
 def test_the_notebook_script_runs(tmp_path, cohort):
     script = [warm_server() / "warm-python", str(EXAMPLES / "notebook.py")]
     text = run([*script, str(cohort.slides), str(cohort.labels_csv), str(tmp_path / "c.zarr")])
@@ -205,6 +214,7 @@ def test_the_notebook_script_runs(tmp_path, cohort):
     assert "<giga store" in text
 
 
+@pytest.mark.scripts
 def test_the_script_for_features_runs(tmp_path):
     rng, folder = np.random.default_rng(0), tmp_path / "features_uni_v1"
     folder.mkdir()
@@ -230,10 +240,15 @@ def example_lines():
             yield pytest.param(line, id=line[:60])
 
 
+@functools.cache
+def help_of(command):
+    return run_giga(command, "--help", check=True).stdout
+
+
 @pytest.mark.parametrize("line", list(example_lines()))
 def test_every_flag_in_the_examples_exists(line):
     words = shlex.split(line, comments=True)
-    text = run_giga(words[1], "--help", check=True).stdout
+    text = help_of(words[1])
     for word in words[2:]:
         if word.startswith("-"):
             assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text), f"{word} is no flag of giga {words[1]}"

@@ -34,6 +34,7 @@ def test_labels_and_labs_are_balanced_against_each_other():
         simulated.plan(20)
 
 
+@pytest.mark.slow
 def test_a_simulated_store_trains(tmp_path):
     path, labels, drawn = simulated.write(tmp_path, seed=1, strength=simulated.WEAK, patients=16)
     store = giga.open(path)

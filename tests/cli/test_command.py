@@ -141,6 +141,7 @@ def test_what_was_left_out_follows_the_store_and_what_was_written_does_not(store
     assert "tile_px: 64 here, 256 asked for" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_two_lines_of_the_readme(store_at, cohort):
     path = store_at("train")
     (path.parent / "labels.csv").write_bytes(cohort.labels_csv.read_bytes())
@@ -266,6 +267,7 @@ def test_debug_shows_the_traceback(tmp_path):
     assert result.returncode != 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_interrupted_keeps_what_is_finished_and_says_130(store_at, chunks, chain):
     path = store_at("tile")

@@ -41,6 +41,7 @@ def round_of(monkeypatch):
 
         monkeypatch.setattr(module, "IsolatedCall", Trial)
         monkeypatch.setattr(machine, "nvidia_gpus", lambda: gpus)
+        monkeypatch.setattr(machine, "REPLACEMENTS", 2)
         if builds:
             packages = [type("Distribution", (), {"name": name})() for name in builds]
             monkeypatch.setattr(module.metadata, "distributions", lambda: packages)

@@ -124,6 +124,7 @@ def test_too_many_tiles_or_values_of_a_tile(tmp_path):
         giga.import_features(tmp_path / "c.zarr", path)
 
 
+@pytest.mark.slow
 def test_weights_hold_what_they_state(tmp_path):
     path, name = tmp_path / "w.pth", "sparse_pooling.0.0.conv1.weight"
     for tensor in (torch.zeros(1).expand(9, 1, 40000, 40000), torch.zeros(9, 1, 0, 10**6)):

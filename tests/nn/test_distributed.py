@@ -114,6 +114,7 @@ def trained_moco(tmp_path_factory):
     return steps_of(MOCO_STEPS, tmp_path_factory.mktemp("moco"))
 
 
+@pytest.mark.slow
 def test_two_processes_of_moco_equal_one_with_the_same_batches(trained_moco):
     """Queries' batch norm over both processes, keys shuffled between them, one queue."""
     one, both = trained_moco
@@ -126,6 +127,7 @@ def test_two_processes_of_moco_equal_one_with_the_same_batches(trained_moco):
     assert (one["owners"] >= 0).all()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_same_batches(trained):
     one, both = trained
     assert one["encoder.blocks.0.conv1"].dtype == torch.float64
@@ -137,6 +139,7 @@ def test_two_processes_equal_one_with_the_same_batches(trained):
     assert one["loss"][-1] < one["loss"][0]  # it did learn
 
 
+@pytest.mark.slow
 def test_both_processes_hold_the_same_weights(trained):
     first, second = trained[1]
     for name in first.keys() - {"per_second", "waiting"}:

@@ -162,6 +162,7 @@ def test_the_loss_pairs_view_i_with_view_n_plus_i():
         assert method(views).loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_learns_to_tell_slides_apart():
     """Eight slides of one kind of tissue each: two views of one slide look alike, of two slides they do not."""
     n, t = 8, 5

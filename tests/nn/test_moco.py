@@ -193,6 +193,7 @@ def test_autocast_to_bf16_is_close_and_keeps_keys_in_fp32():
     loss.backward()
 
 
+@pytest.mark.slow
 def test_learns_to_tell_images_apart():
     moco, n = moco_of(queue=32), 16
     generator = torch.Generator().manual_seed(0)

@@ -206,6 +206,7 @@ def test_spconv_equals_torch_and_refuses_what_it_cannot(build):
         convolve_spconv(sites.features.bfloat16(), weight, kernel_map)
 
 
+@pytest.mark.slow
 def test_spconv_is_right_whatever_the_number_of_threads():
     """By itself it is not: with two threads on two cores two of three of these convolutions come out wrong."""
     before = torch.get_num_threads()

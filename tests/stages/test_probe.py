@@ -289,6 +289,7 @@ def test_patients_are_judged_by_one_vector_each(store, tmp_path):
     assert not any("leak" in warning for warning in result.warnings)
 
 
+@pytest.mark.slow
 def test_predictions_lead_back_to_the_scores(store, labels, tmp_path):
     out = tmp_path / "out"
     result = giga.probe(store, labels, out=out, fraction=(0.25, 1.0), folds=4)
@@ -331,6 +332,7 @@ def test_more_labels_than_there_are_is_said(store, labels):
     assert any("5000 training labels" in warning for warning in result.warnings)
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_table(store, labels, tmp_path):
     command = ["probe", store.url, "--labels", labels, "--folds", "2"]
     shown = run_giga(*command, check=True)

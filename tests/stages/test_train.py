@@ -40,6 +40,7 @@ def test_a_model_with_its_history_and_the_slides_it_saw(chain):
     assert model.recipe.inputs == {"bank": store.bank("random-resnet18").fingerprint}
 
 
+@pytest.mark.slow
 def test_starts_from_layer4_of_the_tile_encoder(store_at):
     path = store_at("bank")
     summary = giga.train(path, epochs=1, lr=1e-12)
@@ -60,6 +61,7 @@ def test_one_seed_one_model(chain, store_at):
     assert weights(path, "other") != weights(path)
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_equals_uninterrupted(chain, store_at, monkeypatch):
     path = store_at("bank")
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
@@ -81,6 +83,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(chain, store_at, monkeypat
     assert ours.tobytes() == theirs.tobytes()
 
 
+@pytest.mark.slow
 def test_learns_to_tell_slides_apart(store_at):
     path = store_at("bank")
     giga.train(path, epochs=120, batch_size=8, seed=3)
@@ -88,6 +91,7 @@ def test_learns_to_tell_slides_apart(store_at):
     assert loss[-20:].mean() < loss[:20].mean() - 0.2
 
 
+@pytest.mark.slow
 def test_slide_augmentation_can_be_left_out(store_at):
     path = store_at("bank")
     giga.train(path, **OPTIONS)
@@ -95,6 +99,7 @@ def test_slide_augmentation_can_be_left_out(store_at):
     assert weights(path) != weights(path, "flat")
 
 
+@pytest.mark.slow
 def test_whitening_is_kept_with_the_weights_and_used_by_every_vector(store_at):
     path = store_at("bank")
     giga.train(path, **OPTIONS)
@@ -139,6 +144,7 @@ def test_a_model_that_learns_nothing_says_so_in_words(store_at):
     assert "loss" in note
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_and_can_be_embedded(store_at):
     path = store_at("bank")
     giga.train(path, epochs=6, batch_size=8, precision="fp32")
@@ -232,6 +238,7 @@ def test_what_spconv_cannot_train_is_refused_before_anything_is_written(store_at
     assert not (path / "models").exists()
 
 
+@pytest.mark.slow
 def test_depth_and_stride_are_in_the_recipe_and_embed_follows_it(store_at):
     """The recipe alone says which encoder the weights belong to: another stride in it gives other vectors."""
     path = store_at("bank")
@@ -257,6 +264,7 @@ def test_depth_and_stride_are_in_the_recipe_and_embed_follows_it(store_at):
     assert np.abs(giga.open(path).embedding("flat").array("vectors")[:] - before).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_half_precision_is_another_model(store_at):
     path = store_at("bank")
     for precision in ("bf16", "fp32"):
@@ -299,6 +307,7 @@ def test_every_epoch_goes_to_tensorboard(store_at, tmp_path, monkeypatch):
     assert {("loss", 1), ("loss", 2), ("rank", 2), ("waiting", 1)} <= set(written[1:-1])
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_model_of_one(store_at):
     """As torchrun starts them: one result, told once, that one process takes up."""
     options = ["--batch-size", "4", "--precision", "fp32", "--lr", "1e-6", "--json"]  # no step amplifies rounding
@@ -319,12 +328,14 @@ def test_two_processes_train_the_model_of_one(store_at):
         launch(5, ["-m", "gigacli", "train", str(two), "--name", "five", "--epochs", "3", *options])
 
 
+@pytest.mark.slow
 def test_odd_batches_and_more_tiles_than_draws(store_at):
     path = store_at("bank")
     assert giga.train(path, epochs=2, batch_size=3).done == 1  # 8 slides: 3 + 3 + 2
     assert giga.train(path, epochs=1, tiles=20, name="many").done == 1  # 8 draws a view
 
 
+@pytest.mark.slow
 def test_again_skips_and_other_parameters_are_refused(store_at, chunks):
     path = store_at("train")
     before = chunks(path)

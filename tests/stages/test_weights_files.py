@@ -48,6 +48,7 @@ def other(made, tmp_path):
     return shutil.copytree(made, tmp_path / "other.zarr")
 
 
+@pytest.mark.slow
 def test_an_encoder_keeps_its_hash(chain, made, files):
     ours, theirs = giga.open(chain("train")), giga.open(made)
     exported = theirs.bank("tile-encoder").recipe.inputs["encoder"]
@@ -55,6 +56,7 @@ def test_an_encoder_keeps_its_hash(chain, made, files):
     assert theirs.read_bytes("encoders/tile-encoder/weights") == ours.read_bytes("encoders/random-resnet18/weights")
 
 
+@pytest.mark.slow
 def test_a_model_gives_the_same_vectors_on_another_cohort(chain, other, files):
     summary = giga.embed(other, model=str(files / "giga.safetensors"), views=5)
     assert (summary.embedding, summary.done, summary.baseline) == ("giga", 4, "mean-tile-encoder")

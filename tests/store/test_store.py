@@ -267,6 +267,7 @@ for i in range(12):
 """
 
 
+@pytest.mark.slow
 def test_processes_begin_the_same_groups_at_once_and_write_different_slides(store):
     start = str(time.time() + 3)
     running = [subprocess.Popen([sys.executable, "-c", BEGIN_AT_ONCE, store.url, start, str(me)]) for me in range(3)]

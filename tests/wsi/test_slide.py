@@ -75,6 +75,7 @@ def test_read_at_the_scanned_resolution_is_the_slide_itself(flat):
 # A level stores rounded averages, and a tile may begin in the middle of its pixels: up to 2.1 grey levels in a picture
 # with slopes of 4 per pixel, far less than the 8 of one pixel of level 1 in the wrong place. OpenSlide interpolates odd
 # levels, which it places at fractions, and at the slide's own border their last pixel is missing.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "inside", "border"), [((512, 640), 2.1, 2.1), ((511, 643), 2.5, 10), ((303, 2001), 2.5, 10)]
 )

@@ -138,6 +138,7 @@ NUISANCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", CLEAN.values(), ids=CLEAN)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_stained_tissue_is_found(draw, seed):
@@ -146,6 +147,7 @@ def test_stained_tissue_is_found(draw, seed):
 
 # What is hidden by ink leaves a border of its own, in whole pixels of 16 microns on a scene of 2 x 2.5 mm, and red ink
 # over tissue is told from it only in part.
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "draw"), NUISANCES.items(), ids=NUISANCES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_nuisances_are_no_tissue_and_leave_tissue_alone(name, draw, seed):
