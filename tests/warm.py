@@ -6,6 +6,7 @@ the streams, the folder, the environment, the signals and the exit code of this 
 Other first words are those of python: ``-m MODULE``, or a file. :mod:`tests.helpers` starts a server once it is needed.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -13,7 +14,6 @@ import signal
 import socket
 import sys
 
-POLL_SECONDS = 0.005
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 HEAVY = (
     "gigacli.cli.verbs",  # not the console, which looks at its streams as it is imported
@@ -110,60 +110,59 @@ def serve(address):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
+    ended, end = socket.socketpair()  # a byte arrives when a child ends
+    end.setblocking(False)
+    signal.set_wakeup_fd(end.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, _reap)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
+    running = {}  # connection -> process id, and the bytes it had in memory when it began
     while True:
-        if listener in select.select([listener, sys.stdin], [], [])[0]:
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                _attend(connection)
-            connection.close()
-        else:
+        ready = select.select([listener, sys.stdin, ended, *running], [], [])[0]
+        if sys.stdin in ready:
             shutil.rmtree(Path(address).parent)
             return
+        for connection in running.keys() & set(ready):  # whoever asked has gone
+            os.kill(running[connection][0], signal.SIGKILL)
+        if ended in ready:
+            ended.recv(1 << 16)
+            _tell(running)
+        if listener in ready:
+            connection, _ = listener.accept()
+            running[connection] = _fork(connection, (listener, ended, end, *running))
 
 
-def _reap(*_):
-    """Take note of children that have ended: their seconds count as those of this process."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
+def _tell(running):
+    """Say of every child that has ended how it did, and how many bytes it took."""
+    for connection, (pid, began) in list(running.items()):
+        found, status, usage = os.wait4(pid, os.WNOHANG)
+        if found:
+            took = usage.ru_maxrss * (1024 if sys.platform == "linux" else 1) - began
+            with contextlib.suppress(OSError):  # of one that has gone
+                connection.sendall(f"{os.waitstatus_to_exitcode(status)} {took}\n".encode())
+            connection.close()
+            del running[connection]
 
 
-def _attend(connection):
-    """Fork the command's process, say its id, wait for it, say how it ended; whoever hangs up ends it."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def _fork(connection, others):
+    """Start what is asked for and say its process id; that, and the bytes it has in memory as it begins."""
     data, fds, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     request = json.loads(data if data.endswith(b"\n") else data + _line(connection))
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
-        connection.close()
         os.write(theirs, str(_bytes(1)).encode())
         os.close(theirs)
         os.close(ours)
+        for other in (connection, *others):
+            other.close()
         _become(request, fds)
     began = int(os.read(ours, 100))
-    os.close(theirs)
-    os.close(ours)
-    for fd in (0, 1, 2, *fds):
+    for fd in (ours, theirs, *fds):
         os.close(fd)
     connection.sendall(f"{pid}\n".encode())
-    ended = 0
-    while not ended:
-        if select.select([connection], [], [], POLL_SECONDS)[0]:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            os._exit(1)
-        ended, status, usage = os.wait4(pid, os.WNOHANG)
-    took = usage.ru_maxrss * (1024 if sys.platform == "linux" else 1) - began
-    connection.sendall(f"{os.waitstatus_to_exitcode(status)} {took}\n".encode())
-    os._exit(0)
+    return pid, began
 
 
 def _bytes(which):
@@ -184,6 +183,8 @@ def _become(request, fds):
     import traceback
     from importlib import import_module
 
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for i, fd in enumerate(fds):
         os.dup2(fd, i)

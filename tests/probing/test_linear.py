@@ -53,6 +53,7 @@ def plain(vectors, labels, split, *, scale):
     return auc, np.mean(predicted == truth), balanced_accuracy_score(truth, predicted), probabilities
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["brca", "kidney", "lung", "mhrd", "thrd", "tnbc"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scale", [False, True])
