@@ -98,6 +98,8 @@ def create_root(url: str, attributes: dict[str, Any]) -> None:
     """
     try:
         _zarr_group(url, mode="a", attributes=attributes)
+    except zarr.errors.ContainsGroupError:  # another process made it in this moment
+        return
     except FileNotFoundError as error:
         raise NotFound(f"{url} cannot be made: {error}", "make the bucket or folder it lies in first") from error
 
@@ -129,11 +131,11 @@ def _zarr_group(url: str, *, mode: Mode, **arguments: Any) -> Any:
 
 @contextmanager
 def _explained(url: str) -> Iterator[None]:
-    """Explain errors of opening; FileNotFoundError is left to the caller."""
+    """Explain errors of opening; that nothing is there, or something already, is left to the caller."""
     remote = is_remote(url)
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, zarr.errors.ContainsGroupError):
         raise
     except ImportError as error:
         hint = EXTRAS.get(url.partition("://")[0].lower(), "install the package that fsspec opens such URLs with")
