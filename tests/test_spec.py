@@ -15,6 +15,7 @@ import pytest
 import zarr
 
 from gigacli.config.base import fingerprint
+from gigacli.errors import Mismatch
 from gigacli.store.describe import describe, load_schema
 from gigacli.store.layout import ARRAYS, FORMAT, FORMAT_VERSION, STAGES, WRITTEN_BY
 from gigacli.store.store import Store
@@ -119,7 +120,7 @@ def test_the_schema_is_valid_and_shipped():
     import jsonschema
 
     jsonschema.Draft202012Validator.check_schema(load_schema())
-    assert '"spec/store-0.1.schema.json" = "gigacli/store/schema.json"' in (ROOT / "pyproject.toml").read_text()
+    assert '"spec/store-0.2.schema.json" = "gigacli/store/schema.json"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_every_rule_is_written_once_and_checked():
@@ -192,6 +193,8 @@ def change(folder, changes):
         elif "cut" in one:
             chunk = folder / one["cut"]
             chunk.write_bytes(chunk.read_bytes()[:-3])
+        elif "lose" in one:
+            (folder / one["lose"]).unlink()
         elif "link" in one:
             (folder / one["link"]).rename(folder.parent / "elsewhere")
             (folder / one["link"]).symlink_to(folder.parent / "elsewhere")
@@ -225,11 +228,21 @@ def golden_versions():
     return sorted(p.parent.name for p in (SPEC / "golden").glob("*/tiny.zarr.zip"))
 
 
-@pytest.fixture(params=golden_versions())
-def golden(request, tmp_path):
-    with zipfile.ZipFile(SPEC / "golden" / request.param / "tiny.zarr.zip") as archive:
-        archive.extractall(tmp_path / "tiny.zarr")
-    return tmp_path / "tiny.zarr"
+@pytest.fixture
+def golden(tmp_path):
+    return unpacked(FORMAT_VERSION, tmp_path)
+
+
+def unpacked(version, folder):
+    with zipfile.ZipFile(SPEC / "golden" / version / "tiny.zarr.zip") as archive:
+        archive.extractall(folder / "tiny.zarr")
+    return folder / "tiny.zarr"
+
+
+@pytest.mark.parametrize("version", sorted({*golden_versions()} - {FORMAT_VERSION}))
+def test_a_store_of_another_version_is_refused_in_words(version, tmp_path):
+    with pytest.raises(Mismatch, match=f"has format version {version}; this giga reads {FORMAT_VERSION}"):
+        Store.open(unpacked(version, tmp_path))
 
 
 def test_the_golden_store_is_valid_and_reads_as_ever(golden):
@@ -252,7 +265,7 @@ def test_the_golden_store_is_valid_and_reads_as_ever(golden):
         "embeddings/mean-moco": 3,
     }
     assert store.tiles.fingerprint == "5f46d2d72fb3f6c3f36cf22571dfe3fd"
-    assert store.embedding("giga").fingerprint == "e587435fa9e4298cf8197931a1b065e8"
+    assert store.embedding("giga").fingerprint == "5e164911ac7cd4452126acb32f7fa0f1"
     assert float(store.embedding("giga").read()[1, 0]) == pytest.approx(-0.14438379, abs=1e-7)
     assert store.failures("tile")[3] == "there is no resolution in the slide"
 

@@ -295,6 +295,11 @@ def show_info(found: Any) -> None:
         (g.path, g.stage, f"{g.done}/{g.total}", g.failed, size) for g, size in zip(found.groups, sizes, strict=True)
     ]
     _show_some("", ("group", "written by", "done", "failed", "size"), rows)
+    for group in found.groups:
+        if group.stale:
+            say(f"{group.path} is stale: {'; '.join(group.stale)}", to_out=True)
+        if group.remark:
+            say(f"{group.path}: {group.remark}", to_out=True)
     slides = (
         (s.slide, s.patient, "" if s.tiles is None else s.tiles, ", ".join(s.done), ", ".join(s.failures))
         for s in found.per_slide

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gigacli.cohort.registration import file_problem
+from gigacli.cohort.content import slide_problem
 from gigacli.config.verbs import PretrainTilesConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn.distributed import Processes
@@ -149,7 +149,7 @@ def read_sample(
 
     usable = []
     for slide in slides:
-        if why := file_problem(table[slide.key]):
+        if why := slide_problem(store, slide.key):
             done(slide, why)
         else:
             usable.append(slide)

@@ -60,6 +60,7 @@ class TileConfig(Config):
         None, "Microns per pixel for slides that state no resolution of their own.", (0.08, 5)
     )
     upsample: bool = option(False, "Also take slides that were scanned coarser than the tiles, and enlarge them.")
+    hash: bool = option(False, "Know slides by all of their bytes; else by their size and a sample of 1 MB.")
     slide_root: Path | None = run_option(None, "Folder to look in for slides that were moved.")
     qc: Path | None = run_option(None, "Folder for a picture of tissue and tiles per slide, and contact sheets of all.")
     strict: bool = run_option(False, "Stop at the first slide that fails.")
@@ -279,6 +280,7 @@ class ProbeConfig(Config):
     n_train: tuple[int, ...] = option((), "Number of training labels to use, repeatable.", (2, 1_000_000_000))
     splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
     allow_missing: bool = run_option(False, "Go on where these name slides without a label or vector.")
+    stale: bool = run_option(False, "Go on where vectors were made from what has been replaced since.")
     folds: int = option(10, "Number of splits, stratified and grouped by patient.", (2, 1000))
     group: Group = option(
         "patient", "patient: keep a patient's slides on one side of a split where patients are known; none: do not."

@@ -109,6 +109,8 @@ def export(
         if not len(done.rows):
             raise NotFound(f"{opened.url}/{group.path} holds nothing yet", f"see what is next: giga info {opened.url}")
         warning = WRITERS[type(group), written_as](group, done.rows, to=to, progress=progress)
+        if reasons := group.stale:
+            warning = "; ".join([f"{group.path} is stale: {'; '.join(reasons)}", *([warning] if warning else [])])
         slides, empty, pending = len(done.rows), int((done.values == 0).sum()), int((~done.finished).sum())
     else:
         slides = write_weights(group, to, redo=config.redo)

@@ -17,7 +17,8 @@ Rows = NDArray[np.int64]  # (n,) rows of the slide table
 
 def note_of(group: Group) -> dict[str, Any]:
     """Note of where an export comes from; the same for every export of the same results."""
-    return {"created_by": CREATED_BY, "group": group.path, "recipe": vars(group.recipe)}
+    stale = {"stale": reasons} if (reasons := group.stale) else {}
+    return {"created_by": CREATED_BY, "group": group.path, "recipe": vars(group.recipe), **stale}
 
 
 def slides_of(group: SlideGroup, rows: Rows) -> list[SlideRow]:

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from gigacli.config.tools import TileMapConfig
 from gigacli.config.verbs import EmbedConfig
-from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.attribution import TileAttribution, attribution_from_views, attribution_of_mean, balanced_views
 from gigacli.probing.class_probe import ClassProbe, fit_class_probe
 from gigacli.probing.labels import read_labels
 from gigacli.probing.task import MEAN
 from gigacli.progress import SILENT, Progress
 from gigacli.randomness import keyed_rng
-from gigacli.store.groups import Embedding, Group
+from gigacli.store.groups import Embedding
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
 
@@ -69,6 +69,7 @@ def explain(
             f"{store.url} holds no slide {slide!r}", f"its slides are named like {', '.join(slides.ids[:3])}"
         )
     embedding = store.embedding(config.embedding) if config.embedding else _only(store)
+    embedding.refuse_stale()
     table, vectors, have = read_labels(labels, target=config.target), embedding.read(), embedding.done().filled
     if not have[row]:
         raise NotFound(f"slide {slide!r} has no vector in {embedding.name!r}", f"run: giga embed {store.url}")
@@ -99,22 +100,11 @@ def _only(store: Store) -> Embedding:
     return ours[0] if len(ours) == 1 else store.pick(Embedding, None)
 
 
-def _check_input(embedding: Embedding, source: Group) -> None:
-    """Refuse an embedding whose input was replaced after it was made: other tiles, other views."""
-    if source.fingerprint != embedding.recipe.inputs.get(source.input_name):
-        url = embedding.store.url
-        raise Mismatch(
-            f"{embedding.path} was made from another {source.path} than the one in {url}",
-            f"make it again: giga embed {url} --redo",
-        )
-
-
 def _attribute_mean(
     embedding: Embedding, row: int, probe: ClassProbe, config: TileMapConfig
 ) -> tuple[TileAttribution, NDArray[np.float64], int]:
     """Attribution of a mean of tiles, the mean (features,), and 0 views."""
     features = embedding.store.features(embedding.config["features_name"])
-    _check_input(embedding, features)
     tiles = features.read(row).astype(np.float64)  # (n, features)
     return attribution_of_mean(tiles / probe.deviation @ probe.weights), tiles.mean(axis=0), 0
 
@@ -141,8 +131,6 @@ def _attribute_views(
     }
     choice = choose_model(store, EmbedConfig.of({**kept, "features": made.get("features_name")}), device)
     features = store.features(choice.features)
-    for source in (store.model(made["model"]), features):
-        _check_input(embedding, source)
     positions, tiles = TilePositions(store.tiles.grids(np.array([row]))), features.read(row)
     rng = keyed_rng(config.seed, "tile-map", store.slides[row].id)
     views = balanced_views(rng, len(tiles), tiles=choice.tiles, per_tile=config.views)  # (R, T)

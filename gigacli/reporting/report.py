@@ -130,6 +130,7 @@ def _page(
             fraction=config.fraction or FRACTIONS,
             splits=config.splits,
             allow_missing=config.allow_missing,
+            stale=True,
             seed=config.seed,
             progress=progress,
         )

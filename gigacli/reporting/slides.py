@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gigacli.cohort.registration import file_problem
+from gigacli.cohort.content import slide_problem
 from gigacli.errors import InvalidInput, kind_of, reason_of
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import MISSING, match
@@ -178,7 +178,7 @@ def gallery_of(
 
 
 def _image(store: Store, slide: SlideRow, row: int, *, tiles: int) -> GalleryImage:
-    why = file_problem(slide) or ("" if slide.usable else "its size or resolution is not known")
+    why = slide_problem(store, row) or ("" if slide.usable else "its size or resolution is not known")
     if why:
         return GalleryImage(row, slide.id, why)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gigacli.cohort.registration import file_problem
+from gigacli.cohort.content import slide_problem
 from gigacli.config.base import options_of
 from gigacli.config.tools import TileMapConfig
 from gigacli.errors import SlideError
@@ -114,7 +114,7 @@ def tile_map(
     started = time.monotonic()
     opened = Store.open(store)
     found = explain(opened, slide, labels, config, progress=progress)
-    small, notes = _thumbnail(found.slide)
+    small, notes = _thumbnail(opened, found.slide)
     config.out.mkdir(parents=True, exist_ok=True)
     stem = config.out / re.sub(r"[^\w.-]", "_", f"{slide}.{found.probe.positive}").lstrip(".")
     files = [f"{stem}.geojson", f"{stem}.png"]
@@ -172,9 +172,9 @@ def geojson(found: Explanation) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features, "giga": about}
 
 
-def _thumbnail(slide: SlideRow) -> tuple[Thumbnail | None, list[str]]:
+def _thumbnail(store: Store, slide: SlideRow) -> tuple[Thumbnail | None, list[str]]:
     """Thumbnail of the slide, or a note why there is none."""
-    why = file_problem(slide)
+    why = slide_problem(store, store.slides.index[slide.id])
     if not why:
         try:
             return thumbnail(slide.path, mpp=slide.mpp, long_px=THUMBNAIL_PX), []

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gigacli.cohort.registration import file_problem
+from gigacli.cohort.content import slide_problem
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import BankConfig, Compile, Precision
 from gigacli.errors import InvalidInput, reason_of
@@ -24,9 +24,9 @@ from gigacli.nn.frozen import can_compile
 from gigacli.nn.tile_features import Batches, SlideFeatures, TileEncoder, draw_bank_views
 from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
 from gigacli.progress import SILENT, Progress, Summary, Throughput
-from gigacli.store.group import shard_rows
 from gigacli.store.groups import Bank, Features
 from gigacli.store.recipe import Recipe
+from gigacli.store.slide_group import shard_rows
 from gigacli.store.store import Store
 from gigacli.weights.tile_encoders import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
 from gigacli.wsi.reader import SlideTiles, TileReader
@@ -231,7 +231,7 @@ def _slides(
     """Yield slides to read; marks those without tiles done, and those whose file has changed failed."""
     table = plan.store.slides
     for row in todo:
-        if why := file_problem(table[row]):
+        if why := slide_problem(plan.store, row):
             fail(row, why)
         elif not counts[row]:
             _write(plan, row, None)

@@ -51,6 +51,7 @@ def probe(
     n_train: int | Sequence[int] = (),
     splits: str | Path | None = None,
     allow_missing: bool = False,
+    stale: bool = False,
     folds: int = 10,
     group: Group = "patient",
     c: str | float = "10",
@@ -70,6 +71,7 @@ def probe(
     Raises:
         NotFound: No store, embedding, table or column of that name.
         InvalidInput: A table that cannot be used, or too few slides per class.
+        Mismatch: What an embedding was made from has been replaced, and `stale` is off.
     """
     started = time.monotonic()
     plan = prepare(config, store, labels)
@@ -83,6 +85,7 @@ class Plan:
     config: ProbeConfig
     candidates: list[Candidate]
     tasks: list[Task]
+    warnings: list[str]  # what is stale, where that is allowed
 
 
 def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str | Path) -> Plan:
@@ -108,7 +111,8 @@ def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str |
     has_vector = np.logical_and.reduce([one.have for one in found])  # (slides,)
     patients = [row.patient for row in slides.rows]
     tasks = [make_task(table, slides.ids, patients, has_vector, candidates, config=config) for table in tables]
-    return Plan(config, candidates, tasks)
+    stale = [f"{one.name} is stale: {'; '.join(one.stale)}" for one in found if one.stale]
+    return Plan(config, candidates, tasks, stale)
 
 
 def work(plan: Plan, progress: Progress) -> list[Evaluation]:
@@ -131,7 +135,7 @@ def summary(plan: Plan, evaluations: Sequence[Evaluation], *, started: float) ->
     rows = compare(evaluations, plan.config.baseline)
     notes = [note for task in plan.tasks for note in task.notes]
     notes += [f"differences are to {row.baseline}, split by split" for row in rows if row.baseline]
-    warnings = [text for task in plan.tasks for text in task.warnings]
+    warnings = [*plan.warnings, *(text for task in plan.tasks for text in task.warnings)]
     warnings += [text for one in evaluations for text in one.warnings]
     files = []
     if plan.config.out is not None:
@@ -184,6 +188,9 @@ def read_candidates(store: Store, config: ProbeConfig) -> list[Candidate]:
     means = [one for one in there if one.aggregator == MEAN and one not in named and _features_behind(one) in behind]
     rank = {kind: i for i, kind in enumerate(ORDER)}
     embeddings = sorted([*named, *means], key=lambda one: (rank.get(one.aggregator, 0), one.name))
+    if not config.stale:
+        for one in embeddings:
+            one.refuse_stale(unless=", or probe what there is: `stale`")
     candidates = [_embedding(one) for one in embeddings]
     if "abmil" not in config.method:
         return candidates
@@ -203,18 +210,20 @@ def _features_behind(embedding: Embedding) -> str:
 
 
 def _embedding(embedding: Embedding) -> Candidate:
-    recipe, encoders = embedding.recipe, []
+    recipe, encoders, done, stale = embedding.recipe, [], embedding.done(), embedding.stale
     if embedding.aggregator == "model":
         model = embedding.store.model(str(recipe.config.get("model")))
-        same = model.found is not None and recipe.inputs.get("model", model.fingerprint) == model.fingerprint
+        same = model.found is not None and not any(model.path in why for why in stale)
         encoders.append((f"slide encoder {model.name!r}", model.seen() if same else None))
+    vectors = embedding.read()
     return Candidate(
         embedding.name,
         _features_behind(embedding),
         scaled=embedding.aggregator == MEAN,
-        have=embedding.done().filled,
+        have=done.filled | (done.stale & np.isfinite(vectors).all(axis=1)),
         encoders=[*encoders, *_tile_encoder(embedding.features)],
-        vectors=embedding.read(),
+        vectors=vectors,
+        stale=stale,
     )
 
 

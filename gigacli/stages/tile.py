@@ -15,6 +15,7 @@ from statistics import median
 
 import numpy as np
 
+from gigacli.cohort.content import changes, hash_of_mask, hash_of_slide
 from gigacli.cohort.missing_mpp import ask_for_mpp
 from gigacli.cohort.registration import Registration, register
 from gigacli.cohort.tile_estimate import TileEstimate, estimate
@@ -23,8 +24,8 @@ from gigacli.config.verbs import TileConfig
 from gigacli.errors import InvalidInput, NotFound, kind_of, reason_of
 from gigacli.parallel import as_ready, run_on_dask, worker_count
 from gigacli.progress import SILENT, Progress, Summary
-from gigacli.store.group import shard_rows
 from gigacli.store.recipe import Recipe
+from gigacli.store.slide_group import shard_rows
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
 from gigacli.wsi.grid import grid_capacity
@@ -76,6 +77,7 @@ def tile(
     min_tissue: float = 0.5,
     slide_mpp: float | None = None,
     upsample: bool = False,
+    hash: bool = False,  # noqa: A002 - the name of the flag
     slide_root: str | Path | None = None,
     qc: str | Path | None = None,
     strict: bool = False,
@@ -171,6 +173,9 @@ def prepare(config: TileConfig, store: str | Path | Store, paths: list[Path], pr
         add=config.shard is None,
         progress=progress,
     )
+    if known is not None and not config.redo:
+        for row, why in changes(known, [i for i in range(known.registered) if not registration.reasons.get(i)]).items():
+            registration.reasons[row] = why
     url = known.url if known is not None else str(store)
     return Plan(config=config, url=url, known=known, recipe=recipe, registration=registration)
 
@@ -185,9 +190,11 @@ def begin(plan: Plan, progress: Progress) -> Store:
                 store.tiles.take_back([row])
         return store
     before = store.slides
-    # what was made from other pixels goes before the table says so: a kill in between must not leave it behind
+    # tiles of other pixels go before the table says so: a kill in between must not leave them behind; what was made
+    # from them is not done any more, for want of its tiles
     named = set(plan.rows(store)) if config.redo and config.slide else set()
-    store.forget([i for i, row in enumerate(before.rows) if i in named or _is_another(row, registration.table[i])])
+    others = [i for i, row in enumerate(before.rows) if i in named or _is_another(row, registration.table[i])]
+    store.tiles.take_back(others)
     store.write_slides(registration.table)
     usable = [row for row in registration.table.rows if row.usable]
     largest = max((plan.capacity(row) for row in usable), default=0)
@@ -214,21 +221,22 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
     outcome = _Outcome({}, 0, failures, {})
     progress.start("tiling", len(rows), done=len(rows) - len(todo) - len(undrawn))
     stop = plan.config.strict and bool(failures)
-    for row, tiles in () if stop else _tiles_of(plan, [*todo, *undrawn], table.rows, qc):
+    for row, found in () if stop else _tiles_of(plan, [*todo, *undrawn], table.rows, qc):
         slide = table[row].id
-        if isinstance(tiles, Tiles):
+        if isinstance(found, _Found):
+            tiles = found.tiles
             if tiles.empty:
                 outcome.why_empty[slide] = tiles.empty
             if row in made:
-                store.tiles.write(row, tiles.coords, tiles.tissue)
+                store.tiles.write(row, tiles.coords, tiles.tissue, mask=found.mask, file=found.file)
                 store.fail("tile", {row: ""})
                 counts[row] = len(tiles.coords)
             qc.write(slide, tiles.picture)
         else:
-            failures[slide] = tiles
+            failures[slide] = found
             if row in made:  # a picture alone that cannot be drawn takes nothing back
-                store.fail("tile", {row: tiles})
-            progress.say(f"{slide} failed: {tiles}")
+                store.fail("tile", {row: found})
+            progress.say(f"{slide} failed: {found}")
             if plan.config.strict:
                 break
         progress.advance(note=f"{max(0, int(counts[row]))} tiles")
@@ -282,15 +290,26 @@ def _is_another(before: SlideRow, now: SlideRow) -> bool:
     return any(getattr(before, name) != getattr(now, name) for name in ("mpp", "size_px", "mask", "file_bytes"))
 
 
+@dataclass(frozen=True)
+class _Found:
+    """The tiles of a slide, and hashes of the mask and the file they were found in."""
+
+    tiles: Tiles
+    mask: int
+    file: int
+
+
 def _tiles_of(
     plan: Plan, rows: Iterable[int], table: Sequence[SlideRow], qc: QCFolder
-) -> Iterator[tuple[int, Tiles | str]]:
+) -> Iterator[tuple[int, _Found | str]]:
     """Yield rows of slides with their tiles, or the reason of failure; few slides are in memory at once."""
     config = plan.config
 
-    def find(row: int) -> Tiles:
+    def find(row: int) -> _Found:
         slide = table[row]
-        return find_tiles(
+        # before the tiles: a file that is replaced meanwhile is not what its tiles say it is
+        mask, file = hash_of_mask(slide.mask), hash_of_slide(Path(slide.path), whole=config.hash)
+        tiles = find_tiles(
             slide.path,
             slide_mpp=slide.mpp,
             mpp=config.mpp,
@@ -302,6 +321,7 @@ def _tiles_of(
             title=slide.id,
             draw=qc.lacks(slide.id),
         )
+        return _Found(tiles, mask, file)
 
     for row, found in as_ready(find, rows, workers=worker_count(config.workers)):
         yield row, reason_of(found) if isinstance(found, Exception) else found
@@ -331,7 +351,7 @@ def _estimate(plan: Plan, store: Store, started: float) -> TileEstimate:
 
     def count_tiles(rows: Sequence[int]) -> dict[int, int]:
         tried = _tiles_of(plan, rows, table.rows, QCFolder(None))
-        return {row: len(tiles.coords) for row, tiles in tried if isinstance(tiles, Tiles)}
+        return {row: len(found.tiles.coords) for row, found in tried if isinstance(found, _Found)}
 
     return estimate(
         table,

@@ -97,7 +97,10 @@ def train(
         plan = prepare(config, Store.open(store, write=processes.first), processes, hardware)
         processes.wait()  # all have looked before the first one writes
         if plan.model.complete and not config.redo:
+            _ = plan.model.usable
             return summary(plan, plan.model.histories(), started, resumed_at=plan.epochs)
+        if plan.lacking:
+            progress.say(plan.lacking)
         if config.redo:
             plan.model.say_replacing(plan.recipe, progress)
         with TensorBoardLog(config.log_dir if processes.first else None) as log:
@@ -122,6 +125,22 @@ class Plan:
     model: Model
     processes: Processes
     device: torch.device
+
+    @property
+    def lacking(self) -> str:
+        """What is still to come into the bank and is not trained on, in words; "" for nothing."""
+        tiled, there = self.source.store.tiles.done().filled, self.source.done().filled
+        more = int((tiled & ~there).sum())
+        return f"{more} slides with tiles are not in {self.source.path} yet, and are not trained on" if more else ""
+
+    @property
+    def unseen(self) -> str:
+        """What a finished model was not trained on though it is there, in words; "" for nothing."""
+        seen = self.model.seen()
+        more = 0 if seen is None else int((~seen[self.views.rows]).sum())
+        if not more:
+            return ""
+        return f"{more} slides came into {self.source.path} after it was trained: `redo` trains on them, too"
 
     @property
     def steps(self) -> int:
@@ -225,9 +244,11 @@ def summary(
     plan: Plan, history: loop.History, started: float, *, resumed_at: int, origin: str | None = None
 ) -> TrainSummary:
     """Sum up: a model was trained from initial weights of this `origin`, or was there already (None)."""
+    seen = plan.model.seen()
+    warning = training_warning(history, epochs=plan.epochs)
     return TrainSummary(
         model=plan.config.name,
-        slides=len(plan.views.rows),
+        slides=len(plan.views.rows) if seen is None else int(seen.sum()),
         excluded=plan.excluded,
         done=int(origin is not None),
         skipped=int(origin is None),
@@ -238,7 +259,7 @@ def summary(
         loss=history["loss"][-1],
         chance=history["chance"][-1],
         rank=history["rank"][-1],
-        warning=training_warning(history, epochs=plan.epochs),
+        warning="; ".join(text for text in (warning, plan.unseen) if text),
         seconds=time.monotonic() - started,
     )
 

@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.store.features import Features
-from gigacli.store.group import SlideGroup
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.mapped import MappedBank
 from gigacli.store.recipe import Recipe
+from gigacli.store.slide_group import SlideGroup
 
 if TYPE_CHECKING:
     from gigacli.store.store import Store
 
 
 class Bank(SlideGroup):
-    """A bank. "Done" says how many augmentations a slide has, 0 where it has no tiles."""
+    """A bank; a slide that is done has all augmentations, or none where it has no tiles."""
 
     kind, input_name = "banks", "bank"
-    _remembered: ClassVar[tuple[str, ...]] = ("_kept",)
+    _remembered: ClassVar[tuple[str, ...]] = (*SlideGroup._remembered, "_kept")
 
     def begin(self, recipe: Recipe, width: int, *, redo: bool) -> None:
         """Make room for the augmentations and draws of the recipe, `width` features a tile, or for more than are there.
@@ -61,7 +61,7 @@ class Bank(SlideGroup):
         """Note what is done in `kept`, then take it back: wherever this stops, no slide looks more than it is."""
         done = self.array("done")[:]
         kept = self._ensure("kept", done.shape)
-        kept[:] = np.where(done > 0, done, kept[:])
+        kept[:] = np.where(done != NOT_DONE, done, kept[:])
         super().take_back()
 
     def take_back(self, rows: Sequence[int] | None = None) -> None:
@@ -72,12 +72,17 @@ class Bank(SlideGroup):
 
     def missing(self, row: int) -> NDArray[np.bool_]:
         """(augmentation, draw) which vectors of a slide are not there; of one that was kept some are."""
-        if self._kept is None or self._kept[row] == NOT_DONE:
+        if self._kept is None or self._kept[row] != self._origin(row):
             return np.ones(self.array("tile").shape[1:], dtype=bool)
         return np.isnan(self.array("vectors")[row, :, :, 0])
 
+    def _amounts(self, counts: NDArray[np.int32] | None) -> NDArray[np.integer]:
+        if counts is None:
+            return np.full(self.store.registered, NOT_DONE)
+        return np.where(counts > 0, self.shape[1], 0)
+
     @cached_property
-    def _kept(self) -> NDArray[np.int32] | None:
+    def _kept(self) -> NDArray[np.int64] | None:
         return self.array("kept")[:] if self.has("kept") else None
 
     def write(
@@ -91,15 +96,18 @@ class Bank(SlideGroup):
             tiles: (augmentation, draw) which tile of the slide each is of.
             made: (augmentation, draw) which vectors were made now; the others stay as they are.
         """
+        self._reopen(np.array([row]))
         if not made.all():
             vectors = np.where(made[..., None], vectors, self.array("vectors")[row])
         self.array("vectors")[row] = vectors
         self.array("tile")[row] = tiles
-        self._set_done(row, len(vectors))
+        self._set_done(row)
 
     def write_empty(self, row: int) -> None:
         """Mark a slide without tiles done."""
-        self._set_done(row, 0)
+        if len(self._reopen(np.array([row]))):
+            self.array("vectors")[row], self.array("tile")[row] = np.nan, -1
+        self._set_done(row)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

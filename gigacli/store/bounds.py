@@ -2,7 +2,7 @@
 
 A store may come from strangers. A document of a hundred bytes can state an array of terabytes, and a chunk of a hundred
 bytes can grow to gigabytes; so every document and chunk is looked at as it comes from the storage, by the classes of
-:mod:`gigacli.store.bounded`. The numbers are those of ``spec/store-0.1.md``, "Bounds".
+:mod:`gigacli.store.bounded`. The numbers are those of ``spec/store-0.2.md``, "Bounds".
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ MOST = {
     "slide": 2**20,
     "tile": 2**22,
     "xy": 2,
+    "part": 4,
     "augmentation": 2**12,
     "draw": 2**16,
     "feature": 2**13,

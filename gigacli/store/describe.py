@@ -19,7 +19,7 @@ import jsonschema
 from gigacli.errors import Mismatch
 from gigacli.store.bounds import MOST_DOCUMENT_BYTES, excess
 from gigacli.store.layout import ARRAYS, FORMAT_VERSION, NAMED_GROUPS, spec_of
-from gigacli.store.nodes import children, document
+from gigacli.store.nodes import children, document, lost
 from gigacli.store.store import Store
 
 Description = dict[str, dict[str, Any]]
@@ -32,7 +32,7 @@ MOST_SHOWN = 500
 class Problem:
     """A departure from the specification."""
 
-    rule: str  # id of the rule in ``spec/store-0.1.md``
+    rule: str  # id of the rule in ``spec/store-0.2.md``
     path: str  # node of the store, "" for its root
     message: str  # what was found and what was expected
 
@@ -50,6 +50,8 @@ def describe(store: Store) -> Description:
         found[path] = _described(store.root, path)
         if found[path]["node"] == "group" and _pattern(path):  # what the format does not know may lead in a circle
             waiting += children(store.root, path)
+            for gone in (child for child in lost(store.root, path) if _pattern(child)):
+                found[gone] = {"node": "unreadable", "error": "its zarr.json is missing"}
     return found
 
 

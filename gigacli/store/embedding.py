@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.store.features import Features
-from gigacli.store.group import SlideGroup
 from gigacli.store.recipe import Recipe
+from gigacli.store.slide_group import SlideGroup
 
 
 class Embedding(SlideGroup):
-    """Vectors of slides. "Done" says 1, or 0 for a slide without tiles, which has none."""
+    """Vectors of slides; a slide without tiles has none, and is done."""
 
     kind, input_name = "embeddings", "embedding"
 
@@ -34,16 +34,24 @@ class Embedding(SlideGroup):
             vectors: (n, width); None where there are no rows.
             empty: Rows of slides without tiles.
         """
+        both = rows if empty is None else np.sort(np.concatenate([rows, empty]))
+        self._reopen(both)
         if len(rows):
             self.array("vectors").oindex[rows] = vectors
-        both = rows if empty is None else np.sort(np.concatenate([rows, empty]))
+        if empty is not None and len(empty):
+            self.array("vectors").oindex[empty] = np.nan
         if len(both):
-            self.array("done").oindex[both] = np.isin(both, rows).astype(np.int32)
+            self.array("done").oindex[both] = np.array([self._origin(row) for row in both.tolist()], dtype=np.int64)
 
     def read(self) -> NDArray[np.float32]:
         """(slide, width) all vectors, NaN where a slide has none."""
         vectors: NDArray[np.float32] = self.array("vectors")[: self.store.registered]
         return vectors
+
+    def _amounts(self, counts: NDArray[np.int32] | None) -> NDArray[np.integer]:
+        if counts is not None:
+            return np.where(counts > 0, 1, 0)
+        return np.where(np.isfinite(self.read()).all(axis=1), 1, 0)
 
     @property
     def width(self) -> int:

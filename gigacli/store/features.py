@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 
 from gigacli.errors import Mismatch
 from gigacli.store.chunks import checksum_bytes, chunk_folder, read_chunk
-from gigacli.store.group import Done, SlideGroup
-from gigacli.store.layout import FEATURE_TILES_PER_CHUNK
+from gigacli.store.identity import ALL
+from gigacli.store.layout import FEATURE_TILES_PER_CHUNK, NOT_DONE
 from gigacli.store.mapped import MappedFeatures
 from gigacli.store.recipe import Recipe
+from gigacli.store.slide_group import Done, SlideGroup
 
 TILES_AT_ONCE = 4 * FEATURE_TILES_PER_CHUNK
 """Vectors of a slide that an import has in memory at once: whole chunks, so that none is written twice."""
 
 
 class Features(SlideGroup):
-    """Features of all tiles. "Done" says how many tiles a slide has."""
+    """Features of all tiles; a slide that is done has as many as tiles."""
 
     kind, input_name = "features", "features"
-    _remembered: ClassVar[tuple[str, ...]] = ("_chunks", "_counts")
+    _remembered: ClassVar[tuple[str, ...]] = (*SlideGroup._remembered, "_chunks", "_counts")
 
     def begin(self, recipe: Recipe, width: int, *, redo: bool) -> None:
         """Make room for the features, `width` values each, of all tiles; with `redo` what is there goes first.
@@ -38,9 +39,10 @@ class Features(SlideGroup):
 
     def write(self, row: int, vectors: NDArray[np.float16] | None) -> None:
         """Write the features (n, width) of a slide, then mark it done; None for a slide without tissue."""
+        self._empty(row)
         if vectors is not None:
             self.array("vectors")[row, : len(vectors)] = vectors
-        self._set_done(row, 0 if vectors is None else len(vectors))
+        self._set_done(row)
 
     def write_blocks(
         self,
@@ -63,6 +65,7 @@ class Features(SlideGroup):
         """
         array, start, tiles = self.array("vectors"), 0, self.store.tiles
         capacity, width = array.shape[1:]
+        self._empty(row)
         if corners is not None:
             tiles.write_corners(row, corners, tissue)
         for block in blocks:
@@ -72,8 +75,8 @@ class Features(SlideGroup):
             array[row, start:whole] = padded
             start += len(block)
         if corners is not None:
-            tiles._set_done(row, count)
-        self._set_done(row, count)
+            tiles.set_count(row, count)
+        self._set_done(row, origin=None if corners is None else int(tiles.identity(row)[ALL]))
 
     @property
     def width(self) -> int:
@@ -133,8 +136,16 @@ class Features(SlideGroup):
         self._counts = done.counts
         return done
 
-    def _set_done(self, row: int, value: int) -> None:
-        super()._set_done(row, value)
+    def _amounts(self, counts: NDArray[np.int32] | None) -> NDArray[np.integer]:
+        return np.full(self.store.registered, NOT_DONE) if counts is None else counts
+
+    def _empty(self, row: int) -> None:
+        """Remove what there is of a slide that was done before, which may have had more tiles."""
+        if len(self._reopen(np.array([row]))):
+            self.array("vectors")[row] = np.nan
+
+    def _set_done(self, row: int, *, origin: int | None = None) -> None:
+        super()._set_done(row, origin=origin)
         self.__dict__.pop("_counts", None)
 
     def take_back(self, rows: Sequence[int] | None = None) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.progress import Progress
-from gigacli.store.chunks import read_column
-from gigacli.store.layout import NOT_DONE, WRITTEN_BY
+from gigacli.store.chunks import missing_blocks
+from gigacli.store.layout import NOT_DONE, WRITTEN_BY, spec_of
+from gigacli.store.lineage import replaced
 from gigacli.store.nodes import arrays, children
 from gigacli.store.recipe import CREATED_BY, Recipe
 
@@ -46,11 +43,15 @@ class Group:
         return f"<{self.path} of {self.store.url}>"
 
     @property
+    def attributes(self) -> dict[str, Any]:
+        """The attribute ``giga`` of what is there; empty where nothing is."""
+        return self.store.attributes(self.path)
+
+    @property
     def found(self) -> Recipe | None:
         """The recipe of what is there; None where nothing is."""
-        node = self.store.root.get(self.path)
-        giga = node.attrs.get("giga") if node is not None else None
-        return Recipe(**giga["recipe"]) if giga and "recipe" in giga else None
+        recipe = self.attributes.get("recipe")
+        return Recipe(**recipe) if recipe is not None else None
 
     @property
     def recipe(self) -> Recipe:
@@ -74,6 +75,43 @@ class Group:
     def fingerprint(self) -> str:
         """The hash of its recipe."""
         return self.recipe.fingerprint
+
+    @property
+    def stale(self) -> list[str]:
+        """What it was made from and is not there any more, in words; what was removed is not held against it."""
+        found = self.found
+        return [] if found is None else list(replaced(found, self.store.attributes))
+
+    def refuse_stale(self, *, unless: str = "") -> None:
+        """Refuse to go on with what was made from something that has been replaced.
+
+        Args:
+            unless: How to go on all the same.
+
+        Raises:
+            Mismatch: It was.
+        """
+        if reasons := self.stale:
+            again = f"make it again: giga {WRITTEN_BY[self.kind]} {self.store.url} --redo"
+            raise Mismatch(f"{self.path} is stale: {'; '.join(reasons)}", f"{again}{unless}")
+
+    def _check_ids(self) -> None:
+        """Refuse rows that belong to other slides than those of the table.
+
+        Raises:
+            Mismatch: The table holds other ids than when the group was made.
+        """
+        bound, slides = self.attributes.get("ids"), self.store.slides
+        if not isinstance(bound, dict):
+            return
+        if bound["slides"] > len(slides):  # another process has registered more meanwhile
+            slides = self.store.read_slides()
+        if bound != slides.ids_bound(bound["slides"]):
+            raise Mismatch(
+                f"{self.store.url}/{self.path} was made for {bound.get('slides')} slides, which are not those that the "
+                "slide table holds now: its rows would be taken for those of other slides",
+                "put back the slides folder of the store that it was made in",
+            )
 
     def check(self, recipe: Recipe, *, redo: bool) -> None:
         """Refuse to mix results: what is there must be of this recipe, or to be redone, and lie in this store.
@@ -132,10 +170,22 @@ class Group:
         node = self.store.ensure_group(self.path)
         self.forget_opened()
         for name, shape in shapes.items():
-            self._ensure(name, shape)
-        giga = {"created_by": CREATED_BY, "recipe": vars(recipe)}
-        if node.attrs.get("giga") != giga:
+            self._store_whole(self._ensure(name, shape))
+        slides, known = self.store.slides, node.attrs.get("giga", {})
+        giga = {"created_by": CREATED_BY, "recipe": vars(recipe), "ids": slides.ids_bound(len(slides))}
+        giga |= {name: known[name] for name in ("sha256",) if name in known}
+        if known != giga:
             node.attrs["giga"] = giga
+
+    def _store_whole(self, array: Any) -> None:
+        """Store the chunks of a table that hold only fill values, so that one that is missing later is known to be."""
+        spec = spec_of(array.path)
+        if spec is None or not spec.whole or spec.dims[:1] != ("slide",):
+            return
+        values, step = np.asarray(array[: self.store.registered]), array.chunks[0]
+        for block in missing_blocks(array, values):
+            rows = slice(block * step, min((block + 1) * step, array.shape[0]))
+            array[rows] = array.fill_value
 
     def _half_removed(self) -> bool:
         node = self.store.root.get(self.path)
@@ -153,7 +203,7 @@ class Group:
         """
         if name not in self._open:
             try:
-                self._open[name] = self.store.root[f"{self.path}/{name}"]
+                self._open[name] = self.store.opened(f"{self.path}/{name}")
             except KeyError:
                 raise NotFound(
                     f"{self.store.url} holds no {self.path}/{name}", f"run: giga validate {self.store.url}"
@@ -170,72 +220,3 @@ class Group:
         self._open.clear()
         for name in self._remembered:
             self.__dict__.pop(name, None)
-
-
-@dataclass(frozen=True, eq=False)
-class Done:
-    """Which slides of a group are done."""
-
-    # (slide) int32: how much there is of a slide (tiles, augmentations, or 1), 0 where there is nothing to have for
-    # want of tissue, -1 where it is not done
-    values: NDArray[np.int32]
-
-    @cached_property
-    def finished(self) -> NDArray[np.bool_]:
-        """(slide) whether nothing is left to do: "no tissue" is a result."""
-        return self.values != NOT_DONE
-
-    @cached_property
-    def filled(self) -> NDArray[np.bool_]:
-        """(slide) whether there is a result."""
-        return self.values > 0
-
-    @cached_property
-    def rows(self) -> NDArray[np.int64]:
-        """Rows of the slides that have a result, ascending."""
-        return np.flatnonzero(self.filled)
-
-    @cached_property
-    def counts(self) -> NDArray[np.int64]:
-        """(slide) how much there is; 0 where it is not done."""
-        return np.maximum(self.values, 0).astype(np.int64)
-
-
-class SlideGroup(Group):
-    """A group with a result per slide; row i of its arrays is slide i of the table."""
-
-    _mark: ClassVar[str] = "done"
-
-    def done(self) -> Done:
-        """Read anew which of the registered slides are done."""
-        n = self.store.registered
-        if not self.has(self._mark):
-            return Done(np.full(n, NOT_DONE, dtype=np.int32))
-        return Done(read_column(self.array(self._mark), n))
-
-    def todo(self, ready: NDArray[np.bool_], shard: tuple[int, int] = (0, 1)) -> list[int]:
-        """Rows of one shard that are ready and not done, ascending.
-
-        Args:
-            ready: (slide) whether what it is made from is there.
-            shard: Index and number of shards, from :func:`~gigacli.config.base.parse_shard`.
-        """
-        return shard_rows(np.flatnonzero(ready & ~self.done().finished).tolist(), shard)
-
-    def take_back(self, rows: Sequence[int] | None = None) -> None:
-        """Say that slides (all of them, without `rows`) are not done; what was written stays until it is replaced."""
-        self._take_back(self._mark, rows)
-
-    def _take_back(self, name: str, rows: Sequence[int] | None) -> None:
-        if self.has(name) and (rows is None or len(rows)):
-            self.array(name).oindex[slice(None) if rows is None else list(rows)] = NOT_DONE
-
-    def _set_done(self, row: int, value: int) -> None:
-        """The last thing that is written of a slide."""
-        self.array(self._mark)[row] = value
-
-
-def shard_rows(rows: Sequence[int], shard: tuple[int, int]) -> list[int]:
-    """The rows of one shard: every n-th slide of the table, whatever is done."""
-    index, total = shard
-    return [row for row in rows if row % total == index]

@@ -8,7 +8,8 @@ from gigacli.errors import InvalidInput
 from gigacli.store.bank import Bank
 from gigacli.store.embedding import Embedding
 from gigacli.store.features import Features
-from gigacli.store.group import Done, Group, SlideGroup
+from gigacli.store.group import Group
+from gigacli.store.slide_group import Done, SlideGroup
 from gigacli.store.tiles import TileGrid, Tiles
 from gigacli.store.trained import Encoder, Model, TrainedGroup
 

@@ -12,7 +12,7 @@ from typing import Any
 from gigacli.config.base import options_of
 from gigacli.config.tools import InfoConfig
 from gigacli.store.address import is_remote
-from gigacli.store.groups import NAMED, Done, Embedding, Group, SlideGroup, Tiles, TrainedGroup
+from gigacli.store.groups import NAMED, Done, Embedding, Group, Model, SlideGroup, Tiles, TrainedGroup
 from gigacli.store.layout import FORMAT_VERSION, STAGES
 from gigacli.store.store import Store
 
@@ -30,6 +30,8 @@ class GroupInfo:
     failed: int  # slides that are not done because they failed
     bytes: int | None  # size on disk, None for a remote store
     config: dict[str, Any]  # the configuration in its recipe
+    stale: list[str] = field(default_factory=list)  # what it was made from and has been replaced since, in words
+    remark: str = ""  # what else to know of it, "" for nothing
 
     @property
     def kind(self) -> str:
@@ -154,7 +156,11 @@ def _group(group: Group, reasons: dict[str, list[str]], known: dict[str, Done]) 
             total = int(of.finished.sum()) if of is not None else done
         if not isinstance(group, Embedding):
             failed = sum(bool(why) and not d for why, d in zip(reasons[recipe.stage], finished, strict=True))
-    return GroupInfo(group.path, recipe.stage, done, total, failed, _bytes(store.url, group.path), recipe.config)
+    size, stale, remark = _bytes(store.url, group.path), group.stale, ""
+    if isinstance(group, Model) and (seen := group.seen()) is not None and (there := known.get(group.source.path)):
+        unseen = int((there.filled & ~seen).sum())
+        remark = f"trained on {seen.sum()} slides; {group.source.path} holds {unseen} others" if unseen else ""
+    return GroupInfo(group.path, recipe.stage, done, total, failed, size, recipe.config, stale, remark)
 
 
 def _bytes(url: str, path: str) -> int | None:

@@ -1,6 +1,6 @@
 """Every path, dimension, dtype and fill value of a store: the only file that spells one.
 
-The authority is ``spec/store-0.1.md``; a test keeps its tables, its JSON Schema and this file equal.
+The authority is ``spec/store-0.2.md``; a test keeps its tables, its JSON Schema and this file equal.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FORMAT = "giga-cohort"
-FORMAT_VERSION = "0.1"
+FORMAT_VERSION = "0.2"
 
 NOT_DONE = -1  # fill value of the arrays that say what is done
 FEATURE_TILES_PER_CHUNK = 1024  # rows of un-augmented features in one chunk: a slide with few tiles stays a small file
@@ -29,6 +29,7 @@ class ArraySpec:
     chunk: str
     compressed: bool = True  # whether chunks are compressed (zstd). Uncompressed chunks can be memory-mapped
     required: bool = True  # whether the array must be there when its group is
+    whole: bool = False  # whether chunks are stored that hold nothing but the fill value: one that is missing is lost
 
     def matches(self, path: str) -> bool:
         """Whether a concrete path is an instance of this one."""
@@ -51,38 +52,39 @@ NAN = float("nan")
 DRAWS = ("slide", "augmentation", "draw")
 
 ARRAYS: tuple[ArraySpec, ...] = (
-    ArraySpec("slides/id", ("slide",), "string", "", "table"),
-    ArraySpec("slides/path", ("slide",), "string", "", "table"),
-    ArraySpec("slides/patient", ("slide",), "string", "", "table"),
-    ArraySpec("slides/vendor", ("slide",), "string", "", "table"),
-    ArraySpec("slides/size_px", ("slide", "xy"), "int64", -1, "table"),
-    ArraySpec("slides/mpp", ("slide",), "float64", NAN, "table"),
-    ArraySpec("slides/mpp_source", ("slide",), "string", "", "table"),
-    ArraySpec("slides/file_bytes", ("slide",), "int64", -1, "table"),
-    ArraySpec("slides/modified_ns", ("slide",), "int64", -1, "table"),
-    ArraySpec("slides/mask", ("slide",), "string", "", "table"),
+    ArraySpec("slides/id", ("slide",), "string", "", "table", whole=True),
+    ArraySpec("slides/path", ("slide",), "string", "", "table", whole=True),
+    ArraySpec("slides/patient", ("slide",), "string", "", "table", whole=True),
+    ArraySpec("slides/vendor", ("slide",), "string", "", "table", whole=True),
+    ArraySpec("slides/size_px", ("slide", "xy"), "int64", -1, "table", whole=True),
+    ArraySpec("slides/mpp", ("slide",), "float64", NAN, "table", whole=True),
+    ArraySpec("slides/mpp_source", ("slide",), "string", "", "table", whole=True),
+    ArraySpec("slides/file_bytes", ("slide",), "int64", -1, "table", whole=True),
+    ArraySpec("slides/modified_ns", ("slide",), "int64", -1, "table", whole=True),
+    ArraySpec("slides/mask", ("slide",), "string", "", "table", whole=True),
     ArraySpec("tiles/coords", ("slide", "tile", "xy"), "int32", -1, "slide"),
     ArraySpec("tiles/tissue", ("slide", "tile"), "float32", NAN, "slide"),
+    ArraySpec("tiles/identity", ("slide", "part"), "int64", NOT_DONE, "slide", compressed=False),
     ArraySpec("tiles/count", ("slide",), "int32", NOT_DONE, "slide", compressed=False),
     ArraySpec("encoders/*/weights", ("byte",), "uint8", 0, "all", compressed=False, required=False),
-    ArraySpec("encoders/*/trained_on", ("slide",), "bool", False, "table", required=False),  # noqa: FBT003
+    ArraySpec("encoders/*/trained_on", ("slide",), "int64", NOT_DONE, "table", required=False, whole=True),
     ArraySpec("encoders/*/checkpoint", ("checkpoint_byte",), "uint8", 0, "all", compressed=False, required=False),
-    ArraySpec("encoders/*/history/*", ("epoch",), "float32", NAN, "all", required=False),
+    ArraySpec("encoders/*/history/*", ("epoch",), "float32", NAN, "all", required=False, whole=True),
     ArraySpec("encoders/*/done", (), "int32", NOT_DONE, "all", compressed=False),
     ArraySpec("features/*/vectors", ("slide", "tile", "feature"), "float16", NAN, "slide", compressed=False),
-    ArraySpec("features/*/done", ("slide",), "int32", NOT_DONE, "slide", compressed=False),
+    ArraySpec("features/*/done", ("slide",), "int64", NOT_DONE, "slide", compressed=False),
     ArraySpec("banks/*/vectors", (*DRAWS, "feature"), "float16", NAN, "slide", compressed=False),
     ArraySpec("banks/*/tile", DRAWS, "int32", -1, "slide"),
-    ArraySpec("banks/*/kept", ("slide",), "int32", NOT_DONE, "table", required=False),
-    ArraySpec("banks/*/done", ("slide",), "int32", NOT_DONE, "slide", compressed=False),
+    ArraySpec("banks/*/kept", ("slide",), "int64", NOT_DONE, "table", required=False, whole=True),
+    ArraySpec("banks/*/done", ("slide",), "int64", NOT_DONE, "slide", compressed=False),
     ArraySpec("models/*/weights", ("byte",), "uint8", 0, "all", compressed=False, required=False),
-    ArraySpec("models/*/trained_on", ("slide",), "bool", False, "table", required=False),  # noqa: FBT003
+    ArraySpec("models/*/trained_on", ("slide",), "int64", NOT_DONE, "table", required=False, whole=True),
     ArraySpec("models/*/checkpoint", ("checkpoint_byte",), "uint8", 0, "all", compressed=False, required=False),
     ArraySpec("models/*/best", ("best_byte",), "uint8", 0, "all", compressed=False, required=False),
-    ArraySpec("models/*/history/*", ("epoch",), "float32", NAN, "all", required=False),
+    ArraySpec("models/*/history/*", ("epoch",), "float32", NAN, "all", required=False, whole=True),
     ArraySpec("models/*/done", (), "int32", NOT_DONE, "all", compressed=False),
     ArraySpec("embeddings/*/vectors", ("slide", "feature"), "float32", NAN, "table"),
-    ArraySpec("embeddings/*/done", ("slide",), "int32", NOT_DONE, "table"),
+    ArraySpec("embeddings/*/done", ("slide",), "int64", NOT_DONE, "table", whole=True),
     ArraySpec("failures/*", ("slide",), "string", "", "slide"),
 )
 

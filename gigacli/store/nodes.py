@@ -40,6 +40,22 @@ def children(root: Any, path: str) -> list[str]:
     return [child for child in paths if _is_there(root, child)]
 
 
+def lost(root: Any, path: str) -> list[str]:
+    """Paths directly under a group that hold parts of zarr nodes, and have lost the document that says of what."""
+    at = root.store_path / path
+
+    async def listed(prefix: str) -> list[str]:
+        return [name async for name in at.store.list_dir(prefix)]
+
+    def is_node(child: str) -> bool:
+        names = sync(listed(f"{at.path}/{child}".lstrip("/")))
+        below = (f"{path}/{child}/{name}".lstrip("/") for name in names)
+        return "zarr.json" not in names and ("c" in names or any(_is_there(root, node) for node in below))
+
+    found = [name for name in sync(listed(at.path)) if name not in ("zarr.json", "c") and is_node(name)]
+    return sorted(f"{path}/{name}".lstrip("/") for name in found)
+
+
 def _is_there(root: Any, path: str) -> bool:
     try:
         return document(root, path) is not None

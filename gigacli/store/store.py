@@ -1,8 +1,7 @@
-"""A cohort store: open, register slides, hand out groups, which keep to the write protocol of ``spec/store-0.1.md``."""
+"""A cohort store: open, register slides, hand out groups, which keep to the write protocol of ``spec/store-0.2.md``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -12,6 +11,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.sync import sync
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.store import slides as slide_table
 from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root
 from gigacli.store.chunks import read_column
 from gigacli.store.folder import is_a_link, links
@@ -28,9 +28,9 @@ from gigacli.store.groups import (
     TrainedGroup,
 )
 from gigacli.store.layout import FORMAT, FORMAT_VERSION, WRITTEN_BY, spec_of
-from gigacli.store.nodes import arrays, children
+from gigacli.store.nodes import children
 from gigacli.store.recipe import CREATED_BY
-from gigacli.store.table import COLUMNS, SlideTable
+from gigacli.store.table import SlideTable
 
 G = TypeVar("G", bound=Group)
 
@@ -99,6 +99,24 @@ class Store:
                 "install the giga that wrote it, or make the store anew",
             )
 
+    def attributes(self, path: str) -> dict[str, Any]:
+        """The attribute ``giga`` of a group; empty where there is no such group."""
+        node = self.root.get(path)
+        giga = node.attrs.get("giga") if node is not None else None
+        return giga if isinstance(giga, dict) else {}
+
+    def opened(self, path: str) -> Any:
+        """The array at a path, which stores chunks of fill values too where the format asks for them.
+
+        Raises:
+            KeyError: It is not there.
+        """
+        return _as_stored(self.root[path])
+
+    def read_slides(self) -> SlideTable:
+        """The slide table as it is now; :attr:`slides` stays as it was read."""
+        return slide_table.read(self)
+
     def refresh(self) -> None:
         """Read anew, when next asked, what was read before: others may have written to the store since."""
         self._slides = None
@@ -119,32 +137,8 @@ class Store:
     def slides(self) -> SlideTable:
         """The slide table, read once, or once more after :meth:`refresh`."""
         if self._slides is None:
-            n = self._registered_now()
-            columns = (
-                {"id": self._ids(n), **{c: self.root[f"slides/{c}"][:n] for c in COLUMNS if c != "id"}} if n else {}
-            )
-            self._slides = SlideTable.from_columns(columns) if columns else SlideTable(())
+            self._slides = self.read_slides()
         return self._slides
-
-    def _ids(self, n: int) -> Any:
-        """(slide) the ids of the registered slides: as many as are stored, before anything is made for each of them.
-
-        Raises:
-            Mismatch: Some are missing.
-        """
-        ids = self.root["slides/id"][:n]
-        if len(ids) < n or not all(ids):
-            found = sum(bool(name) for name in ids)
-            raise Mismatch(
-                f"{self.url}: {n} slides are registered, but {found} of them have an id",
-                f"see what else is damaged: giga validate {self.url}",
-            )
-        return ids
-
-    def _registered_now(self) -> int:
-        """Number of registered slides: written last, so a killed registration counts for nothing."""
-        group = self.root.get("slides")
-        return int(group.attrs.get("giga", {}).get("registered", 0)) if group is not None else 0
 
     def write_slides(self, table: SlideTable) -> None:
         """Replace the slide table by one that begins with the same slides; every array grows with it."""
@@ -153,24 +147,9 @@ class Store:
         if table.ids[: len(before)] != before:
             raise Mismatch(f"{self.url}: slides may be added to a store, not removed or reordered")
         self.refuse_links()
-        self.ensure_group("slides")
-        for path, array in arrays(self.root):
-            spec = spec_of(path)
-            if spec is not None and spec.dims[:1] == ("slide",) and array.shape[0] != len(table):
-                array.resize((len(table), *array.shape[1:]))
-        for name in COLUMNS:
-            values = table.column(name)
-            if values.size:
-                self.ensure_array(f"slides/{name}", values.shape)[: len(values)] = values
-        self.root["slides"].attrs["giga"] = {"registered": len(table), "created_by": CREATED_BY}
+        slide_table.write(self, table)
         self.refresh()
         self._slides = table
-
-    def forget(self, rows: Sequence[int]) -> None:
-        """Take back everything that was made from some slides, which are not what they were."""
-        for group in self.all_groups():
-            if isinstance(group, SlideGroup):
-                group.take_back(rows)
 
     @property
     def tiles(self) -> Tiles:
@@ -262,15 +241,15 @@ class Store:
         if spec is None:
             raise InvalidInput(f"{path} is not an array of format {FORMAT_VERSION}")
         if spec.dims[:1] == ("slide",):
-            there = self._registered_now() if array is None else array.shape[0]
+            there = slide_table.registered(self) if array is None else array.shape[0]
             shape = (max(shape[0], there), *shape[1:])
         if array is not None:
             if array.shape != shape:
                 array.resize(shape)
-            return array
+            return _as_stored(array)
         self.ensure_group(path.rpartition("/")[0])
         try:
-            return self.root.create_array(
+            array = self.root.create_array(
                 path,
                 shape=shape,
                 dtype=str if spec.dtype == "string" else spec.dtype,
@@ -280,12 +259,14 @@ class Store:
                 compressors=[*((ZstdCodec(),) if spec.compressed else ()), Crc32cCodec()],
             )
         except zarr.errors.ContainsArrayError:  # another process made it in this moment
-            return self.root[path]
+            array = self.root[path]
+        return _as_stored(array)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Store a file (weights, a checkpoint) byte for byte, in one chunk: it is replaced as a whole or not at all."""
         array = self.root.get(path)
         if array is not None and array.chunks != (len(data),):
+            del self.root[f"{path}/c"]  # first, so that a kill leaves no chunk without its array
             del self.root[path]
         self.ensure_array(path, (len(data),))[:] = np.frombuffer(data, dtype=np.uint8)
 
@@ -326,6 +307,12 @@ class Store:
             elif isinstance(group, TrainedGroup):
                 done[group.path] = int(group.complete)
         return done
+
+
+def _as_stored(array: Any) -> Any:
+    """An array as it is written: with chunks that hold only fill values where the format asks for them."""
+    spec = spec_of(array.path)
+    return array.with_config({"write_empty_chunks": True}) if spec is not None and spec.whole else array
 
 
 def open_store(path: str | Path, *, write: bool = False) -> Store:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from gigacli.config.base import fingerprint
+
 
 @dataclass(frozen=True, kw_only=True)
 class SlideRow:
@@ -56,6 +58,13 @@ class SlideTable:
     def index(self) -> dict[str, int]:
         """Row of each slide id."""
         return {row.id: i for i, row in enumerate(self.rows)}
+
+    def ids_bound(self, n: int) -> dict[str, Any]:
+        """What binds rows to slides: the number of slides, and the fingerprint of their ids in order."""
+        known: dict[int, dict[str, Any]] = self.__dict__.setdefault("_bound", {})
+        if n not in known:
+            known[n] = {"slides": n, "fingerprint": fingerprint(self.ids[:n])}
+        return known[n]
 
     def column(self, name: str) -> np.ndarray:
         """A column as an array, (slide,) or (slide, xy); text as an object array."""

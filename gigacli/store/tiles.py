@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.store.chunks import read_column
-from gigacli.store.group import SlideGroup
+from gigacli.store.identity import ALL, PARTS, UNKNOWN, identity_of
+from gigacli.store.layout import NOT_DONE
 from gigacli.store.recipe import Recipe
+from gigacli.store.slide_group import Done, SlideGroup
 
 ROWS_AT_ONCE = 64  # slides whose coordinates are read together: zarr reads the chunks of one request side by side
 
@@ -39,25 +41,71 @@ class Tiles(SlideGroup):
         """
         self.forget_opened()  # others may have made more room
         n, room = self.store.registered, max(1, capacity, 0 if redo or self._half_removed() else self.capacity)
-        self._begin(recipe, {"coords": (n, room, 2), "tissue": (n, room), "count": (n,)}, redo=redo)
+        shapes = {"coords": (n, room, 2), "tissue": (n, room), "identity": (n, len(PARTS)), "count": (n,)}
+        self._begin(recipe, shapes, redo=redo)
 
-    def write(self, row: int, coords: NDArray[np.int32], tissue: NDArray[np.floating] | None) -> None:
-        """Write the tiles of a slide, then how many there are: this is what "done" means.
+    def write(
+        self,
+        row: int,
+        coords: NDArray[np.int32],
+        tissue: NDArray[np.floating] | None,
+        *,
+        mask: int = UNKNOWN,
+        file: int = UNKNOWN,
+    ) -> None:
+        """Write the tiles of a slide and what it is, then how many there are: this is what "done" means.
 
         Args:
             row: Of the slide.
             coords: (n, 2) corners, level-0 px; none for a slide without tissue.
             tissue: (n,) share of tissue, 0 to 1; None where it is not known.
+            mask: Hash of the tissue mask that was followed, if one was.
+            file: Hash of the slide file.
         """
-        self.write_corners(row, coords, tissue)
-        self._set_done(row, len(coords))
+        self.write_corners(row, coords, tissue, mask=mask, file=file)
+        self.set_count(row, len(coords))
 
-    def write_corners(self, row: int, coords: NDArray[np.int32], tissue: NDArray[np.floating] | None) -> None:
+    def write_corners(
+        self,
+        row: int,
+        coords: NDArray[np.int32],
+        tissue: NDArray[np.floating] | None,
+        *,
+        mask: int = UNKNOWN,
+        file: int = UNKNOWN,
+    ) -> None:
         """Write the tiles of a slide without saying that it is done, as of one whose features may turn out damaged."""
-        if n := len(coords):
-            self.array("coords")[row, :n] = coords
-            if tissue is not None:
-                self.array("tissue")[row, :n] = tissue
+        self._reopen(np.array([row]))
+        n, corners, shares = len(coords), self.array("coords"), self.array("tissue")
+        room = corners.shape[1]
+        # whole chunks: nothing is left of tiles that there were before
+        corners[row] = np.concatenate([coords, np.full((room - n, 2), -1, dtype=np.int32)])
+        shares[row] = np.concatenate([np.full(n, np.nan) if tissue is None else tissue, np.full(room - n, np.nan)])
+        self.array("identity")[row] = identity_of(coords, tissue, mask=mask, file=file)
+
+    def set_count(self, row: int, count: int) -> None:
+        """Say that a slide is done and has so many tiles: the last thing that is written of it."""
+        self.array("count")[row] = count
+
+    def done(self) -> Done:
+        """Read anew which of the registered slides are done."""
+        n = self.store.registered
+        if not self.has("count"):
+            return Done(np.full(n, NOT_DONE, dtype=np.int32), np.zeros(n, dtype=bool))
+        self._check_ids()
+        return Done(read_column(self.array("count"), n), np.zeros(n, dtype=bool))
+
+    def identities(self) -> NDArray[np.int64]:
+        """(slide) what everything that is made from a slide repeats; -1 where it has never been tiled."""
+        if not self.has("identity"):
+            return np.full(self.store.registered, NOT_DONE, dtype=np.int64)
+        parts: NDArray[np.int64] = read_column(self.array("identity"), self.store.registered)
+        return parts[:, ALL]
+
+    def identity(self, row: int) -> NDArray[np.int64]:
+        """(part) what the tiles of a slide were made from; touches no other's chunk."""
+        parts: NDArray[np.int64] = self.array("identity")[row]
+        return parts
 
     @property
     def capacity(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 
 from gigacli.errors import Mismatch, NotFound
 from gigacli.store.bank import Bank
+from gigacli.store.chunks import read_table
 from gigacli.store.features import Features
 from gigacli.store.group import Group
-from gigacli.store.layout import WRITTEN_BY
+from gigacli.store.layout import NOT_DONE, WRITTEN_BY
 from gigacli.store.nodes import arrays
 from gigacli.store.recipe import Recipe
 
@@ -26,16 +28,17 @@ class TrainedGroup(Group):
             The checkpoint of an earlier run, if there is one.
 
         Raises:
-            Mismatch: It was begun with other parameters, or on other slides.
+            Mismatch: It was begun with other parameters, or on other slides, or on slides that are others now.
         """
         store = self.store
         self._begin(recipe, {"done": ()}, redo=redo)
-        seen = np.zeros(store.registered, dtype=bool)
-        seen[rows] = True
-        known = self.seen()
+        seen = self._identities_of(rows)
+        known = self._trained_on()
         if known is not None and not np.array_equal(known, seen):
+            changed = int(((known != seen) & (known != NOT_DONE) & (seen != NOT_DONE)).sum())
             raise Mismatch(
-                f"{store.url}/{self.path} was begun on {known.sum()} slides; there are {seen.sum()} now",
+                f"{store.url}/{self.path} was begun on {(known != NOT_DONE).sum()} slides; there are "
+                f"{(seen != NOT_DONE).sum()} now, and {changed} of those have other tiles, masks or files",
                 "start again on all of them with `redo`, or use another `name`",
             )
         self._ensure("trained_on", seen.shape)[: len(seen)] = seen
@@ -57,6 +60,10 @@ class TrainedGroup(Group):
     def _keep_weights(self, weights: bytes) -> None:
         if weights:
             self.store.write_bytes(f"{self.path}/weights", weights)
+        files = {name: self.store.read_bytes(f"{self.path}/{name}") for name in ("weights", "best") if self.has(name)}
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if data}
+        node = self.store.root[self.path]
+        node.attrs["giga"] = {**self.attributes, "sha256": hashes or {"weights": self.config["weights_sha256"]}}
         self.array("done")[...] = 1
 
     def _keep_history(self, history: Mapping[str, Sequence[float]], epochs: int) -> None:
@@ -87,11 +94,63 @@ class TrainedGroup(Group):
         return recipe
 
     def seen(self) -> NDArray[np.bool_] | None:
-        """(slide) which slides it was trained on; None where that is not known, or it has not been begun."""
-        if not (self.found and self.has("trained_on")):
+        """(slide) which slides it was trained on; None where that is not known, or it has not been begun.
+
+        Raises:
+            Mismatch: What says so is lost, or is about other slides.
+        """
+        known = self._trained_on()
+        return None if known is None else known != NOT_DONE
+
+    @property
+    def changed(self) -> NDArray[np.int64]:
+        """Rows of the slides it was trained on that have other tiles, another mask or another file now."""
+        known = self._trained_on()
+        if known is None or self.store.tiles.found is None:
+            return np.empty(0, dtype=np.int64)
+        return np.flatnonzero((known != NOT_DONE) & (known != self._identities_of(np.arange(len(known)))))
+
+    @property
+    def stale(self) -> list[str]:
+        """What it was made from and is not there any more, in words."""
+        changed = len(self.changed)
+        said = f"trained on {changed} slides that have other tiles, masks or files now"
+        return [*super().stale, *([said] if changed else [])]
+
+    def sha256(self, *, best: bool = False) -> str:
+        """Hash of the weights of what is finished."""
+        return str(self.attributes["sha256"]["best" if best else "weights"])
+
+    def _identities_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(slide) identities of these rows that are tiled, -1 of all others."""
+        tiles = self.store.tiles
+        tiled = tiles.done().finished
+        chosen = np.zeros(len(tiled), dtype=bool)
+        chosen[rows] = True
+        return np.where(chosen & tiled, tiles.identities(), NOT_DONE)
+
+    def _trained_on(self) -> NDArray[np.int64] | None:
+        """(slide) identities of the slides it was trained on, -1 of others; None where it says nothing of them.
+
+        Raises:
+            Mismatch: What says so is lost, or is about other slides.
+        """
+        found = self.found
+        if found is None:
             return None
-        seen: NDArray[np.bool_] = self.array("trained_on")[: self.store.registered]
-        return seen if seen.any() else None
+        n, trained = self.store.registered, found.stage == WRITTEN_BY[self.kind] and self.complete
+        if not self.has("trained_on"):
+            if trained:
+                raise Mismatch(
+                    f"{self.store.url}/{self.path}/trained_on is missing: which slides it has seen is not known",
+                    f"see what else is: giga validate {self.store.url}",
+                )
+            return None
+        self._check_ids()
+        array = self.array("trained_on")
+        bound = min(n, int(self.attributes.get("ids", {}).get("slides", 0))) if trained else 0
+        known = np.concatenate([read_table(array, bound), np.asarray(array[bound:n])])
+        return known if (known != NOT_DONE).any() else None
 
     def weights(self, *, best: bool = False) -> bytes:
         """The safetensors file of the last epoch, or of the one with the lowest loss."""
@@ -146,6 +205,12 @@ class Model(TrainedGroup):
             Mismatch: What it was trained on has been replaced.
         """
         trained, source, url = self.finished, self.source, self.store.url
+        if changed := len(self.changed):
+            raise Mismatch(
+                f"model {self.name!r} in {url} was trained on {changed} slides that have other tiles, masks or "
+                "files now",
+                f"train on them as they are: giga train {url} --name {self.name} --redo",
+            )
         if source.fingerprint not in trained.inputs.values():
             bank = source.input_name == "bank"
             what = f"another bank {source.name!r} than the one" if bank else f"other {source.path} than those"

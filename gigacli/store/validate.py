@@ -1,4 +1,4 @@
-"""Check of a store against ``spec/store-0.1.md``, in levels: attributes, hierarchy, consistency, values.
+"""Check of a store against ``spec/store-0.2.md``, in levels: attributes, hierarchy, consistency, values.
 
 The first three look at the flat description alone (:func:`~gigacli.store.describe.describe`), the last one reads all
 data, one slide at a time.
@@ -9,14 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from gigacli.config.base import fingerprint, options_of
+from gigacli.config.base import options_of
 from gigacli.config.tools import ValidateConfig, ValidationLevel
 from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, describe, registered, written
 from gigacli.store.folder import links
 from gigacli.store.layout import NAMED_GROUPS, spec_of
+from gigacli.store.lineage import replaced
+from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.values import check_values
 
@@ -147,29 +150,6 @@ def _inputs(description: Description) -> Iterator[Problem]:
     """Recipes chain up: an input that is in the store must be the one that was used."""
     for path in description:
         recipe = attributes_of(description, path).get("recipe")
-        if recipe is None:
-            continue
-        for key, used in recipe["inputs"].items():
-            source = input_group(description, recipe["config"], key)
-            found = attributes_of(description, source).get("recipe") if source else None
-            if found is not None and fingerprint(found) != used:
-                text = f"is stale: made from {source} with fingerprint {used}, which now has {fingerprint(found)}"
-                yield Problem("RECIPE-3", path, text)
-
-
-def input_group(description: Description, config: dict[str, Any], key: str) -> str | None:
-    """The group that an input of a recipe names; None for an encoder or a model file, which are known by a hash."""
-    if key == "model" and "variant" in config:
-        return None
-    if key == "tiles":
-        return "tiles"
-    if key in ("bank", "model"):
-        return f"{key}s/{config.get(key)}"
-    if key == "features" and "features_name" in config:
-        return f"features/{config['features_name']}"
-    if key == "features" and "bank" in config:  # a slide encoder trained on features that were imported
-        return f"features/{config['bank']}"
-    if key == "features":
-        model = attributes_of(description, f"models/{config.get('model')}").get("recipe")
-        return f"features/{model['config'].get('bank')}" if model else None
-    return None
+        if recipe is not None:
+            for why in replaced(Recipe(**recipe), partial(attributes_of, description)):
+                yield Problem("RECIPE-3", path, f"is stale: {why}")

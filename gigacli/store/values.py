@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
-from gigacli.store.chunks import read_column, stored_chunks
+from gigacli.config.base import fingerprint
+from gigacli.store.chunks import is_stored, missing_blocks, read_column, stored_chunks
 from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, describe, registered, written
+from gigacli.store.identity import ALL, PARTS, UNKNOWN, identity_of
 from gigacli.store.layout import NOT_DONE, spec_of
 from gigacli.store.store import Store
 
@@ -21,6 +23,7 @@ SLACK_PX = 1.0  # pixels that a tile may reach over the border of its slide: cor
 UNIT_TOLERANCE = 1e-3
 SOURCES = ("", "csv", "openslide", "tiff", "objective", "option", "import", "nominal")
 BLOCK_BYTES = 2**25  # values of a slide that are read at once, or one row of chunks
+OF_TILES = ("TILES-3", "TILES-4")
 COLUMN = "column"  # an index: the entry of every registered slide
 
 EXPONENT, MAGNITUDE = np.uint16(0x7C00), np.uint16(0x7FFF)
@@ -43,6 +46,8 @@ def check_values(store: Store, description: Description | None = None) -> list[P
         check.trained(path)
     for path in check.groups("embeddings"):
         check.embedding(path)
+    check.bindings()
+    check.tables()
     check.rest()
     return check.problems()
 
@@ -60,6 +65,8 @@ class _Check:
         self.ids = [str(v) for v in self.column("slides/id")]
         count = self.column("tiles/count")
         self.count = count if len(count) else np.full(self.n, NOT_DONE)  # (slide,)
+        identity = self.column("tiles/identity")
+        self.identity = identity if len(identity) else np.full((self.n, len(PARTS)), NOT_DONE)  # (slide, part)
 
     def _too_short(self, path: str) -> bool:
         spec = spec_of(path)
@@ -113,14 +120,43 @@ class _Check:
         values = self.read(path, COLUMN)
         return np.empty(0, dtype=np.int64) if values is None else values
 
-    def done(self, rule: str, path: str, allowed: Sequence[int]) -> NDArray[Any]:
-        """Read what is done per slide; values that are not allowed are noted, and count as not done."""
-        done = self.column(path)
-        wrong = ~np.isin(done, (NOT_DONE, 0, *allowed))
+    def done(self, path: str) -> NDArray[np.bool_]:
+        """(slide) what is done of a group; slides that are others now are noted, and count as not done."""
+        marks, recipe = self.column(path), attributes_of(self.description, path.rpartition("/")[0])["recipe"]
+        tiled = self.count != NOT_DONE
+        if not recipe["inputs"]:
+            wrong = (marks != NOT_DONE) & (marks != UNKNOWN)
+        elif "tiles" not in self.description:
+            wrong = np.zeros(len(marks), dtype=bool)
+        else:
+            wrong = (marks != NOT_DONE) & tiled & (marks != self.identity[:, ALL]) if len(marks) else marks != marks
         for row in map(int, np.flatnonzero(wrong)):
-            expected = ", ".join(map(str, (NOT_DONE, 0, *allowed)))
-            self.add(rule, path, row, f"done is {done[row]}; expected {expected}")
-        return np.where(wrong, NOT_DONE, done)
+            text = f"is stale: made from {marks[row]}, which is now {self.identity[row, ALL]}"
+            self.add("RECIPE-5", path, row, text)
+        return (marks != NOT_DONE) & ~wrong
+
+    def bindings(self) -> None:
+        """Check that the rows of every group belong to the slides of the table."""
+        if ("SLIDES-3", "slides/id") in self.found:
+            return
+        for path in sorted(self.sound):
+            bound = attributes_of(self.description, path).get("ids")
+            if bound is not None and bound["fingerprint"] != fingerprint(self.ids[: bound["slides"]]):
+                self.add("RECIPE-4", path, None, f"its rows are of {bound['slides']} slides with other ids")
+
+    def tables(self) -> None:
+        """Check that no chunk of a table is lost."""
+        for path in sorted(self.sound):
+            spec = spec_of(path)
+            if spec is None or not spec.whole or spec.dims[:1] != ("slide",):
+                continue
+            group = path.rpartition("/")[0]
+            bound = attributes_of(self.description, group).get("ids", {}).get("slides", 0)
+            if path.endswith("/trained_on") and self.read(f"{group}/done") == NOT_DONE:
+                continue
+            values = self.read(path, slice(0, min(bound, self.n)))
+            for block in [] if values is None else missing_blocks(self.array(path), values):
+                self.add("ROOT-6", path, None, f"chunk {block} is missing")
 
     def slides(self) -> None:
         """Check that ids are unique, and sizes and resolutions known or unknown, nothing else."""
@@ -161,6 +197,13 @@ class _Check:
                 edge_px = 0.0 if imported else config["tile_px"] * config["mpp"] / mpp[row]
                 self._corners(row, coords[:n].astype(np.int64), size[row], edge_px)
             self._shares_and_rest(row, coords, tissue, n, silent=imported)
+            if any((rule, path) in self.found for rule in OF_TILES for path in ("tiles/coords", "tiles/tissue")):
+                continue  # said already, and no identity could be right
+            _, _, mask, file = self.identity[row].tolist()
+            wanted = identity_of(coords[:n], tissue[:n], mask=mask, file=file).tolist()
+            if wanted != self.identity[row].tolist():
+                text = f"is {self.identity[row].tolist()}; its tiles, mask and file make {wanted}"
+                self.add("TILES-6", "tiles/identity", row, text)
 
     def _corners(self, row: int, corners: NDArray[np.int64], size: NDArray[np.int64], edge_px: float) -> None:
         far = np.where(size > 0, size, np.inf)  # of an imported slide, the size may be unknown
@@ -185,16 +228,9 @@ class _Check:
 
     def features(self, path: str) -> None:
         """Check that there is one finite vector per tile, and NaN beyond."""
-        done = self.column(f"{path}/done")
-        for row in map(int, np.flatnonzero(done != NOT_DONE)):
-            if f"{path}/vectors" not in self.sound:
-                continue
-            n, room = int(done[row]), self.description[f"{path}/vectors"]["shape"][1]
-            if not 0 <= n <= room or self.count[row] not in (NOT_DONE, n):
-                text = f"done is {n}; the slide has {self.count[row]} tiles, and there is room for {room}"
-                self.add("FEATURES-2", f"{path}/done", row, text)
-                continue
-            self._vectors(f"{path}/vectors", row, n)
+        for row in map(int, np.flatnonzero(self.done(f"{path}/done") & (self.count != NOT_DONE))):
+            if f"{path}/vectors" in self.sound:
+                self._vectors(f"{path}/vectors", row, int(self.count[row]))
 
     def _vectors(self, path: str, row: int, n: int) -> None:
         """The vectors of a slide, of which the first n should be there: finite up to there, NaN beyond."""
@@ -230,22 +266,16 @@ class _Check:
 
     def bank(self, path: str) -> None:
         """Check that vectors are finite, and of tiles that exist."""
-        config = self.config(path) or {}
-        done = self.done("BANKS-4", f"{path}/done", [config["augmentations"]])
-        for row in map(int, np.flatnonzero(done != NOT_DONE)):
-            if self.count[row] != NOT_DONE and (done[row] > 0) != (self.count[row] > 0):
-                self.add("BANKS-4", f"{path}/done", row, f"done is {done[row]}, with {self.count[row]} tiles")
-            elif done[row] > 0:
-                if f"{path}/vectors" in self.sound:
-                    self._vectors(f"{path}/vectors", row, self.description[f"{path}/vectors"]["shape"][1])
-                self._drawn(f"{path}/tile", row)
+        for row in map(int, np.flatnonzero(self.done(f"{path}/done") & (self.count > 0))):
+            if f"{path}/vectors" in self.sound:
+                self._vectors(f"{path}/vectors", row, self.description[f"{path}/vectors"]["shape"][1])
+            self._drawn(f"{path}/tile", row)
 
     def _drawn(self, path: str, row: int) -> None:
         tile = self.read(path, row, row=row)  # (augmentation, draw)
         if tile is None:
             return
-        count = self.count[row] if self.count[row] != NOT_DONE else np.iinfo(np.int32).max
-        wrong = (tile < 0) | (tile >= count)
+        wrong = (tile < 0) | (tile >= self.count[row])
         if wrong.any():
             self.add("BANKS-6", path, row, f"a tile number is {tile[wrong][0]}; the slide has {self.count[row]} tiles")
 
@@ -257,6 +287,7 @@ class _Check:
         if done != 1:
             self.add(rule, f"{path}/done", None, f"done is {done}; expected {NOT_DONE} or 1")
             return
+        self._whole(path, rule)
         weights = self.read(f"{path}/weights")
         if weights is None:
             elsewhere = "timm" in (self.config(path) or {})
@@ -267,34 +298,42 @@ class _Check:
             deserialize(weights.tobytes())  # type: ignore[no-untyped-call]
         except SafetensorError as error:
             self.add(rule, f"{path}/weights", None, f"is not a safetensors file: {error}")
-        if path.startswith("encoders/"):
-            self._used(path, hashlib.sha256(weights.tobytes()).hexdigest())
+        seen = self.column(f"{path}/trained_on")
+        if len(seen) and "tiles" in self.description:
+            changed = (seen != NOT_DONE) & (self.count != NOT_DONE) & (seen != self.identity[:, ALL])
+            for row in map(int, np.flatnonzero(changed)):
+                text = f"is stale: trained on {seen[row]}, which is now {self.identity[row, ALL]}"
+                self.add("RECIPE-5", f"{path}/trained_on", row, text)
+        stated = attributes_of(self.description, path).get("sha256", {})
+        for name in ("weights", "best"):
+            data = weights if name == "weights" else self.read(f"{path}/best")
+            if data is not None and stated.get(name) != (found := hashlib.sha256(data.tobytes()).hexdigest()):
+                self.add(rule, f"{path}/{name}", None, f"has SHA-256 {found}; {path} states {stated.get(name)}")
 
-    def _used(self, path: str, weights_sha256: str) -> None:
-        """Check that banks and features of an encoder were made with these very weights."""
-        for group in (*self.groups("features"), *self.groups("banks")):
-            recipe = attributes_of(self.description, group)["recipe"]
-            if recipe["config"]["encoder"] == path.removeprefix("encoders/") and "encoder" in recipe["inputs"]:
-                used = recipe["inputs"]["encoder"]
-                if used != weights_sha256:
-                    text = f"is stale: made with weights {used}; {path} now has {weights_sha256}"
-                    self.add("RECIPE-3", group, None, text)
+    def _whole(self, path: str, rule: str) -> None:
+        """Check that nothing is lost of what is finished."""
+        trained = attributes_of(self.description, path)["recipe"]["stage"] != "bank"
+        if trained and f"{path}/trained_on" not in self.description:
+            self.add(rule, f"{path}/trained_on", None, "the array is missing")
+        for child in sorted(child for child in self.sound if child.startswith(f"{path}/history/")):
+            if not is_stored(self.array(child), (0,)):
+                self.add("ROOT-6", child, None, "chunk 0 is missing")
 
     def embedding(self, path: str) -> None:
         """Check that vectors are finite, of unit length by a slide encoder, NaN for slides without tiles."""
-        done = self.done("EMBEDDINGS-2", f"{path}/done", [1])
-        config = self.config(path) or {}
+        done, config = self.done(f"{path}/done"), self.config(path) or {}
+        empty = (self.count == 0) if config["aggregator"] != "import" else np.zeros(self.n, dtype=bool)
         for start, vectors in self._blocks(f"{path}/vectors") if len(done) else ():
-            state = done[start : start + len(vectors)]
+            block = slice(start, start + len(vectors))
             finite = np.isfinite(vectors).all(axis=1)
             length = np.linalg.norm(np.where(np.isfinite(vectors), vectors, 0), axis=1)
             far = finite & (np.abs(length - 1) > UNIT_TOLERANCE)
-            for row in np.flatnonzero((state == 1) & ~finite):
+            for row in np.flatnonzero(done[block] & ~empty[block] & ~finite):
                 self.add("EMBEDDINGS-3", f"{path}/vectors", start + int(row), "is done, but its vector is not finite")
-            for row in np.flatnonzero((state == 0) & ~np.isnan(vectors).all(axis=1)):
+            for row in np.flatnonzero(done[block] & empty[block] & ~np.isnan(vectors).all(axis=1)):
                 self.add("EMBEDDINGS-3", f"{path}/vectors", start + int(row), "has no tiles, but a vector")
             if config["aggregator"] in ("model", "random-init"):
-                for row in np.flatnonzero((state == 1) & far):
+                for row in np.flatnonzero(done[block] & ~empty[block] & far):
                     text = f"its vector has length {length[row]:g}; expected 1"
                     self.add("EMBEDDINGS-4", f"{path}/vectors", start + int(row), text)
 

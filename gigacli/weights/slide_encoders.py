@@ -42,7 +42,7 @@ class ModelChoice:
     variant: str  # ``giga``, or ``gigassl`` for the authors' checkpoints
     width: int  # values per slide
     config: dict[str, Any]  # its settings in the recipe of an embedding
-    identity: str  # its fingerprint or hash, in the inputs of that recipe
+    identity: str  # hash of its weights, in the inputs of that recipe
     tiles: int  # T, tiles per view
     encode: Callable[[ViewBatch], torch.Tensor]  # function from views to vectors (b, width), in eval mode
     note: str = ""  # message to the user about what could not be checked; "" for none
@@ -100,7 +100,7 @@ def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelC
         variant="giga",
         width=method.encoder.width,
         config={"model": model.name, "features_name": features.name},
-        identity=trained.fingerprint,
+        identity=model.sha256(best=config.weights == "best"),
         tiles=trained.config["tiles"],
         encode=method.vectors,
     )

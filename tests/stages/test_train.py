@@ -131,7 +131,7 @@ def test_health_is_in_the_history_of_the_store_and_said(chain, store_at):
     assert (history["rank"] > 1).all()
     assert ((history["waiting"] >= 0) & (history["waiting"] < 1)).all()
     for name in names:
-        assert f"`{name}`" in (SPEC / "store-0.1.md").read_text(), name
+        assert f"`{name}`" in (SPEC / "store-0.2.md").read_text(), name
 
 
 def test_a_model_that_learns_nothing_says_so_in_words(store_at):

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigacli.errors import Mismatch, NotFound
-from gigacli.store.group import Done, shard_rows
 from gigacli.store.groups import NAMED
 from gigacli.store.layout import ARRAYS, NOT_DONE
 from gigacli.store.recipe import Recipe
+from gigacli.store.slide_group import Done, shard_rows
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 

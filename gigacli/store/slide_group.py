@@ -1,0 +1,150 @@
+"""Groups with a result per slide, and what says that one is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gigacli.store.chunks import read_column, read_table
+from gigacli.store.group import Group
+from gigacli.store.identity import ALL, UNKNOWN
+from gigacli.store.layout import NOT_DONE, spec_of
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """Which slides of a group are done."""
+
+    # (slide) int32: how much there is of a slide (tiles, augmentations, or 1), 0 where there is nothing to have for
+    # want of tissue, -1 where it is not done
+    values: NDArray[np.int32]
+    # (slide) whether it was done, but from other tiles, another mask or another file than the store has now
+    stale: NDArray[np.bool_]
+
+    @cached_property
+    def finished(self) -> NDArray[np.bool_]:
+        """(slide) whether nothing is left to do: "no tissue" is a result."""
+        return self.values != NOT_DONE
+
+    @cached_property
+    def filled(self) -> NDArray[np.bool_]:
+        """(slide) whether there is a result."""
+        return self.values > 0
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the slides that have a result, ascending."""
+        return np.flatnonzero(self.filled)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(slide) how much there is; 0 where it is not done."""
+        return np.maximum(self.values, 0).astype(np.int64)
+
+
+class SlideGroup(Group):
+    """A group with a result per slide; row i of its arrays is slide i of the table.
+
+    What says that a slide is done is the identity of what it was made from: it is done as long as that is there.
+    """
+
+    _mark: ClassVar[str] = "done"
+    _remembered: ClassVar[tuple[str, ...]] = ("_origins", "_from_tiles")
+
+    def done(self) -> Done:
+        """Read anew which of the registered slides are done.
+
+        Raises:
+            Mismatch: The rows belong to other slides, or what says so is lost.
+        """
+        marks, tiles = self._marks(), self.store.tiles
+        marked = marks != NOT_DONE
+        if self.found is None or not self._from_tiles:
+            return Done(np.where(marked, self._amounts(None), NOT_DONE).astype(np.int32), np.zeros_like(marked))
+        if tiles.found is None:  # removed: nothing is known of what it was made from
+            return Done(np.where(marked, self._amounts(None), NOT_DONE).astype(np.int32), np.zeros_like(marked))
+        counts = tiles.done().values  # before identities, which are written before them
+        now = tiles.identities()
+        tiled = counts != NOT_DONE
+        fresh = marked & tiled & (marks == now)
+        return Done(np.where(fresh, self._amounts(counts), NOT_DONE).astype(np.int32), marked & tiled & ~fresh)
+
+    @property
+    def stale(self) -> list[str]:
+        """What it was made from and is not there any more, in words."""
+        changed = int(self.done().stale.sum()) if self.found is not None else 0
+        return [*super().stale, *([f"{changed} slides have other tiles, masks or files now"] if changed else [])]
+
+    def _marks(self) -> NDArray[np.int64]:
+        """(slide) identities of what slides were made from, -1 where they are not done."""
+        n = self.store.registered
+        if not self.has(self._mark):
+            return np.full(n, NOT_DONE, dtype=np.int64)
+        self._check_ids()
+        array = self.array(self._mark)
+        spec = spec_of(array.path)
+        if spec is None or not spec.whole:
+            return read_column(array, n)
+        bound = min(n, int(self.attributes.get("ids", {}).get("slides", 0)))
+        return np.concatenate([read_table(array, bound), np.asarray(array[bound:n])])
+
+    def _amounts(self, counts: NDArray[np.int32] | None) -> NDArray[np.integer]:
+        """(slide) how much there is of a slide that is done, by its number of tiles; None where that is not known."""
+        raise NotImplementedError
+
+    @cached_property
+    def _from_tiles(self) -> bool:
+        """Whether it was made from the store's tiles, and not from vectors that another tool made."""
+        return bool(self.recipe.inputs)
+
+    @cached_property
+    def _origins(self) -> NDArray[np.int64]:
+        """(slide) identities of what is about to be worked on, as they were before it was read."""
+        return self.store.tiles.identities()
+
+    def _origin(self, row: int) -> int:
+        """The identity that says that a slide is done."""
+        if not self._from_tiles:
+            return UNKNOWN
+        known = int(self._origins[row]) if row < len(self._origins) else NOT_DONE
+        return known if known != NOT_DONE else int(self.store.tiles.identity(row)[ALL])
+
+    def todo(self, ready: NDArray[np.bool_], shard: tuple[int, int] = (0, 1)) -> list[int]:
+        """Rows of one shard that are ready and not done, ascending.
+
+        Args:
+            ready: (slide) whether what it is made from is there.
+            shard: Index and number of shards, from :func:`~gigacli.config.base.parse_shard`.
+        """
+        self.__dict__.pop("_origins", None)  # read before the tiles are: a change in between leaves the slide stale
+        _ = self._from_tiles and self._origins
+        return shard_rows(np.flatnonzero(ready & ~self.done().finished).tolist(), shard)
+
+    def take_back(self, rows: Sequence[int] | None = None) -> None:
+        """Say that slides (all of them, without `rows`) are not done; what was written stays until it is replaced."""
+        self._take_back(self._mark, rows)
+
+    def _take_back(self, name: str, rows: Sequence[int] | None) -> None:
+        if self.has(name) and (rows is None or len(rows)):
+            self.array(name).oindex[slice(None) if rows is None else list(rows)] = NOT_DONE
+
+    def _reopen(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Say that slides are not done before anything of them is replaced; returns those that were."""
+        marked = rows[self.array(self._mark).oindex[rows] != NOT_DONE]
+        self.take_back(marked.tolist())
+        return marked
+
+    def _set_done(self, row: int, *, origin: int | None = None) -> None:
+        """The last thing that is written of a slide; `origin` is its identity where it was tiled only now."""
+        self.array(self._mark)[row] = self._origin(row) if origin is None else origin
+
+
+def shard_rows(rows: Sequence[int], shard: tuple[int, int]) -> list[int]:
+    """The rows of one shard: every n-th slide of the table, whatever is done."""
+    index, total = shard
+    return [row for row in rows if row % total == index]
