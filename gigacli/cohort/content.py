@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gigacli.cohort.registration import file_problem
 from gigacli.store.identity import FILE, MASK, UNKNOWN, digest
-from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
 
@@ -72,7 +71,7 @@ def changes(store: Store, rows: Sequence[int]) -> dict[int, str]:
 
 def _other_bytes(store: Store, row: int, slide: SlideRow) -> str:
     known = int(store.tiles.identity(row)[FILE])
-    if known in (UNKNOWN, NOT_DONE):
+    if known <= UNKNOWN:
         return ""
     whole = bool(store.tiles.config.get("hash", False))
     if hash_of_slide(Path(slide.path), whole=whole) == known:

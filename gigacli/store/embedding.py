@@ -53,6 +53,9 @@ class Embedding(SlideGroup):
             return np.where(counts > 0, 1, 0)
         return np.where(np.isfinite(self.read()).all(axis=1), 1, 0)
 
+    def _from_tiles(self) -> bool:
+        return bool(self.recipe.inputs)
+
     @property
     def width(self) -> int:
         """Values of a vector."""

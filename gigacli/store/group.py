@@ -172,7 +172,10 @@ class Group:
         for name, shape in shapes.items():
             self._store_whole(self._ensure(name, shape))
         slides, known = self.store.slides, node.attrs.get("giga", {})
-        giga = {"created_by": CREATED_BY, "recipe": vars(recipe), "ids": slides.ids_bound(len(slides))}
+        bound = slides.ids_bound(len(slides))
+        if known.get("ids", bound)["slides"] > bound["slides"]:  # another process has registered more meanwhile
+            bound = known["ids"]
+        giga = {"created_by": CREATED_BY, "recipe": vars(recipe), "ids": bound}
         giga |= {name: known[name] for name in ("sha256",) if name in known}
         if known != giga:
             node.attrs["giga"] = giga

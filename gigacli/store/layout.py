@@ -75,7 +75,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec("features/*/done", ("slide",), "int64", NOT_DONE, "slide", compressed=False),
     ArraySpec("banks/*/vectors", (*DRAWS, "feature"), "float16", NAN, "slide", compressed=False),
     ArraySpec("banks/*/tile", DRAWS, "int32", -1, "slide"),
-    ArraySpec("banks/*/kept", ("slide",), "int64", NOT_DONE, "table", required=False, whole=True),
+    ArraySpec("banks/*/kept", ("slide",), "int64", NOT_DONE, "table", required=False),
     ArraySpec("banks/*/done", ("slide",), "int64", NOT_DONE, "slide", compressed=False),
     ArraySpec("models/*/weights", ("byte",), "uint8", 0, "all", compressed=False, required=False),
     ArraySpec("models/*/trained_on", ("slide",), "int64", NOT_DONE, "table", required=False, whole=True),

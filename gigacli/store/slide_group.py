@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gigacli.errors import Mismatch
 from gigacli.store.chunks import read_column, read_table
 from gigacli.store.group import Group
 from gigacli.store.identity import ALL, UNKNOWN
@@ -23,8 +24,13 @@ class Done:
     # (slide) int32: how much there is of a slide (tiles, augmentations, or 1), 0 where there is nothing to have for
     # want of tissue, -1 where it is not done
     values: NDArray[np.int32]
-    # (slide) whether it was done, but from other tiles, another mask or another file than the store has now
-    stale: NDArray[np.bool_]
+
+    changed: NDArray[np.bool_] | None = None
+
+    @cached_property
+    def stale(self) -> NDArray[np.bool_]:
+        """(slide) whether it was done, but from other tiles, another mask or another file than the store has now."""
+        return np.zeros(len(self.values), dtype=bool) if self.changed is None else self.changed
 
     @cached_property
     def finished(self) -> NDArray[np.bool_]:
@@ -54,7 +60,7 @@ class SlideGroup(Group):
     """
 
     _mark: ClassVar[str] = "done"
-    _remembered: ClassVar[tuple[str, ...]] = ("_origins", "_from_tiles")
+    _remembered: ClassVar[tuple[str, ...]] = ("_origins",)
 
     def done(self) -> Done:
         """Read anew which of the registered slides are done.
@@ -64,10 +70,10 @@ class SlideGroup(Group):
         """
         marks, tiles = self._marks(), self.store.tiles
         marked = marks != NOT_DONE
-        if self.found is None or not self._from_tiles:
-            return Done(np.where(marked, self._amounts(None), NOT_DONE).astype(np.int32), np.zeros_like(marked))
-        if tiles.found is None:  # removed: nothing is known of what it was made from
-            return Done(np.where(marked, self._amounts(None), NOT_DONE).astype(np.int32), np.zeros_like(marked))
+        if not marked.any():
+            return Done(np.full(len(marked), NOT_DONE, dtype=np.int32))
+        if not self._from_tiles() or tiles.found is None:  # removed: nothing is known of what it was made from
+            return Done(np.where(marked, self._amounts(None), NOT_DONE).astype(np.int32))
         counts = tiles.done().values  # before identities, which are written before them
         now = tiles.identities()
         tiled = counts != NOT_DONE
@@ -97,10 +103,9 @@ class SlideGroup(Group):
         """(slide) how much there is of a slide that is done, by its number of tiles; None where that is not known."""
         raise NotImplementedError
 
-    @cached_property
     def _from_tiles(self) -> bool:
         """Whether it was made from the store's tiles, and not from vectors that another tool made."""
-        return bool(self.recipe.inputs)
+        return True
 
     @cached_property
     def _origins(self) -> NDArray[np.int64]:
@@ -108,11 +113,22 @@ class SlideGroup(Group):
         return self.store.tiles.identities()
 
     def _origin(self, row: int) -> int:
-        """The identity that says that a slide is done."""
-        if not self._from_tiles:
+        """The identity that says that a slide is done.
+
+        Raises:
+            Mismatch: It is not tiled.
+        """
+        tiles = self.store.tiles
+        if not self._from_tiles() or tiles.found is None:
             return UNKNOWN
         known = int(self._origins[row]) if row < len(self._origins) else NOT_DONE
-        return known if known != NOT_DONE else int(self.store.tiles.identity(row)[ALL])
+        known = known if known != NOT_DONE else int(tiles.identity(row)[ALL])
+        if known == NOT_DONE:
+            raise Mismatch(
+                f"{self.path}: slide {self.store.slides[row].id!r} is not tiled, so nothing can be made from its tiles",
+                f"run: giga tile {self.store.url}",
+            )
+        return known
 
     def todo(self, ready: NDArray[np.bool_], shard: tuple[int, int] = (0, 1)) -> list[int]:
         """Rows of one shard that are ready and not done, ascending.
@@ -122,7 +138,7 @@ class SlideGroup(Group):
             shard: Index and number of shards, from :func:`~gigacli.config.base.parse_shard`.
         """
         self.__dict__.pop("_origins", None)  # read before the tiles are: a change in between leaves the slide stale
-        _ = self._from_tiles and self._origins
+        _ = self._origins
         return shard_rows(np.flatnonzero(ready & ~self.done().finished).tolist(), shard)
 
     def take_back(self, rows: Sequence[int] | None = None) -> None:

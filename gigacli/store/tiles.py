@@ -91,9 +91,9 @@ class Tiles(SlideGroup):
         """Read anew which of the registered slides are done."""
         n = self.store.registered
         if not self.has("count"):
-            return Done(np.full(n, NOT_DONE, dtype=np.int32), np.zeros(n, dtype=bool))
+            return Done(np.full(n, NOT_DONE, dtype=np.int32))
         self._check_ids()
-        return Done(read_column(self.array("count"), n), np.zeros(n, dtype=bool))
+        return Done(read_column(self.array("count"), n))
 
     def identities(self) -> NDArray[np.int64]:
         """(slide) what everything that is made from a slide repeats; -1 where it has never been tiled."""

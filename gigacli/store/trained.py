@@ -13,6 +13,7 @@ from gigacli.store.bank import Bank
 from gigacli.store.chunks import read_table
 from gigacli.store.features import Features
 from gigacli.store.group import Group
+from gigacli.store.identity import UNKNOWN
 from gigacli.store.layout import NOT_DONE, WRITTEN_BY
 from gigacli.store.nodes import arrays
 from gigacli.store.recipe import Recipe
@@ -124,10 +125,11 @@ class TrainedGroup(Group):
     def _identities_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """(slide) identities of these rows that are tiled, -1 of all others."""
         tiles = self.store.tiles
-        tiled = tiles.done().finished
-        chosen = np.zeros(len(tiled), dtype=bool)
+        chosen = np.zeros(self.store.registered, dtype=bool)
         chosen[rows] = True
-        return np.where(chosen & tiled, tiles.identities(), NOT_DONE)
+        if tiles.found is None:
+            return np.where(chosen, UNKNOWN, NOT_DONE)
+        return np.where(chosen & tiles.done().finished, tiles.identities(), NOT_DONE)
 
     def _trained_on(self) -> NDArray[np.int64] | None:
         """(slide) identities of the slides it was trained on, -1 of others; None where it says nothing of them.

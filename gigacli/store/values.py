@@ -123,13 +123,15 @@ class _Check:
     def done(self, path: str) -> NDArray[np.bool_]:
         """(slide) what is done of a group; slides that are others now are noted, and count as not done."""
         marks, recipe = self.column(path), attributes_of(self.description, path.rpartition("/")[0])["recipe"]
+        if not len(marks):  # said already
+            return np.zeros(self.n, dtype=bool)
         tiled = self.count != NOT_DONE
         if not recipe["inputs"]:
             wrong = (marks != NOT_DONE) & (marks != UNKNOWN)
         elif "tiles" not in self.description:
             wrong = np.zeros(len(marks), dtype=bool)
         else:
-            wrong = (marks != NOT_DONE) & tiled & (marks != self.identity[:, ALL]) if len(marks) else marks != marks
+            wrong = (marks != NOT_DONE) & tiled & (marks != self.identity[:, ALL])
         for row in map(int, np.flatnonzero(wrong)):
             text = f"is stale: made from {marks[row]}, which is now {self.identity[row, ALL]}"
             self.add("RECIPE-5", path, row, text)

@@ -27,6 +27,7 @@ from gigacli.exporting.origin import note_of
 from gigacli.exporting.output import export_folder
 from gigacli.files import PARTIAL
 from gigacli.store.groups import Embedding, Model
+from gigacli.store.table import SlideRow, SlideTable
 from gigacli.weights.card import CARD_VERSION, WeightsCard
 
 
@@ -187,10 +188,10 @@ def test_slides_that_qupath_crops_are_counted_from_their_bounds(store_at, tmp_pa
 def test_slides_without_a_result_are_left_out_and_counted(store_at, tmp_path):
     path = store_at("embed")
     store = giga.open(path)
-    done = zarr.open_group(path)["embeddings/giga/done"]
-    done[3], done[5] = 0, -1
+    giga.open(path, write=True).embedding("giga").take_back([5])
+    giga.open(path, write=True).tiles.take_back([3])
     summary = giga.export(path, "embeddings/giga", to=tmp_path / "v.csv")
-    assert (summary.slides, summary.empty, summary.pending) == (6, 1, 1)
+    assert (summary.slides, summary.empty, summary.pending) == (6, 0, 2)
     ids = pd.read_csv(tmp_path / "v.csv")["slide_id"].tolist()
     assert ids == [id_ for i, id_ in enumerate(store.slides.ids) if i not in (3, 5)]
 
@@ -337,13 +338,16 @@ def test_refusals(chain, store, store_at, tmp_path):
     with pytest.raises(NotFound, match="no embeddings"):
         giga.export(chain("train"), to=tmp_path / "v.csv")
     path = store_at("embed")
-    root = zarr.open_group(path)
-    root["embeddings/giga/done"][:] = -1
+    store = giga.open(path, write=True)
+    store.embedding("giga").take_back()
     with pytest.raises(NotFound, match="holds nothing yet"):
         giga.export(path, "embeddings/giga", to=tmp_path / "v.csv")
-    root["slides/id"][0] = "a/b"
+    other = giga.Store.create(tmp_path / "other.zarr")
+    other.write_slides(SlideTable((SlideRow(id="a/b", path=""),)))
+    other.tiles.begin(store.tiles.recipe, 1, redo=False)
+    other.tiles.write(0, np.zeros((1, 2), dtype=np.int32), None)
     with pytest.raises(InvalidInput, match="cannot give a file its name"):
-        giga.export(path, "tiles", to=tmp_path / "v")
+        giga.export(other, "tiles", to=tmp_path / "v")
     with pytest.raises(Mismatch):
         giga.export(tmp_path, "tiles", to=tmp_path / "v")
     assert [p.name for p in tmp_path.iterdir()] == ["cohort.zarr"]

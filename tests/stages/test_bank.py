@@ -62,7 +62,8 @@ def test_unaugmented_features_in_the_same_pass(chain):
     expected = encoder_of(store)(pixels(store, 2, range(n)).float() / 255).numpy()
     np.testing.assert_allclose(vectors[:n], expected, rtol=2e-3, atol=2e-3)
     assert np.isnan(vectors[n:]).all()
-    assert store.root[f"features/{NAME}/done"][2] == n
+    assert store.features(NAME).done().values[2] == n
+    assert store.root[f"features/{NAME}/done"][2] == store.tiles.identities()[2]
 
 
 def test_tiles_of_a_view_share_parameters_and_views_do_not(chain, store_at):

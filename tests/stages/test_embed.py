@@ -1,5 +1,7 @@
 """giga embed: one vector per slide."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from gigacli.nn.views import TilePositions, draw_rows, make_views
 from gigacli.randomness import keyed_rng
 from gigacli.stages import embed as embed_stage
 from gigacli.store.groups import Embedding
+from tests.conftest import TRAIN
 
 
 def test_a_vector_is_the_mean_of_its_views_at_unit_length(chain):
@@ -51,8 +54,8 @@ def test_the_recipe_names_model_features_views_and_seed(chain):
     recipe = store.embedding("giga").recipe
     named = {key: recipe.config[key] for key in ("model", "features_name", "views", "tiles", "seed")}
     assert named == {"model": "giga", "features_name": "random-resnet18", "views": 5, "tiles": 5, "seed": 0}
-    made_from = {"model": store.model("giga"), "features": store.features("random-resnet18")}
-    assert recipe.inputs == {key: group.fingerprint for key, group in made_from.items()}
+    features, model = store.features("random-resnet18"), store.model("giga")
+    assert recipe.inputs == {"features": features.fingerprint, "model": hashlib.sha256(model.weights()).hexdigest()}
 
 
 def test_same_command_same_bytes(store_at, chunks):
@@ -87,13 +90,16 @@ def test_the_mean_needs_no_model(store_at):
 
 
 def test_a_slide_without_tiles_has_no_vector(store_at):
-    path = store_at("train")
+    path = store_at("bank")
     store = giga.Store.open(path, write=True)
-    store.root["features/random-resnet18/done"][4] = 0
+    store.tiles.write(4, np.empty((0, 2), dtype=np.int32), None)
+    store.features("random-resnet18").write(4, None)
+    store.bank("random-resnet18").write_empty(4)
+    assert giga.train(path, **TRAIN).slides == 7
     summary = giga.embed(path, views=2)
     assert (summary.done, summary.without_tiles) == (7, 1)
     assert np.isnan(store.root["embeddings/giga/vectors"][4]).all()
-    assert store.root["embeddings/giga/done"][4] == 0
+    assert store.embedding("giga").done().values[4] == 0
 
 
 def test_refusals(store_at, chunks):

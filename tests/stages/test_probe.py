@@ -312,8 +312,12 @@ def test_predictions_lead_back_to_the_scores(store, labels, tmp_path):
 
 def test_slides_seen_in_training_are_counted(store, labels, tmp_path):
     store.model("giga").begin(Recipe("train", {"bank": "x"}, {}), np.arange(30), redo=False)
-    store.ensure_array("features/x/done", (120,))
-    store.root["features/x"].attrs["giga"] = {"recipe": vars(Recipe("bank", {"encoder": "moco"}, {}))}
+    features = Recipe("bank", {"encoder": "moco"}, {})
+    store.features("x").begin(features, 4, redo=False)
+    for name in ("giga", "mean-x"):
+        embedding = store.embedding(name)
+        recipe = Recipe("embed", embedding.config, {"features": features.fingerprint})
+        store.root[embedding.path].attrs["giga"] = {**embedding.attributes, "recipe": vars(recipe)}
     store.encoder("moco").begin(Recipe("pretrain-tiles", {}, {}), np.array([7]), redo=False)
     warnings = giga.probe(store, labels, folds=2).warnings
     assert "giga: slide encoder 'giga' was trained, without labels, on 30 of the 120 test slides" in warnings

@@ -43,7 +43,7 @@ def test_another_kind_of_zarr(verb, tmp_path, labels):
 def test_another_version(verb, tmp_path, labels):
     store = Store.create(tmp_path / "future.zarr")
     store.root.attrs["giga"] = {**store.root.attrs["giga"], "version": "9.0"}
-    with pytest.raises(Mismatch, match=r"version 9\.0.*reads 0\.1"):
+    with pytest.raises(Mismatch, match=r"version 9\.0.*reads 0\.2"):
         CALLS[verb](tmp_path / "future.zarr", labels)
 
 

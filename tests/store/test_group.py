@@ -89,8 +89,9 @@ def test_redo_of_what_is_not_there_begins_it(store):
 def test_a_removal_that_was_cut_short_is_finished_first(store, redo):
     features = store.features("x")
     store.tiles.begin(RECIPE, 9, redo=False)
+    store.tiles.write(0, CORNERS, SHARE)
     features.begin(FEATURES, 5, redo=False)
-    features.write(0, np.ones((3, 5), dtype=np.float16))
+    features.write(0, np.ones((4, 5), dtype=np.float16))
     for group in (store.tiles, features):
         half_removed(group)
         assert group.found is None
@@ -177,9 +178,10 @@ def test_done_counts_registered_slides_alone(store):
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=6, max_size=6), st.integers(1, 4))
 @settings(max_examples=12)
-def test_what_is_to_do_is_ready_and_not_done_and_in_one_shard(slides, total):
+def test_what_is_to_do_is_ready_and_not_done_and_in_one_shard(tile_slides, slides, total):
     store = Store.create("memory://todo.zarr")
     store.write_slides(SlideTable(tuple(SlideRow(id=str(i), path="") for i in range(6))))
+    tile_slides(store, *[0] * 6)
     group = store.features("x")
     group.begin(FEATURES, 4, redo=True)
     for row, (_, done) in enumerate(slides):
@@ -220,8 +222,8 @@ def test_handles_are_opened_anew_after_a_registration(store, table_of):
     assert embedding.read().shape == (3, 2)
     store.write_slides(table_of("a", "b", "c", "d"))
     assert features.array("vectors").shape == (4, 4, 2)
-    features.write(3, np.ones((4, 2), dtype=np.float16))
     store.tiles.write(3, CORNERS, SHARE)
+    features.write(3, np.ones((4, 2), dtype=np.float16))
     embedding.write(np.array([3]), np.ones((1, 2), dtype=np.float32))
     again = Store.open(store.url)
     assert again.features("x").done().values.tolist() == [NOT_DONE] * 3 + [4]
@@ -233,6 +235,7 @@ def test_handles_are_opened_anew_after_a_registration(store, table_of):
 
 def test_handles_are_opened_anew_when_a_group_is_begun_again(store):
     store.tiles.begin(RECIPE, 4, redo=False)
+    store.tiles.write(0, CORNERS, SHARE)
     features = store.features("x")
     features.begin(FEATURES, 2, redo=False)
     features.write(0, np.ones((4, 2), dtype=np.float16))

@@ -19,7 +19,7 @@ from gigacli.store.table import SlideRow, SlideTable
 
 def test_everything_is_counted(tiny):
     found = info(tiny)
-    assert (found.url, found.version, found.slides, found.patients) == (str(tiny), "0.1", 4, 2)
+    assert (found.url, found.version, found.slides, found.patients) == (str(tiny), "0.2", 4, 2)
     groups = {g.path: (g.stage, g.done, g.total, g.failed) for g in found.groups}
     assert groups == {
         "tiles": ("tile", 3, 4, 1),
@@ -131,7 +131,9 @@ def steps(store):
     yield "embed STORE --model m"
     for name, kind in (("m", "model"), ("born", "random-init")):
         embedding = store.embedding(name)
-        embedding.begin(Recipe("embed", {"model": "m", "aggregator": kind}, {}), 4, redo=False)
+        embedding.begin(
+            Recipe("embed", {"model": "m", "aggregator": kind}, {"features": features.fingerprint}), 4, redo=False
+        )
         yield "embed STORE --model m" + ("" if kind == "model" else " --aggregator random-init --name born")
         embedding.write(rows, np.ones((1, 4), dtype=np.float32), empty=np.array([1]))
     yield "probe STORE --labels labels.csv"

@@ -118,7 +118,8 @@ def test_slides_that_another_process_registered_meanwhile_are_not_lost(store, ta
     assert other.slides.ids == ["a", "b", "c", "d"]
 
 
-def test_arrays_made_meanwhile_are_long_enough_for_them(store, table_of):
+def test_arrays_made_meanwhile_are_long_enough_for_them(store, table_of, tile_slides):
+    tile_slides(store, 0, 0, 0)
     other = Store.open(store.url, write=True)
     assert other.registered == 3
     other.features("there").begin(Recipe("bank", {"encoder": "x"}, {}), 4, redo=False)
@@ -194,15 +195,31 @@ def test_a_group_without_a_recipe_is_not_there(store):
         _ = store.bank("begun").recipe
 
 
-def test_forgetting_slides_takes_back_all_that_was_made_of_them(tiny):
+def test_what_was_made_from_tiles_is_done_as_long_as_they_are_there(tiny):
     store = Store.open(tiny, write=True)
+    made = (store.features("moco"), store.bank("moco"), store.embedding("giga"))
+    corners, share = store.tiles.coords(0), store.tiles.tissue(0)
+    store.tiles.take_back([])
     assert store.progress()["tiles"] == 3
-    store.forget([])
-    assert store.progress()["tiles"] == 3
-    store.forget([0, 2])
-    for group in (store.tiles, store.features("moco"), store.bank("moco"), store.embedding("giga")):
+    store.tiles.take_back([0, 2])
+    for group in (store.tiles, *made):
         assert np.flatnonzero(group.done().finished).tolist() == [1], group
-    assert store.model("giga").complete  # of a model it is no part
+        assert group.stale == []
+    assert store.model("giga").complete  # it has learnt, whatever becomes of the slide
+    store.tiles.write(0, corners, share, file=7)
+    for group in made:
+        assert np.flatnonzero(group.done().finished).tolist() == [1], group
+        assert group.stale == ["1 slides have other tiles, masks or files now"]
+    assert store.model("giga").stale == ["trained on 1 slides that have other tiles, masks or files now"]
+    with pytest.raises(Mismatch, match="embeddings/giga is stale"):
+        store.embedding("giga").refuse_stale()
+    with pytest.raises(Mismatch, match="trained on 1 slides that have other tiles"):
+        _ = store.model("giga").usable
+    store.tiles.write(0, corners, share)  # the file is put back
+    for group in made:
+        assert np.flatnonzero(group.done().finished).tolist() == [0, 1], group
+        assert group.stale == []
+    _ = store.model("giga").usable
 
 
 # ---------------------------------------------------------------------- bytes and failures
@@ -268,7 +285,8 @@ for i in range(12):
 
 
 @pytest.mark.slow
-def test_processes_begin_the_same_groups_at_once_and_write_different_slides(store):
+def test_processes_begin_the_same_groups_at_once_and_write_different_slides(store, tile_slides):
+    tile_slides(store, 1, 1, 1)
     start = str(time.time() + 3)
     running = [subprocess.Popen([sys.executable, "-c", BEGIN_AT_ONCE, store.url, start, str(me)]) for me in range(3)]
     assert [process.wait(60) for process in running] == [0, 0, 0]

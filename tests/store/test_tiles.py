@@ -87,7 +87,7 @@ def test_grids_come_in_the_order_asked_for_across_blocks(tmp_path, table_of):
 
 def test_what_says_done_is_written_last(store, monkeypatch):
     store.tiles.begin(RECIPE, 4, redo=False)
-    monkeypatch.setattr(type(store.tiles), "_set_done", lambda *_: pytest.fail("killed"))
+    monkeypatch.setattr(type(store.tiles), "set_count", lambda *_: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
         store.tiles.write(0, CORNERS, None)
     again = Store.open(store.url).tiles
