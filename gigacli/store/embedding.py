@@ -38,6 +38,7 @@ class Embedding(SlideGroup):
             self.array("vectors").oindex[rows] = vectors
         both = rows if empty is None else np.sort(np.concatenate([rows, empty]))
         if len(both):
+            self.store.settle()
             self.array("done").oindex[both] = np.isin(both, rows).astype(np.int32)
 
     def read(self) -> NDArray[np.float32]:

@@ -109,12 +109,17 @@ class Group:
         for name in ("done", "count"):
             if name in node:
                 node[name][...] = NOT_DONE
+        self.store.settle()
         node.attrs["giga"] = {}
+        self.store.settle()
         for path, _ in list(arrays(root, self.path)):
             del root[f"{path}/c"]  # zarr's key of the folder of chunks
+        self.store.settle()
         for path in children(root, self.path):
             del root[path]
+        self.store.settle()
         del root[self.path]
+        self.store.settle()
         self.forget_opened()
 
     def _begin(self, recipe: Recipe, shapes: dict[str, tuple[int, ...]], *, redo: bool) -> None:
@@ -135,6 +140,7 @@ class Group:
             self._ensure(name, shape)
         giga = {"created_by": CREATED_BY, "recipe": vars(recipe)}
         if node.attrs.get("giga") != giga:
+            self.store.settle()
             node.attrs["giga"] = giga
 
     def _half_removed(self) -> bool:
@@ -229,9 +235,11 @@ class SlideGroup(Group):
     def _take_back(self, name: str, rows: Sequence[int] | None) -> None:
         if self.has(name) and (rows is None or len(rows)):
             self.array(name).oindex[slice(None) if rows is None else list(rows)] = NOT_DONE
+            self.store.settle()
 
     def _set_done(self, row: int, value: int) -> None:
-        """The last thing that is written of a slide."""
+        """The last thing that is written of a slide, when all else is on the disk."""
+        self.store.settle()
         self.array(self._mark)[row] = value
 
 

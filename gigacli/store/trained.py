@@ -47,7 +47,9 @@ class TrainedGroup(Group):
         Epochs still to come, of `epochs` in all, are NaN in the store.
         """
         self._keep_history(history, epochs)
+        self.store.settle()  # the best weights so far, too, which the checkpoint tells from later ones
         self.store.write_bytes(f"{self.path}/checkpoint", checkpoint)
+        self.store.settle()
 
     def finish(self, weights: bytes, history: Mapping[str, Sequence[float]]) -> None:
         """Keep the result; what says "done" is written last."""
@@ -57,6 +59,7 @@ class TrainedGroup(Group):
     def _keep_weights(self, weights: bytes) -> None:
         if weights:
             self.store.write_bytes(f"{self.path}/weights", weights)
+        self.store.settle()
         self.array("done")[...] = 1
 
     def _keep_history(self, history: Mapping[str, Sequence[float]], epochs: int) -> None:
