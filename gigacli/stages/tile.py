@@ -85,6 +85,7 @@ def tile(
     workers: int | None = None,
     slide: str | Sequence[str] = (),
     redo: bool = False,
+    sync: bool = True,
     progress: Progress = SILENT,
 ) -> TileSummary | TileEstimate:
     """Register slides in a store, made if it is not there, and write the tiles that hold tissue.
@@ -103,11 +104,14 @@ def tile(
     paths = [Path(p) for p in ([slides] if isinstance(slides, str | Path) else slides)]
     what = prepare(config, store, paths, progress)
     opened = begin(what, progress)
+    opened.settle()  # other processes may do the rest
     if what.config.plan:
         return _estimate(what, opened, started)
     if what.config.dask is not None:
         return _on_dask(what, opened, progress, started)
-    return summary(what, opened, work(what, opened, progress), started)
+    outcome = work(what, opened, progress)
+    opened.settle()
+    return summary(what, opened, outcome, started)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +182,7 @@ def prepare(config: TileConfig, store: str | Path | Store, paths: list[Path], pr
 def begin(plan: Plan, progress: Progress) -> Store:
     """Write the slide table and make room for tiles; one shard of many only takes back what is to be redone."""
     config, registration = plan.config, plan.registration
-    store = plan.known if plan.known is not None else Store.create(plan.url)
+    store = plan.known if plan.known is not None else Store.create(plan.url, sync=config.sync)
     if config.shard is not None:
         if config.redo:
             for row in plan.rows(store):
@@ -263,7 +267,7 @@ def summary(plan: Plan, store: Store, outcome: _Outcome, started: float) -> Tile
 def _existing(store: str | Path | Store, config: TileConfig, *, has_slides: bool) -> Store | None:
     """Open the store if it is there; without slides to register, or for one shard, it must be."""
     if isinstance(store, Store) or Store.exists(store):
-        found = Store.open(store, write=True)
+        found = Store.open(store, write=True, sync=config.sync)
         if not found.registered and not has_slides:
             raise NotFound(f"{found.url} has no slides yet", f"run: giga tile {found.url} SLIDES")
         return found
@@ -310,7 +314,7 @@ def _tiles_of(
 def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> TileSummary:
     """Tile on a Dask cluster, whose workers fill the groups that have been begun."""
     config = plan.config
-    options = {"workers": config.workers, "qc": config.qc, "strict": config.strict}
+    options = {"workers": config.workers, "qc": config.qc, "strict": config.strict, "sync": config.sync}
     shards = run_on_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
     table, counts = store.slides, store.tiles.done().values.tolist()
     refused = {table[row].id: why for row, why in plan.registration.reasons.items() if why}

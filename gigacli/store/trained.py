@@ -61,6 +61,7 @@ class TrainedGroup(Group):
             self.store.write_bytes(f"{self.path}/weights", weights)
         self.store.settle()
         self.array("done")[...] = 1
+        self.store.settle()
 
     def _keep_history(self, history: Mapping[str, Sequence[float]], epochs: int) -> None:
         for name, values in history.items():
