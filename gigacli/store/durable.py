@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from zarr.storage import LocalStore
 
 from gigacli.files import to_disk
+from gigacli.store.layout import NAMED_GROUPS
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
@@ -37,9 +38,10 @@ class Unsettled:
         self.waits = True
         self._root = root
         self._folders: set[str] = set()
-        # Folders that were remembered once, with all that leads to them: an earlier process may have made a folder and
+        # Folders that were remembered once, with all that leads to them: another process may have made a folder and
         # have been killed before it settled.
         self._known: set[str] = set()
+        self._first = True
         self._adding, self._settling = threading.Lock(), threading.Lock()
 
     def changed(self, folder: str) -> None:
@@ -64,6 +66,8 @@ class Unsettled:
         with self._settling:  # another thread may be waiting for folders of this one
             with self._adding:
                 folders, self._folders = self._folders, set()
+            if self._first and self.waits:
+                folders |= _folders_of_nodes(self._root)
             try:
                 for folder in sorted(folders):
                     self._wait_for(folder)
@@ -71,6 +75,7 @@ class Unsettled:
                 with self._adding:
                     self._folders |= folders
                 raise
+            self._first = False
 
     def _wait_for(self, folder: str) -> None:
         try:
@@ -88,6 +93,17 @@ class Unsettled:
                 raise
         finally:
             os.close(descriptor)
+
+
+def _folders_of_nodes(root: str) -> set[str]:
+    """Folders of groups, arrays and their chunks: a process that was killed may not have waited for what is in them."""
+    found = set()
+    for at, folders, _ in os.walk(root):
+        found.add(at)
+        above = os.path.dirname(os.path.relpath(at, root))  # noqa: PTH120
+        if os.path.basename(at) == "c" and above not in NAMED_GROUPS:  # noqa: PTH119
+            folders.clear()  # of chunks there may be very many; what relies on one writes it
+    return found
 
 
 class DurableStore(LocalStore):
@@ -185,8 +201,9 @@ class DurableStore(LocalStore):
                 shutil.rmtree(path)
             finally:
                 self.unsettled.removed(path)
-        elif os.path.lexists(path):
+        else:
             Path(path).unlink(missing_ok=True)
+            # where it is not there, too: a killed process may have removed it and not have waited
             self.unsettled.changed(os.path.dirname(path))  # noqa: PTH120
 
     def _make_folder(self, folder: str) -> None:

@@ -1,8 +1,8 @@
 """A disk as strict as POSIX lets it be, and what a power cut leaves on it, from a log that ``power.c`` has written.
 
 The bytes of a file are safe as of its last fsync, the names in a folder as of the last fsync of that folder, and
-nothing else is: of the changes since, a cut keeps some and loses others, in whatever order they were made. A file may be
-empty then, a prefix of itself, of its full size but zeros, or whole.
+nothing else is: of the changes since, a cut keeps some and loses others, in whatever order they were made. A file may
+be empty then, a prefix of itself, of its full size but zeros, or whole.
 """
 
 import os
@@ -17,7 +17,10 @@ from tests.helpers import warm_server
 
 SOURCE = Path(__file__).with_name("power.c")
 KEPT = (0.0, 0.1, 0.5, 0.9, 1.0)
-"""Shares of what is not safe that cuts keep."""
+"""Shares of the changes that are not safe that cuts keep."""
+
+ZEROS = 0.25
+"""Share of the files of full size whose bytes were not written."""
 
 
 class File:
@@ -27,15 +30,16 @@ class File:
         self.source, self.size, self.safe = source, size, safe
 
     def left(self, to, rng):
-        """Write what a cut leaves of it."""
-        fates = [self.safe, self.size, rng.randint(self.safe, self.size)] if self.size > self.safe else [self.size]
-        size = rng.choice(fates)
-        if size == self.source.stat().st_size and not (self.size > self.safe and rng.random() < 0.25):
+        """Write what a cut leaves of it; without `rng`, all of it."""
+        torn = rng is not None and self.size > self.safe
+        size = rng.choice([self.safe, self.size, rng.randint(self.safe, self.size)]) if torn else self.size
+        zeros = torn and size == self.size and rng.random() < ZEROS
+        if size == self.source.stat().st_size and not zeros:
             os.link(self.source, to)  # whoever changes a file puts another in its place: the log says so
             return
         with self.source.open("rb") as file:
-            data = file.read(size)
-        to.write_bytes(data if size < self.size else data[: self.safe] + bytes(size - self.safe))
+            data = file.read(self.safe if zeros else size)
+        to.write_bytes(data.ljust(size, b"\0"))
 
 
 class Folder:
@@ -54,11 +58,14 @@ class Folder:
         self.safe, self.changes = self.names, []
 
     def left(self, to, rng, kept):
-        """Write what a cut leaves of it, if each change since the last fsync is kept with this probability."""
+        """Write what a cut leaves of it, if each change since the last fsync is kept with this probability.
+
+        Without `rng`, all of it.
+        """
         to.mkdir()
         names = self.safe
         for change in self.changes:
-            if rng.random() < kept:
+            if rng is None or rng.random() < kept:
                 names = _changed(names, change)
         for name, node in names.items():
             if isinstance(node, Folder):
@@ -72,11 +79,10 @@ def _changed(names, change):
 
 
 class Disk:
-    """The files below a folder, from a copy of them as they were before a run that was logged."""
+    """The files below a folder, as they were before any run that was logged: all of them safe."""
 
-    def __init__(self, root, before, files):
-        """`before` is the copy of the folder `root`; files that were made since are in `files`, by their number."""
-        self.root, self.files, self.made = root, files, {}
+    def __init__(self, before):
+        """`before` is a copy of the folder."""
         self.top = self._read(before)
 
     def _read(self, path):
@@ -129,9 +135,15 @@ class Disk:
         folder, name = self.place(path)
         folder.change(**{name: node})
 
-    def cut(self, to, rng):
-        """Write what a cut leaves now into a folder that is not there."""
-        self.top.left(to, rng, rng.choice(KEPT))
+    def follow(self, root, log, records):
+        """Go on with the records of a log of another run, over the same files in the folder `root`."""
+        self.root, self.files, self.made = root, log.with_name(f"{log.name}.files"), {}
+        for record in records:
+            self.apply(*record)
+
+    def left(self, to, rng=None):
+        """Write what a cut leaves now into a folder that is not there; without `rng`, what is there without one."""
+        self.top.left(to, rng, rng.choice(KEPT) if rng is not None else 1)
 
 
 class Recorder:
@@ -168,25 +180,17 @@ class Recording:
     """
 
     def __init__(self, recorder, folder, prepare, line):
-        """`prepare` makes what is there before in a folder; `line` gives the command line for a store."""
+        """`prepare` makes the folder `root` as it is before; `line` gives the command line for a store."""
         folder.mkdir()
-        self.root, self.before, self.log = folder / "run", folder / "before", folder / "log"
-        for path in (self.root, self.before):
-            path.mkdir()
+        self.root, self._before, self._log = folder / "run", folder / "before", folder / "log"
+        for path in (self.root, self._before):
             prepare(path)
-        code = recorder.run(line(self.root / "cohort.zarr"), self.root, self.log)
-        assert code == 0, self.log.with_suffix(".out").read_text()
-        self.records = [line.split("\t") for line in self.log.read_text().splitlines()]
+        code = recorder.run(line(self.root / "cohort.zarr"), self.root, self._log)
+        assert code == 0, self._log.with_suffix(".out").read_text()
+        self.records = [line.split("\t") for line in self._log.read_text().splitlines()]
 
-    def disk(self, records):
-        """The disk after so many records."""
-        disk = Disk(self.root, self.before, self.log.with_name("log.files"))
-        for record in self.records[:records]:
-            disk.apply(*record)
+    def disk(self, records, before=None):
+        """The disk after so many records, from `before` on, where another run has left it."""
+        disk = before or Disk(self._before)
+        disk.follow(self.root, self._log, self.records[:records])
         return disk
-
-    def cut(self, to, rng):
-        """Cut the power at some moment of the run; what is left of `root` lies in `to`. Says when it was."""
-        at = rng.randint(0, len(self.records))
-        self.disk(at).cut(to, rng)
-        return at

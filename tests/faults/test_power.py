@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from gigacli.errors import GigaError
 from gigacli.store.validate import validate
 from tests.conftest import copy_store
 from tests.faults.power import Recorder, Recording
@@ -33,7 +34,12 @@ RUNS = {
 }
 """Runs: the verb, the stage of the store it starts from, and what its command line says beside what it always says."""
 
-SHORT = 1
+LONG = ("bank, other draws", "embed, other views")
+"""Those that only the long form makes, for the time they take."""
+
+QUICK = "import"
+"""The run that the short form takes where one must do."""
+
 SEARCHED = 40
 """Cuts of a run that does not wait for the disk, of which one at least must do harm."""
 
@@ -56,6 +62,7 @@ def recording(recorder, cohort, chain, line, tmp_path):
             words = (extra,)
 
         def prepare(folder):
+            folder.mkdir()
             if stage is not None:
                 copy_store(chain(stage), folder / "cohort.zarr")
 
@@ -71,68 +78,91 @@ class Harm(Exception):
     """What a cut has done that it must not do."""
 
 
-def check_cut(recording, command, victims, contents, to, rng):
-    """Cut the power once, look at what is left, and run the command again.
+def check(left, recording, command, victims, contents):
+    """Look at what a cut has left, and run the command again; then remove it.
 
     Raises:
         Harm: The store is not valid, or not what it would have been.
     """
-    at = recording.cut(to, rng)
-    store, when = to / "cohort.zarr", f"after {at} of {len(recording.records)} records"
+    store = left / "cohort.zarr"
     if (store / "zarr.json").exists():
-        problems = validate(store).problems
+        try:
+            problems = validate(store).problems
+        except GigaError as error:
+            raise Harm(error) from error
         if problems:
-            raise Harm(f"{when}: {problems}")
+            raise Harm(problems)
     if victims.run(command(store)) != 0:
-        raise Harm(f"{when}: {victims.said()}")
+        raise Harm(victims.said())
     found, wanted = contents(store), contents(recording.root / "cohort.zarr")
-    different = [name for name in {*found, *wanted} if found.get(name) != wanted.get(name)]
+    different = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
     if different:
-        raise Harm(f"{when}: {sorted(different)} are not as they would have been")
-    shutil.rmtree(to)
+        raise Harm(f"{different} are not as they would have been")
+    shutil.rmtree(left)
+
+
+def moments(recording, rng, n):
+    """Numbers of records after which the power is cut, one of each part of the run."""
+    return [int((i + rng.random()) * (len(recording.records) + 1) / n) for i in range(n)]
+
+
+def cuts_per_run(faults):
+    """Cuts of each run, if there are to be so many in all; in the short form one."""
+    return -(-faults // len(RUNS)) or 1
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_power_cuts(name, recording, victims, contents, rng, faults, tmp_path):
+    if not faults and name in LONG:
+        pytest.skip("a run of the long form")
     recording, command = recording(name)
-    cuts = -(-faults // len(RUNS)) or SHORT
-    for i in range(cuts):
-        check_cut(recording, command, victims, contents, tmp_path / f"cut-{i}", rng)
+    cuts = cuts_per_run(faults)
+    for at in moments(recording, rng, cuts):
+        recording.disk(at).left(tmp_path / "cut", rng)
+        check(tmp_path / "cut", recording, command, victims, contents)
     print(f"\n{name}: {cuts} power cuts, then the bytes of an undisturbed run")
 
 
-def test_the_log_holds_all_that_was_written(recording, rng, tmp_path):
+@pytest.mark.parametrize("name", RUNS)
+def test_a_power_cut_in_the_run_after_a_kill(name, recorder, recording, victims, contents, rng, faults, tmp_path):
+    """What a killed run has not waited for, the next one relies on."""
+    if not faults and name != QUICK:
+        pytest.skip("the short form tries one run")
+    recording, command = recording(name)
+    cuts = -(-cuts_per_run(faults) // 4)
+    for i, killed in enumerate(moments(recording, rng, cuts)):
+        second = Recording(recorder, tmp_path / f"second-{i}", recording.disk(killed).left, command)
+        disk = second.disk(moments(second, rng, 1)[0], before=recording.disk(killed))
+        disk.left(tmp_path / "cut", rng)
+        check(tmp_path / "cut", recording, command, victims, contents)
+        shutil.rmtree(tmp_path / f"second-{i}")
+    print(f"\n{name}: {cuts} kills and power cuts in the next run, then the bytes of an undisturbed run")
+
+
+def test_the_log_holds_all_that_was_written(recording, tmp_path):
     """What the records make of the folder is what the run has left in it: nothing was written past them."""
-    recording, _ = recording("bank, more draws")
-    disk = recording.disk(len(recording.records))
-    settle_all(disk.top)
-    disk.cut(tmp_path / "all", rng)
+    recording, _ = recording("tile, one slide more")
+    recording.disk(len(recording.records)).left(tmp_path / "all")
     left = {p.relative_to(tmp_path / "all"): p.read_bytes() for p in (tmp_path / "all").rglob("*") if p.is_file()}
     assert left == {p.relative_to(recording.root): p.read_bytes() for p in recording.root.rglob("*") if p.is_file()}
-
-
-def settle_all(node):
-    if hasattr(node, "names"):
-        node.settle()
-        for child in node.names.values():
-            settle_all(child)
-    else:
-        node.safe = node.size
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_without_waiting_for_the_disk_cuts_do_harm(name, recording, victims, contents, rng, faults, tmp_path):
     """Else the tests above would show nothing."""
-    if not faults and name != "bank":
-        pytest.skip("the short form looks for harm in one run")
+    if not faults and name != QUICK:
+        pytest.skip("the short form tries one run")
     recording, command = recording(name, "--no-sync")
     assert not any(what in ("sync", "settle") for what, *_ in recording.records)
-    cuts, harm = -(-faults // len(RUNS)) or SEARCHED, 0
-    for i in range(cuts):
+    cuts = cuts_per_run(faults) if faults else SEARCHED
+    harm = 0
+    for at in moments(recording, rng, cuts)[:: 1 if faults else -1]:
+        recording.disk(at).left(tmp_path / "cut", rng)
         try:
-            check_cut(recording, command, victims, contents, tmp_path / f"cut-{i}", rng)
+            check(tmp_path / "cut", recording, command, victims, contents)
         except Harm:
             harm += 1
+            shutil.rmtree(tmp_path / "cut")
             if not faults:
                 break
     print(f"\n{name} --no-sync: {harm} of {cuts} power cuts did harm")
