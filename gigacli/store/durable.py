@@ -63,10 +63,12 @@ class Unsettled:
 
     def settle(self) -> None:
         """Wait until the entries of all folders that were remembered before this call are on the disk."""
+        if not self.waits:
+            return
         with self._settling:  # another thread may be waiting for folders of this one
             with self._adding:
                 folders, self._folders = self._folders, set()
-            if self._first and self.waits:
+            if self._first:
                 folders |= _folders_of_nodes(self._root)
             try:
                 for folder in sorted(folders):
