@@ -12,6 +12,7 @@ import os
 import shutil
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +23,9 @@ from gigacli.store.layout import NAMED_GROUPS
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
+
+AT_ONCE = 16
+"""Folders that are waited for side by side: a disk does with one flush what is asked for at a time."""
 
 NO_SUCH_THING = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """What file systems say that cannot wait for folders: they need not, or nothing can be done."""
@@ -70,9 +74,11 @@ class Unsettled:
                 folders, self._folders = self._folders, set()
             if self._first:
                 folders |= _folders_of_nodes(self._root)
+            if not folders:
+                return
             try:
-                for folder in sorted(folders):
-                    self._wait_for(folder)
+                with ThreadPoolExecutor(AT_ONCE) as pool:
+                    list(pool.map(self._wait_for, folders))
             except BaseException:
                 with self._adding:
                     self._folders |= folders
