@@ -11,11 +11,15 @@ import os
 import re
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+
+if sys.platform == "darwin":
+    import fcntl
 
 PARTIAL = ".partial"  # the ending of files that are still being written, or were left by a process that was killed
 
@@ -54,6 +58,19 @@ def new_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def to_disk(descriptor: int) -> None:
+    """Wait until what was written to an open file, or the entries of an open folder, are on the disk.
+
+    Raises:
+        OSError: The disk failed, or the file system cannot wait for a folder.
+    """
+    if sys.platform == "darwin":  # its fsync leaves them in the memory of the disk
+        with suppress(OSError):  # of file systems that do not know it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
 
 
 def abandoned(folder: Path, *, name: str | None = None) -> list[Path]:

@@ -38,8 +38,11 @@ class Recorder:
 
 
 @functools.cache
-def warm_server():
-    """Folder of a server of warm processes, which ends with this one: its socket, ``giga`` and ``warm-python``."""
+def warm_server(library=""):
+    """Folder of a server of warm processes, which ends with this one: its socket, ``giga`` and ``warm-python``.
+
+    A `library` is loaded into them before the C library.
+    """
     folder, script = Path(tempfile.mkdtemp(prefix="giga-")), Path(warm.__file__)
     address = folder / "socket"
     for name, words in (("giga", "giga"), ("warm-python", "")):
@@ -51,7 +54,7 @@ def warm_server():
         [sys.executable, "-P", str(script), "serve", str(address)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, **({"LD_PRELOAD": library} if library else {})},
     )
 
     def end():

@@ -134,7 +134,7 @@ def read_sample(
     """
     table, failures = store.slides, dict[str, str]()
     folder = _cache_folder(store.url, config.cache) if config.cache_gb else None
-    cache = TileCache(folder, limit_bytes=config.cache_gb * GB) if folder else None
+    cache = TileCache(folder, limit_bytes=config.cache_gb * GB, sync=config.sync) if folder else None
     spec = TileSpec(store.tiles.tile_px, store.tiles.mpp, store.tiles.upsample)
     progress.start("reading tiles", len(slides))
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from gigacli.config import base
 from gigacli.config.base import SEEDS, SHARES, WORKERS, Config, one_resolution
-from gigacli.config.verbs import DEVICE, MAG, SEED
+from gigacli.config.verbs import DEVICE, MAG, SEED, SYNC
 
 ValidationLevel = Literal["attributes", "hierarchy", "consistency", "values"]
 """In the order in which they are looked at; each one takes the ones before it for granted."""
@@ -68,6 +68,7 @@ class ImportConfig(Config):
     )
     workers: int | None = option(None, "Files read at once; default: the number of processors.", WORKERS)
     redo: bool = option(False, "Replace what was imported under this name.")
+    sync: bool = option(True, SYNC)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:

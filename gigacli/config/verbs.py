@@ -40,6 +40,7 @@ DEVICE = "auto, cpu, cuda or cuda:I."
 SEED = "Seed of everything random."
 SHARD = "Do only part I of N of the slides, as I/N."
 DASK = "Address of a Dask scheduler whose workers share the slides."
+SYNC = "Wait for the disk before a slide, or a checkpoint, counts as done: then a power cut takes nothing that does."
 LOG_DIR = "Folder for TensorBoard, which must be installed: the extra tensorboard."
 MAG = "The same as a magnification: 10 means `mpp` 1.0."
 PRECISION = "Floating point of the network; auto is bf16 where the device computes in it."
@@ -70,6 +71,7 @@ class TileConfig(Config):
     workers: int | None = run_option(None, "Slides read at once; default: the number of processors.", WORKERS)
     slide: tuple[str, ...] = run_option((), "Do only this slide, repeatable; with `redo`, no other is touched.")
     redo: bool = run_option(False, "Replace the tiles that are there; what is left out is as it was.")
+    sync: bool = run_option(True, SYNC)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
@@ -120,6 +122,7 @@ class PretrainTilesConfig(Config):
     device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED, SEEDS)
     redo: bool = run_option(False, "Replace the encoder that is there.")
+    sync: bool = run_option(True, SYNC)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
@@ -154,6 +157,7 @@ class BankConfig(Config):
     device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED, SEEDS)
     redo: bool = run_option(False, "Replace the bank that is there.")
+    sync: bool = run_option(True, SYNC)
 
     def _check(self) -> None:
         self._name("name")
@@ -219,6 +223,7 @@ class TrainConfig(Config):
     device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED, SEEDS)
     redo: bool = run_option(False, "Replace the model that is there.")
+    sync: bool = run_option(True, SYNC)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
@@ -258,6 +263,7 @@ class EmbedConfig(Config):
     device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED, SEEDS)
     redo: bool = run_option(False, "Replace the embedding that is there.")
+    sync: bool = run_option(True, SYNC)
 
     def _check(self) -> None:
         self._name("name", "features")

@@ -262,7 +262,7 @@ def _disk(store: str | Path | None, folder: Path | None) -> Iterator[Check]:
         advice = "many jobs may write here; copy the store to a local disk for giga train, which reads at random"
         yield Check("disk", "note", f"{what} is served by others; fsync takes {found.fsync_ms:.1f} ms", advice)
     else:
-        slow = "; slow, but giga does not wait for it" if found.fsync_ms > SLOW_FSYNC_MS else ""
+        slow = "; slow: --no-sync does not wait for it" if found.fsync_ms > SLOW_FSYNC_MS else ""
         yield Check("disk", "ok", f"{what}: replaces files as a whole, fsync takes {found.fsync_ms:.1f} ms{slow}")
     yield from _room(store, folder, found)
 

@@ -49,6 +49,7 @@ def import_features(
     slide_mpp: float | None = None,
     workers: int | None = None,
     redo: bool = False,
+    sync: bool = True,
     progress: Progress = SILENT,
 ) -> ImportSummary:
     """Import tile features, or slide vectors, that another tool made; the store is made if it is not there.
@@ -68,7 +69,7 @@ def import_features(
     if not paths:
         raise InvalidInput("no files were named", "giga import uni.zarr features_uni_v1/")
     found = files_of(paths)
-    opened, metadata = Store.open_or_stand_in(store), read_metadata(config.csv)
+    opened, metadata = Store.open_or_stand_in(store, sync=config.sync), read_metadata(config.csv)
     if all(path.suffix == ".npy" for path in found):
         read = read_pair(found)
         name = config.name or plain_name(read.path.resolve().parent.name)
@@ -82,12 +83,18 @@ def import_features(
         read = vectors.read_each(sets, broken)
         return _vectors(config, opened, read=read, name=name, metadata=metadata, progress=progress, started=started)
     plan = prepare(config, opened, sets=sets, broken=broken, name=name, metadata=metadata, progress=progress)
-    return summary(plan, work(plan, begin(plan), progress), started=started)
+    features = begin(plan)
+    imported = work(plan, features, progress)
+    features.store.settle()
+    return summary(plan, imported, started=started)
 
 
 def _vectors(config: ImportConfig, store: Store, *, started: float, **found: Any) -> ImportSummary:
     plan = vectors.prepare(config, store, **found)
-    return vectors.summary(plan, vectors.work(plan, vectors.begin(plan)), started=started)
+    into = vectors.begin(plan)
+    done = vectors.work(plan, into)
+    into.settle()
+    return vectors.summary(plan, done, started=started)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +167,7 @@ def prepare(
 
 def begin(plan: Plan) -> Features:
     """Write the slide table and make room; a slide whose file is broken is registered too, to be named later."""
-    store = Store.create(plan.store.url)
+    store = Store.create(plan.store.url, sync=plan.config.sync)
     if plan.tiles.stage == "import":
         store.write_slides(_slide_table(plan, store))
         store.tiles.begin(plan.tiles, max(one.tiles for one, _ in plan.sets.values()), redo=False)

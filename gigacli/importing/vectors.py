@@ -99,7 +99,7 @@ def prepare(
 
 def begin(plan: Plan) -> Store:
     """Write the slide table and make room; the store is made if it is not there."""
-    store = Store.create(plan.store.url)
+    store = Store.create(plan.store.url, sync=plan.config.sync)
     rows = [SlideRow(id=slide, path="", patient=patient_of(slide, plan.metadata.get(slide))) for slide in plan.slides]
     store.write_slides(merged(store.slides, rows))
     store.embedding(plan.name).begin(plan.recipe, plan.read.width, redo=plan.config.redo)

@@ -78,6 +78,7 @@ def bank(
     device: str = "auto",
     seed: int = 0,
     redo: bool = False,
+    sync: bool = True,
     progress: Progress = SILENT,
 ) -> BankSummary:
     """Write a bank of augmented tile features, and the un-augmented features.
@@ -91,15 +92,18 @@ def bank(
         Mismatch: There is a bank of this name made otherwise.
     """
     started = time.monotonic()
-    plan = prepare(config, Store.open(store, write=True))
+    plan = prepare(config, Store.open(store, write=True, sync=config.sync))
     if plan.choice.note:
         progress.say(plan.choice.note)
     if config.redo:
         plan.bank.say_replacing(plan.recipes[0], progress)
     begin(plan)
+    plan.store.settle()  # other processes may do the rest
     if plan.config.dask is not None:
         return _on_dask(plan, progress, started)
-    return summary(plan, work(plan, progress), started)
+    outcome = work(plan, progress)
+    plan.store.settle()
+    return summary(plan, outcome, started)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,7 @@ def embed(
     device: str = "auto",
     seed: int = 0,
     redo: bool = False,
+    sync: bool = True,
     progress: Progress = SILENT,
 ) -> EmbedSummary:
     """Write an embedding, and the mean of all tile features beside it: the paper's baseline.
@@ -76,13 +77,16 @@ def embed(
             with another tile encoder or other tiles.
     """
     started = time.monotonic()
-    plan = prepare(config, Store.open(store, write=True))
+    opened = Store.open(store, write=True, sync=config.sync)
+    plan = prepare(config, opened)
     if plan.warning:
         progress.say(plan.warning)
     if config.redo:
         plan.vectors.group.say_replacing(plan.vectors.recipe, progress)
     begin(plan)
-    return summary(plan, work(plan, progress), started)
+    written = work(plan, progress)
+    opened.settle()
+    return summary(plan, written, started)
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,6 +91,7 @@ def pretrain_tiles(
     device: str = "auto",
     seed: int = 0,
     redo: bool = False,
+    sync: bool = True,
     progress: Progress = SILENT,
 ) -> PretrainTilesSummary:
     """Train a tile encoder on tiles of the cohort; an interrupted run goes on where it stopped.
@@ -111,7 +112,7 @@ def pretrain_tiles(
     with ExitStack() as stack:
         processes, hardware = stack.enter_context(distributed.joined(pick_device(config.device)))
         progress = progress if processes.first else SILENT
-        opened = Store.open(store, write=processes.first)
+        opened = Store.open(store, write=processes.first, sync=config.sync)
         plan = prepare(config, opened, processes, hardware)
         processes.wait()  # all have looked before the first one writes
         if plan.encoder.complete and not config.redo:

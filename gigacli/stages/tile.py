@@ -37,29 +37,17 @@ LOWEST = 10  # slides with the fewest tiles that a summary names
 
 @dataclass(frozen=True, kw_only=True)
 class TileSummary(Summary):
-    """Result of ``giga tile``.
+    """Result of ``giga tile``."""
 
-    Attributes:
-        empty: Slides without tissue: a result, not a failure.
-        tiles: Tiles of this shard's slides.
-        least: Tiles of the slide with the fewest.
-        median: Tiles of the slide in the middle.
-        most: Tiles of the slide with the most.
-        why_empty: Reason per slide that turned out to have no tiles now.
-        lowest: The ten slides with the fewest tiles.
-        failures: Reason per slide that failed.
-        reasons: How many slides failed for each kind of reason.
-    """
-
-    empty: int
-    tiles: int
-    least: int
-    median: float
-    most: int
-    why_empty: dict[str, str] = field(default_factory=dict)
-    lowest: list[tuple[str, int]] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-    reasons: dict[str, int] = field(default_factory=dict)
+    empty: int  # slides without tissue: a result, not a failure
+    tiles: int  # tiles of this shard's slides
+    least: int  # tiles of the slide with the fewest
+    median: float  # tiles of the slide in the middle
+    most: int  # tiles of the slide with the most
+    why_empty: dict[str, str] = field(default_factory=dict)  # reason per slide that turned out to have no tiles now
+    lowest: list[tuple[str, int]] = field(default_factory=list)  # the ten slides with the fewest tiles
+    failures: dict[str, str] = field(default_factory=dict)  # reason per slide that failed
+    reasons: dict[str, int] = field(default_factory=dict)  # how many slides failed for each kind of reason
 
 
 @options_of(TileConfig)
@@ -87,6 +75,7 @@ def tile(
     workers: int | None = None,
     slide: str | Sequence[str] = (),
     redo: bool = False,
+    sync: bool = True,
     progress: Progress = SILENT,
 ) -> TileSummary | TileEstimate:
     """Register slides in a store, made if it is not there, and write the tiles that hold tissue.
@@ -105,11 +94,14 @@ def tile(
     paths = [Path(p) for p in ([slides] if isinstance(slides, str | Path) else slides)]
     what = prepare(config, store, paths, progress)
     opened = begin(what, progress)
+    opened.settle()  # other processes may do the rest
     if what.config.plan:
         return _estimate(what, opened, started)
     if what.config.dask is not None:
         return _on_dask(what, opened, progress, started)
-    return summary(what, opened, work(what, opened, progress), started)
+    outcome = work(what, opened, progress)
+    opened.settle()
+    return summary(what, opened, outcome, started)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +166,8 @@ def prepare(config: TileConfig, store: str | Path | Store, paths: list[Path], pr
         progress=progress,
     )
     if known is not None and not config.redo:
-        for row, why in changes(known, [i for i in range(known.registered) if not registration.reasons.get(i)]).items():
-            registration.reasons[row] = why
+        unsaid = [i for i in range(known.registered) if not registration.reasons.get(i)]
+        registration.reasons.update(changes(known, unsaid))
     url = known.url if known is not None else str(store)
     return Plan(config=config, url=url, known=known, recipe=recipe, registration=registration)
 
@@ -183,7 +175,7 @@ def prepare(config: TileConfig, store: str | Path | Store, paths: list[Path], pr
 def begin(plan: Plan, progress: Progress) -> Store:
     """Write the slide table and make room for tiles; one shard of many only takes back what is to be redone."""
     config, registration = plan.config, plan.registration
-    store = plan.known if plan.known is not None else Store.create(plan.url)
+    store = plan.known if plan.known is not None else Store.create(plan.url, sync=config.sync)
     if config.shard is not None:
         if config.redo:
             for row in plan.rows(store):
@@ -271,23 +263,22 @@ def summary(plan: Plan, store: Store, outcome: _Outcome, started: float) -> Tile
 def _existing(store: str | Path | Store, config: TileConfig, *, has_slides: bool) -> Store | None:
     """Open the store if it is there; without slides to register, or for one shard, it must be."""
     if isinstance(store, Store) or Store.exists(store):
-        found = Store.open(store, write=True)
+        found = Store.open(store, write=True, sync=config.sync)
         if not found.registered and not has_slides:
             raise NotFound(f"{found.url} has no slides yet", f"run: giga tile {found.url} SLIDES")
         return found
+    run = f"run: giga tile {store} SLIDES"
     if config.shard is not None:
-        hint = f"run: giga tile {store} SLIDES --plan"
-        raise NotFound(f"there is no store at {store}; a shard works on registered slides", hint)
+        raise NotFound(f"there is no store at {store}; a shard works on registered slides", f"{run} --plan")
     if not has_slides:
-        raise NotFound(f"there is no store at {store} and no slides were named", f"run: giga tile {store} SLIDES")
+        raise NotFound(f"there is no store at {store} and no slides were named", run)
     return None
 
 
 def _is_another(before: SlideRow, now: SlideRow) -> bool:
     """Whether a slide's tiles would be others now: it got another resolution, mask or content."""
-    if not before.usable:
-        return False
-    return any(getattr(before, name) != getattr(now, name) for name in ("mpp", "size_px", "mask", "file_bytes"))
+    names = ("mpp", "size_px", "mask", "file_bytes")
+    return before.usable and any(getattr(before, name) != getattr(now, name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -330,7 +321,7 @@ def _tiles_of(
 def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> TileSummary:
     """Tile on a Dask cluster, whose workers fill the groups that have been begun."""
     config = plan.config
-    options = {"workers": config.workers, "qc": config.qc, "strict": config.strict}
+    options = {"workers": config.workers, "qc": config.qc, "strict": config.strict, "sync": config.sync}
     shards = run_on_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
     table, counts = store.slides, store.tiles.done().values.tolist()
     refused = {table[row].id: why for row, why in plan.registration.reasons.items() if why}

@@ -76,6 +76,7 @@ def train(
     device: str = "auto",
     seed: int = 0,
     redo: bool = False,
+    sync: bool = True,
     progress: Progress = SILENT,
 ) -> TrainSummary:
     """Train a slide encoder on a bank; an interrupted run goes on where it stopped.
@@ -94,7 +95,7 @@ def train(
     started = time.monotonic()
     with distributed.joined(pick_device(config.device)) as (processes, hardware):
         progress = progress if processes.first else SILENT
-        plan = prepare(config, Store.open(store, write=processes.first), processes, hardware)
+        plan = prepare(config, Store.open(store, write=processes.first, sync=config.sync), processes, hardware)
         processes.wait()  # all have looked before the first one writes
         if plan.model.complete and not config.redo:
             _ = plan.model.usable

@@ -71,8 +71,8 @@ def find_store() -> str:
     raise InvalidInput(f"no store was named and {found}", "name it: giga probe cohort.zarr --labels labels.csv")
 
 
-def open_root(url: str, *, write: bool) -> Any:
-    """Open the root group of the store at `url`.
+def open_root(url: str, *, write: bool, waits: bool = True) -> Any:
+    """Open the root group of the store at `url`; what is written to a folder may be waited for.
 
     Raises:
         NotFound: There is nothing.
@@ -82,26 +82,32 @@ def open_root(url: str, *, write: bool) -> Any:
     if not is_remote(url) and Path(url).is_file():
         raise Mismatch(f"{url} is a file, not a cohort store", "name the folder of a store, such as cohort.zarr")
     try:
-        return _zarr_group(url, mode="r+" if write else "r")
+        return _zarr_group(url, mode="r+" if write else "r", waits=waits)
     except FileNotFoundError as error:
         if not is_empty(url) or (not is_remote(url) and Path(url).exists()):
             raise Mismatch(f"{url} is not a cohort store: it holds no zarr group", hint) from error
         raise NotFound(f"there is no store at {url}", hint) from error
 
 
-def create_root(url: str, attributes: dict[str, Any]) -> None:
-    """Make the root group of a store where there is nothing.
+def create_root(url: str, attributes: dict[str, Any], *, waits: bool = True) -> None:
+    """Make the root group of a store where there is nothing, and wait until it is on the disk.
 
     Raises:
         NotFound: There is no such bucket.
         Mismatch: Nothing can be reached or written there.
     """
     try:
-        _zarr_group(url, mode="a", attributes=attributes)
+        settle(_zarr_group(url, mode="a", attributes=attributes, waits=waits))
     except zarr.errors.ContainsGroupError:  # another process made it in this moment
         return
     except FileNotFoundError as error:
         raise NotFound(f"{url} cannot be made: {error}", "make the bucket or folder it lies in first") from error
+
+
+def settle(root: Any) -> None:
+    """Wait until what was written to the store of a root group is on the disk; remote storage has told when it was."""
+    if isinstance(root.store, Folder):
+        root.store.settle()
 
 
 def is_empty(url: str) -> bool:
@@ -120,12 +126,13 @@ def is_empty(url: str) -> bool:
         return sync(first())
 
 
-def _zarr_group(url: str, *, mode: Mode, **arguments: Any) -> Any:
+def _zarr_group(url: str, *, mode: Mode, waits: bool, **arguments: Any) -> Any:
     with _explained(url):
         if is_remote(url):
             storage: Any = BoundedRemote.from_url(url, storage_options=dict(OPTIONS), read_only=mode == "r")
         else:
             storage = sync(Folder.open(Path(url), mode=mode, read_only=mode == "r"))
+            storage.unsettled.waits = waits
         return zarr.open_group(storage, mode=mode, zarr_format=3, use_consolidated=False, **arguments)
 
 

@@ -62,6 +62,7 @@ class Bank(SlideGroup):
         done = self.array("done")[:]
         kept = self._ensure("kept", done.shape)
         kept[:] = np.where(done != NOT_DONE, done, kept[:])
+        self.store.settle()
         super().take_back()
 
     def take_back(self, rows: Sequence[int] | None = None) -> None:

@@ -41,6 +41,7 @@ class Embedding(SlideGroup):
         if empty is not None and len(empty):
             self.array("vectors").oindex[empty] = np.nan
         if len(both):
+            self.store.settle()
             self.array("done").oindex[both] = np.array([self._origin(row) for row in both.tolist()], dtype=np.int64)
 
     def read(self) -> NDArray[np.float32]:

@@ -16,13 +16,14 @@ from zarr.storage import LocalStore
 from gigacli.errors import Mismatch
 from gigacli.store.bounded import Bounded
 from gigacli.store.bounds import HINT
+from gigacli.store.durable import DurableStore
 from gigacli.store.layout import NAMED_GROUPS
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
 
-class Folder(Bounded, LocalStore):
+class Folder(Bounded, DurableStore):
     """Zarr's store of files; the root may be a link, nothing below it that is written or removed.
 
     What is read is looked at first: :mod:`gigacli.store.bounds`.

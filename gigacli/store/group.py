@@ -147,12 +147,17 @@ class Group:
         for name in ("done", "count"):
             if name in node:
                 node[name][...] = NOT_DONE
+        self.store.settle()
         node.attrs["giga"] = {}
+        self.store.settle()
         for path, _ in list(arrays(root, self.path)):
             del root[f"{path}/c"]  # zarr's key of the folder of chunks
+        self.store.settle()
         for path in children(root, self.path):
             del root[path]
+        self.store.settle()
         del root[self.path]
+        self.store.settle()
         self.forget_opened()
 
     def _begin(self, recipe: Recipe, shapes: dict[str, tuple[int, ...]], *, redo: bool) -> None:
@@ -178,6 +183,7 @@ class Group:
         giga = {"created_by": CREATED_BY, "recipe": vars(recipe), "ids": bound}
         giga |= {name: known[name] for name in ("sha256",) if name in known}
         if known != giga:
+            self.store.settle()
             node.attrs["giga"] = giga
 
     def _store_whole(self, array: Any) -> None:

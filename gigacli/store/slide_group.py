@@ -148,6 +148,7 @@ class SlideGroup(Group):
     def _take_back(self, name: str, rows: Sequence[int] | None) -> None:
         if self.has(name) and (rows is None or len(rows)):
             self.array(name).oindex[slice(None) if rows is None else list(rows)] = NOT_DONE
+            self.store.settle()
 
     def _reopen(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Say that slides are not done before anything of them is replaced; returns those that were."""
@@ -156,7 +157,8 @@ class SlideGroup(Group):
         return marked
 
     def _set_done(self, row: int, *, origin: int | None = None) -> None:
-        """The last thing that is written of a slide; `origin` is its identity where it was tiled only now."""
+        """The last thing that is written of a slide, when all else is on the disk; `origin`: it was tiled only now."""
+        self.store.settle()
         self.array(self._mark)[row] = self._origin(row) if origin is None else origin
 
 

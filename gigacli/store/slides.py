@@ -89,4 +89,5 @@ def write(store: Store, table: SlideTable) -> None:
         if values.size:
             store.ensure_array(f"slides/{name}", values.shape)[: len(values)] = values
     bound = table.ids_bound(len(table))
+    store.settle()
     store.root["slides"].attrs["giga"] = {"registered": len(table), "ids": bound, "created_by": CREATED_BY}

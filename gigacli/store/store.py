@@ -12,7 +12,7 @@ from zarr.core.sync import sync
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store import slides as slide_table
-from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root
+from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root, settle
 from gigacli.store.chunks import read_column
 from gigacli.store.folder import is_a_link, links
 from gigacli.store.groups import (
@@ -45,8 +45,10 @@ class Store:
         self._groups: dict[tuple[str, str], Group] = {}
 
     @classmethod
-    def open(cls, path: str | Path | Store, *, write: bool = False) -> Store:
+    def open(cls, path: str | Path | Store, *, write: bool = False, sync: bool = True) -> Store:
         """Open an existing store. One that is open is opened anew and refreshed: both see what is there now.
+
+        Without `sync`, what is written to a folder is left to the system to bring to the disk.
 
         Raises:
             NotFound: There is nothing at `path`.
@@ -57,28 +59,30 @@ class Store:
             url = path.url
         else:
             url = address_of(path)
-        store = cls(open_root(url, write=write), url)
+        store = cls(open_root(url, write=write, waits=sync), url)
         store._check_version()
         return store
 
     @classmethod
-    def create(cls, path: str | Path) -> Store:
+    def create(cls, path: str | Path, *, sync: bool = True) -> Store:
         """Open the store at `path`, made first if there is nothing; files of another kind are left alone."""
         url = address_of(path)
         if not is_remote(url) and Path(url).is_file():
             raise InvalidInput(f"{url} is a file, not a store", "name a new folder, for example cohort.zarr")
         if not cls.exists(url):
-            create_root(url, {"giga": {"format": FORMAT, "version": FORMAT_VERSION, "created_by": CREATED_BY}})
-        return cls.open(url, write=True)
+            create_root(
+                url, {"giga": {"format": FORMAT, "version": FORMAT_VERSION, "created_by": CREATED_BY}}, waits=sync
+            )
+        return cls.open(url, write=True, sync=sync)
 
     @classmethod
-    def open_or_stand_in(cls, path: str | Path | Store) -> Store:
+    def open_or_stand_in(cls, path: str | Path | Store, *, sync: bool = True) -> Store:
         """The store at `path`, to be written to; where there is none yet, an empty one in memory that stands for it.
 
         So one plan is made for both, before anything is written: :meth:`create` makes what it stands for.
         """
         if isinstance(path, Store) or cls.exists(path):
-            return cls.open(path, write=True)
+            return cls.open(path, write=True, sync=sync)
         return cls(zarr.create_group({}, zarr_format=3), address_of(path))
 
     @staticmethod
@@ -116,6 +120,10 @@ class Store:
     def read_slides(self) -> SlideTable:
         """The slide table as it is now; :attr:`slides` stays as it was read."""
         return slide_table.read(self)
+
+    def settle(self) -> None:
+        """Wait until all that was written so far is on the disk, before something is written that relies on it."""
+        settle(self.root)
 
     def refresh(self) -> None:
         """Read anew, when next asked, what was read before: others may have written to the store since."""
@@ -267,6 +275,7 @@ class Store:
         array = self.root.get(path)
         if array is not None and array.chunks != (len(data),):
             del self.root[f"{path}/c"]  # first, so that a kill leaves no chunk without its array
+            self.settle()
             del self.root[path]
         self.ensure_array(path, (len(data),))[:] = np.frombuffer(data, dtype=np.uint8)
 

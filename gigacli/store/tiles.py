@@ -84,7 +84,8 @@ class Tiles(SlideGroup):
         self.array("identity")[row] = identity_of(coords, tissue, mask=mask, file=file)
 
     def set_count(self, row: int, count: int) -> None:
-        """Say that a slide is done and has so many tiles: the last thing that is written of it."""
+        """Say how many tiles a slide has, and so that it is done: written last, when all else is on the disk."""
+        self.store.settle()
         self.array("count")[row] = count
 
     def done(self) -> Done:

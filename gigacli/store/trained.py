@@ -51,7 +51,9 @@ class TrainedGroup(Group):
         Epochs still to come, of `epochs` in all, are NaN in the store.
         """
         self._keep_history(history, epochs)
+        self.store.settle()  # the best weights so far, too, which the checkpoint tells from later ones
         self.store.write_bytes(f"{self.path}/checkpoint", checkpoint)
+        self.store.settle()
 
     def finish(self, weights: bytes, history: Mapping[str, Sequence[float]]) -> None:
         """Keep the result; what says "done" is written last."""
@@ -65,7 +67,9 @@ class TrainedGroup(Group):
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if data}
         node = self.store.root[self.path]
         node.attrs["giga"] = {**self.attributes, "sha256": hashes or {"weights": self.config["weights_sha256"]}}
+        self.store.settle()
         self.array("done")[...] = 1
+        self.store.settle()
 
     def _keep_history(self, history: Mapping[str, Sequence[float]], epochs: int) -> None:
         for name, values in history.items():

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gigacli.errors import InvalidInput, Mismatch
-from gigacli.files import PARTIAL, partial_path
+from gigacli.files import PARTIAL, partial_path, to_disk
 
 QUALITY = 95
 
@@ -71,15 +71,16 @@ class TilePack:
 class TileCache:
     """A folder of packs whose files never take more than `limit_bytes`. Any number of processes may use it at a time.
 
-    A pack appears as a whole or not at all, under a name that says what is in it; two processes that make the same one
-    make the same bytes. Nothing but what a killed process left unfinished is ever deleted.
+    A pack appears as a whole or not at all (without `sync`, not so after a power cut), under a name that says what is
+    in it; two processes that make the same one make the same bytes. Nothing but what a killed process left unfinished
+    is ever deleted.
 
     Raises:
         InvalidInput: The folder cannot be made.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: float) -> None:
-        self.folder, self.limit_bytes = folder, limit_bytes
+    def __init__(self, folder: Path, *, limit_bytes: float, sync: bool = True) -> None:
+        self.folder, self.limit_bytes, self.sync = folder, limit_bytes, sync
         self.full = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -146,6 +147,9 @@ class TilePackWriter:
         index = offsets.tobytes() + checksums.tobytes()
         self.file.write(index + zlib.crc32(index).to_bytes(4, "little"))
         self.file.write(len(checksums).to_bytes(8, "little") + MAGIC)
+        if self.cache.sync:
+            self.file.flush()
+            to_disk(self.file.fileno())
         self.file.close()
         if self.cache.bytes > self.cache.limit_bytes:
             self.cache.full = True

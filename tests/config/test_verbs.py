@@ -93,6 +93,7 @@ ANOTHER = {
     "out": Path("report"),
     "temperature": 0.3,
     "tile_px": 128,
+    "sync": False,
     "tiles": 25,
     "whiten": False,
     "warmup": 0.1,

@@ -132,18 +132,22 @@ class Scene:
 
     def line(self, store):
         """The command line."""
-        return {
-            "tile": ("tile", store, self.cohort.slides, "--mpp", "1.0", "--tile-px", "64", "--workers", "1"),
-            "import": ("import", store, self.features, "--workers", "1"),
-            "pretrain-tiles": ("pretrain-tiles", store, "--epochs", "2", "--max-tiles", "32", "--batch-size", "16",
-                               "--queue", "32", "--precision", "fp32", "--workers", "1"),
-            "bank": ("bank", store, "--encoder", "random-resnet18", "--augmentations", "3", "--draws", "8",
-                     "--precision", "fp32", "--workers", "1"),
-            "train": ("train", store, "--epochs", "5", "--batch-size", "4", "--precision", "fp32",
-                      "--aggregator", "mlp"),
-            "embed": ("embed", store, "--views", "5"),
-            "probe": ("probe", store, "--labels", self.cohort.labels_csv, "--out", store.parent / "out"),
-        }[self.verb]  # fmt: skip
+        return command_line(self.verb, store, self.cohort, self.features)
+
+
+def command_line(verb, store, cohort, features):
+    """The command line of a verb over a store."""
+    return {
+        "tile": ("tile", store, cohort.slides, "--mpp", "1.0", "--tile-px", "64", "--workers", "1"),
+        "import": ("import", store, features, "--workers", "1"),
+        "pretrain-tiles": ("pretrain-tiles", store, "--epochs", "2", "--max-tiles", "32", "--batch-size", "16",
+                           "--queue", "32", "--precision", "fp32", "--workers", "1"),
+        "bank": ("bank", store, "--encoder", "random-resnet18", "--augmentations", "3", "--draws", "8",
+                 "--precision", "fp32", "--workers", "1"),
+        "train": ("train", store, "--epochs", "5", "--batch-size", "4", "--precision", "fp32", "--aggregator", "mlp"),
+        "embed": ("embed", store, "--views", "5"),
+        "probe": ("probe", store, "--labels", cohort.labels_csv, "--out", store.parent / "out"),
+    }[verb]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -152,10 +156,17 @@ def victims(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def scene(victims, cohort, chain, tmp_path_factory):
+def features(chain, tmp_path_factory):
+    """A folder of features as another tool may have made them."""
+    folder = tmp_path_factory.mktemp("features") / "of_another_tool"
+    gigacli.export(chain("bank"), "features", to=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scene(victims, cohort, chain, features, tmp_path_factory):
     """``scene("bank")``: a verb ready to be disturbed, made once."""
-    made, features = {}, tmp_path_factory.mktemp("features") / "of_another_tool"
-    gigacli.export(chain("bank"), "features", to=features)
+    made = {}
 
     def of(verb):
         if verb not in made:
@@ -164,6 +175,18 @@ def scene(victims, cohort, chain, tmp_path_factory):
         return made[verb]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def line(cohort, features):
+    """``line("bank", store)``: the command line of a verb."""
+    return lambda verb, store: command_line(verb, store, cohort, features)
+
+
+@pytest.fixture(scope="session")
+def contents():
+    """``contents(store)``: everything that a stage leaves and that is no matter of the clock, file -> bytes."""
+    return Scene.contents
 
 
 @pytest.fixture(scope="session")

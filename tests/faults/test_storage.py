@@ -5,11 +5,11 @@ import math
 import shutil
 
 import pytest
-from zarr.storage import LocalStore
 
 import gigacli.cli.verbs  # noqa: F401 - registers the verbs
 from gigacli.cli.command import run_command
 from gigacli.nn import loop
+from gigacli.store.durable import DurableStore
 from gigacli.store.validate import validate
 
 pytestmark = pytest.mark.timeout(3600)  # the long form takes what it takes
@@ -42,7 +42,7 @@ def disk(monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step: as many writes in every run
     monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
     for name in ("set", "set_if_not_exists"):
-        monkeypatch.setattr(LocalStore, name, failing(getattr(LocalStore, name)))
+        monkeypatch.setattr(DurableStore, name, failing(getattr(DurableStore, name)))
     return disk
 
 
