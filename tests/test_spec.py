@@ -127,7 +127,8 @@ def test_every_rule_is_written_once_and_checked():
     defined = re.findall(rf"^- \*\*({RULE})\*\*", PROSE, re.MULTILINE)
     assert len(defined) == len(set(defined))
     code = "".join(
-        (ROOT / "gigacli" / "store" / f"{name}.py").read_text() for name in ("describe", "validate", "reading", "values")
+        (ROOT / "gigacli" / "store" / f"{name}.py").read_text()
+        for name in ("describe", "validate", "reading", "values")
     )
     checked = set(re.findall(RULE, code + json.dumps(load_schema())))
     checked |= {"ENCODERS-2", "MODELS-2"}  # f"{kind}-2", of both

@@ -272,6 +272,8 @@ def show_scores(result: Any) -> None:
 def show_problems(report: Any) -> None:
     """Show what a validation found."""
     _show_some("problems", ("rule", "path", "what"), ((p.rule, p.path, p.message) for p in report.problems))
+    for line in report.unfinished:
+        say(f"unfinished: {line}", to_out=True)
     say(f"{report.store}: {len(report.problems)} problems; checked {', '.join(report.checked)}", to_out=True)
 
 

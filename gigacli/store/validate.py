@@ -21,6 +21,7 @@ from gigacli.store.layout import NAMED_GROUPS, spec_of
 from gigacli.store.lineage import replaced
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
+from gigacli.store.unfinished import unfinished
 from gigacli.store.values import check_values
 
 LEVELS = get_args(ValidationLevel)
@@ -36,12 +37,14 @@ class Report:
     Attributes:
         store: Path or URL of the store.
         problems: Departures from the specification; empty for a valid store.
+        unfinished: What was begun and is not done, which is no problem.
         checked: What was looked at.
         seconds: Time it took.
     """
 
     store: str
     problems: list[Problem]
+    unfinished: list[str]
     checked: list[str]
     seconds: float
 
@@ -62,12 +65,14 @@ def validate(config: ValidateConfig, path: str | Path | Store, *, level: Validat
     store = Store.open(path)
     description, level = describe(store), config.level
     problems = check_description(description, level=level)
+    left: list[str] = []
     checked = list(LEVELS[: LEVELS.index(level) + 1])
     if level == "values":
         problems += check_values(store, description)
         problems += [Problem("ROOT-5", link, "is a symbolic link") for link in links(store.root, chunks=True)]
+        left = unfinished(store)
         checked[-1] = f"values of {registered(description)} slides"
-    return Report(store.url, problems, checked, time.monotonic() - started)
+    return Report(store.url, problems, left, checked, time.monotonic() - started)
 
 
 def check_description(description: Description, *, level: str = "consistency") -> list[Problem]:
