@@ -13,6 +13,7 @@ import shutil
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,8 +39,8 @@ class Unsettled:
         waits: Whether anything is waited for at all.
     """
 
-    def __init__(self, root: str) -> None:
-        self.waits = True
+    def __init__(self, root: str, *, waits: bool = True) -> None:
+        self.waits = waits
         self._root = root
         self._folders: set[str] = set()
         # Folders that were remembered once, with all that leads to them: another process may have made a folder and
@@ -47,6 +48,10 @@ class Unsettled:
         self._known: set[str] = set()
         self._first = True
         self._adding, self._settling = threading.Lock(), threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """What a pickle makes in another process: it has written nothing yet."""
+        return partial(Unsettled, waits=self.waits), (self._root,)
 
     def changed(self, folder: str) -> None:
         """Remember a folder, after its entries have changed; when first heard of, with all folders that lead to it."""
@@ -108,9 +113,9 @@ def _folders_of_nodes(root: str) -> set[str]:
     found = set()
     for at, folders, _ in os.walk(root):
         found.add(at)
-        above = os.path.dirname(os.path.relpath(at, root))  # noqa: PTH120
-        if os.path.basename(at) == "c" and above not in NAMED_GROUPS:  # noqa: PTH119
-            folders.clear()  # of chunks there may be very many; what relies on one writes it
+        if "c" in folders and os.path.relpath(at, root) not in NAMED_GROUPS:
+            folders.remove("c")  # of chunks there may be very many; what relies on one writes it
+            found.add(f"{at}/c")
     return found
 
 

@@ -1,5 +1,6 @@
 """Writes that are waited for: which folders, in which threads, and what happens when the disk fails."""
 
+import pickle
 import threading
 from pathlib import Path
 
@@ -149,6 +150,14 @@ def test_a_mark_comes_after_all_else_is_on_the_disk(store_at, waits):
     mark = next(i for i, wait in enumerate(seen) if wait.startswith("/done/c/1."))
     assert mark == len(seen) - 1
     assert {"/vectors/c/1/0/0", "/tile/c/1/0"} <= set(seen[:mark])
+
+
+def test_a_store_can_be_sent_to_another_process(store):
+    store.unsettled.waits = False
+    other = pickle.loads(pickle.dumps(store))
+    assert (other.root, other.unsettled.waits) == (store.root, False)
+    put(other, "array/c/0")
+    assert sync(store.exists("array/c/0"))
 
 
 def test_those_who_do_not_care_wait_for_nothing(cohort, tmp_path, monkeypatch):
