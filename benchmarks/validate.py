@@ -47,26 +47,26 @@ def build(path: Path, slides: int) -> Store:
         )
     )
     store.tiles.begin(Recipe("tile", {"mpp": 1.0, "tile_px": 256, "overlap": 0}, {}), TILES, redo=False)
-    weights, rows = save({"layer": np.ones(4, dtype=np.float32)}), np.arange(slides)
+    weights = save({"layer": np.ones(4, dtype=np.float32)})
     encoder, features, bank = store.encoder("moco"), store.features("moco"), store.bank("moco")
-    encoder.begin(Recipe("pretrain-tiles", {}, {"tiles": store.tiles.fingerprint}), rows, redo=False)
-    encoder.finish(weights, {"loss": [1.0]})
     inputs = {"tiles": store.tiles.fingerprint, "encoder": hashlib.sha256(weights).hexdigest()}
     features.begin(Recipe("bank", {"encoder": "moco"}, inputs), WIDTH, redo=False)
     config = {"encoder": "moco", "augmentations": SHAPE[0], "draws": SHAPE[1]}
     bank.begin(Recipe("bank", config, inputs), WIDTH, redo=False)
-    model, embedding = store.model("giga"), store.embedding("giga")
-    model.begin(Recipe("train", {"bank": "moco", "tiles": 5}, {"bank": bank.fingerprint}), rows, redo=False)
-    model.finish(weights, {"loss": [1.0]})
-    config = {"aggregator": "model", "model": "giga", "tiles": 5, "views": 50}
-    inputs = {"features": features.fingerprint, "model": model.fingerprint}
-    embedding.begin(Recipe("embed", config, inputs), VECTOR, redo=False)
     store.fail("tile", {0: "x"})
     store.fail("tile", {0: ""})
     state = np.arange(slides)
     done = np.where(state % FAILED == 1, -1, np.where(state % WITHOUT_TISSUE == 2, 0, 1))
     copy_slides(store, path, done)
     full, empty = np.flatnonzero(done == 1), np.flatnonzero(done == 0)
+    encoder.begin(Recipe("pretrain-tiles", {}, {"tiles": store.tiles.fingerprint}), full, redo=False)
+    encoder.finish(weights, {"loss": [1.0]})
+    model, embedding = store.model("giga"), store.embedding("giga")
+    model.begin(Recipe("train", {"bank": "moco", "tiles": 5}, {"bank": bank.fingerprint}), full, redo=False)
+    model.finish(weights, {"loss": [1.0]})
+    config = {"aggregator": "model", "model": "giga", "tiles": 5, "views": 50}
+    inputs = {"features": features.fingerprint, "model": model.sha256()}
+    embedding.begin(Recipe("embed", config, inputs), VECTOR, redo=False)
     embedding.write(full, np.full((len(full), VECTOR), VECTOR**-0.5, dtype=np.float32), empty=empty)
     return store
 

@@ -188,10 +188,8 @@ def read_candidates(store: Store, config: ProbeConfig) -> list[Candidate]:
     means = [one for one in there if one.aggregator == MEAN and one not in named and _features_behind(one) in behind]
     rank = {kind: i for i, kind in enumerate(ORDER)}
     embeddings = sorted([*named, *means], key=lambda one: (rank.get(one.aggregator, 0), one.name))
-    if not config.stale:
-        for one in embeddings:
-            one.refuse_stale(unless=", or probe what there is: `stale`")
-    candidates = [_embedding(one) for one in embeddings]
+    with store.tiles.read_once():
+        candidates = [_embedding(one, stale=config.stale) for one in embeddings]
     if "abmil" not in config.method:
         return candidates
     used = {one.features for one in candidates}
@@ -209,11 +207,14 @@ def _features_behind(embedding: Embedding) -> str:
     return embedding.recipe.inputs.get("features", "")
 
 
-def _embedding(embedding: Embedding) -> Candidate:
-    recipe, encoders, done, stale = embedding.recipe, [], embedding.done(), embedding.stale
+def _embedding(embedding: Embedding, *, stale: bool) -> Candidate:
+    recipe, encoders, done = embedding.recipe, [], embedding.done()
+    reasons = embedding.stale_by(done)
+    if not stale:
+        embedding.refuse_stale(reasons, unless=", or probe what there is: `stale`")
     if embedding.aggregator == "model":
         model = embedding.store.model(str(recipe.config.get("model")))
-        same = model.found is not None and not any(model.path in why for why in stale)
+        same = model.found is not None and not any(model.path in why for why in reasons)
         encoders.append((f"slide encoder {model.name!r}", model.seen() if same else None))
     vectors = embedding.read()
     return Candidate(
@@ -223,7 +224,7 @@ def _embedding(embedding: Embedding) -> Candidate:
         have=done.filled | (done.stale & np.isfinite(vectors).all(axis=1)),
         encoders=[*encoders, *_tile_encoder(embedding.features)],
         vectors=vectors,
-        stale=stale,
+        stale=reasons,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -82,16 +83,18 @@ class Group:
         found = self.found
         return [] if found is None else list(replaced(found, self.store.attributes))
 
-    def refuse_stale(self, *, unless: str = "") -> None:
+    def refuse_stale(self, reasons: Sequence[str] | None = None, *, unless: str = "") -> None:
         """Refuse to go on with what was made from something that has been replaced.
 
         Args:
+            reasons: What :attr:`stale` says, where it is known already.
             unless: How to go on all the same.
 
         Raises:
             Mismatch: It was.
         """
-        if reasons := self.stale:
+        reasons = self.stale if reasons is None else reasons
+        if reasons:
             again = f"make it again: giga {WRITTEN_BY[self.kind]} {self.store.url} --redo"
             raise Mismatch(f"{self.path} is stale: {'; '.join(reasons)}", f"{again}{unless}")
 

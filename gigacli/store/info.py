@@ -102,8 +102,9 @@ def info(config: InfoConfig, path: str | Path | Store, *, slides: bool = False) 
     table = store.slides
     reasons = {stage: store.failures(stage) for stage in STAGES}
     there = store.all_groups()
-    done = {group.path: group.done() for group in there if isinstance(group, SlideGroup)}
-    groups = [_group(group, reasons, done) for group in there]
+    with store.tiles.read_once():
+        done = {group.path: group.done() for group in there if isinstance(group, SlideGroup)}
+        groups = [_group(group, reasons, done) for group in there]
     failures = [
         Failure(row.id, stage, why)
         for stage, listed in reasons.items()
@@ -156,7 +157,8 @@ def _group(group: Group, reasons: dict[str, list[str]], known: dict[str, Done]) 
             total = int(of.finished.sum()) if of is not None else done
         if not isinstance(group, Embedding):
             failed = sum(bool(why) and not d for why, d in zip(reasons[recipe.stage], finished, strict=True))
-    size, stale, remark = _bytes(store.url, group.path), group.stale, ""
+    stale = group.stale_by(known[group.path]) if isinstance(group, SlideGroup) else group.stale
+    size, remark = _bytes(store.url, group.path), ""
     if isinstance(group, Model) and (seen := group.seen()) is not None and (there := known.get(group.source.path)):
         unseen = int((there.filled & ~seen).sum())
         remark = f"trained on {seen.sum()} slides; {group.source.path} holds {unseen} others" if unseen else ""

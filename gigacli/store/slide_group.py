@@ -74,8 +74,7 @@ class SlideGroup(Group):
             return Done(np.full(len(marked), NOT_DONE, dtype=np.int32))
         if not self._from_tiles() or tiles.found is None:  # removed: nothing is known of what it was made from
             return Done(np.where(marked, self._amounts(None), NOT_DONE).astype(np.int32))
-        counts = tiles.done().values  # before identities, which are written before them
-        now = tiles.identities()
+        counts, now = tiles.marks()
         tiled = counts != NOT_DONE
         fresh = marked & tiled & (marks == now)
         return Done(np.where(fresh, self._amounts(counts), NOT_DONE).astype(np.int32), marked & tiled & ~fresh)
@@ -83,7 +82,11 @@ class SlideGroup(Group):
     @property
     def stale(self) -> list[str]:
         """What it was made from and is not there any more, in words."""
-        changed = int(self.done().stale.sum()) if self.found is not None else 0
+        return self.stale_by(self.done()) if self.found is not None else []
+
+    def stale_by(self, done: Done) -> list[str]:
+        """The same, by what is known to be done."""
+        changed = int(done.stale.sum())
         return [*super().stale, *([f"{changed} slides have other tiles, masks or files now"] if changed else [])]
 
     def _marks(self) -> NDArray[np.int64]:

@@ -310,11 +310,12 @@ class Store:
     def progress(self) -> dict[str, int]:
         """Return how many slides are done, by path of the group; for an encoder or a model 1 when it is finished."""
         done = {}
-        for group in self.all_groups():
-            if isinstance(group, SlideGroup):
-                done[group.path] = int(group.done().finished.sum())
-            elif isinstance(group, TrainedGroup):
-                done[group.path] = int(group.complete)
+        with self.tiles.read_once():
+            for group in self.all_groups():
+                if isinstance(group, SlideGroup):
+                    done[group.path] = int(group.done().finished.sum())
+                elif isinstance(group, TrainedGroup):
+                    done[group.path] = int(group.complete)
         return done
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ class Tiles(SlideGroup):
     """Tiles of every slide. "Done" says how many a slide has, 0 for no tissue."""
 
     kind, input_name, _mark = "tiles", "tiles", "count"
+    _reading_once = False
+    _once: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None
 
     def begin(self, recipe: Recipe, capacity: int, *, redo: bool) -> None:
         """Make room for `capacity` tiles a slide, or for as many as there are; with `redo` what is there goes first.
@@ -95,6 +98,25 @@ class Tiles(SlideGroup):
             return Done(np.full(n, NOT_DONE, dtype=np.int32))
         self._check_ids()
         return Done(read_column(self.array("count"), n))
+
+    def marks(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """(slide) tiles of every slide, -1 where it is not done, and its identity; read anew but in `read_once`."""
+        if self._once is not None:
+            return self._once
+        counts = self.done().values  # before identities, which are written before them
+        marks = counts, self.identities()
+        if self._reading_once:
+            self._once = marks
+        return marks
+
+    @contextmanager
+    def read_once(self) -> Iterator[None]:
+        """While this lasts, what says which slides are done is read once for all that is made from them."""
+        self._reading_once = True
+        try:
+            yield
+        finally:
+            self._reading_once, self._once = False, None
 
     def identities(self) -> NDArray[np.int64]:
         """(slide) what everything that is made from a slide repeats; -1 where it has never been tiled."""

@@ -113,7 +113,8 @@ class TrainedGroup(Group):
         known = self._trained_on()
         if known is None or self.store.tiles.found is None:
             return np.empty(0, dtype=np.int64)
-        return np.flatnonzero((known != NOT_DONE) & (known != self._identities_of(np.arange(len(known)))))
+        now = self._identities_of(np.arange(len(known)))
+        return np.flatnonzero((known != NOT_DONE) & (now != NOT_DONE) & (known != now))
 
     @property
     def stale(self) -> list[str]:
@@ -133,7 +134,8 @@ class TrainedGroup(Group):
         chosen[rows] = True
         if tiles.found is None:
             return np.where(chosen, UNKNOWN, NOT_DONE)
-        return np.where(chosen & tiles.done().finished, tiles.identities(), NOT_DONE)
+        counts, identities = tiles.marks()
+        return np.where(chosen & (counts != NOT_DONE), identities, NOT_DONE)
 
     def _trained_on(self) -> NDArray[np.int64] | None:
         """(slide) identities of the slides it was trained on, -1 of others; None where it says nothing of them.
