@@ -32,18 +32,27 @@ LIMIT = 0.02
 
 
 class Meter:
-    """Counts waits, and the seconds in them, of all threads together."""
+    """Counts waits, and the seconds in which a thread, or several, waited."""
 
     def __init__(self) -> None:
-        self.waits, self.seconds, self._lock, self._wait = 0, 0.0, Lock(), durable.to_disk
+        self.waits, self.seconds, self._wait = 0, 0.0, durable.to_disk
+        self._waiting, self._since, self._lock = 0, 0.0, Lock()
 
     def __call__(self, descriptor: int) -> None:
         """Wait for a file or folder."""
-        started = time.perf_counter()
-        self._wait(descriptor)
+        self._count(1)
+        try:
+            self._wait(descriptor)
+        finally:
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
         with self._lock:
-            self.waits += 1
-            self.seconds += time.perf_counter() - started
+            now = time.perf_counter()
+            if self._waiting:
+                self.seconds += now - self._since
+            self._waiting, self._since = self._waiting + more, now
+            self.waits += more > 0
 
 
 def cohort(folder: Path, slides: int) -> Path:
