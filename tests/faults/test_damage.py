@@ -15,6 +15,7 @@ import pytest
 import gigacli.cli.verbs  # noqa: F401 - registers the verbs
 from gigacli.cli.command import run_command
 from gigacli.errors import GigaError
+from gigacli.store.layout import FORMAT_VERSION
 from gigacli.store.validate import validate
 
 SEED = 0
@@ -43,7 +44,7 @@ def problems_of(store):
         return [error.message]
 
 
-GOLDEN = Path(__file__).parents[2] / "spec" / "golden" / "0.1" / "tiny.zarr.zip"
+GOLDEN = Path(__file__).parents[2] / "spec" / "golden" / FORMAT_VERSION / "tiny.zarr.zip"
 
 
 @pytest.fixture
