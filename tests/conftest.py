@@ -14,8 +14,8 @@ from pathlib import Path
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
 os.environ.pop("GIGA_STORE", None)
-# Stores lie in memory where there is plenty: on a disk the tests wait half of their time for its journal. They take 3 GB
-# there, and each of two processes as much.
+# Stores lie in memory where there is plenty: on a disk the tests wait half of their time for its journal. They take 3
+# GB there, and each of two processes as much.
 MEMORY, FREE = Path("/dev/shm"), Path("/proc/meminfo")
 if MEMORY.is_dir() and FREE.is_file() and shutil.disk_usage(MEMORY).free > 6 << 30:
     available_kib = next(int(line.split()[1]) for line in FREE.read_text().splitlines() if "MemAvailable" in line)
