@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from gigacli.errors import InvalidInput
 from gigacli.probing import linear
 from gigacli.probing.labels import read_labels
-from gigacli.probing.linear import GRID, score
+from gigacli.probing.linear import GRID, INNER_FOLDS, balanced_log_loss, score
 from gigacli.probing.logistic import fit
 from gigacli.probing.scores import auc_interval, interval
 from gigacli.probing.splits import Split, leaking_patients, make_splits, read_splits
@@ -261,3 +261,31 @@ def test_ten_fits_of_the_paper_take_well_under_a_second():
     started = time.process_time()
     score(vectors, labels, splits)
     assert time.process_time() - started < 1.0
+
+
+def test_the_log_loss_is_scikit_learns_and_balanced():
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 3, 200), rng.dirichlet([1, 1, 1], 200)
+    weights = (1 / np.bincount(y))[y]
+    assert balanced_log_loss(y, p) == pytest.approx(log_loss(y, p, sample_weight=weights), rel=1e-12)
+
+
+def test_auto_is_the_least_log_loss_of_unseen_slides():
+    """Brute force, with scikit-learn's own fits, folds and loss."""
+    rng = np.random.default_rng(1)
+    labels = np.array(["a", "b"])[np.arange(80) % 2]
+    vectors = rng.normal(size=(80, 20)).astype(np.float32) + 0.4 * (labels == "b")[:, None]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    split = Split(train=np.arange(60), test=np.arange(60, 80))
+    [fold] = score(vectors, labels, [split], C="auto", converged=True)
+    inner, _ = make_splits(labels[:60], None, folds=INNER_FOLDS, seed=0)
+    losses = np.zeros(len(GRID))
+    for part in inner:
+        mean = vectors[part.train].mean(axis=0)
+        for i, c in enumerate(GRID):
+            model = LogisticRegression(C=c, class_weight="balanced", max_iter=10_000, tol=1e-8)
+            model.fit((vectors[part.train] - mean).astype(np.float64), labels[part.train])
+            p = model.predict_proba((vectors[part.test] - mean).astype(np.float64))
+            truth = (labels[part.test] == "b").astype(int)
+            losses[i] += log_loss(truth, p, sample_weight=(1 / np.bincount(truth))[truth])
+    assert GRID[int(losses.argmin())] == fold.C
