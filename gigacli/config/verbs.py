@@ -6,19 +6,20 @@ which shard) and is left out of the recipe.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from gigacli.config.base import SEEDS, SHARES, WORKERS, Config, Limits, one_resolution, option
+from gigacli.config.training import REGIMES, Regime
 from gigacli.errors import InvalidInput
 
 run_option = partial(option, result=False)
 
 Precision = Literal["auto", "bf16", "fp32"]
 Compile = Literal["auto", "yes", "no"]
-SlideAggregator = Literal["sparse-resnet", "attention", "mlp"]
+SlideAggregator = Literal["sparse-resnet", "transformer", "attention", "mlp"]
 Preset = Literal["default", "paper"]
 SparseBackend = Literal["auto", "torch", "spconv"]
 EmbedAggregator = Literal["model", "mean", "random-init"]
@@ -159,9 +160,6 @@ class BankConfig(Config):
         self._shards(self.shard, self.dask)
 
 
-EPOCHS = 1000
-MIN_STEPS = 1200  # fewer leave a slide encoder half trained, whatever the size of the cohort (measured, on two cohorts)
-
 PAPER: dict[str, Any] = {
     "tiles": 5,
     "epochs": 1000,
@@ -187,10 +185,16 @@ class TrainConfig(Config):
     tiles: int = option(5, "Tiles per view, T (paper: 5).", (1, 10_000))
     epochs: int | None = option(
         None,
-        f"Passes over the slides; default: 1000 (paper), or as many as make {MIN_STEPS} steps if that is more.",
+        "Passes over the slides; default: 1000 (paper), or what makes 1200 steps if that is more; of a transformer 300 "
+        "and 600.",
         PASSES,
     )
-    batch_size: int = option(256, "Slides per step over all processes; fewer slides than that are one batch.", BATCHES)
+    steps: int | None = run_option(None, "The same in steps, rounded up to whole passes.", COUNTS)
+    batch_size: int | None = option(
+        None,
+        "Slides per step over all processes; fewer slides than that are one batch. Default: 256, of a transformer 128.",
+        BATCHES,
+    )
     lr: float = option(1e-3, "Peak learning rate of Adam.", RATES)
     warmup: float = option(
         0.05, "Share of the steps in which the learning rate rises; then it falls as a cosine.", (0, 1)
@@ -222,6 +226,8 @@ class TrainConfig(Config):
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
         """Build from keyword arguments; what a preset says counts as given where nothing else is."""
+        if options.get("steps") is not None and options.get("epochs") is not None:
+            raise InvalidInput(f"`steps` {options['steps']} and `epochs` {options['epochs']} say the same", "give one")
         return super().of({**PAPER, **options} if options.get("preset") == "paper" else options)
 
     def _check(self) -> None:
@@ -234,9 +240,23 @@ class TrainConfig(Config):
             )
         self._name("name")
 
-    def epochs_for(self, steps_per_epoch: int) -> int:
+    @property
+    def regime(self) -> Regime:
+        """What the aggregator is trained with, as far as no option says otherwise."""
+        regime = REGIMES[self.aggregator]
+        return replace(regime, batch_size=self.batch_size or regime.batch_size)
+
+    def epochs_for(self, slides: int, steps_per_epoch: int) -> int:
         """Passes over the slides; small cohorts need more, for a training is as good as its number of steps."""
-        return self.epochs or max(EPOCHS, -(-MIN_STEPS // steps_per_epoch))
+        if self.epochs is not None and self.steps is None:
+            return self.epochs
+        return -(-(self.steps or self.regime.steps(slides)) // steps_per_epoch)
+
+    def settings(self, slides: int, steps_per_epoch: int) -> dict[str, Any]:
+        """The recipe on so many slides: every number that a default depends on is said."""
+        regime = self.regime
+        numbers = {"batch_size": regime.batch_size, "weight_decay": regime.weight_decay, "log_scale": regime.log_scale}
+        return {**self.recipe(), "epochs": self.epochs_for(slides, steps_per_epoch), **numbers}
 
 
 @dataclass(frozen=True, kw_only=True)

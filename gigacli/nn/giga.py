@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gigacli.errors import InvalidInput
-from gigacli.nn.aggregators import make_aggregator
+from gigacli.nn.aggregators import make_aggregator, make_projector
 from gigacli.nn.distributed import ALONE
 from gigacli.nn.loop import Step
 from gigacli.nn.losses import chance_level, nt_xent
-from gigacli.nn.slide_encoder import Projector
 from gigacli.nn.views import ViewBatch
 
 WHITENING_DRAWS = 8
@@ -61,7 +60,7 @@ class GigaSSL(nn.Module):
         self.encoder = make_aggregator(
             aggregator, width_in, generator=generator, blocks=blocks, stride=stride, sparse_backend=sparse_backend
         )
-        self.projector = Projector(self.encoder.width, generator=generator)
+        self.projector = make_projector(aggregator, self.encoder.width, generator=generator)
         self.temperature = temperature
         self.processes = ALONE
 
@@ -131,7 +130,7 @@ def embed_views(encoder: Callable[[ViewBatch], Tensor], views: ViewBatch, counts
         (s, width) float32.
     """
     per_call = max(1, TILES_AT_ONCE // views.cells.shape[1])
-    parts = zip(torch.split(views.features, per_call), torch.split(views.cells, per_call), strict=True)
-    vectors = torch.cat([encoder(ViewBatch(*part)) for part in parts]).double()  # (sum of counts, width)
+    starts = range(0, len(views.cells), per_call)
+    vectors = torch.cat([encoder(views.part(i, i + per_call)) for i in starts]).double()  # (sum of counts, width)
     means = torch.stack([v.mean(dim=0) for v in torch.split(vectors, list(counts))])  # (s, width)
     return torch.nn.functional.normalize(means, dim=1).float()

@@ -57,7 +57,8 @@ def train(
     name: str = "giga",
     tiles: int = 5,
     epochs: int | None = None,
-    batch_size: int = 256,
+    steps: int | None = None,
+    batch_size: int | None = None,
     lr: float = 0.001,
     warmup: float = 0.05,
     temperature: float = 0.2,
@@ -126,12 +127,12 @@ class Plan:
     @property
     def steps(self) -> int:
         """Steps of an epoch."""
-        return steps_per_epoch(len(self.views.rows), self.config.batch_size)
+        return steps_per_epoch(len(self.views.rows), self.config.regime.batch_size)
 
     @property
     def epochs(self) -> int:
         """Epochs in all."""
-        return self.config.epochs_for(self.steps)
+        return self.config.epochs_for(len(self.views.rows), self.steps)
 
 
 def prepare(config: TrainConfig, store: Store, processes: Processes, device: torch.device) -> Plan:
@@ -143,7 +144,7 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
     source = pick_bank(store, config.bank)
     out, missing = left_out(store.slides, config.exclude, allow_missing=config.allow_missing)
     views = source.mapped(leave_out=out)
-    n, steps = len(views.rows), steps_per_epoch(len(views.rows), config.batch_size)
+    n, steps = len(views.rows), steps_per_epoch(len(views.rows), config.regime.batch_size)
     if n < 2:
         raise InvalidInput(
             f"{source.path} holds {n} slides with tiles to train on; telling slides apart needs at least 2",
@@ -156,9 +157,8 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
         )
     ids = [slide.id for slide, is_out in zip(store.slides.rows, out, strict=True) if is_out]
     settings = {
-        **config.recipe(),
+        **config.settings(n, steps),
         "bank": source.name,
-        "epochs": config.epochs_for(steps),
         "precision": pick_precision(config.precision, device),
         "excluded": fingerprint(sorted(ids)) if ids else None,
     }
@@ -187,6 +187,7 @@ def work(
 ) -> loop.History:
     """Train from the checkpoint on, if there is one, and keep the model."""
     config, views, model, total = plan.config, plan.views, plan.model, plan.steps * plan.epochs
+    regime = config.regime
     method.to(plan.device)
     distributed.synchronise(method, plan.processes)
     method.processes = plan.processes
@@ -195,8 +196,9 @@ def work(
         TilePositions(views.grids()),
         tiles=config.tiles,
         slide_aug=config.slide_aug,
+        log_scale=regime.log_scale,
         seed=config.seed,
-        batch_size=config.batch_size,
+        batch_size=regime.batch_size,
         device=plan.device,
         part=plan.processes.part,
     )
@@ -205,7 +207,7 @@ def work(
 
     training = loop.Training(
         module=method,
-        optimizer=torch.optim.Adam(method.parameters(), lr=config.lr, fused=True),
+        optimizer=torch.optim.Adam(method.parameters(), lr=config.lr, weight_decay=regime.weight_decay, fused=True),
         schedule=loop.Schedule(config.lr, max(1, int(config.warmup * total)), total),
         epochs=plan.epochs,
         batches=sampler,

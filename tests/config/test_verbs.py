@@ -75,6 +75,7 @@ ANOTHER = {
     "qc": Path("pictures"),
     "slide_root": Path("archive"),
     "strict": True,
+    "steps": 600,
     "stride": 1,
     "upsample": True,
     "precision": "fp32",

@@ -161,10 +161,53 @@ def test_the_best_epoch_is_kept_and_can_be_embedded(store_at):
 
 
 def test_small_cohorts_train_for_enough_steps():
-    assert TrainConfig().epochs_for(47) == 1000  # 12,000 slides
-    assert TrainConfig().epochs_for(2) == 1000
-    assert TrainConfig().epochs_for(1) == 1200  # a batch or less
-    assert TrainConfig(epochs=3).epochs_for(1) == 3
+    assert TrainConfig().epochs_for(12_032, 47) == 1000
+    assert TrainConfig().epochs_for(512, 2) == 1000
+    assert TrainConfig().epochs_for(257, 2) == 600  # no jump where a second batch begins
+    assert TrainConfig().epochs_for(256, 1) == 1200  # a batch or less
+    assert TrainConfig(epochs=3).epochs_for(256, 1) == 3
+    transformer = TrainConfig(aggregator="transformer")
+    assert transformer.epochs_for(237, 2) == 300
+    assert transformer.epochs_for(1280, 10) == 300
+
+
+def test_steps_are_passes_in_other_words(store_at):
+    path = store_at("bank")
+    summary = giga.train(path, steps=5, batch_size=4, **SMALL)  # 8 slides: two steps a pass
+    assert (summary.epochs, summary.steps) == (3, 6)
+    assert giga.train(path, steps=5, batch_size=4, **SMALL).skipped == 1
+    assert giga.train(path, epochs=3, batch_size=4, **SMALL).skipped == 1
+    with pytest.raises(Mismatch, match="epochs: 3 here, 4 asked for"):
+        giga.train(path, steps=7, batch_size=4, **SMALL)
+    with pytest.raises(InvalidInput, match="`steps` 5 and `epochs` 3 say the same"):
+        giga.train(path, steps=5, epochs=3)
+    assert TrainConfig.of({"preset": "paper", "steps": 12}).epochs_for(8, 2) == 6
+
+
+@pytest.mark.slow
+def test_a_transformer_is_trained_its_own_way_resumed_and_embedded(store_at, tmp_path, monkeypatch):
+    options = {"aggregator": "transformer", "epochs": 3, "precision": "fp32"}
+    path, other = store_at("bank"), store_at("bank", "two.zarr")
+    giga.train(path, **options)
+    config = giga.open(path).model("giga").config
+    assert (config["batch_size"], config["weight_decay"], config["log_scale"]) == (128, 1e-6, 0.3)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
+
+    def stop_at_second(recorder):
+        if sum(steps for steps, _ in recorder.advanced) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        giga.train(other, **options, progress=Recorder(stop_at_second))
+    assert giga.train(other, **options).resumed_at == 1
+    assert weights(other) == weights(path)
+    assert giga.embed(path, views=3).width == 256
+    giga.export(path, "models/giga", to=tmp_path / "slide.safetensors")
+    giga.embed(path, model=str(tmp_path / "slide.safetensors"), views=3)
+    vectors = [giga.open(path).embedding(name).array("vectors")[:] for name in ("giga", "slide")]
+    np.testing.assert_array_equal(*vectors)
+    assert giga.validate(path).problems == []
 
 
 def test_the_papers_settings_are_a_preset_and_what_is_given_wins(store_at):
