@@ -20,6 +20,7 @@ run_option = partial(option, result=False)
 Precision = Literal["auto", "bf16", "fp32"]
 Compile = Literal["auto", "yes", "no"]
 SlideAggregator = Literal["sparse-resnet", "transformer", "attention", "mlp"]
+Whitening = Literal["slides", "augmentations"]
 Preset = Literal["default", "paper"]
 SparseBackend = Literal["auto", "torch", "spconv"]
 EmbedAggregator = Literal["model", "mean", "random-init"]
@@ -170,6 +171,7 @@ PAPER: dict[str, Any] = {
     "aggregator": "sparse-resnet",
     "blocks": 2,
     "stride": 2,
+    "standardise": False,
     "whiten": False,
     "slide_aug": True,
 }
@@ -203,7 +205,11 @@ class TrainConfig(Config):
     aggregator: SlideAggregator = option("sparse-resnet", "What makes a vector of tiles (paper: sparse-resnet).")
     blocks: int = option(2, "Residual blocks of sparse-resnet (paper: 2, as in ResNet18).", (1, 16))
     stride: int = option(2, "Stride of its first block: 2 (paper), or 1, blind to the parity of a cell.", (1, 2))
+    standardise: bool = option(True, "Bring every feature to mean 0 and deviation 1 over all tiles first (paper: no).")
     whiten: bool = option(True, "Even out how features spread within slides before the slide encoder (paper: no).")
+    whitening: Whitening = option(
+        "slides", "What is evened out: how the tiles of a slide differ, or how the augmentations of a tile do."
+    )
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
     preset: Preset = run_option(
         "default",
@@ -237,6 +243,10 @@ class TrainConfig(Config):
             raise InvalidInput(
                 f"`aggregator` {self.aggregator} has no sparse convolutions for {' '.join(given)}",
                 "leave that out, or use `aggregator` sparse-resnet",
+            )
+        if not self.whiten and self.whitening != "slides":
+            raise InvalidInput(
+                f"`whitening` is {self.whitening}, and nothing is whitened", "leave it out, or set `whiten`"
             )
         self._name("name")
 

@@ -103,12 +103,20 @@ def test_slide_augmentation_can_be_left_out(store_at):
 def test_whitening_is_kept_with_the_weights_and_used_by_every_vector(store_at):
     path = store_at("bank")
     giga.train(path, **OPTIONS)
-    bank = giga.open(path).bank("random-resnet18").array("vectors")[:].astype(np.float64)  # (slide, a, d, c)
+    opened, state = giga.open(path), load_safetensors(weights(path))
+    features = opened.features("random-resnet18")
+    every = np.concatenate([features.read(row) for row in range(len(opened.slides))]).astype(np.float64)
+    np.testing.assert_allclose(state["feature_mean"], every.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(state["feature_sd"], every.std(0) + 1e-3, rtol=1e-5)
+    bank = opened.bank("random-resnet18").array("vectors")[:].astype(np.float64)  # (slide, a, d, c)
+    bank = (bank - every.mean(0)) / (every.std(0) + 1e-3)
     spread = (bank - bank.mean(axis=(1, 2), keepdims=True)).reshape(-1, 256)
     covariance = spread.T @ spread / len(spread)
-    matrix = load_safetensors(weights(path))["whitening"].astype(np.float64)
     wanted = covariance + np.trace(covariance) / 256 * np.eye(256)
-    np.testing.assert_allclose(matrix @ wanted @ matrix, np.eye(256), atol=1e-4)
+    whitened = state["whitening"] @ wanted @ state["whitening"]  # one number times the identity
+    np.testing.assert_allclose(whitened / whitened[0, 0], np.eye(256), atol=1e-4)
+    inside = (every - every.mean(0)) / (every.std(0) + 1e-3) @ state["whitening"]
+    assert np.sqrt(np.square(inside).mean()) == pytest.approx(1, rel=1e-3)
     giga.embed(path, views=2)
     giga.embed(path, views=2, aggregator="random-init")
     vectors = [giga.open(path).embedding(name).array("vectors")[:] for name in ("giga", "random-giga")]
@@ -119,6 +127,43 @@ def test_whitening_is_kept_with_the_weights_and_used_by_every_vector(store_at):
     giga.embed(path, views=2, aggregator="random-init", redo=True)
     for name, before in zip(("giga", "random-giga"), vectors, strict=True):
         assert np.abs(giga.open(path).embedding(name).array("vectors")[:] - before).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, {"feature_mean", "feature_sd", "whitening"}),
+        ({"whitening": "augmentations"}, {"feature_mean", "feature_sd", "whitening"}),
+        ({"whiten": False}, {"feature_mean", "feature_sd"}),
+        ({"standardise": False}, {"whitening"}),
+        ({"preset": "paper"}, set()),
+    ],
+)
+def test_what_features_are_brought_into_is_kept_with_the_weights(store_at, options, kept):
+    path = store_at("bank")
+    giga.train(path, epochs=1, batch_size=4, **SMALL, **options)
+    names = {"feature_mean", "feature_sd", "whitening"}
+    assert names & load_safetensors(weights(path)).keys() == kept
+    assert giga.train(path, epochs=1, batch_size=4, **SMALL, **options).skipped == 1
+
+
+def test_the_two_kinds_of_whitening_differ_and_nothing_is_whitened_twice(store_at):
+    path = store_at("bank")
+    for kind in ("slides", "augmentations"):
+        giga.train(path, epochs=1, batch_size=4, **SMALL, whitening=kind, name=kind)
+    one, other = (load_safetensors(weights(path, kind))["whitening"] for kind in ("slides", "augmentations"))
+    assert np.abs(one - other).max() > 1e-3
+    with pytest.raises(InvalidInput, match="nothing is whitened"):
+        giga.train(path, whiten=False, whitening="augmentations")
+
+
+def test_a_bank_without_its_plain_features_says_how_to_go_on(store_at):
+    path = store_at("bank")
+    giga.Store.open(path, write=True).features("random-resnet18").take_back([3])
+    with pytest.raises(NotFound, match="lacks un-augmented features") as caught:
+        giga.train(path, epochs=1, **SMALL)
+    assert "`standardise=False`" in caught.value.hint
+    assert giga.train(path, epochs=1, **SMALL, standardise=False).done == 1
 
 
 def test_health_is_in_the_history_of_the_store_and_said(chain, store_at):
