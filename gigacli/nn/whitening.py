@@ -6,8 +6,9 @@ so that the same slides in another order give the same bytes but for one case in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,10 +49,24 @@ class FeatureSpace:
     standard: Standard | None
     matrix: NDArray[np.float32] | None  # (c, c) M
 
-    def __call__(self, features: Features) -> NDArray[np.float64]:
+    def __call__(self, features: Features) -> NDArray[np.float32]:
         """Bring features (..., c) into the space."""
-        inside = features.astype(np.float64) if self.standard is None else self.standard(features)
-        return inside if self.matrix is None else inside @ self.matrix
+        inside = features.astype(np.float32)
+        if self.standard is not None:
+            inside = (inside - self.standard.mean) / self.standard.sd
+        return inside if self.matrix is None else np.asarray(inside @ self.matrix)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What is there, under the names that a model keeps it by."""
+        kept = {} if self.standard is None else {"feature_mean": self.standard.mean, "feature_sd": self.standard.sd}
+        return kept if self.matrix is None else {**kept, "whitening": self.matrix}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, NDArray[Any]]) -> Self:
+        """The space that was kept; other arrays beside it are not looked at."""
+        standardised = "feature_mean" in state
+        standard = Standard(state["feature_mean"], state["feature_sd"]) if standardised else None
+        return cls(standard, state.get("whitening"))
 
 
 @dataclass(frozen=True, eq=False)
