@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import fnmatch
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME, TILE_PX, MPP, DRAWS = "plain", 50, 1.0, 48
-SEEDS, STEPS, TILES = 3, (600, 1200), (5, 16)
+SEEDS, TILES, BATCH = 3, (5, 16), 128
 KINDS = ("slides", "augmentations")  # of whitening
 FIELDS = ("vector", "seed", "all", "few", "all_first", "few_first", "all_second", "few_second", "seconds")
 
@@ -150,21 +151,24 @@ def closed_forms(cohort: Cohort) -> Iterator[tuple[str, int, Callable[[], NDArra
 
 def encoders(cohort: Cohort) -> Iterator[tuple[str, int, Callable[[], NDArray[np.float32]]]]:
     """Name, seed and maker of the vectors of slide encoders, those of the defaults first."""
-    plan = [("transformer", 600, 5), ("sparse-resnet", 1200, 5), ("transformer", 1200, 5), ("sparse-resnet", 600, 5)]
-    plan += [(name, steps, TILES[1]) for steps in STEPS for name in ("transformer", "sparse-resnet")]
-    for aggregator, steps, tiles in plan:
-        for seed in range(SEEDS):
-            name = f"{aggregator} {steps} steps T {tiles}"
-            options = {"aggregator": aggregator, "tiles": tiles, "steps": steps, "seed": seed}
-            yield name, seed, lambda options=options: embedded(cohort, options)
-            if (steps, tiles) in ((600, 5), (1200, 5)) and steps == plan[0 if aggregator == "transformer" else 1][1]:
+    small, large = TILES
+    first = [("transformer", 600, small), ("sparse-resnet", 1200, small), ("transformer", 600, large)]
+    then = [("transformer", 1200, small), ("sparse-resnet", 600, small), ("transformer", 1200, large)]
+    last = [("sparse-resnet", 600, large), ("sparse-resnet", 1200, large)]
+    for plan, seed in itertools.product((first, then, last), range(SEEDS)):
+        for aggregator, steps, tiles in plan:
+            options = {"aggregator": aggregator, "tiles": tiles, "seed": seed}
+            if plan is first and tiles == small:
                 born = {**options, "steps": 1}
                 yield f"{aggregator} untrained T {tiles}", seed, lambda born=born: embedded(cohort, born, trained=False)
+            options["steps"] = steps
+            name = f"{aggregator} {steps} steps T {tiles}"
+            yield name, seed, lambda options=options: embedded(cohort, options)
 
 
 def embedded(cohort: Cohort, options: dict[str, Any], *, trained: bool = True) -> NDArray[np.float32]:
     """Vectors of a slide encoder, trained or as it is born."""
-    giga.train(cohort.store, name="study", redo=True, precision="fp32", **options)
+    giga.train(cohort.store, name="study", redo=True, batch_size=BATCH, **options)
     kind, seed = "model" if trained else "random-init", options["seed"]
     giga.embed(cohort.store, model="study", name="study", seed=seed, aggregator=kind, redo=True)
     return cohort.store.embedding("study").read()

@@ -250,6 +250,15 @@ class TrainConfig(Config):
             )
         self._name("name")
 
+    def following(self, earlier: dict[str, Any] | None) -> Self:
+        """Return this configuration with what was left out as an earlier run had it.
+
+        Of another aggregator, how long and in what batches it was trained is not followed.
+        """
+        if earlier is not None and "aggregator" in self.given and earlier.get("aggregator") != self.aggregator:
+            earlier = {k: v for k, v in earlier.items() if k not in ("epochs", "batch_size")}
+        return super().following(earlier)
+
     @property
     def regime(self) -> Regime:
         """What the aggregator is trained with, as far as no option says otherwise."""

@@ -229,6 +229,20 @@ def test_steps_are_passes_in_other_words(store_at):
     assert TrainConfig.of({"preset": "paper", "steps": 12}).epochs_for(8, 2) == 6
 
 
+def test_another_aggregator_does_not_follow_the_length_of_the_first():
+    earlier = {
+        **TrainConfig().settings(8, 1),
+        "aggregator": "transformer",
+        "batch_size": 128,
+        "epochs": 600,
+        "tiles": 9,
+    }
+    other = TrainConfig.of({"aggregator": "mlp"}).following(earlier)
+    assert (other.epochs_for(300, 2), other.regime.batch_size, other.tiles) == (600, 256, 9)
+    same = TrainConfig.of({"lr": 1e-3}).following({**earlier, "epochs": 77})
+    assert (same.epochs_for(300, 3), same.regime.batch_size) == (77, 128)
+
+
 @pytest.mark.slow
 def test_a_transformer_is_trained_its_own_way_resumed_and_embedded(store_at, tmp_path, monkeypatch):
     options = {"aggregator": "transformer", "epochs": 3, "precision": "fp32"}
