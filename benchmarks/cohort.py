@@ -25,6 +25,7 @@ import numpy as np
 from judge import judge
 
 import gigacli as giga
+from gigacli.config.training import REGIMES
 from gigacli.nn.arrangement import Arrangement
 from gigacli.nn.closed_forms import MeanStd, SlideTiles, ViewWhitened, WhitenedMean
 from gigacli.nn.join import Join
@@ -152,18 +153,16 @@ def closed_forms(cohort: Cohort) -> Iterator[tuple[str, int, Callable[[], NDArra
 def encoders(cohort: Cohort) -> Iterator[tuple[str, int, Callable[[], NDArray[np.float32]]]]:
     """Name, seed and maker of the vectors of slide encoders, those of the defaults first."""
     small, large = TILES
-    first = [("transformer", 600, small), ("sparse-resnet", 1200, small), ("transformer", 600, large)]
-    then = [("transformer", 1200, small), ("sparse-resnet", 600, small), ("transformer", 1200, large)]
-    last = [("sparse-resnet", 600, large), ("sparse-resnet", 1200, large)]
-    for plan, seed in itertools.product((first, then, last), range(SEEDS)):
-        for aggregator, steps, tiles in plan:
-            options = {"aggregator": aggregator, "tiles": tiles, "seed": seed}
-            if plan is first and tiles == small:
-                born = {**options, "steps": 1}
-                yield f"{aggregator} untrained T {tiles}", seed, lambda born=born: embedded(cohort, born, trained=False)
-            options["steps"] = steps
-            name = f"{aggregator} {steps} steps T {tiles}"
-            yield name, seed, lambda options=options: embedded(cohort, options)
+    cheap = [("transformer", 600, small), ("transformer", 600, large)]
+    dear = [("sparse-resnet", 1200, small), ("transformer", 1200, small), ("sparse-resnet", 600, small)]
+    dearest = [("transformer", 1200, large), ("sparse-resnet", 600, large), ("sparse-resnet", 1200, large)]
+    for (aggregator, steps, tiles), seed in itertools.product([*cheap, *dear, *dearest], range(SEEDS)):
+        options = {"aggregator": aggregator, "tiles": tiles, "seed": seed}
+        if (steps, tiles) == (REGIMES[aggregator].least_steps, small):
+            born = {**options, "steps": 1}
+            yield f"{aggregator} untrained T {tiles}", seed, lambda born=born: embedded(cohort, born, trained=False)
+        options["steps"] = steps
+        yield f"{aggregator} {steps} steps T {tiles}", seed, lambda options=options: embedded(cohort, options)
 
 
 def embedded(cohort: Cohort, options: dict[str, Any], *, trained: bool = True) -> NDArray[np.float32]:
