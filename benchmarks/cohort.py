@@ -48,6 +48,11 @@ if TYPE_CHECKING:
 
 NAME, TILE_PX, MPP, DRAWS = "plain", 50, 1.0, 48
 SEEDS, TILES, BATCH = 3, (5, 16), 128
+CHANGES: dict[str, dict[str, Any]] = {
+    " whitened by augmentations": {"whitening": "augmentations"},
+    " not standardised": {"standardise": False},
+    " not whitened": {"whiten": False},
+}
 KINDS = ("slides", "augmentations")  # of whitening
 FIELDS = ("vector", "seed", "all", "few", "all_first", "few_first", "all_second", "few_second", "seconds")
 
@@ -158,11 +163,15 @@ def encoders(cohort: Cohort) -> Iterator[tuple[str, int, Callable[[], NDArray[np
     dearest = [("transformer", 1200, large), ("sparse-resnet", 600, large), ("sparse-resnet", 1200, large)]
     for (aggregator, steps, tiles), seed in itertools.product([*cheap, *dear, *dearest], range(SEEDS)):
         options = {"aggregator": aggregator, "tiles": tiles, "seed": seed}
+        changes: dict[str, dict[str, Any]] = {"": {}}
         if (steps, tiles) == (REGIMES[aggregator].least_steps, small):
             born = {**options, "steps": 1}
             yield f"{aggregator} untrained T {tiles}", seed, lambda born=born: embedded(cohort, born, trained=False)
-        options["steps"] = steps
-        yield f"{aggregator} {steps} steps T {tiles}", seed, lambda options=options: embedded(cohort, options)
+        if (aggregator, steps, tiles) == cheap[0]:
+            changes |= CHANGES
+        for change, more in changes.items():
+            chosen = {**options, **more, "steps": steps}
+            yield f"{aggregator} {steps} steps T {tiles}{change}", seed, lambda chosen=chosen: embedded(cohort, chosen)
 
 
 def embedded(cohort: Cohort, options: dict[str, Any], *, trained: bool = True) -> NDArray[np.float32]:
