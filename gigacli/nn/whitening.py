@@ -104,7 +104,7 @@ def spread_of(slides: Iterable[Features]) -> Spread:
     # The mean of (x - m)(x - m)^T, from sums that were taken before m was known.
     centre, at = standard.mean.astype(np.float64), seen_total / seen
     second = outer / seen - np.outer(at, centre) - np.outer(centre, at) + np.outer(centre, centre)
-    return Spread(standard, second / np.outer(standard.sd, standard.sd))
+    return Spread(standard, settled(second / np.outer(standard.sd, standard.sd)))
 
 
 def slide_covariance(slides: Iterable[Features], standard: Standard | None = None) -> NDArray[np.float64]:
