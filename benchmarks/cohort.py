@@ -176,7 +176,11 @@ def encoders(cohort: Cohort) -> Iterator[tuple[str, int, Callable[[], NDArray[np
 
 def embedded(cohort: Cohort, options: dict[str, Any], *, trained: bool = True) -> NDArray[np.float32]:
     """Vectors of a slide encoder, trained or as it is born."""
-    giga.train(cohort.store, name="study", redo=True, batch_size=BATCH, **options)
+    plain = {"standardise": True, "whiten": True, "whitening": "slides", "batch_size": BATCH}  # not as the last one was
+    whole = {**plain, **options}
+    if not whole["whiten"]:
+        del whole["whitening"]
+    giga.train(cohort.store, name="study", redo=True, **whole)
     kind, seed = "model" if trained else "random-init", options["seed"]
     giga.embed(cohort.store, model="study", name="study", seed=seed, aggregator=kind, redo=True)
     return cohort.store.embedding("study").read()

@@ -234,7 +234,12 @@ class TrainConfig(Config):
         """Build from keyword arguments; what a preset says counts as given where nothing else is."""
         if options.get("steps") is not None and options.get("epochs") is not None:
             raise InvalidInput(f"`steps` {options['steps']} and `epochs` {options['epochs']} say the same", "give one")
-        return super().of({**PAPER, **options} if options.get("preset") == "paper" else options)
+        options = {**PAPER, **options} if options.get("preset") == "paper" else options
+        if options.get("whitening") and options.get("whiten") is False:
+            raise InvalidInput(
+                f"`whitening` is {options['whitening']}, and nothing is whitened", "leave it out, or set `whiten`"
+            )
+        return super().of(options)
 
     def _check(self) -> None:
         sparse = {"blocks": 2, "stride": 2, "sparse_backend": "auto"}
@@ -243,10 +248,6 @@ class TrainConfig(Config):
             raise InvalidInput(
                 f"`aggregator` {self.aggregator} has no sparse convolutions for {' '.join(given)}",
                 "leave that out, or use `aggregator` sparse-resnet",
-            )
-        if not self.whiten and self.whitening != "slides":
-            raise InvalidInput(
-                f"`whitening` is {self.whitening}, and nothing is whitened", "leave it out, or set `whiten`"
             )
         self._name("name")
 

@@ -155,6 +155,9 @@ def test_the_two_kinds_of_whitening_differ_and_nothing_is_whitened_twice(store_a
     assert np.abs(one - other).max() > 1e-3
     with pytest.raises(InvalidInput, match="nothing is whitened"):
         giga.train(path, whiten=False, whitening="augmentations")
+    with pytest.raises(InvalidInput, match="nothing is whitened"):
+        giga.train(path, preset="paper", whitening="slides")
+    assert giga.train(path, epochs=1, **SMALL, whiten=False, name="augmentations", redo=True).done == 1
 
 
 def test_a_bank_without_its_plain_features_says_how_to_go_on(store_at):
