@@ -30,7 +30,7 @@ import simulated
 
 import gigacli as giga
 from gigacli.demo.cohort import write_cohort
-from gigacli.nn.giga import whitening_matrix
+from gigacli.nn.whitening import slide_covariance, whitening_matrix
 from gigacli.probing.linear import PAPER_C, score
 from gigacli.probing.splits import make_splits, subsample
 from gigacli.randomness import keyed_rng
@@ -236,7 +236,7 @@ def controls(cohort: Cohort) -> Iterator[Run]:
     giga.embed(cohort.store, aggregator="mean", name="mean")
     mean = giga.open(cohort.store).embedding("mean").read()
     yield cohort.row("mean of tiles", mean)
-    yield cohort.row("mean of tiles, whitened", mean @ whitening_matrix(bank.slides()).numpy())
+    yield cohort.row("mean of tiles, whitened", mean @ whitening_matrix(slide_covariance(bank.slides())))
     yield cohort.row(f"mean of the tiles of {VIEWS} views of 5", drawn_means(cohort))
     yield cohort.row("number of tiles", opened.tiles.done().counts.astype(np.float64)[:, None])
     if not cohort.truth:

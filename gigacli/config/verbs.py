@@ -6,19 +6,21 @@ which shard) and is left out of the recipe.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from gigacli.config.base import SEEDS, SHARES, WORKERS, Config, Limits, one_resolution, option
+from gigacli.config.training import REGIMES, Regime
 from gigacli.errors import InvalidInput
 
 run_option = partial(option, result=False)
 
 Precision = Literal["auto", "bf16", "fp32"]
 Compile = Literal["auto", "yes", "no"]
-SlideAggregator = Literal["sparse-resnet", "attention", "mlp"]
+SlideAggregator = Literal["sparse-resnet", "transformer", "attention", "mlp"]
+Whitening = Literal["slides", "augmentations"]
 Preset = Literal["default", "paper"]
 SparseBackend = Literal["auto", "torch", "spconv"]
 EmbedAggregator = Literal["model", "mean", "random-init"]
@@ -164,9 +166,6 @@ class BankConfig(Config):
         self._shards(self.shard, self.dask)
 
 
-EPOCHS = 1000
-MIN_STEPS = 1200  # fewer leave a slide encoder half trained, whatever the size of the cohort (measured, on two cohorts)
-
 PAPER: dict[str, Any] = {
     "tiles": 5,
     "epochs": 1000,
@@ -177,6 +176,7 @@ PAPER: dict[str, Any] = {
     "aggregator": "sparse-resnet",
     "blocks": 2,
     "stride": 2,
+    "standardise": False,
     "whiten": False,
     "slide_aug": True,
 }
@@ -192,10 +192,16 @@ class TrainConfig(Config):
     tiles: int = option(5, "Tiles per view, T (paper: 5).", (1, 10_000))
     epochs: int | None = option(
         None,
-        f"Passes over the slides; default: 1000 (paper), or as many as make {MIN_STEPS} steps if that is more.",
+        "Passes over the slides; default: 1000 (paper), or what makes 1200 steps if that is more; of a transformer 300 "
+        "and 600.",
         PASSES,
     )
-    batch_size: int = option(256, "Slides per step over all processes; fewer slides than that are one batch.", BATCHES)
+    steps: int | None = run_option(None, "The same in steps, rounded up to whole passes.", COUNTS)
+    batch_size: int | None = option(
+        None,
+        "Slides per step over all processes; fewer slides than that are one batch. Default: 256, of a transformer 128.",
+        BATCHES,
+    )
     lr: float = option(1e-3, "Peak learning rate of Adam.", RATES)
     warmup: float = option(
         0.05, "Share of the steps in which the learning rate rises; then it falls as a cosine.", (0, 1)
@@ -204,7 +210,11 @@ class TrainConfig(Config):
     aggregator: SlideAggregator = option("sparse-resnet", "What makes a vector of tiles (paper: sparse-resnet).")
     blocks: int = option(2, "Residual blocks of sparse-resnet (paper: 2, as in ResNet18).", (1, 16))
     stride: int = option(2, "Stride of its first block: 2 (paper), or 1, blind to the parity of a cell.", (1, 2))
+    standardise: bool = option(True, "Bring every feature to mean 0 and deviation 1 over all tiles first (paper: no).")
     whiten: bool = option(True, "Even out how features spread within slides before the slide encoder (paper: no).")
+    whitening: Whitening = option(
+        "slides", "What is evened out: how the tiles of a slide differ, or how the augmentations of a tile do."
+    )
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
     preset: Preset = run_option(
         "default",
@@ -228,7 +238,14 @@ class TrainConfig(Config):
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
         """Build from keyword arguments; what a preset says counts as given where nothing else is."""
-        return super().of({**PAPER, **options} if options.get("preset") == "paper" else options)
+        if options.get("steps") is not None and options.get("epochs") is not None:
+            raise InvalidInput(f"`steps` {options['steps']} and `epochs` {options['epochs']} say the same", "give one")
+        options = {**PAPER, **options} if options.get("preset") == "paper" else options
+        if options.get("whitening") and options.get("whiten") is False:
+            raise InvalidInput(
+                f"`whitening` is {options['whitening']}, and nothing is whitened", "leave it out, or set `whiten`"
+            )
+        return super().of(options)
 
     def _check(self) -> None:
         sparse = {"blocks": 2, "stride": 2, "sparse_backend": "auto"}
@@ -240,9 +257,32 @@ class TrainConfig(Config):
             )
         self._name("name")
 
-    def epochs_for(self, steps_per_epoch: int) -> int:
+    def following(self, earlier: dict[str, Any] | None) -> Self:
+        """Return this configuration with what was left out as an earlier run had it.
+
+        Of another aggregator, how long and in what batches it was trained is not followed.
+        """
+        if earlier is not None and "aggregator" in self.given and earlier.get("aggregator") != self.aggregator:
+            earlier = {k: v for k, v in earlier.items() if k not in ("epochs", "batch_size")}
+        return super().following(earlier)
+
+    @property
+    def regime(self) -> Regime:
+        """What the aggregator is trained with, as far as no option says otherwise."""
+        regime = REGIMES[self.aggregator]
+        return replace(regime, batch_size=self.batch_size or regime.batch_size)
+
+    def epochs_for(self, slides: int, steps_per_epoch: int) -> int:
         """Passes over the slides; small cohorts need more, for a training is as good as its number of steps."""
-        return self.epochs or max(EPOCHS, -(-MIN_STEPS // steps_per_epoch))
+        if self.epochs is not None and self.steps is None:
+            return self.epochs
+        return -(-(self.steps or self.regime.steps(slides)) // steps_per_epoch)
+
+    def settings(self, slides: int, steps_per_epoch: int) -> dict[str, Any]:
+        """The recipe on so many slides: every number that a default depends on is said."""
+        regime = self.regime
+        numbers = {"batch_size": regime.batch_size, "weight_decay": regime.weight_decay, "log_scale": regime.log_scale}
+        return {**self.recipe(), "epochs": self.epochs_for(slides, steps_per_epoch), **numbers}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,16 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gigacli.errors import InvalidInput
-from gigacli.nn.slide_encoder import SlideEncoder, check_width, make_linear
+from gigacli.nn.slide_encoder import Projector, SlideEncoder, check_width, make_linear
+from gigacli.nn.transformer import DistanceTransformer, ShortProjector
 from gigacli.nn.views import ViewBatch
 
-AGGREGATORS = ("sparse-resnet", "attention", "mlp")
+AGGREGATORS = ("sparse-resnet", "transformer", "attention", "mlp")
 
 
 def make_aggregator(
     name: str, width_in: int, *, generator: Generator, blocks: int = 2, stride: int = 2, sparse_backend: str = "auto"
-) -> SlideEncoder | GatedAttention | MeanMLP:
+) -> SlideEncoder | DistanceTransformer | GatedAttention | MeanMLP:
     """The aggregator `name` of :data:`AGGREGATORS`, with weights from `generator`.
 
     Raises:
@@ -31,7 +32,14 @@ def make_aggregator(
             f"`sparse_backend` {sparse_backend}",
             "Leave them out.",
         )
+    if name == "transformer":
+        return DistanceTransformer(width_in, generator=generator)
     return (GatedAttention if name == "attention" else MeanMLP)(width_in, generator=generator)
+
+
+def make_projector(name: str, width_in: int, *, generator: Generator) -> Projector | ShortProjector:
+    """The projector that goes with aggregator `name`, on vectors of `width_in` values."""
+    return (ShortProjector if name == "transformer" else Projector)(width_in, generator=generator)
 
 
 class GatedAttention(nn.Module):

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gigacli.errors import InvalidInput
-from gigacli.nn.aggregators import make_aggregator
+from gigacli.nn.aggregators import make_aggregator, make_projector
 from gigacli.nn.distributed import ALONE
 from gigacli.nn.loop import Step
 from gigacli.nn.losses import chance_level, nt_xent
-from gigacli.nn.slide_encoder import Projector
 from gigacli.nn.views import ViewBatch
-
-WHITENING_DRAWS = 8
-"""Draws per augmentation that the whitening looks at: 400 rows a slide are plenty for a covariance over a cohort."""
+from gigacli.nn.whitening import FeatureSpace
 
 
 class GigaSSL(nn.Module):
@@ -30,8 +24,9 @@ class GigaSSL(nn.Module):
         width_in: Features of a tile.
         temperature: Temperature of NT-Xent.
         seed: Seed of the initial weights.
-        whiten: Whether features are multiplied by a matrix first, from :func:`whitening_matrix`; it is kept with the
-            weights, so that whoever uses the encoder uses it too.
+        standardise: Whether features are standardised first. Mean and deviation are kept with the weights, so that
+            whoever uses the encoder uses them too.
+        whiten: Whether features are then multiplied by a matrix, kept likewise. See :meth:`enter`.
         aggregator: Name of the aggregator, which makes a vector of a view.
         blocks: Residual blocks of a sparse aggregator.
         stride: Stride of the first of these blocks.
@@ -41,6 +36,8 @@ class GigaSSL(nn.Module):
         processes: The processes that train together; the loss is over the views of all.
     """
 
+    feature_mean: Tensor | None
+    feature_sd: Tensor | None
     whitening: Tensor | None
 
     def __init__(
@@ -49,6 +46,7 @@ class GigaSSL(nn.Module):
         *,
         temperature: float,
         seed: int,
+        standardise: bool = False,
         whiten: bool = False,
         aggregator: str = "sparse-resnet",
         blocks: int = 2,
@@ -56,21 +54,30 @@ class GigaSSL(nn.Module):
         sparse_backend: str = "auto",
     ) -> None:
         super().__init__()
+        self.register_buffer("feature_mean", torch.zeros(width_in) if standardise else None)  # (c,)
+        self.register_buffer("feature_sd", torch.ones(width_in) if standardise else None)  # (c,)
         self.register_buffer("whitening", torch.eye(width_in) if whiten else None)  # (c, c)
         generator = torch.Generator().manual_seed(seed)
         self.encoder = make_aggregator(
             aggregator, width_in, generator=generator, blocks=blocks, stride=stride, sparse_backend=sparse_backend
         )
-        self.projector = Projector(self.encoder.width, generator=generator)
+        self.projector = make_projector(aggregator, self.encoder.width, generator=generator)
         self.temperature = temperature
         self.processes = ALONE
 
     @classmethod
     def of_recipe(cls, width_in: int, recipe: Mapping[str, Any], *, seed: int, sparse_backend: str = "auto") -> Self:
         """The untrained method that a model's recipe describes; what an older one lacks has the default of its time."""
-        names = ("temperature", "whiten", "aggregator", "blocks", "stride")
+        names = ("temperature", "standardise", "whiten", "aggregator", "blocks", "stride")
         stated = {"temperature": 1.0} | {name: recipe[name] for name in names if name in recipe}
         return cls(width_in, seed=seed, sparse_backend=sparse_backend, **stated)
+
+    def enter(self, space: FeatureSpace) -> None:
+        """Bring features into this space from now on."""
+        standard, matrix = space.standard, space.matrix
+        self.feature_mean = None if standard is None else torch.from_numpy(standard.mean)
+        self.feature_sd = None if standard is None else torch.from_numpy(standard.sd)
+        self.whitening = None if matrix is None else torch.from_numpy(matrix)
 
     def forward(self, views: ViewBatch) -> Step:
         """NT-Xent of 2n views, the first views of n slides, then their second views: one sparse batch for both."""
@@ -80,40 +87,13 @@ class GigaSSL(nn.Module):
         return Step(loss, chance_level(slides), slides, vectors)
 
     def vectors(self, views: ViewBatch) -> Tensor:
-        """Slide vectors (b, width) of b views: whiten their features, encode them."""
+        """Slide vectors (b, width) of b views: standardise and whiten their features, encode them."""
+        if self.feature_mean is not None and self.feature_sd is not None:
+            views = replace(views, features=(views.features - self.feature_mean) / self.feature_sd)
         if self.whitening is not None:
             views = replace(views, features=views.features @ self.whitening)
         vectors: Tensor = self.encoder(views)
         return vectors
-
-
-def whitening_matrix(slides: Iterable[NDArray[np.float16]]) -> Tensor:
-    """A matrix that makes the spread of features within slides alike in all directions (whitening).
-
-    N is the covariance of a slide's augmented features (augmentation, draw, c) about their mean, pooled over slides;
-    features f become f (N + tr(N)/c I)^(-1/2). Directions in which tiles and augmentations of one slide differ most say
-    least about which slide it is.
-
-    Returns:
-        (c, c) float32, symmetric.
-
-    Raises:
-        InvalidInput: Features do not differ within any slide, or are not finite.
-    """
-    total, rows = 0.0, 0
-    for slide in slides:
-        features = slide[:, :WHITENING_DRAWS].astype(np.float64)  # (a, d, c)
-        spread = (features - features.mean(axis=(0, 1))).reshape(-1, features.shape[2])  # (a * d, c)
-        total, rows = total + spread.T @ spread, rows + len(spread)
-    covariance = np.asarray(total) / rows  # (c, c)
-    width = len(covariance)
-    if not 0 < np.trace(covariance) < np.inf:
-        raise InvalidInput(
-            f"features spread by {np.trace(covariance):g} within slides, so there is nothing to even out",
-            "look at them, or train with `whiten=False`",
-        )
-    values, directions = np.linalg.eigh(covariance + np.trace(covariance) / width * np.eye(width))
-    return torch.from_numpy((directions / np.sqrt(values)) @ directions.T).float()
 
 
 TILES_AT_ONCE = 2048
@@ -131,7 +111,7 @@ def embed_views(encoder: Callable[[ViewBatch], Tensor], views: ViewBatch, counts
         (s, width) float32.
     """
     per_call = max(1, TILES_AT_ONCE // views.cells.shape[1])
-    parts = zip(torch.split(views.features, per_call), torch.split(views.cells, per_call), strict=True)
-    vectors = torch.cat([encoder(ViewBatch(*part)) for part in parts]).double()  # (sum of counts, width)
+    starts = range(0, len(views.cells), per_call)
+    vectors = torch.cat([encoder(views.part(i, i + per_call)) for i in starts]).double()  # (sum of counts, width)
     means = torch.stack([v.mean(dim=0) for v in torch.split(vectors, list(counts))])  # (s, width)
     return torch.nn.functional.normalize(means, dim=1).float()

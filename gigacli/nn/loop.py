@@ -30,6 +30,9 @@ CHECKPOINT_SECONDS = 20.0  # a checkpoint is written, after a step or an epoch, 
 CHECKPOINT_SHARE = 0.05
 """Largest share of the time that checkpoints may take: where writing is slow they are farther apart."""
 
+WARM_STEPS, PRICED_STEPS = 3, 10  # steps that a training takes to warm up, and those after them that say its price
+LEAST_PRICE = 10.0  # seconds; a training that takes less is over before its price is read
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -136,14 +139,40 @@ class _Saver:
         self._took = self._saved - began
 
 
+class _Price:
+    """Says once, after the first steps of a run, what the rest of it will take."""
+
+    def __init__(self, training: Training[Any], progress: Progress) -> None:
+        self._total, self._progress = training.schedule.total, progress
+        self._taken, self._began = 0, 0.0
+
+    def step(self, number: int, loss: Tensor) -> None:
+        """Hear that step `number` was taken."""
+        self._taken += 1
+        if self._taken not in (WARM_STEPS, WARM_STEPS + PRICED_STEPS):
+            return
+        loss.item()  # a GPU has then finished what it was given
+        each, self._began = (time.monotonic() - self._began) / PRICED_STEPS, time.monotonic()
+        left = self._total - number - 1
+        if self._taken > WARM_STEPS and left * each > LEAST_PRICE:
+            self._progress.say(f"{left:,} steps to go at {1000 * each:,.0f} ms each: about {_duration(left * each)}")
+
+
+def _duration(seconds: float) -> str:
+    """In words, to one or two digits."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def _epochs(training: Training[Any], data: _Prefetch[Any], state: State, progress: Progress) -> None:
     """Train from where the state is to the end."""
     best: dict[str, Tensor] | None = None
     warnings = _Warnings(progress, training.epochs)
-    save = _Saver(training)
+    save, price = _Saver(training), _Price(training, progress)
     history = state.history
     for epoch in range(state.epoch, training.epochs):
-        figures = _epoch(training, data, state, save, best, progress)
+        figures = _epoch(training, data, state, save, best, progress, price)
         lowest = figures["loss"] < min(history.get("loss", []), default=math.inf)
         if lowest and training.save_best and training.processes.first:
             best = {k: v.detach().clone() for k, v in training.module.state_dict().items()}
@@ -165,6 +194,7 @@ def _epoch(
     save: _Saver,
     best: Mapping[str, Tensor] | None,
     progress: Progress,
+    price: _Price,
 ) -> dict[str, float]:
     """Train one epoch, or what is left of it after a checkpoint inside it; its figures."""
     steps, epoch, sums = training.schedule.total // training.epochs, state.epoch, state.sums
@@ -179,6 +209,7 @@ def _epoch(
         step = _step(training, batch, rate)
         sums.add(step.examples, step.chance, {"loss": step.loss, **step.figures})
         vectors = step.vectors
+        price.step(number, step.loss)
         sums.seconds, sums.waited = time.monotonic() - began, data.waited
         progress.advance(0, note=f"{before}step {sums.steps} of {steps}")
         if sums.steps < steps and save.due:

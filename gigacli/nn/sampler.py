@@ -53,6 +53,7 @@ class Sampler:
         positions: Positions of the tiles of the bank's slides, in its order.
         tiles: T, tiles per view.
         slide_aug: Whether positions are flipped, rotated and scaled (paper, step 4).
+        log_scale: Range of the scales, as in :func:`~gigacli.nn.views.draw_slide_augmentation`; None: the paper's.
         seed: Seed of everything random.
         batch_size: Most slides per step; batches differ by one slide at most.
         device: Where the views go.
@@ -69,13 +70,14 @@ class Sampler:
         *,
         tiles: int,
         slide_aug: bool,
+        log_scale: float | None = None,
         seed: int,
         batch_size: int,
         device: torch.device,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         self.bank, self.positions = bank, positions
-        self.tiles, self.slide_aug, self.seed = tiles, slide_aug, seed
+        self.tiles, self.slide_aug, self.log_scale, self.seed = tiles, slide_aug, log_scale, seed
         self.device, self.part = device, part
         self.slides = len(bank.counts)
         self.steps = steps_per_epoch(self.slides, batch_size)
@@ -98,7 +100,7 @@ class Sampler:
         twice = np.concatenate([slides, slides])  # (2n,), the loss pairs i with n + i
         augmentation = rng.integers(0, self.bank.augmentations, len(twice))  # (2n,), one for all tiles of a view
         draws = draw_rows(rng, self.bank.counts[twice], self.tiles)  # (2n, t)
-        moved = draw_slide_augmentation(len(twice), rng) if self.slide_aug else None
+        moved = draw_slide_augmentation(len(twice), rng, log_scale=self.log_scale) if self.slide_aug else None
         mine = np.array_split(np.arange(len(slides)), self.part[1])[self.part[0]]  # (m,)
         mine = np.concatenate([mine, len(slides) + mine])  # (2m,), both views of a slide in one process
         if moved is not None:

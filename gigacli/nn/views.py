@@ -34,6 +34,13 @@ class ViewBatch:
 
     features: Tensor  # (b, t, c), floating point
     cells: Tensor  # (b, t, 2) int64, (y, x), relative to the smallest of each view; from :func:`cells_of`
+    # (b, t, 2) floating point, (x, y) in tile units, relative to the same; None where only cells are known
+    positions: Tensor | None = None
+
+    def part(self, start: int, stop: int) -> ViewBatch:
+        """Views `start` to `stop`, as Python counts them."""
+        positions = None if self.positions is None else self.positions[start:stop]
+        return ViewBatch(self.features[start:stop], self.cells[start:stop], positions)
 
 
 @dataclass(frozen=True)
@@ -42,14 +49,18 @@ class SlideAugmentation:
 
     flip: NDArray[np.bool_]  # (b, 2) bool, along x and y
     angle_rad: NDArray[np.float64]  # (b,) in [0, 2 pi)
-    scale: NDArray[np.float64]  # (b, 2) in [0.5, 2], of x and y, after the rotation
+    scale: NDArray[np.float64]  # (b, 2) of x and y, after the rotation; of the paper in [0.5, 2]
 
 
-def draw_slide_augmentation(n: int, rng: np.random.Generator) -> SlideAugmentation:
-    """Draw an augmentation per view, for `n`: flips with probability 1/2, angles and scales uniform in their ranges."""
-    return SlideAugmentation(
-        flip=rng.random((n, 2)) < 0.5, angle_rad=rng.uniform(0.0, 2 * np.pi, n), scale=rng.uniform(0.5, 2.0, (n, 2))
-    )
+def draw_slide_augmentation(n: int, rng: np.random.Generator, *, log_scale: float | None = None) -> SlideAugmentation:
+    """Draw an augmentation per view, for `n`: flips with probability 1/2, angles uniform.
+
+    Scales are uniform in [0.5, 2] (paper), or exp(u) with u uniform in [-log_scale, log_scale].
+    """
+    flip, angle_rad = rng.random((n, 2)) < 0.5, rng.uniform(0.0, 2 * np.pi, n)
+    if log_scale is None:
+        return SlideAugmentation(flip, angle_rad, rng.uniform(0.5, 2.0, (n, 2)))
+    return SlideAugmentation(flip, angle_rad, np.exp(rng.uniform(-log_scale, log_scale, (n, 2))))
 
 
 def augment_positions(positions: NDArray[np.float64], augmentation: SlideAugmentation) -> NDArray[np.float64]:
@@ -146,9 +157,13 @@ def make_views(
     """
     if augmentation is not None:
         positions = augment_positions(positions, augmentation)
+    relative = positions - positions.min(
+        axis=1, keepdims=True
+    )  # before float32: a slide may be thousands of tiles wide
     return ViewBatch(
         features=torch.as_tensor(features).to(device, torch.float32),
         cells=torch.from_numpy(cells(positions)).to(device),
+        positions=torch.from_numpy(relative).to(device, torch.float32),
     )
 
 

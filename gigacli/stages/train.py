@@ -11,12 +11,12 @@ from safetensors.torch import save as save_safetensors
 
 from gigacli.cohort.exclusion import left_out
 from gigacli.config.base import fingerprint, options_of
-from gigacli.config.verbs import Precision, Preset, SlideAggregator, SparseBackend, TrainConfig
-from gigacli.errors import InvalidInput
+from gigacli.config.verbs import Precision, Preset, SlideAggregator, SparseBackend, TrainConfig, Whitening
+from gigacli.errors import InvalidInput, NotFound
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.distributed import Processes
-from gigacli.nn.giga import GigaSSL, whitening_matrix
+from gigacli.nn.giga import GigaSSL
 from gigacli.nn.health import training_warning
 from gigacli.nn.sampler import Sampler, steps_per_epoch
 from gigacli.nn.slide_encoder import SlideEncoder
@@ -24,6 +24,7 @@ from gigacli.nn.sparse_spconv import check_spconv_trains
 from gigacli.nn.tensorboard import TensorBoardLog
 from gigacli.nn.tile_encoder import weights_to_bytes
 from gigacli.nn.views import TilePositions
+from gigacli.nn.whitening import FeatureSpace, augmentation_covariance, slide_covariance, spread_of, whitening_matrix
 from gigacli.progress import SILENT, Progress, TrainingSummary
 from gigacli.randomness import keyed_seed
 from gigacli.store.bank import Bank, pick_bank
@@ -57,14 +58,17 @@ def train(
     name: str = "giga",
     tiles: int = 5,
     epochs: int | None = None,
-    batch_size: int = 256,
+    steps: int | None = None,
+    batch_size: int | None = None,
     lr: float = 0.001,
     warmup: float = 0.05,
     temperature: float = 0.2,
     aggregator: SlideAggregator = "sparse-resnet",
     blocks: int = 2,
     stride: int = 2,
+    standardise: bool = True,
     whiten: bool = True,
+    whitening: Whitening = "slides",
     slide_aug: bool = True,
     preset: Preset = "default",
     exclude: str | Path | None = None,
@@ -120,6 +124,7 @@ class Plan:
     config: TrainConfig  # the options, what was left out as an earlier run had it
     source: Bank | Features  # the bank, or the imported features that stand in for one
     views: MappedBank | MappedFeatures  # its slides to train on, mapped into memory
+    features: Features  # of the same tiles, without augmentation
     excluded: int
     missing: str  # what was to be left out and is not there, in words
     recipe: Recipe
@@ -146,12 +151,12 @@ class Plan:
     @property
     def steps(self) -> int:
         """Steps of an epoch."""
-        return steps_per_epoch(len(self.views.rows), self.config.batch_size)
+        return steps_per_epoch(len(self.views.rows), self.config.regime.batch_size)
 
     @property
     def epochs(self) -> int:
         """Epochs in all."""
-        return self.config.epochs_for(self.steps)
+        return self.config.epochs_for(len(self.views.rows), self.steps)
 
 
 def prepare(config: TrainConfig, store: Store, processes: Processes, device: torch.device) -> Plan:
@@ -163,7 +168,7 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
     source = pick_bank(store, config.bank)
     out, missing = left_out(store.slides, config.exclude, allow_missing=config.allow_missing)
     views = source.mapped(leave_out=out)
-    n, steps = len(views.rows), steps_per_epoch(len(views.rows), config.batch_size)
+    n, steps = len(views.rows), steps_per_epoch(len(views.rows), config.regime.batch_size)
     if n < 2:
         raise InvalidInput(
             f"{source.path} holds {n} slides with tiles to train on; telling slides apart needs at least 2",
@@ -174,11 +179,11 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
             f"batches of {n // steps} slides cannot be split over {processes.count} processes",
             f"use a larger `batch_size`, or torchrun --nproc-per-node {n // steps}",
         )
+    features = _plain(source, views, config)
     ids = [slide.id for slide, is_out in zip(store.slides.rows, out, strict=True) if is_out]
     settings = {
-        **config.recipe(),
+        **config.settings(n, steps),
         "bank": source.name,
-        "epochs": config.epochs_for(steps),
         "precision": pick_precision(config.precision, device),
         "excluded": fingerprint(sorted(ids)) if ids else None,
     }
@@ -188,6 +193,7 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
         config=config,
         source=source,
         views=views,
+        features=features,
         excluded=len(ids),
         missing=missing,
         recipe=recipe,
@@ -195,6 +201,24 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
         processes=processes,
         device=device,
     )
+
+
+def _plain(source: Bank | Features, views: MappedBank | MappedFeatures, config: TrainConfig) -> Features:
+    """The un-augmented features beside a bank, or those that stand in for one."""
+    if isinstance(source, Features):
+        if config.whitening == "augmentations":
+            raise InvalidInput(
+                f"{source.path} were imported: there are no augmentations whose differences could be evened out",
+                "use `whitening='slides'`",
+            )
+        return source
+    features = source.store.features(source.name)
+    if config.standardise and not (features.found and features.done().filled[views.rows].all()):
+        raise NotFound(
+            f"{source.store.url} lacks un-augmented features of slides of {source.path}, which standardise them",
+            f"run: giga bank {source.store.url} --name {source.name}, or set `standardise=False`",
+        )
+    return features
 
 
 def begin(plan: Plan) -> bytes | None:
@@ -207,6 +231,7 @@ def work(
 ) -> loop.History:
     """Train from the checkpoint on, if there is one, and keep the model."""
     config, views, model, total = plan.config, plan.views, plan.model, plan.steps * plan.epochs
+    regime = config.regime
     method.to(plan.device)
     distributed.synchronise(method, plan.processes)
     method.processes = plan.processes
@@ -215,8 +240,9 @@ def work(
         TilePositions(views.grids()),
         tiles=config.tiles,
         slide_aug=config.slide_aug,
+        log_scale=regime.log_scale,
         seed=config.seed,
-        batch_size=config.batch_size,
+        batch_size=regime.batch_size,
         device=plan.device,
         part=plan.processes.part,
     )
@@ -225,7 +251,7 @@ def work(
 
     training = loop.Training(
         module=method,
-        optimizer=torch.optim.Adam(method.parameters(), lr=config.lr, fused=True),
+        optimizer=torch.optim.Adam(method.parameters(), lr=config.lr, weight_decay=regime.weight_decay, fused=True),
         schedule=loop.Schedule(config.lr, max(1, int(config.warmup * total)), total),
         epochs=plan.epochs,
         batches=sampler,
@@ -272,13 +298,26 @@ def _initial_method(plan: Plan, progress: Progress) -> tuple[GigaSSL, str]:
     method = GigaSSL.of_recipe(
         views.width, config.recipe(), seed=keyed_seed(config.seed, "train"), sparse_backend=config.sparse_backend
     )
-    if config.whiten:
-        method.whitening = whitening_matrix(views.slides())
+    method.enter(_feature_space(plan))
     origin = _load_layer4(method, plan.model.store.encoder(plan.source.config["encoder"]))
     progress.say(f"slide encoder starts from {origin}")
     if isinstance(plan.source, Features):
         progress.say(f"{plan.source.path} were imported: all tiles of a slide are its one augmentation")
     return method, origin
+
+
+def _feature_space(plan: Plan) -> FeatureSpace:
+    """What features are brought into before the encoder: plain tiles say the standard, augmented ones the whitening."""
+    config, views = plan.config, plan.views
+    spread = spread_of(map(plan.features.read, views.rows.tolist())) if config.standardise else None
+    standard = spread.standard if spread is not None else None
+    if not config.whiten:
+        return FeatureSpace(standard, None)
+    if config.whitening == "augmentations" and isinstance(views, MappedBank):
+        noise = augmentation_covariance(zip(views.slides(), views.tile, strict=True), standard)
+    else:
+        noise = slide_covariance(views.slides(), standard)
+    return FeatureSpace(standard, whitening_matrix(noise, spread))
 
 
 def _load_layer4(method: GigaSSL, encoder: Encoder) -> str:

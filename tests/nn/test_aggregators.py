@@ -22,7 +22,7 @@ def make(name, *, width_in=4, seed=0):
 
 def batch(b=3, t=5, c=4):
     cells = torch.randint(0, 9, (b, t, 2), generator=seeded(1))
-    return ViewBatch(torch.randn(b, t, c, generator=seeded(2), dtype=torch.float64), cells)
+    return ViewBatch(torch.randn(b, t, c, generator=seeded(2), dtype=torch.float64), cells, cells.double())
 
 
 def test_attention_is_the_gated_attention_of_ilse():
@@ -52,7 +52,7 @@ def test_mlp_sees_the_mean_of_the_tiles_alone():
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_all_share_one_signature_and_train(name):
     model, views = make(name, width_in=16), batch(c=16)
-    views = ViewBatch(views.features.float(), views.cells)
+    views = ViewBatch(views.features.float(), views.cells, views.cells.float())
     with torch.autocast("cpu", torch.bfloat16):
         vectors = model(views)
     assert vectors.shape == (3, model.width)

@@ -6,10 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli.errors import InvalidInput
-from gigacli.nn.giga import GigaSSL, embed_views, whitening_matrix
+from gigacli.nn.giga import GigaSSL, embed_views
 from gigacli.nn.losses import nt_xent
-from gigacli.nn.views import TilePositions, augment_positions, cells_of, draw_slide_augmentation, make_views
+from gigacli.nn.views import (
+    TilePositions,
+    ViewBatch,
+    augment_positions,
+    cells_of,
+    draw_slide_augmentation,
+    make_views,
+)
+from gigacli.nn.whitening import FeatureSpace, Standard
 
 CPU = torch.device("cpu")
 WIDTH = 16
@@ -142,14 +149,27 @@ def test_the_method_is_a_function_of_its_seed():
     assert not any(torch.equal(first[name], other[name]) for name in weights if first[name].numel() > 1)
 
 
-def test_whitening_needs_something_to_even_out():
-    rng = np.random.default_rng(0)
-    one_augmentation = [rng.standard_normal((1, 6, 3)).astype(np.float16) for _ in range(4)]
-    assert torch.isfinite(whitening_matrix(one_augmentation)).all()
-    for features in (np.ones((2, 6, 3), np.float16), np.full((2, 6, 3), np.nan, np.float16)):
-        with pytest.raises(InvalidInput, match="nothing to even out") as caught:
-            whitening_matrix([features])
-        assert "`whiten=False`" in caught.value.hint
+def test_features_are_standardised_then_whitened_before_the_encoder():
+    rng, views = rng_of(0), views_of(1, 4)
+    mean, sd = rng.standard_normal(WIDTH).astype(np.float32), rng.uniform(0.5, 2, WIDTH).astype(np.float32)
+    matrix = rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)
+    method = GigaSSL(WIDTH, temperature=0.2, seed=1, aggregator="mlp").eval()
+    method.enter(FeatureSpace(Standard(mean, sd), matrix))
+    state = method.state_dict()
+    for name, value in {"feature_mean": mean, "feature_sd": sd, "whitening": matrix}.items():
+        np.testing.assert_array_equal(state[name].numpy(), value)
+    inside = torch.from_numpy(((views.features.numpy() - mean) / sd) @ matrix)
+    torch.testing.assert_close(method.vectors(views), method.encoder(ViewBatch(inside, views.cells)))
+    again = GigaSSL(WIDTH, temperature=0.2, seed=2, aggregator="mlp", standardise=True, whiten=True).eval()
+    again.load_state_dict(state)
+    assert torch.equal(again.vectors(views), method.vectors(views))
+
+
+def test_the_papers_features_enter_as_they_are():
+    method, views = GigaSSL(WIDTH, temperature=0.2, seed=1, aggregator="mlp").eval(), views_of(1, 4)
+    method.enter(FeatureSpace(None, None))
+    assert not {"feature_mean", "feature_sd", "whitening"} & method.state_dict().keys()
+    assert torch.equal(method.vectors(views), method.encoder(views))
 
 
 def test_the_loss_pairs_view_i_with_view_n_plus_i():

@@ -425,3 +425,32 @@ def test_a_warning_is_taken_back_when_it_is_no_longer_true():
 def test_warnings_do_not_flicker():
     assert len(said_in("x....x...." * 20, 200)) == 2
     assert said_in("x" + 20 * "." + 20 * "x" + 159 * ".", 200)[2] == "warning: nothing learnt: 5"
+
+
+def test_a_long_training_says_its_price_once_after_its_first_steps(monkeypatch):
+    def told(step_seconds, total):
+        now, progress = [0.0], Recorder()
+        monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        price = loop._Price(SimpleNamespace(schedule=Schedule(1.0, 1, total)), progress)
+        for number in range(total):
+            now[0] += 7.0 if number < 3 else step_seconds  # warming up is slow
+            price.step(number, torch.zeros(()))
+        return progress.said
+
+    assert told(0.5, 100) == ["87 steps to go at 500 ms each: about 44 s"]
+    assert told(2.0, 1013) == ["1,000 steps to go at 2,000 ms each: about 33 min"]
+    assert told(0.01, 100) == []
+    assert told(5.0, 12) == []
+
+
+def test_a_run_hears_its_price(monkeypatch):
+    ticking, progress = itertools.count(), Recorder()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(ticking))))
+    run(training_of("adam"), progress, checkpoint=None)
+    (line,) = [line for line in progress.said if "steps to go" in line]
+    assert line.startswith(f"{EPOCHS * STEPS - 13} steps to go")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(12.3, "12 s"), (150, "2 min"), (5940, "99 min"), (90_000, "25.0 h")])
+def test_durations_in_words(seconds, words):
+    assert loop._duration(seconds) == words

@@ -136,6 +136,19 @@ def test_augmentations_fill_their_ranges_evenly():
     assert abs(np.corrcoef(drawn.scale.T)[0, 1]) < 0.03  # x and y are independent
 
 
+def test_scales_can_be_even_in_their_logarithm():
+    drawn, papers = (
+        draw_slide_augmentation(20_000, rng_of(1), log_scale=0.3),
+        draw_slide_augmentation(20_000, rng_of(1)),
+    )
+    np.testing.assert_array_equal(drawn.flip, papers.flip)
+    np.testing.assert_array_equal(drawn.angle_rad, papers.angle_rad)
+    for column in np.log(drawn.scale).T:
+        assert np.abs(column).max() <= 0.3
+        shares = np.histogram(column, bins=10, range=(-0.3, 0.3))[0] / len(column)
+        np.testing.assert_allclose(shares, 0.1, atol=0.015)
+
+
 def test_the_same_key_draws_the_same_augmentation():
     one, same, other = (draw_slide_augmentation(6, rng_of(*key)) for key in ((0, 3), (0, 3), (0, 4)))
     for field in ("flip", "angle_rad", "scale"):

@@ -21,7 +21,7 @@ def test_a_vector_is_the_mean_of_its_views_at_unit_length(chain):
     store = giga.open(chain("embed"))
     vectors = store.root["embeddings/giga/vectors"][:]
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    method = GigaSSL(256, temperature=1.0, seed=0, whiten=True)
+    method = GigaSSL(256, temperature=1.0, seed=0, standardise=True, whiten=True)
     method.load_state_dict(load_safetensors(store.read_bytes("models/giga/weights")))
     row = 3
     n = int(store.root["tiles/count"][row])

@@ -103,12 +103,20 @@ def test_slide_augmentation_can_be_left_out(store_at):
 def test_whitening_is_kept_with_the_weights_and_used_by_every_vector(store_at):
     path = store_at("bank")
     giga.train(path, **OPTIONS)
-    bank = giga.open(path).bank("random-resnet18").array("vectors")[:].astype(np.float64)  # (slide, a, d, c)
+    opened, state = giga.open(path), load_safetensors(weights(path))
+    features = opened.features("random-resnet18")
+    every = np.concatenate([features.read(row) for row in range(len(opened.slides))]).astype(np.float64)
+    np.testing.assert_allclose(state["feature_mean"], every.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(state["feature_sd"], every.std(0) + 1e-3, rtol=1e-5)
+    bank = opened.bank("random-resnet18").array("vectors")[:].astype(np.float64)  # (slide, a, d, c)
+    bank = (bank - every.mean(0)) / (every.std(0) + 1e-3)
     spread = (bank - bank.mean(axis=(1, 2), keepdims=True)).reshape(-1, 256)
     covariance = spread.T @ spread / len(spread)
-    matrix = load_safetensors(weights(path))["whitening"].astype(np.float64)
     wanted = covariance + np.trace(covariance) / 256 * np.eye(256)
-    np.testing.assert_allclose(matrix @ wanted @ matrix, np.eye(256), atol=1e-4)
+    whitened = state["whitening"] @ wanted @ state["whitening"]  # one number times the identity
+    np.testing.assert_allclose(whitened / whitened[0, 0], np.eye(256), atol=1e-4)
+    inside = (every - every.mean(0)) / (every.std(0) + 1e-3) @ state["whitening"]
+    assert np.sqrt(np.square(inside).mean()) == pytest.approx(1, rel=1e-3)
     giga.embed(path, views=2)
     giga.embed(path, views=2, aggregator="random-init")
     vectors = [giga.open(path).embedding(name).array("vectors")[:] for name in ("giga", "random-giga")]
@@ -119,6 +127,46 @@ def test_whitening_is_kept_with_the_weights_and_used_by_every_vector(store_at):
     giga.embed(path, views=2, aggregator="random-init", redo=True)
     for name, before in zip(("giga", "random-giga"), vectors, strict=True):
         assert np.abs(giga.open(path).embedding(name).array("vectors")[:] - before).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, {"feature_mean", "feature_sd", "whitening"}),
+        ({"whitening": "augmentations"}, {"feature_mean", "feature_sd", "whitening"}),
+        ({"whiten": False}, {"feature_mean", "feature_sd"}),
+        ({"standardise": False}, {"whitening"}),
+        ({"preset": "paper"}, set()),
+    ],
+)
+def test_what_features_are_brought_into_is_kept_with_the_weights(store_at, options, kept):
+    path = store_at("bank")
+    giga.train(path, epochs=1, batch_size=4, **SMALL, **options)
+    names = {"feature_mean", "feature_sd", "whitening"}
+    assert names & load_safetensors(weights(path)).keys() == kept
+    assert giga.train(path, epochs=1, batch_size=4, **SMALL, **options).skipped == 1
+
+
+def test_the_two_kinds_of_whitening_differ_and_nothing_is_whitened_twice(store_at):
+    path = store_at("bank")
+    for kind in ("slides", "augmentations"):
+        giga.train(path, epochs=1, batch_size=4, **SMALL, whitening=kind, name=kind)
+    one, other = (load_safetensors(weights(path, kind))["whitening"] for kind in ("slides", "augmentations"))
+    assert np.abs(one - other).max() > 1e-3
+    with pytest.raises(InvalidInput, match="nothing is whitened"):
+        giga.train(path, whiten=False, whitening="augmentations")
+    with pytest.raises(InvalidInput, match="nothing is whitened"):
+        giga.train(path, preset="paper", whitening="slides")
+    assert giga.train(path, epochs=1, **SMALL, whiten=False, name="augmentations", redo=True).done == 1
+
+
+def test_a_bank_without_its_plain_features_says_how_to_go_on(store_at):
+    path = store_at("bank")
+    giga.Store.open(path, write=True).features("random-resnet18").take_back([3])
+    with pytest.raises(NotFound, match="lacks un-augmented features") as caught:
+        giga.train(path, epochs=1, **SMALL)
+    assert "`standardise=False`" in caught.value.hint
+    assert giga.train(path, epochs=1, **SMALL, standardise=False).done == 1
 
 
 def test_health_is_in_the_history_of_the_store_and_said(chain, store_at):
@@ -161,10 +209,67 @@ def test_the_best_epoch_is_kept_and_can_be_embedded(store_at):
 
 
 def test_small_cohorts_train_for_enough_steps():
-    assert TrainConfig().epochs_for(47) == 1000  # 12,000 slides
-    assert TrainConfig().epochs_for(2) == 1000
-    assert TrainConfig().epochs_for(1) == 1200  # a batch or less
-    assert TrainConfig(epochs=3).epochs_for(1) == 3
+    assert TrainConfig().epochs_for(12_032, 47) == 1000
+    assert TrainConfig().epochs_for(512, 2) == 1000
+    assert TrainConfig().epochs_for(257, 2) == 600  # no jump where a second batch begins
+    assert TrainConfig().epochs_for(256, 1) == 1200  # a batch or less
+    assert TrainConfig(epochs=3).epochs_for(256, 1) == 3
+    transformer = TrainConfig(aggregator="transformer")
+    assert transformer.epochs_for(237, 2) == 300
+    assert transformer.epochs_for(1280, 10) == 300
+
+
+def test_steps_are_passes_in_other_words(store_at):
+    path = store_at("bank")
+    summary = giga.train(path, steps=5, batch_size=4, **SMALL)  # 8 slides: two steps a pass
+    assert (summary.epochs, summary.steps) == (3, 6)
+    assert giga.train(path, steps=5, batch_size=4, **SMALL).skipped == 1
+    assert giga.train(path, epochs=3, batch_size=4, **SMALL).skipped == 1
+    with pytest.raises(Mismatch, match="epochs: 3 here, 4 asked for"):
+        giga.train(path, steps=7, batch_size=4, **SMALL)
+    with pytest.raises(InvalidInput, match="`steps` 5 and `epochs` 3 say the same"):
+        giga.train(path, steps=5, epochs=3)
+    assert TrainConfig.of({"preset": "paper", "steps": 12}).epochs_for(8, 2) == 6
+
+
+def test_another_aggregator_does_not_follow_the_length_of_the_first():
+    earlier = {
+        **TrainConfig().settings(8, 1),
+        "aggregator": "transformer",
+        "batch_size": 128,
+        "epochs": 600,
+        "tiles": 9,
+    }
+    other = TrainConfig.of({"aggregator": "mlp"}).following(earlier)
+    assert (other.epochs_for(300, 2), other.regime.batch_size, other.tiles) == (600, 256, 9)
+    same = TrainConfig.of({"lr": 1e-3}).following({**earlier, "epochs": 77})
+    assert (same.epochs_for(300, 3), same.regime.batch_size) == (77, 128)
+
+
+@pytest.mark.slow
+def test_a_transformer_is_trained_its_own_way_resumed_and_embedded(store_at, tmp_path, monkeypatch):
+    options = {"aggregator": "transformer", "epochs": 3, "precision": "fp32"}
+    path, other = store_at("bank"), store_at("bank", "two.zarr")
+    giga.train(path, **options)
+    config = giga.open(path).model("giga").config
+    assert (config["batch_size"], config["weight_decay"], config["log_scale"]) == (128, 1e-6, 0.3)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
+
+    def stop_at_second(recorder):
+        if sum(steps for steps, _ in recorder.advanced) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        giga.train(other, **options, progress=Recorder(stop_at_second))
+    assert giga.train(other, **options).resumed_at == 1
+    assert weights(other) == weights(path)
+    assert giga.embed(path, views=3).width == 256
+    giga.export(path, "models/giga", to=tmp_path / "slide.safetensors")
+    giga.embed(path, model=str(tmp_path / "slide.safetensors"), views=3)
+    vectors = [giga.open(path).embedding(name).array("vectors")[:] for name in ("giga", "slide")]
+    np.testing.assert_array_equal(*vectors)
+    assert giga.validate(path).problems == []
 
 
 def test_the_papers_settings_are_a_preset_and_what_is_given_wins(store_at):

@@ -1,0 +1,37 @@
+"""What each aggregator is trained with where nothing else is asked for, and how many steps that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regime:
+    """The training of an aggregator.
+
+    Attributes:
+        batch_size: Slides per step; all slides where there are fewer.
+        least_steps: Fewer leave the encoder half trained, whatever the size of the cohort (measured, on real tissue).
+        passes: Passes over the slides where those are more steps.
+        weight_decay: Of Adam.
+        log_scale: Scales of the axes of a view are exp(u), u uniform in [-log_scale, log_scale]; None: uniform in
+            [0.5, 2], as in the paper.
+    """
+
+    batch_size: int = 256
+    least_steps: int = 1200
+    passes: int = 1000
+    weight_decay: float = 0.0
+    log_scale: float | None = None
+
+    def steps(self, slides: int) -> int:
+        """Steps for so many slides: it grows with them without a jump."""
+        return max(self.least_steps, round(self.passes * slides / self.batch_size))
+
+
+REGIMES = {
+    "sparse-resnet": Regime(),
+    "transformer": Regime(batch_size=128, least_steps=600, passes=300, weight_decay=1e-6, log_scale=0.3),
+    "attention": Regime(),
+    "mlp": Regime(),
+}

@@ -1,0 +1,158 @@
+"""Vectors without training against their formulas in numpy."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from gigacli.errors import InvalidInput
+from gigacli.nn import closed_forms
+from gigacli.nn.arrangement import Arrangement
+from gigacli.nn.closed_forms import MeanStd, SlideTiles, ViewWhitened, WhitenedMean, mean_and_deviation
+from gigacli.nn.prototypes import Mixture
+from gigacli.nn.views import draw_rows
+from gigacli.nn.whitening import FeatureSpace, Standard, augmentation_covariance, spread_of, whitening_matrix
+from gigacli.randomness import keyed_rng
+
+C, A, D = 5, 4, 30
+FITTED = (ViewWhitened, Mixture, Arrangement)
+
+
+def slide(number, n=25):
+    """Tiles of a slide, and a bank of it whose augmentations move all tiles."""
+    rng = np.random.default_rng(number)
+    plain = rng.standard_normal((n, C)) * np.linspace(0.5, 3, C) + rng.standard_normal(C) + 7
+    moved = plain[rng.integers(0, n, (A, D))] + rng.standard_normal((A, 1, C)) + 0.3 * rng.standard_normal((A, D, C))
+    return SlideTiles(
+        f"slide-{number}", plain.astype(np.float16), rng.integers(0, 9, (n, 2)) * 1.0, moved.astype(np.float16)
+    )
+
+
+@pytest.fixture(scope="module")
+def slides():
+    return [slide(i, n) for i, n in enumerate([25, 1, 40, 12, 30])]
+
+
+@pytest.fixture(scope="module")
+def space(slides):
+    spread = spread_of(s.plain for s in slides)
+    noise = augmentation_covariance(
+        ((s.augmented, np.arange(D, dtype=np.int32) + np.zeros((A, 1), np.int32)) for s in slides), spread.standard
+    )
+    return FeatureSpace(spread.standard, whitening_matrix(noise, spread))
+
+
+def inside(space, tiles):
+    standard = (tiles.astype(np.float64) - space.standard.mean) / space.standard.sd
+    return standard @ space.matrix
+
+
+def pooled(tiles):
+    return np.concatenate([tiles.mean(0), np.sqrt(np.square(tiles - tiles.mean(0)).mean(0))])
+
+
+def test_whitened_mean_and_deviation(slides, space):
+    for one in slides:
+        expected = pooled(inside(space, one.plain))
+        np.testing.assert_allclose(WhitenedMean(space).transform(one), expected[:C], atol=1e-5)
+        np.testing.assert_allclose(MeanStd(space).transform(one), expected, atol=1e-5)
+
+
+def test_deviations_are_over_the_tiles():
+    tiles = np.arange(24.0).reshape(2, 3, 4)
+    np.testing.assert_allclose(mean_and_deviation(tiles), [pooled(tiles[0]), pooled(tiles[1])])
+
+
+def spread_of_views(slides, space):
+    """N, view by view."""
+    total, count = np.zeros((2 * C, 2 * C)), 0
+    for one in slides:
+        rng = keyed_rng(3, "view-whitened", one.id)
+        augmentation = rng.integers(0, A, 24)
+        rows = draw_rows(rng, np.full(24, D), 10)
+        assert all(len(set(view.tolist())) == 10 for view in rows)
+        views = np.stack([pooled(inside(space, one.augmented[a, r])) for a, r in zip(augmentation, rows, strict=True)])
+        for view in views:
+            total, count = total + np.outer(view - views.mean(0), view - views.mean(0)), count + 1
+    return total / count
+
+
+def test_views_are_whitened_by_how_they_differ(slides, space):
+    covariance = spread_of_views(slides, space)
+    values, directions = np.linalg.eigh(covariance + 0.3 * np.trace(covariance) / (2 * C) * np.eye(2 * C))
+    root = directions / np.sqrt(values) @ directions.T
+    form = ViewWhitened.fit(slides, space, seed=3)
+    for one in slides:
+        np.testing.assert_allclose(form.transform(one), pooled(inside(space, one.plain)) @ root, rtol=1e-3, atol=1e-4)
+
+
+def test_of_wide_features_the_first_directions_are_told_apart(slides, space, monkeypatch):
+    monkeypatch.setattr(closed_forms, "DIRECTIONS", 3)
+    covariance = spread_of_views(slides, space)
+    values, directions = np.linalg.eigh(covariance)
+    values[:-3] = values[:-3].mean()
+    root = directions / np.sqrt(values + 0.3 * np.trace(covariance) / (2 * C)) @ directions.T
+    form = ViewWhitened.fit(slides, space, seed=3)
+    assert form.directions.shape == (2 * C, 3)
+    for one in slides:
+        np.testing.assert_allclose(form.transform(one), pooled(inside(space, one.plain)) @ root, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FITTED, ids=lambda form: form.name)
+def test_the_order_of_slides_leaves_no_trace(slides, space, form):
+    one, other = (form.fit(iter(order), space, seed=1) for order in (slides, slides[::-1]))
+    for name, value in one.state().items():
+        assert value.tobytes() == other.state()[name].tobytes(), name
+    for each in slides:
+        assert one.transform(each).tobytes() == other.transform(each).tobytes()
+
+
+def test_blocks_of_slides_are_added_as_one(slides, space, monkeypatch):
+    whole = ViewWhitened.fit(slides, space, seed=1)
+    monkeypatch.setattr(closed_forms, "SLIDES_AT_ONCE", 2)
+    parts = ViewWhitened.fit(slides, space, seed=1)
+    assert whole.directions.tobytes() == parts.directions.tobytes()
+
+
+@pytest.mark.parametrize("form", FITTED[:2], ids=lambda form: form.name)
+def test_another_seed_draws_otherwise(slides, space, form):
+    one, other = (form.fit(slides, space, seed=seed).transform(slides[0]) for seed in (1, 2))
+    assert np.abs(one - other).max() > 1e-6
+
+
+@pytest.mark.parametrize("form", [WhitenedMean, MeanStd, *FITTED], ids=lambda form: form.name)
+def test_what_is_kept_in_a_file_gives_the_same_vectors(slides, space, form):
+    made = form.fit(slides, space, seed=1) if hasattr(form, "fit") else form(space)
+    back = form.from_state(load(save(made.state())))
+    for one in slides:
+        assert back.transform(one).tobytes() == made.transform(one).tobytes()
+        assert back.transform(one).dtype == np.float32
+
+
+@pytest.mark.parametrize("kept", [FeatureSpace(None, None), FeatureSpace(Standard(np.ones(3), np.ones(3)), None)])
+def test_a_space_without_parts_is_kept_too(kept):
+    features = np.arange(12.0).reshape(4, 3).astype(np.float16)
+    np.testing.assert_array_equal(FeatureSpace.from_state(kept.state())(features), kept(features))
+
+
+def test_a_constant_slide_and_a_slide_of_one_tile_have_finite_vectors(slides, space):
+    constant = SlideTiles(
+        "constant", np.full((6, C), 2, np.float16), np.zeros((6, 2)), np.full((A, D, C), 2, np.float16)
+    )
+    for form in FITTED:
+        fitted = form.fit([*slides, constant], space, seed=1)
+        for one in (constant, slides[1]):
+            assert np.isfinite(fitted.transform(one)).all()
+
+
+def test_what_cannot_be_fitted_is_refused(slides, space):
+    bare = SlideTiles("bare", slides[0].plain)
+    with pytest.raises(InvalidInput, match="'bare' has no augmented tiles"):
+        ViewWhitened.fit([bare], space, seed=0)
+    with pytest.raises(InvalidInput, match="'bare' does not say where"):
+        Arrangement.fit([bare], space, seed=0)
+    with pytest.raises(InvalidInput, match="views of 0 slides do not differ"):
+        ViewWhitened.fit([], space, seed=0)
+    with pytest.raises(InvalidInput, match="no slides whose arrangement"):
+        Arrangement.fit([], space, seed=0)
+    with pytest.raises(InvalidInput, match="1 tiles are too few for 16 prototypes"):
+        Mixture.fit([slides[1]], space, seed=0)

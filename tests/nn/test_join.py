@@ -1,0 +1,60 @@
+"""Blocks side by side against the formula."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from gigacli.errors import InvalidInput
+from gigacli.nn.join import Join
+
+
+@pytest.fixture
+def blocks():
+    rng = np.random.default_rng(0)
+    wide = rng.standard_normal((9, 4)) + 5
+    return {"model": wide, "arrangement": 0.1 * rng.standard_normal((9, 3)), "view-whitened": rng.random((9, 6))}
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_it_is_the_formula(blocks):
+    model, other = (unit(blocks[name] - blocks[name].mean(0)) for name in ("model", "view-whitened"))
+    whole = np.concatenate([model, np.sqrt(2) * blocks["arrangement"], other], axis=1)
+    np.testing.assert_allclose(Join.fit(blocks).transform(blocks), unit(whole - whole.mean(0)), atol=1e-6)
+
+
+def test_one_block_is_centred_and_has_length_one(blocks):
+    alone = {"model": blocks["model"]}
+    once = unit(blocks["model"] - blocks["model"].mean(0))
+    np.testing.assert_allclose(Join.fit(alone).transform(alone), unit(once - once.mean(0)), atol=1e-6)
+
+
+def test_new_slides_use_the_means_that_are_kept(blocks):
+    join = Join.fit(blocks)
+    again = Join.from_state(load(save(join.state())))
+    for rows in (slice(None), slice(2, 3)):
+        some = {name: values[rows] for name, values in reversed(blocks.items())}
+        np.testing.assert_array_equal(again.transform(some), join.transform(blocks)[rows])
+    assert again.columns() == {"model": (0, 4), "arrangement": (4, 7), "view-whitened": (7, 13)}
+
+
+def test_the_order_of_slides_leaves_no_trace(blocks):
+    one, other = Join.fit(blocks), Join.fit({name: values[::-1] for name, values in blocks.items()})
+    for name, value in one.state().items():
+        assert value.tobytes() == other.state()[name].tobytes(), name
+
+
+def test_slides_that_are_all_alike_stay_finite():
+    same = {"model": np.ones((4, 3)), "arrangement": np.zeros((4, 2))}
+    np.testing.assert_array_equal(Join.fit(same).transform(same), np.zeros((4, 5)))
+
+
+def test_what_cannot_be_joined_is_refused(blocks):
+    with pytest.raises(InvalidInput, match="needs a block that says what a slide is made of"):
+        Join.fit({"arrangement": blocks["arrangement"]})
+    with pytest.raises(InvalidInput, match="model of 9, other of 2"):
+        Join.fit({"model": blocks["model"], "other": np.ones((2, 2))})
+    with pytest.raises(InvalidInput, match="blocks are model; this join is of model, arrangement, view-whitened"):
+        Join.fit(blocks).transform({"model": blocks["model"]})
