@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -221,14 +222,16 @@ class Store:
         return self.group(kind, name or names[0])
 
     def ensure_group(self, path: str) -> Any:
-        """The group at `path`; zarr would make its parents after it, and a kill between would hide it."""
+        """The group at `path`; zarr would make its parents after it, and a kill between would hide it.
+
+        What lies in a group outlives nothing that says what it is: each is on the disk before the next is made.
+        """
         if (group := self.root.get(path)) is not None:
             return group
         for end in (i for i, c in enumerate(f"{path}/") if c == "/"):
-            try:
+            with suppress(zarr.errors.ContainsGroupError):  # another process made it in this moment
                 self.root.require_group(path[:end])
-            except zarr.errors.ContainsGroupError:  # another process made it in this moment
-                continue
+            self.settle()
         return self.root[path]
 
     def refuse_links(self, path: str = "") -> None:
@@ -268,6 +271,7 @@ class Store:
             )
         except zarr.errors.ContainsArrayError:  # another process made it in this moment
             array = self.root[path]
+        self.settle()
         return _as_stored(array)
 
     def write_bytes(self, path: str, data: bytes) -> None:

@@ -342,7 +342,7 @@ def test_refusals(chain, store, store_at, tmp_path):
     store.embedding("giga").take_back()
     with pytest.raises(NotFound, match="holds nothing yet"):
         giga.export(path, "embeddings/giga", to=tmp_path / "v.csv")
-    other = giga.Store.create(tmp_path / "other.zarr")
+    other = giga.Store.create("memory://names.zarr")
     other.write_slides(SlideTable((SlideRow(id="a/b", path=""),)))
     other.tiles.begin(store.tiles.recipe, 1, redo=False)
     other.tiles.write(0, np.zeros((1, 2), dtype=np.int32), None)
