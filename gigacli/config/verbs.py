@@ -23,7 +23,10 @@ SlideAggregator = Literal["sparse-resnet", "transformer", "attention", "mlp"]
 Whitening = Literal["slides", "augmentations"]
 Preset = Literal["default", "paper"]
 SparseBackend = Literal["auto", "torch", "spconv"]
-EmbedAggregator = Literal["model", "mean", "random-init"]
+ClosedForm = Literal["whitened-mean", "mean-std", "view-whitened", "gmm", "arrangement"]
+EmbedAggregator = Literal[
+    "model", "mean", "random-init", "whitened-mean", "mean-std", "view-whitened", "gmm", "arrangement"
+]
 Weights = Literal["last", "best"]
 Method = Literal["linear", "abmil"]
 Level = Literal["slide", "patient"]
@@ -296,7 +299,9 @@ class EmbedConfig(Config):
     features: str | None = run_option(None, "The tile features to embed; default: those that go with the model.")
     views: int = option(50, "Views averaged per slide, R (paper: 50).", (1, 100_000))
     aggregator: EmbedAggregator = option(
-        "model", "The model, or a baseline: the mean of all tiles, or the slide encoder at its random start."
+        "model",
+        "The model; the slide encoder at its random start; or a closed form, which needs no training: the mean of all "
+        "tiles, and the others after the features were whitened.",
     )
     weights: Weights = option("last", "Of the last epoch, or of the one with the lowest loss.")
     name: str | None = run_option(None, "Name of the embedding; default: the model's.")

@@ -41,6 +41,7 @@ class SlideTiles:
     plain: Features  # (n, c), without augmentation
     positions: NDArray[np.float64] | None = None  # (n, 2) in tile units
     augmented: Features | None = None  # (augmentation, draw, c)
+    drawn: NDArray[np.int32] | None = None  # (augmentation, draw) which tile each of these is of
 
 
 def mean_and_deviation(tiles: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -47,7 +47,7 @@ class Evaluation:
 def evaluate_linear(candidate: Candidate, task: Task, budget: str, config: ProbeConfig) -> Iterator[Evaluation]:
     """Judge an embedding by logistic regression, at every C of :meth:`Candidate.strengths`."""
     assert candidate.vectors is not None
-    vectors = task.units.vectors(candidate.vectors, unit_length=not candidate.scaled)  # (units, features)
+    vectors = task.units.vectors(candidate.vectors, unit_length=not candidate.rival)  # (units, features)
     for c in candidate.strengths(config.c_value):
         folds = score(
             vectors,
@@ -67,8 +67,8 @@ def compare(evaluations: Sequence[Evaluation], baseline: str | None) -> list[Pro
 
     Args:
         evaluations: Those of one task and budget on the same splits.
-        baseline: An embedding, or a method. Default: the mean of tiles, that of the same features where there are
-            several, at its best C; without one, the first embedding.
+        baseline: An embedding, or a method. Default: the better of the mean and the whitened mean of tiles, those of
+            the same features where there are several, at their best C; without any, the first embedding.
     """
     return [
         _row(one, _baseline(one, [o for o in evaluations if (o.task, o.budget) == (one.task, one.budget)], baseline))
@@ -115,7 +115,9 @@ def _baseline(one: Evaluation, peers: Sequence[Evaluation], named: str | None) -
         abmil = [e for e in known if e.candidate.method == named == "abmil"]
         known = abmil or [e for e in known if e.candidate.method == "linear"] or known
     else:
-        known = [e for e in peers if e.candidate.scaled]
+        known = [e for e in peers if e.candidate.rival]
     best = [e for e in known if e.c == "auto"] or known
     mine = [e for e in best if e.candidate.features and e.candidate.features == one.candidate.features]
-    return next(iter(mine or best), peers[0] if len(peers) > 1 and named is None else None)
+    if mine or best:
+        return max(mine or best, key=lambda e: e.auc)
+    return peers[0] if len(peers) > 1 and named is None else None

@@ -18,7 +18,9 @@ from gigacli.probing.scores import check_split
 from gigacli.probing.splits import Split, leaking_patients, make_splits, read_splits, subsample
 from gigacli.probing.units import Units, units_of
 
-MEAN = "mean"
+MEAN, WHITENED = "mean", "whitened-mean"
+RIVALS = (MEAN, WHITENED)
+"""Aggregators that need no training and no choice: what others are compared with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,7 @@ class Candidate:
     name: str  # in the store
     features: str  # fingerprint of the tile features behind it
     scaled: bool  # whether to standardise: a mean of tiles, as in the paper, but not vectors of unit length
+    rival: bool  # whether it needs no training, and so is what others are compared with
     have: NDArray[np.bool_]  # which slides have a vector or tiles, (slides,)
     # the encoders behind it, in words, and which slides each was trained on, (slides,); None where that is not
     # known
@@ -45,9 +48,12 @@ class Candidate:
     def strengths(self, c: float | Literal["auto"]) -> list[float | Literal["auto"]]:
         """Values of C to judge at where `c` was asked for.
 
-        The mean of tiles is also judged at its best: an untuned baseline would flatter everything else.
+        Rivals are judged at their best, for an untuned baseline would flatter everything else; the mean of tiles as in
+        the paper, too.
         """
-        return [PAPER_C if c == "auto" else c, "auto"] if self.scaled else [c]
+        if self.scaled:
+            return [PAPER_C if c == "auto" else c, "auto"]
+        return ["auto"] if self.rival else [c]
 
 
 @dataclass(frozen=True, eq=False)

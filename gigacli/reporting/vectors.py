@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.probing.standardise import moments, standardise
-from gigacli.probing.task import MEAN
+from gigacli.probing.task import MEAN, WHITENED
 from gigacli.progress import Progress
 from gigacli.reporting.neighbours import FEWEST, agreement, nearest, neighbour_map, pca
 from gigacli.reporting.slides import Grouping
@@ -38,7 +38,7 @@ def embeddings_of(store: Store, wanted: Sequence[str]) -> list[Embedding]:
         NotFound: One of those wanted is not there.
     """
     chosen = [store.pick(Embedding, name) for name in dict.fromkeys(wanted)] or store.groups(Embedding)
-    rank = {"model": 0, "random-init": 2, MEAN: 3}
+    rank = {"model": 0, "random-init": 2, WHITENED: 3, MEAN: 4}
     return sorted(chosen, key=lambda one: (rank.get(one.aggregator, 1), one.name))
 
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gigacli.cohort.slide_tiles import tiles_of_slides
 from gigacli.config.base import options_of
 from gigacli.config.verbs import EmbedAggregator, EmbedConfig, Weights
+from gigacli.nn.closed_forms import SlideTiles, WhitenedMean
 from gigacli.nn.device import pick_device
+from gigacli.nn.forms import FORMS, Form, fit_form, form_from_bytes, form_to_bytes, width_of
 from gigacli.nn.giga import embed_views
 from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
 from gigacli.nn.views import TilePositions, cells_of, draw_rows, slide_views
 from gigacli.progress import SILENT, Progress, Summary
 from gigacli.randomness import keyed_rng
 from gigacli.store.features import Features
-from gigacli.store.groups import Embedding
+from gigacli.store.groups import Bank, Embedding
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.slide_encoders import ModelChoice, choose_model, name_of_model
@@ -37,6 +41,7 @@ class EmbedSummary(Summary):
         without_tiles: Slides that have no tiles and so no vector, which is a result.
         width: Values per vector.
         baseline: Name of the mean of tiles written beside it.
+        whitened: Name of the whitened mean of tiles written beside it, "" where that cannot be made.
         warning: What could not be checked, in words; "" where nothing is left open.
     """
 
@@ -44,6 +49,7 @@ class EmbedSummary(Summary):
     without_tiles: int
     width: int
     baseline: str
+    whitened: str
     warning: str
 
 
@@ -64,7 +70,7 @@ def embed(
     sync: bool = True,
     progress: Progress = SILENT,
 ) -> EmbedSummary:
-    """Write an embedding, and the mean of all tile features beside it: the paper's baseline.
+    """Write an embedding, and beside it what needs no training: the mean of all tiles (the paper's baseline), whitened too.
 
     Args:
         store: The cohort store.
@@ -106,8 +112,14 @@ class Plan:
     """Everything that is found and checked before anything is written."""
 
     mean: _Vectors  # the mean of all tile features: the baseline, or what was asked for
+    whitened: _Vectors | None  # the whitened mean, likewise; None where only a mean was asked for
     vectors: _Vectors  # what was asked for
     warning: str = ""
+
+    @property
+    def all(self) -> list[_Vectors]:
+        """Everything to write, baselines first, each once."""
+        return list(dict.fromkeys(one for one in (self.mean, self.whitened, self.vectors) if one is not None))
 
 
 def prepare(config: EmbedConfig, store: Store) -> Plan:
@@ -115,7 +127,14 @@ def prepare(config: EmbedConfig, store: Store) -> Plan:
     if config.aggregator == "mean":
         mean = _mean(store.pick(Features, config.features), name=config.name, redo=config.redo)
         mean.group.check(mean.recipe, redo=config.redo)
-        return Plan(mean=mean, vectors=mean)
+        return Plan(mean=mean, whitened=None, vectors=mean)
+    if config.aggregator in FORMS:
+        features = store.pick(Features, config.features)
+        form = _closed_form(features, config.aggregator, name=config.name, seed=config.seed, redo=config.redo)
+        form.group.check(form.recipe, redo=config.redo)
+        return Plan(
+            mean=_mean(features, name=None, redo=config.redo), whitened=_whitened(features, config), vectors=form
+        )
     device, model = pick_device(config.device), name_of_model(store, config)
     name = config.name or (f"random-{model}" if config.aggregator == "random-init" else model)
     group = store.embedding(name)
@@ -124,18 +143,19 @@ def prepare(config: EmbedConfig, store: Store) -> Plan:
     vectors = _of_views(group, config, device, choice)
     group.check(vectors.recipe, redo=config.redo)
     mean = _mean(vectors.features, name=None, redo=config.redo)
-    return Plan(mean=mean, vectors=vectors, warning=choice.note)
+    whitened = _whitened(vectors.features, config)
+    return Plan(mean=mean, whitened=whitened, vectors=vectors, warning=choice.note)
 
 
 def begin(plan: Plan) -> None:
     """Make the groups ready."""
-    for one in dict.fromkeys((plan.mean, plan.vectors)):
+    for one in plan.all:
         one.group.begin(one.recipe, one.width, redo=one.redo)
 
 
 def work(plan: Plan, progress: Progress) -> int:
     """Write what is not done, and return the number of vectors written of the embedding that was asked for."""
-    for one in dict.fromkeys((plan.mean, plan.vectors)):
+    for one in plan.all:
         tiles, written = one.features.done(), 0
         todo = np.array(one.group.todo(tiles.finished), dtype=np.int64)
         ready = int(tiles.finished.sum())
@@ -159,6 +179,7 @@ def summary(plan: Plan, written: int, started: float) -> EmbedSummary:
         without_tiles=int((tiles.finished & ~tiles.filled).sum()),
         width=plan.vectors.width,
         baseline=plan.mean.group.name,
+        whitened=plan.whitened.group.name if plan.whitened is not None else "",
         warning=plan.warning,
         seconds=time.monotonic() - started,
     )
@@ -179,6 +200,50 @@ def _mean(features: Features, *, name: str | None, redo: bool) -> _Vectors:
 
     stale = name is None and group.found not in (None, recipe)
     return _Vectors(group, features, recipe, features.width, make, redo or stale)
+
+
+class _FittedForm:
+    """A closed form of some features: kept with its vectors, or fitted on what is done now when it is first asked for."""
+
+    def __init__(self, group: Embedding, features: Features, bank: Bank | None, aggregator: str, seed: int) -> None:
+        self._group, self._features, self._bank, self._aggregator, self._seed = group, features, bank, aggregator, seed
+
+    def __call__(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors (rows, width) of slides."""
+        return np.stack([self.form.transform(one) for one in tiles_of_slides(self._features, rows, augmented=False)])
+
+    @cached_property
+    def form(self) -> Form:
+        """What was fitted."""
+        if not self._group.state:
+            self._group.keep_state(form_to_bytes(fit_form(self._aggregator, self._slides, seed=self._seed)))
+        return form_from_bytes(self._aggregator, self._group.state)
+
+    def _slides(self) -> Iterator[SlideTiles]:
+        there = self._features.done().filled
+        if self._bank is not None:
+            there &= self._bank.done().filled
+        return tiles_of_slides(self._features, np.flatnonzero(there), bank=self._bank)
+
+
+def _closed_form(features: Features, aggregator: str, *, name: str | None, seed: int, redo: bool) -> _Vectors:
+    """Plan vectors that need no training; as a baseline, without a name, made anew where other features are there."""
+    bank = features.store.bank(features.name)
+    beside = bank if bank.found is not None and bank.recipe.inputs == features.recipe.inputs else None
+    inputs = {features.input_name: features.fingerprint}
+    if beside is not None:
+        inputs[beside.input_name] = beside.fingerprint
+    config = {"aggregator": aggregator, "features_name": features.name, "seed": seed}
+    recipe = Recipe("embed", {**config, "bank": beside.name if beside is not None else None}, inputs)
+    group = features.store.embedding(name or f"{aggregator}-{features.name}")
+    make = _FittedForm(group, features, beside, aggregator, seed)
+    stale = name is None and group.found not in (None, recipe)
+    return _Vectors(group, features, recipe, width_of(aggregator, features.width), make, redo or stale)
+
+
+def _whitened(features: Features, config: EmbedConfig) -> _Vectors:
+    """Plan the whitened mean of tiles: the strongest rival that needs no training and no choice."""
+    return _closed_form(features, WhitenedMean.name, name=None, seed=0, redo=config.redo)
 
 
 def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choice: ModelChoice) -> _Vectors:

@@ -22,7 +22,7 @@ from gigacli.probing.evaluation import Evaluation, compare, evaluate_linear
 from gigacli.probing.labels import read_labels
 from gigacli.probing.results import ProbeResult, write
 from gigacli.probing.scores import score_fold
-from gigacli.probing.task import MEAN, Candidate, Task, make_task
+from gigacli.probing.task import MEAN, RIVALS, Candidate, Task, make_task
 from gigacli.progress import SILENT, Progress
 from gigacli.randomness import keyed_rng
 from gigacli.store.address import find_store
@@ -32,7 +32,7 @@ from gigacli.store.store import Store
 KEPT_TILES = 4096
 """Tiles of a slide that attention MIL keeps in memory, drawn once where there are more: 2 MB of 256 features."""
 
-ORDER = ("model", "random-init", MEAN)
+ORDER = ("model", "mean-std", "view-whitened", "gmm", "arrangement", "random-init", *reversed(RIVALS))
 """Kinds of embeddings in the order of the table, baselines last; others are shown with the first."""
 
 
@@ -101,7 +101,7 @@ def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str |
     opened = Store.open(store if store is not None else find_store())
     slides, found = opened.slides, read_candidates(opened, config)
     # the mean of tiles stands beside attention MIL alone, too
-    candidates = [one for one in found if one.method in config.method or one.scaled]
+    candidates = [one for one in found if one.method in config.method or one.rival]
     if config.baseline is not None and not any(config.baseline in (one.name, one.method) for one in candidates):
         raise InvalidInput(
             f"`baseline` is {config.baseline!r}, which is not among what is probed: "
@@ -185,7 +185,8 @@ def read_candidates(store: Store, config: ProbeConfig) -> list[Candidate]:
         store.pick(Embedding, name)
     behind = {_features_behind(one) for one in there if one.name in wanted} - {""}
     named = [one for one in there if one.name in wanted or not wanted]
-    means = [one for one in there if one.aggregator == MEAN and one not in named and _features_behind(one) in behind]
+    beside = [one for one in there if one.aggregator in RIVALS and one not in named]
+    means = [one for one in beside if _features_behind(one) in behind]
     rank = {kind: i for i, kind in enumerate(ORDER)}
     embeddings = sorted([*named, *means], key=lambda one: (rank.get(one.aggregator, 0), one.name))
     with store.tiles.read_once():
@@ -221,6 +222,7 @@ def _embedding(embedding: Embedding, *, stale: bool) -> Candidate:
         embedding.name,
         _features_behind(embedding),
         scaled=embedding.aggregator == MEAN,
+        rival=embedding.aggregator in RIVALS,
         have=done.filled | (done.stale & np.isfinite(vectors).all(axis=1)),
         encoders=[*encoders, *_tile_encoder(embedding.features)],
         vectors=vectors,
@@ -242,6 +244,7 @@ def _tile_features(features: Features) -> Candidate:
         features.name,
         features.fingerprint,
         scaled=False,
+        rival=False,
         have=features.done().filled,
         encoders=[*_tile_encoder(features)],
         tiles=tiles_of,

@@ -44,6 +44,16 @@ class Embedding(SlideGroup):
             self.store.settle()
             self.array("done").oindex[both] = np.array([self._origin(row) for row in both.tolist()], dtype=np.int64)
 
+    def keep_state(self, data: bytes) -> None:
+        """Keep what a closed form has learnt, before its first vector is written."""
+        self.store.write_bytes(f"{self.path}/state", data)
+        self.store.settle()
+
+    @property
+    def state(self) -> bytes:
+        """What a closed form has learnt; empty where nothing is kept."""
+        return self.store.read_bytes(f"{self.path}/state") if self.has("state") else b""
+
     def read(self) -> NDArray[np.float32]:
         """(slide, width) all vectors, NaN where a slide has none."""
         vectors: NDArray[np.float32] = self.array("vectors")[: self.store.registered]

@@ -1,0 +1,46 @@
+"""The tiles of slides as closed forms see them, streamed from a store: bounded memory, whatever the cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gigacli.nn.closed_forms import SlideTiles
+from gigacli.nn.views import TilePositions
+from gigacli.store.groups import Bank, Features
+
+ROWS_AT_ONCE = 64
+"""Slides whose tiles' places are read together."""
+
+
+def tiles_of_slides(
+    features: Features, rows: NDArray[np.int64], *, bank: Bank | None = None, augmented: bool = True
+) -> Iterator[SlideTiles]:
+    """The slides in some rows, in their order, one at a time.
+
+    Args:
+        features: Of all tiles, without augmentation.
+        rows: (n,) rows of slides that are done and have tiles, in the bank too.
+        bank: Of the same encoder and tiles; without one, tiles stand for themselves, as one augmentation of each.
+        augmented: Whether augmented tiles are wanted at all.
+    """
+    store, drawn = features.store, _drawn(bank, rows) if bank is not None and augmented else None
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        block = rows[start : start + ROWS_AT_ONCE]
+        positions = TilePositions(store.tiles.grids(block))
+        for i, row in enumerate(block.tolist()):
+            plain = features.read(row)
+            vectors, tile = next(drawn) if drawn is not None else (plain[None], None)
+            places = positions(np.array([i]), np.arange(len(plain))[None])[0]  # (n, 2)
+            mine = (vectors, tile) if augmented else (None, None)
+            yield SlideTiles(store.slides[row].id, plain, places, *mine)
+
+
+def _drawn(bank: Bank, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.float16], NDArray[np.int32]]]:
+    """Augmented features (augmentation, draw, c) of slides of a bank, and which tiles they are of."""
+    others = np.ones(bank.store.registered, dtype=bool)
+    others[rows] = False
+    mapped = bank.mapped(leave_out=others)
+    yield from zip(mapped.slides(), mapped.tile, strict=True)

@@ -1,0 +1,93 @@
+"""The closed forms by name: slide vectors that need no training, and what they are fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from gigacli.errors import InvalidInput
+from gigacli.nn.arrangement import Arrangement
+from gigacli.nn.closed_forms import MeanStd, SlideTiles, ViewWhitened, WhitenedMean
+from gigacli.nn.prototypes import PROTOTYPES, Mixture
+from gigacli.nn.whitening import (
+    SCALE_TILES,
+    Features,
+    FeatureSpace,
+    augmentation_covariance,
+    slide_covariance,
+    spread_of,
+    spread_rows,
+    whitening_matrix,
+)
+
+Form = WhitenedMean | MeanStd | ViewWhitened | Mixture | Arrangement
+Slides = Callable[[], Iterator[SlideTiles]]
+"""Function that begins the stream of slides anew: each form is fitted in a few passes, none of which keeps a slide."""
+
+FORMS: dict[str, type[Form]] = {form.name: form for form in (WhitenedMean, MeanStd, ViewWhitened, Mixture, Arrangement)}
+
+
+def fit_form(name: str, slides: Slides, *, seed: int) -> Form:
+    """Fit the closed form `name` of :data:`FORMS`.
+
+    Features are standardised by all un-augmented tiles, then whitened: by the covariance of the augmentations of one
+    tile where there are several, else by that of the tiles of a slide.
+
+    Raises:
+        InvalidInput: There are no slides, or their features do not differ.
+    """
+    kind, space = FORMS[name], fit_space(slides)
+    if issubclass(kind, WhitenedMean):  # of the space alone
+        return kind(space)
+    return kind.fit(slides(), space, seed=seed)
+
+
+def fit_space(slides: Slides) -> FeatureSpace:
+    """The space that tiles are brought into first: standardised, whitened, at unit scale.
+
+    Raises:
+        InvalidInput: There are no slides, or their features do not differ.
+    """
+    first = next(slides(), None)
+    if first is None:
+        raise InvalidInput("there is no slide with tiles to fit on")
+    spread = spread_of(slide.plain for slide in slides())
+    if first.drawn is not None and len(first.drawn) > 1:
+        noise = augmentation_covariance(_drawn(slides()), spread.standard)
+    else:
+        plain = (slide.plain[spread_rows(len(slide.plain), SCALE_TILES)][:, None] for slide in slides())
+        noise = slide_covariance(plain, spread.standard)
+    return FeatureSpace(spread.standard, whitening_matrix(noise, spread))
+
+
+def _drawn(slides: Iterator[SlideTiles]) -> Iterator[tuple[Features, NDArray[np.int32]]]:
+    """Augmented features and the tiles they are of; of a cohort in which one slide has them, all do."""
+    for slide in slides:
+        if slide.augmented is None or slide.drawn is None:
+            raise InvalidInput(f"slide {slide.id!r} has no augmented tiles, as others have")
+        yield slide.augmented, slide.drawn
+
+
+def form_to_bytes(form: Form) -> bytes:
+    """A safetensors file of what a form has learnt, its name in the metadata."""
+    return save(form.state(), metadata={"form": form.name})
+
+
+def form_from_bytes(name: str, data: bytes) -> Form:
+    """The form `name` as :func:`form_to_bytes` kept it."""
+    return FORMS[name].from_state(load(data))
+
+
+def width_of(name: str, features: int) -> int:
+    """Values of a vector of a form, of so many features a tile."""
+    widths = {
+        WhitenedMean.name: features,
+        MeanStd.name: 2 * features,
+        ViewWhitened.name: 2 * features,
+        Mixture.name: PROTOTYPES * (1 + 2 * features),
+        Arrangement.name: features + 1,
+    }
+    return widths[name]
