@@ -47,7 +47,8 @@ class Evaluation:
 def evaluate_linear(candidate: Candidate, task: Task, budget: str, config: ProbeConfig) -> Iterator[Evaluation]:
     """Judge an embedding by logistic regression, at every C of :meth:`Candidate.strengths`."""
     assert candidate.vectors is not None
-    vectors = task.units.vectors(candidate.vectors, unit_length=not candidate.rival)  # (units, features)
+    unit_length = not (candidate.scaled or candidate.tuned)
+    vectors = task.units.vectors(candidate.vectors, unit_length=unit_length)  # (units, features)
     for c in candidate.strengths(config.c_value):
         folds = score(
             vectors,

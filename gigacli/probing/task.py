@@ -30,7 +30,8 @@ class Candidate:
     name: str  # in the store
     features: str  # fingerprint of the tile features behind it
     scaled: bool  # whether to standardise: a mean of tiles, as in the paper, but not vectors of unit length
-    rival: bool  # whether it needs no training, and so is what others are compared with
+    rival: bool  # whether it is what others are compared with
+    tuned: bool  # whether C is chosen, whatever was asked for: vectors of another length than 1
     have: NDArray[np.bool_]  # which slides have a vector or tiles, (slides,)
     # the encoders behind it, in words, and which slides each was trained on, (slides,); None where that is not
     # known
@@ -48,12 +49,11 @@ class Candidate:
     def strengths(self, c: float | Literal["auto"]) -> list[float | Literal["auto"]]:
         """Values of C to judge at where `c` was asked for.
 
-        Rivals are judged at their best, for an untuned baseline would flatter everything else; the mean of tiles as in
-        the paper, too.
+        The mean of tiles is judged as in the paper and at its best, for an untuned baseline would flatter all else.
         """
         if self.scaled:
             return [PAPER_C if c == "auto" else c, "auto"]
-        return ["auto"] if self.rival else [c]
+        return ["auto"] if self.tuned else [c]
 
 
 @dataclass(frozen=True, eq=False)

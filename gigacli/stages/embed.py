@@ -70,7 +70,7 @@ def embed(
     sync: bool = True,
     progress: Progress = SILENT,
 ) -> EmbedSummary:
-    """Write an embedding, and beside it what needs no training: the mean of all tiles (the paper's baseline), whitened too.
+    """Write an embedding, and beside it the mean of all tiles, as it is (the paper's baseline) and whitened.
 
     Args:
         store: The cohort store.
@@ -203,7 +203,7 @@ def _mean(features: Features, *, name: str | None, redo: bool) -> _Vectors:
 
 
 class _FittedForm:
-    """A closed form of some features: kept with its vectors, or fitted on what is done now when it is first asked for."""
+    """A closed form of features: what is kept with its vectors, or is fitted on what is done when first asked for."""
 
     def __init__(self, group: Embedding, features: Features, bank: Bank | None, aggregator: str, seed: int) -> None:
         self._group, self._features, self._bank, self._aggregator, self._seed = group, features, bank, aggregator, seed

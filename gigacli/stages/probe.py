@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.config.base import options_of
-from gigacli.config.verbs import Group, Level, Method, ProbeConfig
+from gigacli.config.verbs import ClosedForm, Group, Level, Method, ProbeConfig
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.evaluation import Evaluation, compare, evaluate_linear
 from gigacli.probing.labels import read_labels
@@ -32,7 +33,8 @@ from gigacli.store.store import Store
 KEPT_TILES = 4096
 """Tiles of a slide that attention MIL keeps in memory, drawn once where there are more: 2 MB of 256 features."""
 
-ORDER = ("model", "mean-std", "view-whitened", "gmm", "arrangement", "random-init", *reversed(RIVALS))
+CLOSED_FORMS = get_args(ClosedForm)
+ORDER = ("model", *CLOSED_FORMS[1:], "random-init", *reversed(RIVALS))
 """Kinds of embeddings in the order of the table, baselines last; others are shown with the first."""
 
 
@@ -223,6 +225,7 @@ def _embedding(embedding: Embedding, *, stale: bool) -> Candidate:
         _features_behind(embedding),
         scaled=embedding.aggregator == MEAN,
         rival=embedding.aggregator in RIVALS,
+        tuned=embedding.aggregator in CLOSED_FORMS,
         have=done.filled | (done.stale & np.isfinite(vectors).all(axis=1)),
         encoders=[*encoders, *_tile_encoder(embedding.features)],
         vectors=vectors,
@@ -245,6 +248,7 @@ def _tile_features(features: Features) -> Candidate:
         features.fingerprint,
         scaled=False,
         rival=False,
+        tuned=False,
         have=features.done().filled,
         encoders=[*_tile_encoder(features)],
         tiles=tiles_of,

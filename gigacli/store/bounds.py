@@ -29,7 +29,7 @@ MOST = {
     "part": 4,
     "augmentation": 2**12,
     "draw": 2**16,
-    "feature": 2**13,
+    "feature": 2**18,
     "epoch": 2**20,
     "byte": MOST_FILE_BYTES,
     "checkpoint_byte": MOST_FILE_BYTES,

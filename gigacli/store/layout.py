@@ -5,6 +5,7 @@ The authority is ``spec/store-0.2.md``; a test keeps its tables, its JSON Schema
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,9 @@ class ArraySpec:
         if self.chunk == "all":
             return tuple(max(1, n) for n in shape)
         if self.chunk == "table":
-            return (TABLE_ROWS_PER_CHUNK, *(max(1, n) for n in shape[1:]))
+            across = [max(1, n) for n in shape[1:]]
+            rows = min(TABLE_ROWS_PER_CHUNK, max(1, TABLE_VALUES_PER_CHUNK // math.prod(across)))
+            return (rows, *across)
         inner = [max(1, n) for n in shape[1:]]
         if self.dims[1:2] == ("tile",) and "feature" in self.dims:
             inner[0] = min(inner[0], FEATURE_TILES_PER_CHUNK)
@@ -48,6 +51,7 @@ class ArraySpec:
 
 
 TABLE_ROWS_PER_CHUNK = 4096
+TABLE_VALUES_PER_CHUNK = 2**23  # of wide vectors fewer rows: a chunk is replaced as a whole
 NAN = float("nan")
 DRAWS = ("slide", "augmentation", "draw")
 
