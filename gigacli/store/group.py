@@ -149,7 +149,7 @@ class Group:
         node = root[self.path]
         for name in ("done", "count"):
             if name in node:
-                node[name][...] = NOT_DONE
+                self.store.opened(f"{self.path}/{name}")[...] = NOT_DONE  # a chunk that is lost says something else
         self.store.settle()
         node.attrs["giga"] = {}
         self.store.settle()
