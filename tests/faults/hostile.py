@@ -207,7 +207,7 @@ def roomy_bombs(store, rng):
 
     def change(document):
         chunks = document["chunk_grid"]["configuration"]["chunk_shape"]
-        wide = {"float64": 8, "float32": 4, "bool": 1}[document["data_type"]]
+        wide = {"float64": 8, "float32": 4, "int64": 8}[document["data_type"]]
         chunks[-1 if len(chunks) > 1 else 0] = size // wide
         if len(chunks) > 1:
             document["shape"][-1] = size // wide
