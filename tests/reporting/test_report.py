@@ -94,7 +94,7 @@ def test_every_figure_is_there_in_the_page_s_own_colours(outline):
 def test_the_map_holds_every_slide_and_its_true_neighbours(page, chain, cohort):
     data, store = data_of(page.read_text(encoding="utf-8")), giga.open(chain("embed"))
     assert data["ids"] == store.slides.ids
-    assert [m["embedding"] for m in data["maps"]] == ["giga", "mean-random-resnet18"]
+    assert [m["embedding"] for m in data["maps"]] == ["giga", "whitened-mean-random-resnet18", "mean-random-resnet18"]
     assert [g["name"] for g in data["groups"]] == ["label", "lab", "patient"]
     first = data["maps"][0]
     vectors = store.embedding("giga").read()

@@ -43,7 +43,7 @@ def test_a_vector_is_the_mean_of_its_views_at_unit_length(chain):
 
 def test_the_mean_of_tiles_is_written_beside_it(chain):
     store = giga.open(chain("embed"))
-    assert store.names(Embedding) == ["giga", "mean-random-resnet18"]
+    assert store.names(Embedding) == ["giga", "mean-random-resnet18", "whitened-mean-random-resnet18"]
     n = int(store.root["tiles/count"][1])
     expected = store.root["features/random-resnet18/vectors"][1, :n].astype(np.float64).mean(axis=0)
     np.testing.assert_allclose(store.root["embeddings/mean-random-resnet18/vectors"][1], expected, rtol=1e-5)

@@ -361,7 +361,7 @@ def test_nothing_slow_is_imported(store, labels):
 
 def test_a_real_chain_can_be_probed(chain, cohort):
     result = giga.probe(chain("embed"), cohort.labels_csv, folds=2)
-    assert {row.embedding for row in result.scores} == {"giga", "mean-random-resnet18"}
+    assert {row.embedding for row in result.scores} == {"giga", "mean-random-resnet18", "whitened-mean-random-resnet18"}
     assert result.joins["label"]["matched"] == 8
 
 
@@ -381,6 +381,7 @@ def test_attention_mil_stands_beside_the_vectors(chain, cohort, tmp_path, monkey
     alone = giga.probe(chain("embed"), cohort.labels_csv, folds=2, method="abmil", level="patient")
     assert {(row.embedding, row.method) for row in alone.scores} == {
         ("mean-random-resnet18", "linear"),
+        ("whitened-mean-random-resnet18", "linear"),
         ("random-resnet18", "abmil"),
     }
 
