@@ -14,7 +14,8 @@ from gigacli.nn.views import TilePositions, draw_rows, make_views
 from gigacli.randomness import keyed_rng
 from gigacli.stages import embed as embed_stage
 from gigacli.store.groups import Embedding
-from tests.conftest import TRAIN
+from gigacli.store.validate import validate
+from tests.conftest import BANK, TRAIN
 
 
 def test_a_vector_is_the_mean_of_its_views_at_unit_length(chain):
@@ -118,3 +119,77 @@ def test_refusals(store_at, chunks):
     giga.bank(path, encoder="random-resnet18", augmentations=1, draws=4, redo=True)
     with pytest.raises(Mismatch, match="another bank"):
         giga.embed(path, views=5, redo=True)
+
+
+# ---------------------------------------------------------------------- closed forms
+
+WIDTHS = {"whitened-mean": 256, "mean-std": 512, "view-whitened": 512, "gmm": 16 * 513, "arrangement": 257}
+
+
+@pytest.mark.parametrize("form", WIDTHS)
+def test_a_closed_form_is_an_embedding_of_its_own(store_at, form):
+    path = store_at("bank")
+    summary = giga.embed(path, aggregator=form)
+    store = giga.open(path)
+    group = store.embedding(f"{form}-random-resnet18")
+    assert (summary.embedding, summary.width, summary.slides) == (group.name, WIDTHS[form], 8)
+    assert np.isfinite(group.read()).all()
+    assert (group.config["aggregator"], group.config["features_name"]) == (form, "random-resnet18")
+    assert {"mean-random-resnet18", "whitened-mean-random-resnet18"} <= set(store.names(Embedding))
+    assert validate(path).problems == []
+    before = group.read()
+    assert giga.embed(path, aggregator=form).done == 0
+    assert giga.embed(path, aggregator=form, redo=True).done == 8
+    np.testing.assert_array_equal(giga.open(path).embedding(group.name).read(), before)
+
+
+def test_the_whitened_mean_is_what_its_formula_says(chain):
+    """Standardise by all tiles, whiten by how the augmentations of a tile differ, one scale; mean over tiles."""
+    store = giga.open(chain("embed"))
+    features, bank = store.features("random-resnet18"), store.bank("random-resnet18")
+    tiles = [features.read(row).astype(np.float64) for row in range(8)]
+    every = np.concatenate(tiles)
+    mean, sd = every.mean(axis=0), every.std(axis=0) + 1e-3
+    total, rows = np.zeros((256, 256)), 0
+    for row in range(8):
+        drawn, vectors = bank.array("tile")[row], (bank.array("vectors")[row].astype(np.float64) - mean) / sd
+        for tile in np.unique(drawn[0])[:32]:
+            copies = vectors[drawn == tile]
+            spread = copies - copies.mean(axis=0)
+            total, rows = total + spread.T @ spread, rows + len(copies)
+    noise = total / rows
+    values, directions = np.linalg.eigh(noise + np.trace(noise) / 256 * np.eye(256))
+    root = (directions / np.sqrt(values)) @ directions.T
+    white = (every - mean) / sd @ root
+    spread_over = np.concatenate(
+        [(t[np.unique(np.linspace(0, len(t) - 1, 64).astype(int))] - mean) / sd for t in tiles]
+    )
+    scale = np.sqrt(np.square(spread_over @ root).mean())
+    wanted = np.stack([((t - mean) / sd @ root).mean(axis=0) for t in tiles]) / scale
+    assert white.shape[1] == 256
+    np.testing.assert_allclose(store.embedding("whitened-mean-random-resnet18").read(), wanted, rtol=2e-3, atol=2e-3)
+
+
+def test_slides_that_come_later_are_seen_as_the_first_were(store_at):
+    """What was learnt is kept, and not learnt anew from more slides: old vectors stay, new ones are comparable."""
+    path = store_at("tile")
+    giga.bank(path, **BANK, shard="1/2")
+    giga.embed(path, aggregator="view-whitened")
+    group = giga.open(path).embedding("view-whitened-random-resnet18")
+    before, state = group.read(), group.state
+    giga.bank(path, **BANK, shard="2/2")
+    assert giga.embed(path, aggregator="view-whitened").done == 4
+    after = giga.open(path).embedding(group.name)
+    assert after.state == state
+    np.testing.assert_array_equal(after.read()[::2], before[::2])
+    assert np.isfinite(after.read()).all()
+
+
+def test_closed_forms_without_a_bank(store_at):
+    """As of features that were imported: tiles stand for themselves."""
+    path = store_at("bank")
+    giga.open(path, write=True).bank("random-resnet18").discard()
+    for form in WIDTHS:
+        assert giga.embed(path, aggregator=form).width == WIDTHS[form]
+    assert giga.open(path).embedding("gmm-random-resnet18").recipe.inputs.keys() == {"features"}
+    assert validate(path).problems == []
