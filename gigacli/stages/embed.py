@@ -132,9 +132,8 @@ def prepare(config: EmbedConfig, store: Store) -> Plan:
         features = store.pick(Features, config.features)
         form = _closed_form(features, config.aggregator, name=config.name, seed=config.seed, redo=config.redo)
         form.group.check(form.recipe, redo=config.redo)
-        return Plan(
-            mean=_mean(features, name=None, redo=config.redo), whitened=_whitened(features, config), vectors=form
-        )
+        mean, whitened = _mean(features, name=None, redo=config.redo), _whitened(features, config)
+        return Plan(mean=mean, whitened=form if whitened.group is form.group else whitened, vectors=form)
     device, model = pick_device(config.device), name_of_model(store, config)
     name = config.name or (f"random-{model}" if config.aggregator == "random-init" else model)
     group = store.embedding(name)

@@ -189,7 +189,7 @@ def test_closed_forms_without_a_bank(store_at):
     """As of features that were imported: tiles stand for themselves."""
     path = store_at("bank")
     giga.open(path, write=True).bank("random-resnet18").discard()
-    for form in WIDTHS:
-        assert giga.embed(path, aggregator=form).width == WIDTHS[form]
+    for form, width in WIDTHS.items():
+        assert giga.embed(path, aggregator=form).width == width
     assert giga.open(path).embedding("gmm-random-resnet18").recipe.inputs.keys() == {"features"}
     assert validate(path).problems == []
