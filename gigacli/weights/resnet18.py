@@ -182,7 +182,7 @@ def _match(
             "of another shape": [f"{n} {has}, expected {needs}" for n, (has, needs) in shapes.items() if has != needs],
             "unexpected": [n for n in found if n not in wanted],
             "there twice": [n for n, count in Counter(backbone.values()).items() if count > 1],
-            "not finite": [n for n in shapes if not torch.isfinite(found[n]).all()],
+            "not finite": [n for n, (has, needs) in shapes.items() if has == needs and not torch.isfinite(found[n]).all()],
         },
         kind=_kind(found),
         layer4=layer4,
