@@ -182,6 +182,7 @@ PAPER: dict[str, Any] = {
     "standardise": False,
     "whiten": False,
     "slide_aug": True,
+    "join": False,
 }
 """``--recipe paper``. Batch size, learning rate, warm-up (10 epochs) and temperature are those of its authors' code."""
 
@@ -219,6 +220,7 @@ class TrainConfig(Config):
         "slides", "What is evened out: how the tiles of a slide differ, or how the augmentations of a tile do."
     )
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
+    join: bool = option(True, "Keep a closed form beside the encoder, whose vectors `embed` joins with it (paper: no).")
     preset: Preset = run_option(
         "default",
         "Settings of what is not given; paper: the paper's, and its authors' code's where it is silent.",
@@ -304,6 +306,7 @@ class EmbedConfig(Config):
         "tiles, and the others after the features were whitened.",
     )
     weights: Weights = option("last", "Of the last epoch, or of the one with the lowest loss.")
+    join: bool = option(True, "Put the closed form that a model keeps beside the encoder's vectors, where it has one.")
     name: str | None = run_option(None, "Name of the embedding; default: the model's.")
     device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED, SEEDS)

@@ -60,6 +60,10 @@ class WhitenedMean:
         """The vector of a slide."""
         return self.space(slide.plain).mean(axis=0).astype(np.float32)
 
+    def scores(self, slide: SlideTiles, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What each tile (n,) adds to the product of the slide's vector and weights: their mean is that product."""
+        return np.asarray(self.space(slide.plain).astype(np.float64) @ weights)
+
     def state(self) -> State:
         """What is kept."""
         return self.space.state()
@@ -79,6 +83,10 @@ class MeanStd(WhitenedMean):
     def transform(self, slide: SlideTiles) -> NDArray[np.float32]:
         """The vector of a slide."""
         return mean_and_deviation(self.space(slide.plain)).astype(np.float32)
+
+    def scores(self, slide: SlideTiles, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """As :meth:`WhitenedMean.scores`; a deviation is the mean over tiles of (x - mean)^2 / deviation."""
+        return _scores(self.space(slide.plain), weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +130,12 @@ class ViewWhitened:
         rest = self.shrink[-1]
         return (rest * pooled + self.directions @ ((self.shrink[:-1] - rest) * along)).astype(np.float32)
 
+    def scores(self, slide: SlideTiles, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """As :meth:`MeanStd.scores`."""
+        rest, directions = float(self.shrink[-1]), self.directions.astype(np.float64)
+        shrunk = rest * weights + directions @ ((self.shrink[:-1] - rest) * (directions.T @ weights))
+        return _scores(self.space(slide.plain), shrunk)
+
     def state(self) -> State:
         """What is kept."""
         return {**self.space.state(), "directions": self.directions, "shrink": self.shrink}
@@ -130,6 +144,14 @@ class ViewWhitened:
     def from_state(cls, state: Mapping[str, NDArray[Any]]) -> Self:
         """The form that was kept."""
         return cls(FeatureSpace.from_state(state), state["directions"], state["shrink"])
+
+
+def _scores(tiles: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each of tiles (n, c) adds to their mean and deviation times weights (2 c,): (n,)."""
+    rows, c = tiles.astype(np.float64), tiles.shape[1]
+    mean, deviation = rows.mean(axis=0), rows.std(axis=0)
+    squares = np.square(rows - mean) / np.where(deviation > 0, deviation, 1)
+    return np.asarray(rows @ weights[:c] + squares @ weights[c:])
 
 
 def _views(slide: SlideTiles, space: FeatureSpace, seed: int) -> NDArray[np.float64]:

@@ -59,6 +59,20 @@ class Join:
             raise InvalidInput(f"blocks are {', '.join(blocks)}; this join is of {', '.join(self.means)}")
         return _unit(self._side_by_side(blocks) - self.centre).astype(np.float32)
 
+    def gradient(self, blocks: Blocks, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """By block what its vector (p,) of one slide is to be multiplied by, for its part of the joined score.
+
+        Lengths are taken as they are: the parts, less a constant, add up to the joined vector times weights.
+        """
+        rows = {name: np.asarray(block)[None] for name, block in blocks.items()}
+        whole = float(np.linalg.norm(self._side_by_side(rows) - self.centre))
+        lengths = {name: float(np.linalg.norm(blocks[name] - mean)) for name, mean in self.means.items()}
+        others = len(self.means) - (Arrangement.name in self.means)
+        return {
+            name: weights[start:stop] / whole * (np.sqrt(others) if name == Arrangement.name else 1 / lengths[name])
+            for name, (start, stop) in self.columns().items()
+        }
+
     def columns(self) -> dict[str, tuple[int, int]]:
         """First column of every block, and the one after its last."""
         ends = np.cumsum([len(mean) for mean in self.means.values()]).tolist()

@@ -7,9 +7,11 @@ dependency (its builds are tied to one torch build each). :mod:`gigacli.weights.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
@@ -86,9 +88,10 @@ def random_resnet18(seed: int) -> ResNet18:
         return ResNet18()
 
 
-def weights_to_bytes(network: nn.Module) -> bytes:
-    """The parameters and buffers as a safetensors file."""
-    return save_safetensors({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
+def weights_to_bytes(network: nn.Module, *, beside: Mapping[str, NDArray[Any]] | None = None) -> bytes:
+    """The parameters and buffers as a safetensors file, arrays beside them under names of their own."""
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    return save_safetensors(state | {k: torch.from_numpy(v).contiguous() for k, v in (beside or {}).items()})
 
 
 def weights_hash(data: bytes) -> str:

@@ -50,13 +50,16 @@ def balanced_views(rng: np.random.Generator, n: int, *, tiles: int, per_tile: in
     return np.concatenate(shuffled).reshape(-1, tiles)
 
 
-def attribution_from_views(scores: NDArray[np.float64], views: NDArray[np.int64], n: int) -> TileAttribution:
+def attribution_from_views(
+    scores: NDArray[np.float64], views: NDArray[np.int64], n: int, *, exact: NDArray[np.float64] | None = None
+) -> TileAttribution:
     """Attribution to `n` tiles, estimated from the scores of views.
 
     Args:
         scores: Of each view, (views,).
         views: Tiles of each view, (views, tiles), as :func:`balanced_views` makes them: each tile in at least two.
         n: Tiles of the slide.
+        exact: Pull (n,) of a part of the score that is known without views, and is added.
     """
     from scipy.stats import false_discovery_control, t
 
@@ -71,7 +74,7 @@ def attribution_from_views(scores: NDArray[np.float64], views: NDArray[np.int64]
     var_in = (squares / times - mean_in**2) * times / (times - 1)
     var_out = ((centred**2).sum() - squares) / others - mean_out**2
     error = np.sqrt(var_in.clip(min=0) / times + var_out.clip(min=0) / others)
-    gap = mean_in - mean_out
+    gap = mean_in - mean_out + (0 if exact is None else exact / tiles)
     with np.errstate(divide="ignore", invalid="ignore"):
         chance = 2 * t.sf(np.abs(gap / error), times - 1)  # (n,)
     chance = np.where(error > 0, chance, np.where(gap == 0, 1.0, 0.0))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.config.tools import TileMapConfig
-from gigacli.config.verbs import EmbedConfig
+from gigacli.config.verbs import ClosedForm, EmbedConfig
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.attribution import TileAttribution, attribution_from_views, attribution_of_mean, balanced_views
 from gigacli.probing.class_probe import ClassProbe, fit_class_probe
@@ -26,8 +26,9 @@ from gigacli.store.groups import Embedding
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
 
-ALIKE = 0.95
-"""Cosine of the stored vector and the mean of these views, below which they are not of the same slide encoder."""
+ALIKE = 0.8
+"""Cosine of the stored vector and the one of these views, below which there are too few views: of vectors that were
+centred, what the sampling of views leaves is a larger share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,8 @@ def explain(
     coords, edge_px = store.tiles.grid(row)
     if not len(coords):
         raise InvalidInput(f"slide {slide!r} has no tiles", "choose a slide with tissue: giga info lists failures")
-    attribute = _attribute_mean if is_mean else _attribute_views
+    closed = embedding.aggregator in get_args(ClosedForm)
+    attribute = _attribute_mean if is_mean else _attribute_form if closed else _attribute_views
     attribution, mean, views = attribute(embedding, row, probe, config)
     progress.say(f"{slide}: {len(coords)} tiles{f', {views} views' * bool(views)}")
     similarity = float(mean @ vectors[row] / (np.linalg.norm(mean) * np.linalg.norm(vectors[row])))
@@ -109,6 +111,25 @@ def _attribute_mean(
     return attribution_of_mean(tiles / probe.deviation @ probe.weights), tiles.mean(axis=0), 0
 
 
+def _attribute_form(
+    embedding: Embedding, row: int, probe: ClassProbe, config: TileMapConfig
+) -> tuple[TileAttribution, NDArray[np.float64], int]:
+    """Attribution of a closed form, its vector (width,), and 0 views."""
+    from gigacli.nn.closed_forms import WhitenedMean
+    from gigacli.nn.forms import form_from_bytes
+    from gigacli.weights.slide_tiles import tiles_of_slides
+
+    form = form_from_bytes(embedding.aggregator, embedding.state)
+    if not isinstance(form, WhitenedMean):
+        raise InvalidInput(
+            f"{embedding.path} is no mean over tiles, so its tiles cannot be told apart", "choose another `embedding`"
+        )
+    features = embedding.store.features(embedding.config["features_name"])
+    [slide] = tiles_of_slides(features, np.array([row]), augmented=False)
+    pull = attribution_of_mean(form.scores(slide, probe.weights / probe.deviation))
+    return pull, form.transform(slide).astype(np.float64), 0
+
+
 def _attribute_views(
     embedding: Embedding, row: int, probe: ClassProbe, config: TileMapConfig
 ) -> tuple[TileAttribution, NDArray[np.float64], int]:
@@ -119,6 +140,7 @@ def _attribute_views(
     from gigacli.nn.giga import TILES_AT_ONCE
     from gigacli.nn.views import TilePositions, slide_views
     from gigacli.weights.slide_encoders import choose_model
+    from gigacli.weights.slide_tiles import tiles_of_slides
 
     store, made, device = embedding.store, embedding.config, pick_device(config.device)
     if "model" not in made or "variant" in made:
@@ -127,7 +149,7 @@ def _attribute_views(
             "choose another `embedding`",
         )
     kept: dict[str, Any] = {
-        key: made[key] for key in ("aggregator", "weights", "views", "seed", "model") if key in made
+        key: made[key] for key in ("aggregator", "weights", "views", "seed", "model", "join") if key in made
     }
     choice = choose_model(store, EmbedConfig.of({**kept, "features": made.get("features_name")}), device)
     features = store.features(choice.features)
@@ -140,6 +162,15 @@ def _attribute_views(
             batch = slide_views([tiles], positions, part[None], device=device)
             parts.append(choice.encode(batch).double().cpu().numpy())
     vectors = np.concatenate(parts)  # (R, width)
-    mean = vectors.mean(axis=0)
-    scores = vectors @ probe.weights / np.linalg.norm(mean)  # (R,)
-    return attribution_from_views(scores, views, len(tiles)), mean, len(views)
+    length = np.linalg.norm(vectors.mean(axis=0))
+    mean = vectors.mean(axis=0) / length
+    joined = choice.joined if made.get("join") else None
+    if joined is None:
+        return attribution_from_views(vectors @ probe.weights / length, views, len(tiles)), mean, len(views)
+    [slide] = tiles_of_slides(features, np.array([row]), augmented=False)
+    blocks = {joined.encoder: mean, joined.form.name: joined.form.transform(slide)}
+    parts_of = joined.join.gradient(blocks, probe.weights)
+    scores = vectors @ parts_of[joined.encoder] / length  # (R,)
+    exact = attribution_of_mean(joined.form.scores(slide, parts_of[joined.form.name])).value
+    vector = joined.join.transform({name: block[None] for name, block in blocks.items()})[0]
+    return attribution_from_views(scores, views, len(tiles), exact=exact), vector.astype(np.float64), len(views)

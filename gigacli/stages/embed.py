@@ -12,22 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gigacli.cohort.slide_tiles import tiles_of_slides
 from gigacli.config.base import options_of
 from gigacli.config.verbs import EmbedAggregator, EmbedConfig, Weights
 from gigacli.nn.closed_forms import SlideTiles, WhitenedMean
 from gigacli.nn.device import pick_device
 from gigacli.nn.forms import FORMS, Form, fit_form, form_from_bytes, form_to_bytes, width_of
-from gigacli.nn.giga import embed_views
 from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
-from gigacli.nn.views import TilePositions, cells_of, draw_rows, slide_views
+from gigacli.nn.views import cells_of
 from gigacli.progress import SILENT, Progress, Summary
-from gigacli.randomness import keyed_rng
 from gigacli.store.features import Features
 from gigacli.store.groups import Bank, Embedding
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.slide_encoders import ModelChoice, choose_model, name_of_model
+from gigacli.weights.slide_tiles import tiles_of_slides
+from gigacli.weights.slide_vectors import encode_slides
 
 BLOCK = 128  # slides that are read, embedded and written together, and what is lost at most when a run is killed
 
@@ -63,6 +62,7 @@ def embed(
     views: int = 50,
     aggregator: EmbedAggregator = "model",
     weights: Weights = "last",
+    join: bool = True,
     name: str | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -249,11 +249,12 @@ def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choic
     """Plan vectors of R views of T tiles by a slide encoder, trained or with random weights."""
     store = group.store
     features = store.features(choice.features)
-    recipe = Recipe(
-        "embed",
-        {**choice.config, "tiles": choice.tiles, **config.recipe()},
-        {features.input_name: features.fingerprint, "model": choice.identity},
-    )
+    joined = choice.joined if config.join else None
+    width = joined.width if joined is not None else choice.width
+    made = {**choice.config, "tiles": choice.tiles, **config.recipe(), "join": joined is not None}
+    if joined is not None:
+        made["blocks"] = {name: list(ends) for name, ends in joined.join.columns().items()}
+    recipe = Recipe("embed", made, {features.input_name: features.fingerprint, "model": choice.identity})
 
     def authors_cells(positions: NDArray[np.float64]) -> NDArray[np.int64]:
         return gigassl_cells(positions * (store.tiles.tile_px * LEVEL0_PER_PX))
@@ -261,13 +262,18 @@ def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choic
     cells = authors_cells if choice.variant == "gigassl" else cells_of
 
     def make(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        positions = TilePositions(store.tiles.grids(rows))
-        tiles = np.empty((len(rows), config.views, choice.tiles), dtype=np.int64)
-        for i, (row, n) in enumerate(zip(rows.tolist(), positions.counts, strict=True)):
-            # Keyed by the slide's id: its views depend neither on the other slides nor on their order.
-            rng = keyed_rng(config.seed, "embed", store.slides[row].id)
-            tiles[i] = draw_rows(rng, np.full(config.views, n), choice.tiles)  # (R, T)
-        batch = slide_views(map(features.read, rows.tolist()), positions, tiles, device=device, cells=cells)
-        return embed_views(choice.encode, batch, [config.views] * len(rows)).cpu().numpy()
+        encoded = encode_slides(
+            choice.encode,
+            features,
+            rows,
+            views=config.views,
+            tiles=choice.tiles,
+            seed=config.seed,
+            device=device,
+            cells=cells,
+        )
+        if joined is None:
+            return encoded
+        return joined.transform(encoded, tiles_of_slides(features, rows, augmented=False))
 
-    return _Vectors(group, features, recipe, choice.width, make, config.redo)
+    return _Vectors(group, features, recipe, width, make, config.redo)

@@ -33,6 +33,7 @@ from gigacli.store.mapped import MappedBank, MappedFeatures
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.trained import Encoder, Model
+from gigacli.weights.joined import fit_joined
 from gigacli.weights.resnet18 import resnet18_from_bytes
 
 
@@ -70,6 +71,7 @@ def train(
     whiten: bool = True,
     whitening: Whitening = "slides",
     slide_aug: bool = True,
+    join: bool = True,
     preset: Preset = "default",
     exclude: str | Path | None = None,
     allow_missing: bool = False,
@@ -263,8 +265,25 @@ def work(
         processes=plan.processes,
     )
     history = loop.run(training, progress, checkpoint=checkpoint)
-    plan.processes.once(lambda: model.finish(weights_to_bytes(method), history))
+    plan.processes.once(lambda: model.finish(_learnt(plan, method, progress), history))
     return history
+
+
+def _learnt(plan: Plan, method: GigaSSL, progress: Progress) -> bytes:
+    """The weights, and beside them what joins their vectors with a closed form."""
+    if not plan.config.join:
+        return weights_to_bytes(method)
+    progress.say("fitting the closed form that the encoder's vectors are joined with")
+    joined = fit_joined(
+        method.eval().vectors,
+        plan.features,
+        plan.source if isinstance(plan.source, Bank) else None,
+        plan.views.rows,
+        tiles=plan.config.tiles,
+        seed=plan.config.seed,
+        device=plan.device,
+    )
+    return weights_to_bytes(method, beside=joined.state())
 
 
 def summary(

@@ -27,6 +27,7 @@ from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.authors import WIDTH_IN, read_gigassl
 from gigacli.weights.card import WeightsCard, encoder_text
+from gigacli.weights.joined import Joined, split_weights
 
 PAPER_TILES = 5
 """T of the paper, for the authors' checkpoints: they do not name theirs in a form that could be relied on."""
@@ -45,6 +46,7 @@ class ModelChoice:
     identity: str  # hash of its weights, in the inputs of that recipe
     tiles: int  # T, tiles per view
     encode: Callable[[ViewBatch], torch.Tensor]  # function from views to vectors (b, width), in eval mode
+    joined: Joined | None = None  # what its vectors are joined with, where that was learnt with it
     note: str = ""  # message to the user about what could not be checked; "" for none
 
 
@@ -93,7 +95,7 @@ def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelC
     features = model.store.features(config.features or trained.config["bank"])
     if config.features is not None:
         _check_encoder(features, _encoder(model.source.recipe), origin=f"model {model.name!r}")
-    weights = load_safetensors(model.weights(best=config.weights == "best"))
+    weights, joined = split_weights(load_safetensors(model.weights(best=config.weights == "best")))
     method = _method(config, trained.config, weights, features.width).to(device).eval()
     return ModelChoice(
         features=features.name,
@@ -103,6 +105,7 @@ def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelC
         identity=model.sha256(best=config.weights == "best"),
         tiles=trained.config["tiles"],
         encode=method.vectors,
+        joined=joined if config.aggregator == "model" else None,
     )
 
 
@@ -122,8 +125,9 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
         )
     features = _features_for(store, card, config.features, path)
     trained = card.recipes["model"]["config"]
+    learnt, joined = split_weights(weights)
     try:
-        method = _method(config, trained, weights, card.features).to(device).eval()
+        method = _method(config, trained, learnt, card.features).to(device).eval()
     except RuntimeError as error:  # torch's, of names and shapes
         raise Mismatch(f"{path}: its weights are not those its card is about: {error}", "export it again") from error
     return ModelChoice(
@@ -134,6 +138,7 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
         identity=sha256,
         tiles=trained["tiles"],
         encode=method.vectors,
+        joined=joined if config.aggregator == "model" else None,
     )
 
 

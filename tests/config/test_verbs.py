@@ -68,6 +68,7 @@ ANOTHER = {
     "model": "m",
     "momentum": 0.9,
     "hash": True,
+    "join": False,
     "mpp": 0.5,
     "n_train": (50,),
     "name": "other",

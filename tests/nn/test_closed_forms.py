@@ -156,3 +156,18 @@ def test_what_cannot_be_fitted_is_refused(slides, space):
         Arrangement.fit([], space, seed=0)
     with pytest.raises(InvalidInput, match="1 tiles are too few for 16 prototypes"):
         Mixture.fit([slides[1]], space, seed=0)
+
+
+@pytest.mark.parametrize("kind", [WhitenedMean, MeanStd, ViewWhitened])
+def test_the_scores_of_tiles_add_up(kind):
+    """What a tile adds to a score: the mean over tiles is the score, whatever the weights."""
+    rng = np.random.default_rng(3)
+    slides = [
+        SlideTiles(str(i), rng.normal(i, 2, (30, 6)), augmented=rng.normal(i, 2, (4, 30, 6)).astype(np.float32))
+        for i in range(5)
+    ]
+    space = FeatureSpace(None, None)
+    form = kind.fit(slides, space, seed=0) if kind is ViewWhitened else kind(space)
+    vector = form.transform(slides[0]).astype(np.float64)
+    weights = rng.normal(size=len(vector))
+    assert form.scores(slides[0], weights).mean() == pytest.approx(vector @ weights, rel=1e-5)

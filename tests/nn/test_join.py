@@ -58,3 +58,18 @@ def test_what_cannot_be_joined_is_refused(blocks):
         Join.fit({"model": blocks["model"], "other": np.ones((2, 2))})
     with pytest.raises(InvalidInput, match="blocks are model; this join is of model, arrangement, view-whitened"):
         Join.fit(blocks).transform({"model": blocks["model"]})
+
+
+def test_the_parts_of_a_score_add_up():
+    """Each block's part and what is the same for every slide: together the joined vector times weights."""
+    rng = np.random.default_rng(4)
+    blocks = {"encoder": rng.normal(1, 1, (20, 5)), "arrangement": rng.normal(0, 0.2, (20, 3))}
+    blocks["form"] = rng.normal(-1, 2, (20, 4))
+    join, weights = Join.fit(blocks), rng.normal(size=12)
+    for i in range(20):
+        mine = {name: rows[i] for name, rows in blocks.items()}
+        parts = join.gradient(mine, weights)
+        whole = sum(parts[name] @ (mine[name] - join.means[name]) for name in mine)
+        length = np.linalg.norm(join._side_by_side({name: row[None] for name, row in mine.items()}) - join.centre)
+        score = join.transform({name: row[None] for name, row in mine.items()})[0] @ weights
+        assert whole - join.centre @ weights / length == pytest.approx(score, abs=1e-5)

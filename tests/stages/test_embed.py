@@ -15,7 +15,7 @@ from gigacli.randomness import keyed_rng
 from gigacli.stages import embed as embed_stage
 from gigacli.store.groups import Embedding
 from gigacli.store.validate import validate
-from tests.conftest import BANK, TRAIN
+from tests.conftest import BANK, TRAIN, copy_store
 
 
 def test_a_vector_is_the_mean_of_its_views_at_unit_length(chain):
@@ -193,3 +193,57 @@ def test_closed_forms_without_a_bank(store_at):
         assert giga.embed(path, aggregator=form).width == width
     assert giga.open(path).embedding("gmm-random-resnet18").recipe.inputs.keys() == {"features"}
     assert validate(path).problems == []
+
+
+# ---------------------------------------------------------------------- joined
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def joined_store(chain, tmp_path_factory):
+    """A store with a model that keeps a closed form, and its embedding."""
+    path = copy_store(chain("bank"), tmp_path_factory.mktemp("joined") / "cohort.zarr")
+    giga.train(path, epochs=3, batch_size=4)
+    giga.embed(path, views=50)
+    return path
+
+
+def test_the_default_vector_joins_encoder_and_closed_form(joined_store, tmp_path):
+    """Each block centred over the slides trained on and at length 1, side by side; centred, at length 1."""
+    path = copy_store(joined_store, tmp_path / "cohort.zarr")
+    giga.embed(path, views=50, join=False, name="alone")
+    giga.embed(path, aggregator="view-whitened")
+    store = giga.open(path)
+    blocks = [store.embedding(name).read() for name in ("alone", "view-whitened-random-resnet18")]
+    both = np.concatenate([unit(rows - rows.mean(axis=0)) for rows in blocks], axis=1)
+    wanted = unit(both - both.mean(axis=0))
+    embedding = store.embedding("giga")
+    np.testing.assert_allclose(embedding.read(), wanted, atol=1e-5)
+    assert embedding.config["blocks"] == {"encoder": [0, 512], "view-whitened": [512, 1024]}
+    assert validate(path).problems == []
+
+
+def test_what_joins_goes_with_the_model(joined_store, chain, tmp_path):
+    giga.export(joined_store, "models/giga", to=tmp_path / "m.safetensors")
+    other = copy_store(chain("bank"), tmp_path / "other.zarr")
+    assert giga.embed(other, model=str(tmp_path / "m.safetensors"), views=50).width == 1024
+    here, there = (giga.open(path).embedding(name).read() for path, name in ((joined_store, "giga"), (other, "m")))
+    np.testing.assert_array_equal(here, there)
+
+
+def test_the_paper_joins_nothing(store_at):
+    path = store_at("bank")
+    giga.train(path, preset="paper", epochs=2)
+    assert giga.embed(path, views=2).width == 512
+    assert "blocks" not in giga.open(path).embedding("giga").config
+    assert not any(name.startswith("joined.") for name in load_safetensors(giga.open(path).model("giga").weights()))
+
+
+def test_the_tiles_of_a_joined_vector_are_told_apart(joined_store, cohort, tmp_path):
+    slide = giga.open(joined_store).slides.ids[0]
+    summary = giga.tile_map(joined_store, slide, cohort.labels_csv, target="label", out=tmp_path, views=20)
+    assert summary.similarity > 0.8
+    assert summary.views > 0
