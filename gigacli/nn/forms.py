@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from safetensors.numpy import load, save
 from gigacli.errors import InvalidInput
 from gigacli.nn.arrangement import Arrangement
 from gigacli.nn.closed_forms import MeanStd, SlideTiles, ViewWhitened, WhitenedMean
+from gigacli.nn.join import Join
 from gigacli.nn.prototypes import PROTOTYPES, Mixture
 from gigacli.nn.whitening import (
     SCALE_TILES,
@@ -71,14 +74,43 @@ def _drawn(slides: Iterator[SlideTiles]) -> Iterator[tuple[Features, NDArray[np.
         yield slide.augmented, slide.drawn
 
 
-def form_to_bytes(form: Form) -> bytes:
-    """A safetensors file of what a form has learnt, its name in the metadata."""
-    return save(form.state(), metadata={"form": form.name})
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Vectors of slides by a closed form: centred over the slides fitted on, and at length 1; arrangement as it is."""
+
+    form: Form
+    join: Join | None
+
+    def transform(self, slides: Iterable[SlideTiles]) -> NDArray[np.float32]:
+        """Vectors (n, p) of n slides."""
+        made = np.stack([self.form.transform(slide) for slide in slides])
+        return made if self.join is None else self.join.transform({self.form.name: made})
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file of what was learnt."""
+        state = {f"form.{name}": value for name, value in self.form.state().items()}
+        return save(state | {f"join.{name}": v for name, v in (self.join.state() if self.join else {}).items()})
+
+    @classmethod
+    def from_bytes(cls, name: str, data: bytes) -> Self:
+        """Those of the form `name`, as :meth:`to_bytes` kept them."""
+        form, join = (
+            {key.removeprefix(prefix): value for key, value in load(data).items() if key.startswith(prefix)}
+            for prefix in ("form.", "join.")
+        )
+        return cls(FORMS[name].from_state(form), Join.from_state(join) if join else None)
 
 
-def form_from_bytes(name: str, data: bytes) -> Form:
-    """The form `name` as :func:`form_to_bytes` kept it."""
-    return FORMS[name].from_state(load(data))
+def fit_vectors(name: str, slides: Slides, *, seed: int) -> Vectors:
+    """Fit the closed form `name`, and what its vectors are centred by.
+
+    Raises:
+        InvalidInput: As :func:`fit_form`.
+    """
+    form = fit_form(name, slides, seed=seed)
+    if name == Arrangement.name:
+        return Vectors(form, None)
+    return Vectors(form, Join.fit({name: np.stack([form.transform(slide) for slide in slides()])}))
 
 
 def width_of(name: str, features: int) -> int:

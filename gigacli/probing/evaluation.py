@@ -47,8 +47,7 @@ class Evaluation:
 def evaluate_linear(candidate: Candidate, task: Task, budget: str, config: ProbeConfig) -> Iterator[Evaluation]:
     """Judge an embedding by logistic regression, at every C of :meth:`Candidate.strengths`."""
     assert candidate.vectors is not None
-    unit_length = not (candidate.scaled or candidate.tuned)
-    vectors = task.units.vectors(candidate.vectors, unit_length=unit_length)  # (units, features)
+    vectors = task.units.vectors(candidate.vectors, unit_length=not candidate.scaled)  # (units, features)
     for c in candidate.strengths(config.c_value):
         folds = score(
             vectors,

@@ -31,7 +31,7 @@ class Candidate:
     features: str  # fingerprint of the tile features behind it
     scaled: bool  # whether to standardise: a mean of tiles, as in the paper, but not vectors of unit length
     rival: bool  # whether it is what others are compared with
-    tuned: bool  # whether C is chosen, whatever was asked for: vectors of another length than 1
+    tuned: bool  # whether C is chosen, whatever was asked for: what others are compared with is judged at its best
     have: NDArray[np.bool_]  # which slides have a vector or tiles, (slides,)
     # the encoders behind it, in words, and which slides each was trained on, (slides,); None where that is not
     # known

@@ -115,19 +115,20 @@ def _attribute_form(
     embedding: Embedding, row: int, probe: ClassProbe, config: TileMapConfig
 ) -> tuple[TileAttribution, NDArray[np.float64], int]:
     """Attribution of a closed form, its vector (width,), and 0 views."""
-    from gigacli.nn.closed_forms import WhitenedMean
-    from gigacli.nn.forms import form_from_bytes
+    from gigacli.nn.closed_forms import ViewWhitened, WhitenedMean
+    from gigacli.nn.forms import Vectors
     from gigacli.weights.slide_tiles import tiles_of_slides
 
-    form = form_from_bytes(embedding.aggregator, embedding.state)
-    if not isinstance(form, WhitenedMean):
+    kept = Vectors.from_bytes(embedding.aggregator, embedding.state)
+    form, join = kept.form, kept.join
+    if join is None or not isinstance(form, WhitenedMean | ViewWhitened):
         raise InvalidInput(
             f"{embedding.path} is no mean over tiles, so its tiles cannot be told apart", "choose another `embedding`"
         )
     features = embedding.store.features(embedding.config["features_name"])
     [slide] = tiles_of_slides(features, np.array([row]), augmented=False)
-    pull = attribution_of_mean(form.scores(slide, probe.weights / probe.deviation))
-    return pull, form.transform(slide).astype(np.float64), 0
+    weights = join.gradient({form.name: form.transform(slide)}, probe.weights)[form.name]
+    return attribution_of_mean(form.scores(slide, weights)), kept.transform([slide])[0].astype(np.float64), 0
 
 
 def _attribute_views(

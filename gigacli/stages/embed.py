@@ -16,7 +16,8 @@ from gigacli.config.base import options_of
 from gigacli.config.verbs import EmbedAggregator, EmbedConfig, Weights
 from gigacli.nn.closed_forms import SlideTiles, WhitenedMean
 from gigacli.nn.device import pick_device
-from gigacli.nn.forms import FORMS, Form, fit_form, form_from_bytes, form_to_bytes, width_of
+from gigacli.nn.forms import FORMS, fit_vectors, width_of
+from gigacli.nn.forms import Vectors as FormVectors
 from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
 from gigacli.nn.views import cells_of
 from gigacli.progress import SILENT, Progress, Summary
@@ -209,14 +210,14 @@ class _FittedForm:
 
     def __call__(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors (rows, width) of slides."""
-        return np.stack([self.form.transform(one) for one in tiles_of_slides(self._features, rows, augmented=False)])
+        return self.fitted.transform(tiles_of_slides(self._features, rows, augmented=False))
 
     @cached_property
-    def form(self) -> Form:
+    def fitted(self) -> FormVectors:
         """What was fitted."""
         if not self._group.state:
-            self._group.keep_state(form_to_bytes(fit_form(self._aggregator, self._slides, seed=self._seed)))
-        return form_from_bytes(self._aggregator, self._group.state)
+            self._group.keep_state(fit_vectors(self._aggregator, self._slides, seed=self._seed).to_bytes())
+        return FormVectors.from_bytes(self._aggregator, self._group.state)
 
     def _slides(self) -> Iterator[SlideTiles]:
         there = self._features.done().filled
