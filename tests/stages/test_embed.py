@@ -166,11 +166,8 @@ def test_the_whitened_mean_is_what_its_formula_says(chain):
     noise = total / rows
     values, directions = np.linalg.eigh(noise + np.trace(noise) / 256 * np.eye(256))
     root = (directions / np.sqrt(values)) @ directions.T
-    white = (every - mean) / sd @ root
-    spread_over = np.concatenate(
-        [(t[np.unique(np.linspace(0, len(t) - 1, 64).astype(int))] - mean) / sd for t in tiles]
-    )
-    scale = np.sqrt(np.square(spread_over @ root).mean())
+    some = [t[np.unique(np.linspace(0, len(t) - 1, min(len(t), 64)).astype(int))] for t in tiles]
+    scale = np.sqrt(np.square((np.concatenate(some) - mean) / sd @ root).mean())
     means = np.stack([((t - mean) / sd @ root).mean(axis=0) for t in tiles]) / scale
     centred = unit(means - means.mean(axis=0))
     wanted = unit(centred - centred.mean(axis=0))
