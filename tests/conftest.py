@@ -16,10 +16,11 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.pop("GIGA_STORE", None)
 # Stores lie in memory where there is plenty: on a disk the tests wait half of their time for its journal. They take 3
 # GB there, and each of two processes as much.
-MEMORY, FREE = Path("/dev/shm"), Path("/proc/meminfo")
+MEMORY, FREE, LIMIT = Path("/dev/shm"), Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 if MEMORY.is_dir() and FREE.is_file() and shutil.disk_usage(MEMORY).free > 6 << 30:
-    available_kib = next(int(line.split()[1]) for line in FREE.read_text().splitlines() if "MemAvailable" in line)
-    if available_kib > 14 << 20:
+    available = next(int(line.split()[1]) << 10 for line in FREE.read_text().splitlines() if "MemAvailable" in line)
+    limit = LIMIT.read_text().strip() if LIMIT.is_file() else "max"
+    if min(available, available if limit == "max" else int(limit)) > 14 << 30:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 import hypothesis  # noqa: E402 - after the environment is set

@@ -136,8 +136,12 @@ def test_the_python_of_the_readme_runs(desk, monkeypatch):
     monkeypatch.setitem(sys.modules, "gigacli", SimpleNamespace(**{v: small(v) for v in options}, **others))
     found = {}
     exec(code, found)
-    assert found["vectors"].shape == (8, 512)
-    assert {score.embedding for score in found["result"].scores} == {"giga", "mean-random-resnet18"}
+    assert found["vectors"].shape == (8, 1024)
+    assert {score.embedding for score in found["result"].scores} == {
+        "giga",
+        "mean-random-resnet18",
+        "whitened-mean-random-resnet18",
+    }
 
 
 @pytest.mark.parametrize("page", ["commands.md", "api.md"])

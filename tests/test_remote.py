@@ -20,6 +20,7 @@ from gigacli.store.groups import Model
 from gigacli.store.info import info
 from gigacli.store.store import Store
 from gigacli.store.validate import validate
+from tests.conftest import TRAIN
 from tests.helpers import run_giga
 
 GIGA = Path(sys.executable).with_name("giga")
@@ -93,7 +94,7 @@ def made(bucket, cohort, tmp_path_factory):
     giga.tile(url, csv=cohort.cohort_csv, **TILE)
     giga.pretrain_tiles(url, epochs=1, batch_size=8, queue=16, max_tiles=16, max_slides=2, workers=1)
     giga.bank(url, **BANK)
-    giga.train(url, epochs=3, batch_size=4, cache=cache)
+    giga.train(url, **TRAIN, cache=cache)
     giga.embed(url, views=5)
     assert list(cache.iterdir()) == []
     return url
@@ -110,14 +111,15 @@ def test_the_verbs_write_the_same_bytes_as_on_a_disk(made, bucket, chain, chunks
 
 
 def test_what_is_done_is_skipped(made, cohort):
-    assert giga.train(made, epochs=3, batch_size=4).skipped == 1
+    assert giga.train(made, **TRAIN).skipped == 1
     with pytest.raises(Mismatch, match="tile_px: 64 here, 128 asked for"):
         giga.tile(made, csv=cohort.cohort_csv, tile_px=128)
 
 
 def test_reading(made, cohort):
     result = giga.probe(made, cohort.labels_csv)
-    assert {row.embedding for row in result.scores} == {"giga", "mean-random-resnet18"}
+    names = {row.embedding for row in result.scores}
+    assert names == {"giga", "mean-random-resnet18", "whitened-mean-random-resnet18"}
     found = info(made)
     assert {g.path: (g.done, g.total) for g in found.groups}["embeddings/giga"] == (8, 8)
     assert found.next == f"giga probe {made} --labels labels.csv"

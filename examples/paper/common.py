@@ -132,7 +132,8 @@ class Run:
             left_out = [note for note in result.notes if "have no label or vector" in note]
             for warning in [*left_out, *result.warnings]:
                 print(f"{TASKS[task]}, {budget}: {warning}", file=sys.stderr)
-            _write(kept, json.dumps([asdict(row) for row in result.scores], indent=1))
+            rows = [asdict(row) for row in result.scores if not row.embedding.startswith("whitened-mean")]  # not theirs
+            _write(kept, json.dumps(rows, indent=1))
         return [ProbeRow(**row) for row in json.loads(kept.read_text())]
 
     def write(self, name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:

@@ -220,7 +220,9 @@ class TrainConfig(Config):
         "slides", "What is evened out: how the tiles of a slide differ, or how the augmentations of a tile do."
     )
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
-    join: bool = option(True, "Keep a closed form beside the encoder, whose vectors `embed` joins with it (paper: no).")
+    join: bool = option(
+        True, "Keep a closed form beside the encoder, whose vectors giga embed joins with it (paper: no)."
+    )
     preset: Preset = run_option(
         "default",
         "Settings of what is not given; paper: the paper's, and its authors' code's where it is silent.",

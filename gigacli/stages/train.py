@@ -215,10 +215,11 @@ def _plain(source: Bank | Features, views: MappedBank | MappedFeatures, config: 
             )
         return source
     features = source.store.features(source.name)
-    if config.standardise and not (features.found and features.done().filled[views.rows].all()):
+    if (config.standardise or config.join) and not (features.found and features.done().filled[views.rows].all()):
         raise NotFound(
-            f"{source.store.url} lacks un-augmented features of slides of {source.path}, which standardise them",
-            f"run: giga bank {source.store.url} --name {source.name}, or set `standardise=False`",
+            f"{source.store.url} lacks un-augmented features of slides of {source.path}, which standardise them and "
+            "make what vectors are joined with",
+            f"run: giga bank {source.store.url} --name {source.name}, or set `standardise=False` and `join=False`",
         )
     return features
 

@@ -81,10 +81,11 @@ def test_a_mask_that_was_edited_in_its_place(masked):
     groups = {group.path: group for group in info(store).groups}
     assert {path: group.done for path, group in groups.items() if path != f"encoders/{NAME}"} == {
         "tiles": 4, f"features/{NAME}": 3, f"banks/{NAME}": 3, "models/giga": 1, "embeddings/giga": 3,
-        f"embeddings/mean-{NAME}": 3,
+        f"embeddings/mean-{NAME}": 3, f"embeddings/whitened-mean-{NAME}": 3,
     }  # fmt: skip
     stale = [path for path, group in groups.items() if group.stale]
-    assert stale == [f"features/{NAME}", f"banks/{NAME}", "models/giga", "embeddings/giga", f"embeddings/mean-{NAME}"]
+    rivals = [f"embeddings/{kind}-{NAME}" for kind in ("mean", "whitened-mean")]
+    assert stale == [f"features/{NAME}", f"banks/{NAME}", "models/giga", "embeddings/giga", *rivals]
     assert "RECIPE-5" in rules(store)
     assert "embeddings/giga is stale" in run_giga("info", store, check=True).stdout
     made = giga.bank(store, **BANK)

@@ -220,7 +220,8 @@ def test_replacing_makes_what_was_trained_on_it_stale(tmp_path, features):
     assert made.done == 8
     assert giga.open(path).features("uni_v1").read(0)[0].tolist() == [1.0] * 16
     assert {(p.rule, p.path) for p in validate(path).problems} == {
-        ("RECIPE-3", name) for name in ("models/giga", "embeddings/giga", "embeddings/mean-uni_v1")
+        ("RECIPE-3", name)
+        for name in ("models/giga", "embeddings/giga", "embeddings/mean-uni_v1", "embeddings/whitened-mean-uni_v1")
     }
     with pytest.raises(Mismatch, match="trained on other features/uni_v1"):
         giga.embed(path)

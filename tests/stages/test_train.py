@@ -18,8 +18,8 @@ from gigacli.nn import loop
 from tests.helpers import Recorder, launch
 
 SPEC = Path(__file__).parents[2] / "spec"
-OPTIONS = {"epochs": 3, "batch_size": 4}
-SMALL = {"aggregator": "mlp"}
+OPTIONS = {"epochs": 3, "batch_size": 4, "join": False}
+SMALL = {"aggregator": "mlp", "join": False}
 """A network of two layers, where it is not the network that counts."""
 
 
@@ -165,7 +165,7 @@ def test_a_bank_without_its_plain_features_says_how_to_go_on(store_at):
     giga.Store.open(path, write=True).features("random-resnet18").take_back([3])
     with pytest.raises(NotFound, match="lacks un-augmented features") as caught:
         giga.train(path, epochs=1, **SMALL)
-    assert "`standardise=False`" in caught.value.hint
+    assert "`standardise=False` and `join=False`" in caught.value.hint
     assert giga.train(path, epochs=1, **SMALL, standardise=False).done == 1
 
 
@@ -195,7 +195,7 @@ def test_a_model_that_learns_nothing_says_so_in_words(store_at):
 @pytest.mark.slow
 def test_the_best_epoch_is_kept_and_can_be_embedded(store_at):
     path = store_at("bank")
-    giga.train(path, epochs=6, batch_size=8, precision="fp32")
+    giga.train(path, epochs=6, batch_size=8, precision="fp32", join=False)
     model = giga.open(path).model("giga")
     loss = model.history("loss")
     best, last = model.weights(best=True), model.weights()
@@ -248,7 +248,7 @@ def test_another_aggregator_does_not_follow_the_length_of_the_first():
 
 @pytest.mark.slow
 def test_a_transformer_is_trained_its_own_way_resumed_and_embedded(store_at, tmp_path, monkeypatch):
-    options = {"aggregator": "transformer", "epochs": 3, "precision": "fp32"}
+    options = {"aggregator": "transformer", "epochs": 3, "precision": "fp32", "join": False}
     path, other = store_at("bank"), store_at("bank", "two.zarr")
     giga.train(path, **options)
     config = giga.open(path).model("giga").config
