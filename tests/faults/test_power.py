@@ -34,7 +34,7 @@ RUNS = {
 }
 """Runs: the verb, the stage of the store it starts from, and what its command line says beside what it always says."""
 
-LONG = ("bank, other draws", "train, other weights", "embed, other views")
+LONG = ("bank, other draws", "train, other weights", "embed, other views", "pretrain-tiles")
 """Those that only the long form makes, for the time they take."""
 
 QUICK = "import"
