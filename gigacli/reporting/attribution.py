@@ -165,7 +165,7 @@ def _attribute_views(
     vectors = np.concatenate(parts)  # (R, width)
     length = np.linalg.norm(vectors.mean(axis=0))
     mean = vectors.mean(axis=0) / length
-    joined = choice.joined if made.get("join") else None
+    joined = choice.joined if "blocks" in made else None
     if joined is None:
         return attribution_from_views(vectors @ probe.weights / length, views, len(tiles)), mean, len(views)
     [slide] = tiles_of_slides(features, np.array([row]), augmented=False)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gigacli.config.base import options_of
 from gigacli.config.verbs import EmbedAggregator, EmbedConfig, Weights
+from gigacli.errors import InvalidInput
 from gigacli.nn.closed_forms import SlideTiles, WhitenedMean
 from gigacli.nn.device import pick_device
 from gigacli.nn.forms import FORMS, fit_vectors, width_of
@@ -41,7 +42,7 @@ class EmbedSummary(Summary):
         without_tiles: Slides that have no tiles and so no vector, which is a result.
         width: Values per vector.
         baseline: Name of the mean of tiles written beside it.
-        whitened: Name of the whitened mean of tiles written beside it, "" where that cannot be made.
+        whitened: Name of the whitened mean of tiles written beside it, "" where only a mean was asked for.
         warning: What could not be checked, in words; "" where nothing is left open.
     """
 
@@ -162,7 +163,14 @@ def work(plan: Plan, progress: Progress) -> int:
         progress.start(f"embedding {one.group.name}", ready, done=ready - len(todo))
         for block in (todo[i : i + BLOCK] for i in range(0, len(todo), BLOCK)):
             filled, empty = block[tiles.filled[block]], block[~tiles.filled[block]]
-            one.group.write(filled, one.make(filled) if len(filled) else None, empty=empty)
+            try:
+                vectors = one.make(filled) if len(filled) else None
+            except InvalidInput as error:
+                if one is not plan.whitened or one is plan.vectors:
+                    raise
+                progress.say(f"{one.group.name} cannot be made, and is no rival: {error.message}")
+                break
+            one.group.write(filled, vectors, empty=empty)
             progress.advance(len(block))
             written += len(filled)
     return written
@@ -252,7 +260,7 @@ def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choic
     features = store.features(choice.features)
     joined = choice.joined if config.join else None
     width = joined.width if joined is not None else choice.width
-    made = {**choice.config, "tiles": choice.tiles, **config.recipe(), "join": joined is not None}
+    made = {**choice.config, "tiles": choice.tiles, **config.recipe()}
     if joined is not None:
         made["blocks"] = {name: list(ends) for name, ends in joined.join.columns().items()}
     recipe = Recipe("embed", made, {features.input_name: features.fingerprint, "model": choice.identity})

@@ -178,8 +178,7 @@ def begin(plan: Plan, progress: Progress) -> Store:
     store = plan.known if plan.known is not None else Store.create(plan.url, sync=config.sync)
     if config.shard is not None:
         if config.redo:
-            for row in plan.rows(store):
-                store.tiles.take_back([row])
+            store.tiles.take_back(plan.rows(store))
         return store
     before = store.slides
     # tiles of other pixels go before the table says so: a kill in between must not leave them behind; what was made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,6 +65,12 @@ class Embedding(SlideGroup):
         if counts is not None:
             return np.where(counts > 0, 1, 0)
         return np.where(np.isfinite(self.read()).all(axis=1), 1, 0)
+
+    def _flags(self) -> str:
+        made = {"--model": self.config.get("model"), "--features": self.config.get("features_name")}
+        source = "--model" if made["--model"] else "--features"
+        chosen = f" {source} {shlex.quote(str(made[source]))}" if made[source] else ""
+        return f"{chosen} --aggregator {self.aggregator}{super()._flags()}"
 
     def _from_tiles(self) -> bool:
         return bool(self.recipe.inputs)

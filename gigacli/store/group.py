@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,8 +96,12 @@ class Group:
         """
         reasons = self.stale if reasons is None else reasons
         if reasons:
-            again = f"make it again: giga {WRITTEN_BY[self.kind]} {self.store.url} --redo"
-            raise Mismatch(f"{self.path} is stale: {'; '.join(reasons)}", f"{again}{unless}")
+            again = f"giga {WRITTEN_BY[self.kind]} {shlex.quote(self.store.url)}{self._flags()} --redo"
+            raise Mismatch(f"{self.path} is stale: {'; '.join(reasons)}", f"make it again: {again}{unless}")
+
+    def _flags(self) -> str:
+        """The flags with which its verb makes it, and no other of its kind."""
+        return f" --name {shlex.quote(self.name)}" if self.name else ""
 
     def _check_ids(self) -> None:
         """Refuse rows that belong to other slides than those of the table.

@@ -32,6 +32,7 @@ from gigacli.weights.joined import Joined, split_weights
 PAPER_TILES = 5
 """T of the paper, for the authors' checkpoints: they do not name theirs in a form that could be relied on."""
 
+BEST_ALONE = "the closed form is kept with the weights of the last epoch: these vectors are the encoder's alone"
 MPP_TOLERANCE = 0.01  # relative difference of resolutions that count as the same: tools round what scanners state
 
 
@@ -106,6 +107,7 @@ def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelC
         tiles=trained.config["tiles"],
         encode=method.vectors,
         joined=joined if config.aggregator == "model" else None,
+        note=BEST_ALONE if config.weights == "best" and trained.config.get("join") and config.join else "",
     )
 
 

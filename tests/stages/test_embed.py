@@ -1,6 +1,7 @@
 """giga embed: one vector per slide."""
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -248,3 +249,29 @@ def test_the_tiles_of_a_joined_vector_are_told_apart(joined_store, cohort, tmp_p
     summary = giga.tile_map(joined_store, slide, cohort.labels_csv, target="label", out=tmp_path, views=20)
     assert summary.similarity > 0.8
     assert summary.views > 0
+
+
+def test_a_redo_joins_where_the_model_now_can(store_at):
+    """What a model had nothing to join with is no choice of the user's, and is not followed."""
+    path = store_at("embed")
+    assert "blocks" not in giga.open(path).embedding("giga").config
+    giga.train(path, epochs=3, batch_size=4, join=True, redo=True)
+    assert giga.embed(path, redo=True).width == 1024
+    giga.embed(path, join=False, redo=True)
+    assert giga.embed(path, redo=True).width == 512  # said once, kept
+
+
+def test_a_rival_that_cannot_be_made_is_said_and_stands_in_no_ones_way(store_at):
+    """One tile a slide and no bank: tiles of a slide do not differ, so there is nothing to even out."""
+    path = store_at("train")
+    store, said = giga.open(path, write=True), []
+    store.bank("random-resnet18").discard()
+    store.model("giga").discard()
+    for row in range(8):
+        store.tiles.write(row, store.tiles.coords(row)[:1], None)
+        store.features("random-resnet18").write(row, np.full((1, 256), row, dtype=np.float16))
+    progress = SimpleNamespace(say=said.append, start=lambda *_, **__: None, advance=lambda *_, **__: None)
+    giga.embed(path, aggregator="mean")
+    with pytest.raises(InvalidInput, match="nothing to even out"):
+        giga.embed(path, aggregator="mean-std", progress=progress)
+    assert any("whitened-mean-random-resnet18 cannot be made, and is no rival" in text for text in said)
