@@ -27,7 +27,6 @@ ClosedForm = Literal["whitened-mean", "mean-std", "view-whitened", "gmm", "arran
 EmbedAggregator = Literal[
     "model", "mean", "random-init", "whitened-mean", "mean-std", "view-whitened", "gmm", "arrangement"
 ]
-Weights = Literal["last", "best"]
 Method = Literal["linear", "abmil"]
 Level = Literal["slide", "patient"]
 Group = Literal["patient", "none"]
@@ -219,6 +218,11 @@ class TrainConfig(Config):
     whitening: Whitening = option(
         "slides", "What is evened out: how the tiles of a slide differ, or how the augmentations of a tile do."
     )
+    seeds: int = option(
+        1,
+        "Encoders to train side by side, of this seed and those after it; their vectors stand side by side.",
+        (1, 100),
+    )
     slide_aug: bool = option(True, "Flip, rotate and scale the coordinates of every view (paper, step 4).")
     join: bool = option(
         True, "Keep a closed form beside the encoder, whose vectors giga embed joins with it (paper: no)."
@@ -307,7 +311,6 @@ class EmbedConfig(Config):
         "The model; the slide encoder at its random start; or a closed form, which needs no training: the mean of all "
         "tiles, and the others after the features were whitened.",
     )
-    weights: Weights = option("last", "Of the last epoch, or of the one with the lowest loss.")
     join: bool = option(True, "Put the closed form that a model keeps beside the encoder's vectors, where it has one.")
     name: str | None = run_option(None, "Name of the embedding; default: the model's.")
     device: str = run_option("auto", DEVICE)

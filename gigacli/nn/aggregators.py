@@ -15,7 +15,7 @@ AGGREGATORS = ("sparse-resnet", "transformer", "attention", "mlp")
 
 def make_aggregator(
     name: str, width_in: int, *, generator: Generator, blocks: int = 2, stride: int = 2, sparse_backend: str = "auto"
-) -> SlideEncoder | DistanceTransformer | GatedAttention | MeanMLP:
+) -> Aggregator:
     """The aggregator `name` of :data:`AGGREGATORS`, with weights from `generator`.
 
     Raises:
@@ -81,3 +81,6 @@ class MeanMLP(nn.Module):
         check_width(batch, self.width_in)
         vectors: Tensor = self.last(torch.relu(self.norm(self.hidden(batch.features.mean(dim=1)))))
         return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+
+
+Aggregator = SlideEncoder | DistanceTransformer | GatedAttention | MeanMLP

@@ -59,7 +59,8 @@ class Step:
     examples: int  # slides or tiles in the batch of all processes
     # (2n, c) vectors of this process's first views, then of their second views; the health is read from them
     vectors: Tensor | None = None
-    # further scalars of the batch of all processes by name, the same names in every step; an epoch keeps their means
+    # further scalars of the batch of all processes by name, the same names in every step; an epoch keeps their means.
+    # One named loss is what is said in place of the loss that is minimised
     figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -80,8 +81,6 @@ class Training(Generic[B]):
     precision: str = "fp32"  # ``bf16`` (autocast around ``step``) or ``fp32``
     # measurements after every epoch, by name; every process measures
     scores: Mapping[str, Callable[[], float]] = field(default_factory=dict)
-    # receives the state of ``module`` after the epoch with the lowest loss; before the checkpoint
-    save_best: Callable[[Mapping[str, Tensor]], None] | None = None
     # receives every epoch's number and figures by name
     record: Callable[[int, Mapping[str, float]], None] | None = None
     processes: Processes = ALONE  # the processes that train together; only the first one saves and records
@@ -125,12 +124,10 @@ class _Saver:
         """Whether it is time for a checkpoint."""
         return time.monotonic() - self._saved > CHECKPOINT_SECONDS + self._took / CHECKPOINT_SHARE
 
-    def __call__(self, state: State, best: Mapping[str, Tensor] | None) -> None:
+    def __call__(self, state: State) -> None:
         """Write a checkpoint, if this is the process that writes."""
         began = time.monotonic()
         if self._training.processes.first:
-            if self._training.save_best and best is not None:
-                self._training.save_best(best)
             self._training.save(
                 to_bytes(self._training.module, self._training.optimizer, state, epochs=self._training.epochs),
                 state.history,
@@ -167,15 +164,11 @@ def _duration(seconds: float) -> str:
 
 def _epochs(training: Training[Any], data: _Prefetch[Any], state: State, progress: Progress) -> None:
     """Train from where the state is to the end."""
-    best: dict[str, Tensor] | None = None
     warnings = _Warnings(progress, training.epochs)
     save, price = _Saver(training), _Price(training, progress)
     history = state.history
     for epoch in range(state.epoch, training.epochs):
-        figures = _epoch(training, data, state, save, best, progress, price)
-        lowest = figures["loss"] < min(history.get("loss", []), default=math.inf)
-        if lowest and training.save_best and training.processes.first:
-            best = {k: v.detach().clone() for k, v in training.module.state_dict().items()}
+        figures = _epoch(training, data, state, save, progress, price)
         for name in dict.fromkeys([*history, *figures]):  # a score may have been asked for by another run only
             history.setdefault(name, [math.nan] * epoch).append(figures.get(name, math.nan))
         if training.record and training.processes.first:
@@ -183,8 +176,7 @@ def _epochs(training: Training[Any], data: _Prefetch[Any], state: State, progres
         warnings.hear(training_warning(history, epochs=training.epochs), epoch + 1, _note(figures))
         progress.advance(note=_note(figures))
         if epoch + 1 == training.epochs or save.due:
-            save(state, best)
-            best = None
+            save(state)
 
 
 def _epoch(
@@ -192,7 +184,6 @@ def _epoch(
     data: _Prefetch[Any],
     state: State,
     save: _Saver,
-    best: Mapping[str, Tensor] | None,
     progress: Progress,
     price: _Price,
 ) -> dict[str, float]:
@@ -217,7 +208,7 @@ def _epoch(
             # A checkpoint has one size, so the first one already holds every name an epoch will add to the history.
             for name in _names(training, step):
                 state.history.setdefault(name, [math.nan] * epoch)
-            save(state, best)
+            save(state)
     figures = {name: float(value) / sums.steps for name, value in sums.figures.items()}
     _check_finite(figures["loss"], epoch)
     sums.seconds = time.monotonic() - began  # again: reading the sums has made a GPU finish

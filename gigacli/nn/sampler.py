@@ -7,7 +7,8 @@ any number of processes see the same views; each process gathers its part.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from copy import copy
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -84,6 +85,12 @@ class Sampler:
         room, size = _room(device), bank.vectors.nbytes
         self._on_device = _upload(bank.vectors, device) if size < room else None
         self.note = _whereabouts(device, size, room)
+
+    def of_seed(self, seed: int) -> Self:
+        """The same with another seed; what lies on a device is shared."""
+        other = copy(self)
+        other.seed = seed
+        return other
 
     def __call__(self, epoch: int, start: int = 0) -> Iterator[ViewBatch]:
         """The batches of an epoch from step `start` on."""

@@ -149,9 +149,7 @@ def _attribute_views(
             f"{embedding.path} was not made by a slide encoder of this store, so its tiles cannot be told apart",
             "choose another `embedding`",
         )
-    kept: dict[str, Any] = {
-        key: made[key] for key in ("aggregator", "weights", "views", "seed", "model", "join") if key in made
-    }
+    kept: dict[str, Any] = {key: made[key] for key in ("aggregator", "views", "seed", "model", "join") if key in made}
     choice = choose_model(store, EmbedConfig.of({**kept, "features": made.get("features_name")}), device)
     features = store.features(choice.features)
     positions, tiles = TilePositions(store.tiles.grids(np.array([row]))), features.read(row)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from gigacli.config.base import options_of
-from gigacli.config.verbs import EmbedAggregator, EmbedConfig, Weights
+from gigacli.config.verbs import EmbedAggregator, EmbedConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn.closed_forms import SlideTiles, WhitenedMean
 from gigacli.nn.device import pick_device
@@ -63,7 +63,6 @@ def embed(
     features: str | None = None,
     views: int = 50,
     aggregator: EmbedAggregator = "model",
-    weights: Weights = "last",
     join: bool = True,
     name: str | None = None,
     device: str = "auto",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save as save_safetensors
 
 from gigacli.cohort.exclusion import left_out
 from gigacli.config.base import fingerprint, options_of
@@ -16,25 +15,20 @@ from gigacli.errors import InvalidInput, NotFound
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.distributed import Processes
-from gigacli.nn.giga import GigaSSL
+from gigacli.nn.giga import GigaSSL, seeds_of
 from gigacli.nn.health import training_warning
 from gigacli.nn.sampler import Sampler, steps_per_epoch
-from gigacli.nn.slide_encoder import SlideEncoder
 from gigacli.nn.sparse_spconv import check_spconv_trains
 from gigacli.nn.tensorboard import TensorBoardLog
-from gigacli.nn.tile_encoder import weights_to_bytes
 from gigacli.nn.views import TilePositions
-from gigacli.nn.whitening import FeatureSpace, augmentation_covariance, slide_covariance, spread_of, whitening_matrix
 from gigacli.progress import SILENT, Progress, TrainingSummary
-from gigacli.randomness import keyed_seed
 from gigacli.store.bank import Bank, pick_bank
 from gigacli.store.features import Features
 from gigacli.store.mapped import MappedBank, MappedFeatures
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
-from gigacli.store.trained import Encoder, Model
-from gigacli.weights.joined import fit_joined
-from gigacli.weights.resnet18 import resnet18_from_bytes
+from gigacli.store.trained import Model
+from gigacli.weights.slide_training import Material, initial_method, learnt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +64,7 @@ def train(
     standardise: bool = True,
     whiten: bool = True,
     whitening: Whitening = "slides",
+    seeds: int = 1,
     slide_aug: bool = True,
     join: bool = True,
     preset: Preset = "default",
@@ -105,6 +100,7 @@ def train(
         processes.wait()  # all have looked before the first one writes
         if plan.model.complete and not config.redo:
             _ = plan.model.usable
+            processes.once(plan.model.drop_checkpoint)
             return summary(plan, plan.model.histories(), started, resumed_at=plan.epochs)
         if plan.lacking:
             progress.say(plan.lacking)
@@ -113,7 +109,7 @@ def train(
         with TensorBoardLog(config.log_dir if processes.first else None) as log:
             if plan.missing:
                 progress.say(plan.missing)
-            method, origin = _initial_method(plan, progress)
+            method, origin = initial_method(plan.material, progress)
             checkpoint = processes.once(lambda: begin(plan))
             history = work(plan, method, checkpoint, log, progress)
     return summary(plan, history, started, resumed_at=loop.epoch_of(checkpoint), origin=origin)
@@ -123,16 +119,28 @@ def train(
 class Plan:
     """Everything that is found and checked before anything is computed."""
 
-    config: TrainConfig  # the options, what was left out as an earlier run had it
-    source: Bank | Features  # the bank, or the imported features that stand in for one
-    views: MappedBank | MappedFeatures  # its slides to train on, mapped into memory
-    features: Features  # of the same tiles, without augmentation
+    material: Material  # the options and what is trained on
     excluded: int
     missing: str  # what was to be left out and is not there, in words
     recipe: Recipe
     model: Model
     processes: Processes
     device: torch.device
+
+    @property
+    def config(self) -> TrainConfig:
+        """The options; what was left out is as an earlier run had it."""
+        return self.material.config
+
+    @property
+    def source(self) -> Bank | Features:
+        """The bank, or the imported features that stand in for one."""
+        return self.material.source
+
+    @property
+    def views(self) -> MappedBank | MappedFeatures:
+        """Its slides to train on, mapped into memory."""
+        return self.material.views
 
     @property
     def lacking(self) -> str:
@@ -192,10 +200,7 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
     recipe = Recipe("train", settings, {source.input_name: source.fingerprint})
     model.check(recipe, redo=config.redo)
     return Plan(
-        config=config,
-        source=source,
-        views=views,
-        features=features,
+        material=Material(config, source, views, features),
         excluded=len(ids),
         missing=missing,
         recipe=recipe,
@@ -238,7 +243,7 @@ def work(
     method.to(plan.device)
     distributed.synchronise(method, plan.processes)
     method.processes = plan.processes
-    sampler = Sampler(
+    first = Sampler(
         views,
         TilePositions(views.grids()),
         tiles=config.tiles,
@@ -249,42 +254,27 @@ def work(
         device=plan.device,
         part=plan.processes.part,
     )
-    if sampler.note:
-        progress.say(sampler.note)
+    if first.note:
+        progress.say(first.note)
+    samplers = [first, *(first.of_seed(seed) for seed in seeds_of(config.seed, config.seeds)[1:])]
 
     training = loop.Training(
         module=method,
         optimizer=torch.optim.Adam(method.parameters(), lr=config.lr, weight_decay=regime.weight_decay, fused=True),
         schedule=loop.Schedule(config.lr, max(1, int(config.warmup * total)), total),
         epochs=plan.epochs,
-        batches=sampler,
+        batches=lambda epoch, start: zip(*(sampler(epoch, start) for sampler in samplers), strict=True),
         step=method,
         precision=plan.recipe.config["precision"],
         save=lambda checkpoint, history: model.save(checkpoint, history, epochs=plan.epochs),
-        save_best=lambda state: model.save_best(save_safetensors({k: v.cpu().contiguous() for k, v in state.items()})),
         record=log,
         processes=plan.processes,
     )
     history = loop.run(training, progress, checkpoint=checkpoint)
-    plan.processes.once(lambda: model.finish(_learnt(plan, method, progress), history))
-    return history
-
-
-def _learnt(plan: Plan, method: GigaSSL, progress: Progress) -> bytes:
-    """The weights, and beside them what joins their vectors with a closed form."""
-    if not plan.config.join:
-        return weights_to_bytes(method)
-    progress.say("fitting the closed form that the encoder's vectors are joined with")
-    joined = fit_joined(
-        method.eval().vectors,
-        plan.features,
-        plan.source if isinstance(plan.source, Bank) else None,
-        plan.views.rows,
-        tiles=plan.config.tiles,
-        seed=plan.config.seed,
-        device=plan.device,
+    plan.processes.once(
+        lambda: model.finish(learnt(plan.material, method, device=plan.device, progress=progress), history)
     )
-    return weights_to_bytes(method, beside=joined.state())
+    return history
 
 
 def summary(
@@ -309,50 +299,3 @@ def summary(
         warning="; ".join(text for text in (warning, plan.unseen) if text),
         seconds=time.monotonic() - started,
     )
-
-
-def _initial_method(plan: Plan, progress: Progress) -> tuple[GigaSSL, str]:
-    """Make the networks as they are before the first step; says where the slide encoder's weights come from."""
-    config, views = plan.config, plan.views
-    views.load(cache=config.cache, progress=progress)
-    method = GigaSSL.of_recipe(
-        views.width, config.recipe(), seed=keyed_seed(config.seed, "train"), sparse_backend=config.sparse_backend
-    )
-    method.enter(_feature_space(plan))
-    origin = _load_layer4(method, plan.model.store.encoder(plan.source.config["encoder"]))
-    progress.say(f"slide encoder starts from {origin}")
-    if isinstance(plan.source, Features):
-        progress.say(f"{plan.source.path} were imported: all tiles of a slide are its one augmentation")
-    return method, origin
-
-
-def _feature_space(plan: Plan) -> FeatureSpace:
-    """What features are brought into before the encoder: plain tiles say the standard, augmented ones the whitening."""
-    config, views = plan.config, plan.views
-    spread = spread_of(map(plan.features.read, views.rows.tolist())) if config.standardise else None
-    standard = spread.standard if spread is not None else None
-    if not config.whiten:
-        return FeatureSpace(standard, None)
-    if config.whitening == "augmentations" and isinstance(views, MappedBank):
-        noise = augmentation_covariance(zip(views.slides(), views.tile, strict=True), standard)
-    else:
-        noise = slide_covariance(views.slides(), standard)
-    return FeatureSpace(standard, whitening_matrix(noise, spread))
-
-
-def _load_layer4(method: GigaSSL, encoder: Encoder) -> str:
-    """Start from the tile encoder's layer4 where there is one that fits (paper: the second part of one ResNet18)."""
-    if not encoder.has("weights"):
-        return "random weights (the store holds no tile encoder)"
-    if not isinstance(method.encoder, SlideEncoder):
-        return "random weights (this aggregator is no part of a ResNet18)"
-    network = resnet18_from_bytes(encoder.weights(), trunk=True)
-    if network.layer4 is None:
-        return f"random weights (encoder {encoder.name!r} stops at layer3)"
-    if len(network.layer4) != len(method.encoder.blocks):
-        return (
-            f"random weights (layer4 of encoder {encoder.name!r} has {len(network.layer4)} blocks, "
-            f"the slide encoder {len(method.encoder.blocks)})"
-        )
-    method.encoder.load_layer4(network.state_dict())
-    return f"layer4 of encoder {encoder.name!r}"

@@ -33,7 +33,6 @@ MOST = {
     "epoch": 2**20,
     "byte": MOST_FILE_BYTES,
     "checkpoint_byte": MOST_FILE_BYTES,
-    "best_byte": MOST_FILE_BYTES,
 }
 """The longest that a dimension may be."""
 

@@ -84,7 +84,6 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec("models/*/weights", ("byte",), "uint8", 0, "all", compressed=False, required=False),
     ArraySpec("models/*/trained_on", ("slide",), "int64", NOT_DONE, "table", required=False, whole=True),
     ArraySpec("models/*/checkpoint", ("checkpoint_byte",), "uint8", 0, "all", compressed=False, required=False),
-    ArraySpec("models/*/best", ("best_byte",), "uint8", 0, "all", compressed=False, required=False),
     ArraySpec("models/*/history/*", ("epoch",), "float32", NAN, "all", required=False, whole=True),
     ArraySpec("models/*/done", (), "int32", NOT_DONE, "all", compressed=False),
     ArraySpec("embeddings/*/vectors", ("slide", "feature"), "float32", NAN, "table"),

@@ -15,20 +15,20 @@ def replaced(recipe: Recipe, attributes: Attributes) -> Iterator[str]:
     """Say which inputs of a recipe were replaced after it was followed; those that are not there are left out."""
     for key, used in recipe.inputs.items():
         source = input_group(recipe.config, key, attributes)
-        found = state(source, recipe.config, key, attributes) if source is not None else None
+        found = state(source, key, attributes) if source is not None else None
         if found not in (None, used):
             yield f"made from {source} {used}, which is now {found}"
 
 
-def state(path: str, config: dict[str, Any], key: str, attributes: Attributes) -> str | None:
+def state(path: str, key: str, attributes: Attributes) -> str | None:
     """What a recipe made from a group states of it now: a hash of its weights, else of its recipe; None without it."""
     giga = attributes(path)
     recipe = giga.get("recipe")
     if not isinstance(recipe, dict):
         return None
     if key in ("encoder", "model"):
-        files = giga.get("sha256", {})
-        return files.get("best" if config.get("weights") == "best" else "weights")
+        weights = giga.get("sha256", {}).get("weights")
+        return str(weights) if weights is not None else None
     return Recipe(**recipe).fingerprint
 
 

@@ -278,10 +278,14 @@ class Store:
         """Store a file (weights, a checkpoint) byte for byte, in one chunk: it is replaced as a whole or not at all."""
         array = self.root.get(path)
         if array is not None and array.chunks != (len(data),):
-            del self.root[f"{path}/c"]  # first, so that a kill leaves no chunk without its array
-            self.settle()
-            del self.root[path]
+            self.delete_bytes(path)
         self.ensure_array(path, (len(data),))[:] = np.frombuffer(data, dtype=np.uint8)
+
+    def delete_bytes(self, path: str) -> None:
+        """Delete a file stored by :meth:`write_bytes`."""
+        del self.root[f"{path}/c"]  # first, so that a kill leaves no chunk without its array
+        self.settle()
+        del self.root[path]
 
     def has_bytes(self, path: str) -> bool:
         """Whether the bytes of a file are there, and not its array alone: a kill may come between the two."""

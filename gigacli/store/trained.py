@@ -51,22 +51,28 @@ class TrainedGroup(Group):
         Epochs still to come, of `epochs` in all, are NaN in the store.
         """
         self._keep_history(history, epochs)
-        self.store.settle()  # the best weights so far, too, which the checkpoint tells from later ones
+        self.store.settle()
         self.store.write_bytes(f"{self.path}/checkpoint", checkpoint)
         self.store.settle()
 
     def finish(self, weights: bytes, history: Mapping[str, Sequence[float]]) -> None:
-        """Keep the result; what says "done" is written last."""
+        """Keep the result; what says "done" is written last, and what only an unfinished training needs then goes."""
         self._keep_history(history, len(next(iter(history.values()))))
         self._keep_weights(weights)
+        self.drop_checkpoint()
+
+    def drop_checkpoint(self) -> None:
+        """Delete the state of the optimizer, which is twice the size of the weights, where a kill left it behind."""
+        if self.has("checkpoint"):
+            self.store.delete_bytes(f"{self.path}/checkpoint")
 
     def _keep_weights(self, weights: bytes) -> None:
         if weights:
             self.store.write_bytes(f"{self.path}/weights", weights)
-        files = {name: self.store.read_bytes(f"{self.path}/{name}") for name in ("weights", "best") if self.has(name)}
-        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if data}
+        kept = self.store.read_bytes(f"{self.path}/weights") if self.has("weights") else b""
+        sha256 = hashlib.sha256(kept).hexdigest() if kept else self.config["weights_sha256"]
         node = self.store.root[self.path]
-        node.attrs["giga"] = {**self.attributes, "sha256": hashes or {"weights": self.config["weights_sha256"]}}
+        node.attrs["giga"] = {**self.attributes, "sha256": {"weights": sha256}}
         self.store.settle()
         self.array("done")[...] = 1
         self.store.settle()
@@ -123,9 +129,10 @@ class TrainedGroup(Group):
         said = f"trained on {changed} slides that have other tiles, masks or files now"
         return [*super().stale, *([said] if changed else [])]
 
-    def sha256(self, *, best: bool = False) -> str:
+    @property
+    def sha256(self) -> str:
         """Hash of the weights of what is finished."""
-        return str(self.attributes["sha256"]["best" if best else "weights"])
+        return str(self.attributes["sha256"]["weights"])
 
     def _identities_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """(slide) identities of these rows that are tiled, -1 of all others."""
@@ -160,9 +167,9 @@ class TrainedGroup(Group):
         known = np.concatenate([read_table(array, bound), np.asarray(array[bound:n])])
         return known if (known != NOT_DONE).any() else None
 
-    def weights(self, *, best: bool = False) -> bytes:
-        """The safetensors file of the last epoch, or of the one with the lowest loss."""
-        return self.store.read_bytes(f"{self.path}/{'best' if best else 'weights'}")
+    def weights(self) -> bytes:
+        """The safetensors file of the last epoch."""
+        return self.store.read_bytes(f"{self.path}/weights")
 
     def history(self, name: str) -> NDArray[np.float32] | None:
         """One value per epoch; None where there is no such figure."""
@@ -192,10 +199,6 @@ class Model(TrainedGroup):
     """A slide encoder."""
 
     kind, input_name = "models", "model"
-
-    def save_best(self, weights: bytes) -> None:
-        """Replace the weights after the best epoch so far, as a whole or not at all."""
-        self.store.write_bytes(f"{self.path}/best", weights)
 
     @property
     def source(self) -> Bank | Features:

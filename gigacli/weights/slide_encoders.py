@@ -18,10 +18,9 @@ from safetensors.torch import load as load_safetensors
 from gigacli.config.base import NAME_PATTERN
 from gigacli.config.verbs import EmbedConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.nn.giga import GigaSSL
+from gigacli.nn.giga import GigaSSL, is_of_encoder
 from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX
 from gigacli.nn.views import ViewBatch
-from gigacli.randomness import keyed_seed
 from gigacli.store.groups import Features, Model
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
@@ -32,7 +31,6 @@ from gigacli.weights.joined import Joined, split_weights
 PAPER_TILES = 5
 """T of the paper, for the authors' checkpoints: they do not name theirs in a form that could be relied on."""
 
-BEST_ALONE = "the closed form is kept with the weights of the last epoch: these vectors are the encoder's alone"
 MPP_TOLERANCE = 0.01  # relative difference of resolutions that count as the same: tools round what scanners state
 
 
@@ -84,8 +82,6 @@ def choose_model(store: Store, config: EmbedConfig, device: torch.device) -> Mod
     if config.model is None or config.model in store.names(Model):
         return _of_store(store.model(name), config, device)
     path = Path(config.model)
-    if config.weights == "best":
-        raise InvalidInput(f"{path} holds one set of weights, those of the last epoch", "leave out `weights`")
     of_file = _of_file if path.suffix == ".safetensors" else _of_authors
     return of_file(store, path, config, device)
 
@@ -96,18 +92,17 @@ def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelC
     features = model.store.features(config.features or trained.config["bank"])
     if config.features is not None:
         _check_encoder(features, _encoder(model.source.recipe), origin=f"model {model.name!r}")
-    weights, joined = split_weights(load_safetensors(model.weights(best=config.weights == "best")))
+    weights, joined = split_weights(load_safetensors(model.weights()))
     method = _method(config, trained.config, weights, features.width).to(device).eval()
     return ModelChoice(
         features=features.name,
         variant="giga",
-        width=method.encoder.width,
+        width=method.width,
         config={"model": model.name, "features_name": features.name},
-        identity=model.sha256(best=config.weights == "best"),
+        identity=model.sha256,
         tiles=trained.config["tiles"],
         encode=method.vectors,
         joined=joined if config.aggregator == "model" else None,
-        note=BEST_ALONE if config.weights == "best" and trained.config.get("join") and config.join else "",
     )
 
 
@@ -135,7 +130,7 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
     return ModelChoice(
         features=features,
         variant=card.variant,
-        width=method.encoder.width,
+        width=method.width,
         config={"model": path.name, "variant": card.variant, "features_name": features},
         identity=sha256,
         tiles=trained["tiles"],
@@ -262,7 +257,7 @@ def _of_authors(store: Store, path: Path, config: EmbedConfig, device: torch.dev
 
 def _method(config: EmbedConfig, trained: dict[str, Any], learnt: dict[str, torch.Tensor], width: int) -> GigaSSL:
     """Make the model, with the slide encoder it learnt or with the one it started from."""
-    method = GigaSSL.of_recipe(width, trained, seed=keyed_seed(config.seed, "random-init"))
-    start = method.encoder.state_dict(prefix="encoder.") if config.aggregator == "random-init" else {}
-    method.load_state_dict({**learnt, **start})
+    method = GigaSSL.of_recipe(width, trained, seed=config.seed, stream="random-init")
+    born = {name: value for name, value in method.state_dict().items() if is_of_encoder(name)}
+    method.load_state_dict({**learnt, **(born if config.aggregator == "random-init" else {})})
     return method

@@ -105,7 +105,7 @@ def write_bank(store: Store, inputs: dict[str, str], rng: np.random.Generator) -
 def write_embeddings(store: Store, rng: np.random.Generator) -> None:
     """Write a model's embedding and the mean of tiles."""
     features = store.features("moco").fingerprint
-    inputs = {"features": features, "model": store.model("giga").sha256()}
+    inputs = {"features": features, "model": store.model("giga").sha256}
     ours = {"model": "giga", "tiles": 5, "views": 50, "aggregator": "model", "seed": 0}
     mean = {"aggregator": "mean", "features_name": "moco"}
     full, empty = (np.array([row for row, n in TILES.items() if (n > 0) == some]) for some in (True, False))

@@ -107,7 +107,7 @@ ANOTHER = {
     "exclude": Path("test.csv"),
     "sparse_backend": "torch",
     "log_dir": Path("runs"),
-    "weights": "best",
+    "seeds": 3,
     "views": 17,
     "workers": 1,
     "format": "csv",

@@ -43,7 +43,7 @@ STEPS = """
         method.processes = processes
 
         def step(batch):
-            return method(replace(batch, features=batch.features.double()))
+            return method([replace(batch, features=batch.features.double())])
 
         history = loop.run(loop.Training(
             module=method, optimizer=torch.optim.Adam(method.parameters(), lr=1e-3),

@@ -46,7 +46,7 @@ def encoder():
     """A slide encoder in eval mode whose running statistics are not those of its birth."""
     method = GigaSSL(WIDTH, temperature=0.2, seed=1)
     for seed in range(3):
-        method(views_of(seed, 8))
+        method([views_of(seed, 8)])
     return method.encoder.eval()
 
 
@@ -179,7 +179,7 @@ def test_the_loss_pairs_view_i_with_view_n_plus_i():
         projections = method.projector(method.encoder(views))
         assert projections.shape == (10, 256)
         expected = nt_xent(projections[:5], projections[5:], temperature=0.3)
-        assert method(views).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert method([views]).loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.slow
@@ -199,12 +199,12 @@ def test_learns_to_tell_slides_apart():
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-3)
     losses = []
     for step in range(10):
-        loss = method(batch(step, np.arange(n))).loss
+        loss = method([batch(step, np.arange(n))]).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
     with torch.inference_mode():
-        right, wrong = method(batch(99, np.arange(n))), method(batch(99, np.roll(np.arange(n), 1)))
+        right, wrong = (method([batch(99, pairs)]) for pairs in (np.arange(n), np.roll(np.arange(n), 1)))
     assert right.loss < 0.5 * wrong.loss  # slides, not views, are what it knows

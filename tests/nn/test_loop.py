@@ -325,38 +325,6 @@ def test_speed_and_waiting_are_measured(monkeypatch):
     assert 0 < history["per_second"][0] < 8 * STEPS / (0.05 * (STEPS - 1))
 
 
-@pytest.mark.parametrize("losses", [[5.0, 3.0, 4.0, 2.0, 6.0, 7.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
-@pytest.mark.parametrize("resumed_at", [0, 1, 3, 5])
-def test_the_state_after_the_lowest_loss_is_the_best(losses, resumed_at):
-    """One step an epoch; `seen` counts them."""
-
-    def train(checkpoint):
-        saved, best = [], []
-        module = Toy(0)
-
-        def step(batch):
-            value = module.step(batch)
-            return replace(value, loss=value.loss * 0 + losses[int(module.seen) - 1])
-
-        training = replace(
-            training_of("adam", saved=saved),
-            module=module,
-            optimizer=OPTIMIZERS["adam"](module.parameters()),
-            schedule=Schedule(0.01, 4, EPOCHS),
-            batches=lambda epoch, start: itertools.islice(batches(epoch), 1),
-            step=step,
-            save_best=lambda state: best.append(int(state["seen"])),
-        )
-        run(training, SILENT, checkpoint=checkpoint)
-        return saved, best
-
-    saved, best = train(None)
-    lowest = [k + 1 for k in range(EPOCHS) if losses[k] < min(losses[:k], default=math.inf)]
-    assert best == lowest
-    if resumed_at:
-        assert train(saved[resumed_at - 1])[1] == [k for k in lowest if k > resumed_at]
-
-
 def test_trains_in_training_mode():
     training = training_of("adam")
     training.module.eval()

@@ -192,19 +192,38 @@ def test_a_model_that_learns_nothing_says_so_in_words(store_at):
     assert "loss" in note
 
 
-@pytest.mark.slow
-def test_the_best_epoch_is_kept_and_can_be_embedded(store_at):
-    path = store_at("bank")
-    giga.train(path, epochs=6, batch_size=8, precision="fp32", join=False)
-    model = giga.open(path).model("giga")
-    loss = model.history("loss")
-    best, last = model.weights(best=True), model.weights()
-    assert (best == last) == (loss.argmin() == 5)
-    assert load_safetensors(best).keys() == load_safetensors(last).keys()
-    giga.embed(path, views=2)
-    giga.embed(path, views=2, weights="best", name="best")
-    ours, theirs = (giga.open(path).embedding(n).array("vectors")[:] for n in ("giga", "best"))
-    assert np.array_equal(ours, theirs) == (best == last)
+@pytest.mark.parametrize("aggregator", ["mlp", "transformer"])
+def test_encoders_side_by_side_are_those_of_each_seed_alone(store_at, aggregator):
+    path, alone = store_at("bank"), {}
+    options = {"aggregator": aggregator, "epochs": 3, "batch_size": 8, "precision": "fp32"}
+    for seed in (4, 5):
+        giga.train(path, name=f"alone{seed}", seed=seed, join=False, **options)
+        alone[seed] = load_safetensors(weights(path, f"alone{seed}"))
+    made = giga.train(path, name="both", seed=4, seeds=2, **options)
+    both = load_safetensors(weights(path, "both"))
+    for name, value in alone[4].items():
+        assert np.array_equal(both[name], value)
+    for name, value in alone[5].items():
+        if name.startswith(("encoder.", "projector.")):
+            assert np.array_equal(both[f"twins.0.{name}"], value)
+    losses = [giga.open(path).model(f"alone{seed}").history("loss") for seed in (4, 5)]
+    assert made.loss == pytest.approx(np.mean([loss[-1] for loss in losses]), rel=1e-6)
+    assert made.chance == pytest.approx(giga.open(path).model("alone4").history("chance")[-1])
+
+    for name in ("alone4", "alone5", "both"):
+        giga.embed(path, model=name, views=3, seed=1, join=False)
+    first, second, together = (giga.open(path).embedding(name).read() for name in ("alone4", "alone5", "both"))
+    width = first.shape[1]
+    assert together.shape[1] == 2 * width
+    for mine, theirs in ((together[:, :width], first), (together[:, width:], second)):
+        theirs = theirs[there := np.isfinite(theirs[:, 0])]
+        mine = mine[there] / np.linalg.norm(mine[there], axis=1, keepdims=True)
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    giga.embed(path, model="both", name="joined", views=3)
+    blocks = giga.open(path).embedding("joined").config["blocks"]
+    assert blocks["encoder"] == [0, 2 * width]
+    giga.embed(path, model="both", name="born", views=3, aggregator="random-init")
+    assert giga.open(path).embedding("born").read().shape == together.shape
     assert giga.validate(path).problems == []
 
 

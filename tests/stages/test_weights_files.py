@@ -254,8 +254,6 @@ def test_a_checkpoint_of_the_authors(store_at, tmp_path, authors_checkpoint):
     np.testing.assert_allclose(store.root["embeddings/checkpoint/vectors"][row], mean / mean.norm(), atol=1e-5)
     with pytest.raises(InvalidInput, match="what its slide encoder started from"):
         giga.embed(path, model=str(file), aggregator="random-init")
-    with pytest.raises(InvalidInput, match="one set of weights"):
-        giga.embed(path, model=str(file), weights="best", name="x")
 
 
 def test_a_checkpoint_of_the_authors_wants_their_features(store_at, tmp_path, authors_checkpoint, chunks):

@@ -43,12 +43,10 @@ def test_other_slides_or_parameters_are_refused(model):
 def test_redo_starts_afresh(model):
     model.begin(RECIPE, ROWS, redo=False)
     model.save(b"checkpoint", {"loss": [2.0]}, epochs=2)
-    model.save_best(b"best")
     model.finish(b"weights", {"loss": [2.0, 1.5]})
     assert model.begin(RECIPE, np.array([0]), redo=True) is None
     assert not model.complete
     assert not model.has("weights")
-    assert not model.has("best")
     assert not model.has("history")
     assert model.history("loss") is None
 
@@ -74,13 +72,17 @@ def test_what_an_unfinished_registration_left_is_no_slide(model):
     assert model.begin(RECIPE, ROWS, redo=False) is None
 
 
-def test_both_weights_are_kept(model):
+def test_what_only_an_unfinished_training_needs_goes_when_it_is_finished(model):
     model.begin(RECIPE, ROWS, redo=False)
-    assert not model.has("weights")
-    model.save_best(b"best")
-    model.finish(b"last", {"loss": [2.0]})
-    assert model.has("weights")
-    assert (model.weights(), model.weights(best=True)) == (b"last", b"best")
+    model.save(b"checkpoint", {"loss": [2.0]}, epochs=1)
+    assert model.begin(RECIPE, ROWS, redo=False) == b"checkpoint"
+    model.finish(b"weights", {"loss": [2.0]})
+    assert not model.has("checkpoint")
+    assert model.weights() == b"weights"
+    model.store.write_bytes("models/new/checkpoint", b"a kill came before it was deleted")
+    model.drop_checkpoint()
+    model.drop_checkpoint()
+    assert not model.has("checkpoint")
 
 
 def test_a_history_may_come_out_shorter_than_it_was_begun(model):

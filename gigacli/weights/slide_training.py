@@ -1,0 +1,95 @@
+"""What a slide encoder starts from, and what is fitted beside it once it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gigacli.config.verbs import TrainConfig
+from gigacli.nn.giga import GigaSSL
+from gigacli.nn.slide_encoder import SlideEncoder
+from gigacli.nn.tile_encoder import weights_to_bytes
+from gigacli.nn.whitening import FeatureSpace, augmentation_covariance, slide_covariance, spread_of, whitening_matrix
+from gigacli.progress import Progress
+from gigacli.store.groups import Bank, Encoder, Features
+from gigacli.store.mapped import MappedBank, MappedFeatures
+from gigacli.weights.joined import fit_joined
+from gigacli.weights.resnet18 import resnet18_from_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What is trained, and what on."""
+
+    config: TrainConfig
+    source: Bank | Features  # the bank, or the imported features that stand in for one
+    views: MappedBank | MappedFeatures  # its slides to train on, mapped into memory
+    features: Features  # of the same tiles, without augmentation
+
+
+def initial_method(material: Material, progress: Progress) -> tuple[GigaSSL, str]:
+    """Make the networks as they are before the first step; says where the slide encoder's weights come from."""
+    config, source, views = material.config, material.source, material.views
+    views.load(cache=config.cache, progress=progress)
+    method = GigaSSL.of_recipe(
+        views.width, config.recipe(), seed=config.seed, stream="train", sparse_backend=config.sparse_backend
+    )
+    method.enter(_feature_space(material))
+    origin = _load_layer4(method, source.store.encoder(source.config["encoder"]))
+    progress.say(f"slide encoder starts from {origin}")
+    if isinstance(source, Features):
+        progress.say(f"{source.path} were imported: all tiles of a slide are its one augmentation")
+    return method, origin
+
+
+def learnt(material: Material, method: GigaSSL, *, device: torch.device, progress: Progress) -> bytes:
+    """The weights as a file, and in it what joins their vectors with a closed form."""
+    config, source = material.config, material.source
+    if not config.join:
+        return weights_to_bytes(method)
+    progress.say("fitting the closed form that the encoder's vectors are joined with")
+    joined = fit_joined(
+        method.eval().vectors,
+        material.features,
+        source if isinstance(source, Bank) else None,
+        material.views.rows,
+        tiles=config.tiles,
+        seed=config.seed,
+        device=device,
+    )
+    return weights_to_bytes(method, beside=joined.state())
+
+
+def _feature_space(material: Material) -> FeatureSpace:
+    """What features are brought into before the encoder: plain tiles say the standard, augmented ones the whitening."""
+    config, views = material.config, material.views
+    spread = spread_of(map(material.features.read, views.rows.tolist())) if config.standardise else None
+    standard = spread.standard if spread is not None else None
+    if not config.whiten:
+        return FeatureSpace(standard, None)
+    if config.whitening == "augmentations" and isinstance(views, MappedBank):
+        noise = augmentation_covariance(zip(views.slides(), views.tile, strict=True), standard)
+    else:
+        noise = slide_covariance(views.slides(), standard)
+    return FeatureSpace(standard, whitening_matrix(noise, spread))
+
+
+def _load_layer4(method: GigaSSL, encoder: Encoder) -> str:
+    """Start from the tile encoder's layer4 where there is one that fits (paper: the second part of one ResNet18)."""
+    if not encoder.has("weights"):
+        return "random weights (the store holds no tile encoder)"
+    if not isinstance(method.encoder, SlideEncoder):
+        return "random weights (this aggregator is no part of a ResNet18)"
+    network = resnet18_from_bytes(encoder.weights(), trunk=True)
+    if network.layer4 is None:
+        return f"random weights (encoder {encoder.name!r} stops at layer3)"
+    if len(network.layer4) != len(method.encoder.blocks):
+        return (
+            f"random weights (layer4 of encoder {encoder.name!r} has {len(network.layer4)} blocks, "
+            f"the slide encoder {len(method.encoder.blocks)})"
+        )
+    for one in method.encoders:
+        assert isinstance(one, SlideEncoder)
+        one.load_layer4(network.state_dict())
+    return f"layer4 of encoder {encoder.name!r}"
