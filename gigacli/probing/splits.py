@@ -31,8 +31,8 @@ def make_splits(
 ) -> tuple[list[Split], list[str]]:
     """Split slides `folds` times, every group (patient) on one side only and every class on both.
 
-    A stratified k-fold cross-validation of the groups, where a group's label is its most frequent one (the first in
-    sorted order on a tie) and k is `folds`, or the number of groups of the smallest class if that is less. In
+    A k-fold cross-validation of the groups, stratified by how many slides of each class they have (as scikit-learn's
+    StratifiedGroupKFold), where k is `folds`, or the number of groups that have the rarest class if that is less. In
     the second case the cross-validation is repeated with other shuffles, and the first `folds` of its splits are taken.
 
     Args:
@@ -42,10 +42,11 @@ def make_splits(
         seed: Decides the shuffles.
 
     Returns:
-        The splits, with ascending indices, and a note when k is less than `folds`.
+        The splits, with ascending indices, and a warning when k is less than `folds`.
 
     Raises:
-        InvalidInput: Fewer than 2 folds, fewer than 2 classes, or a class with fewer than 2 groups.
+        InvalidInput: Fewer than 2 folds, fewer than 2 classes, a class that fewer than 2 groups have, or groups whose
+            classes are so mixed that no two sides have all of them.
     """
     if folds < 2:
         raise InvalidInput(f"{folds} folds: a cross-validation needs at least 2", "The default is 10.")
@@ -56,21 +57,28 @@ def make_splits(
     group_of = np.unique(names, return_inverse=True)[1]  # (slides,)
     slides = np.zeros((group_of.max() + 1, len(classes)), dtype=np.int64)  # (groups, classes)
     np.add.at(slides, (group_of, y), 1)
-    group_y = slides.argmax(axis=1)  # (groups,)
-    sizes = np.bincount(group_y, minlength=len(classes))  # (classes,)
+    sizes = (slides > 0).sum(axis=0)  # (classes,) groups that have a class
+    unit = "slides" if groups is None else "patients"
     if sizes.min() < 2:
-        raise _too_small(classes, sizes, slides.sum(axis=0), "slides" if groups is None else "patients")
-    k = min(folds, int(sizes.min()))
-    rng = np.random.default_rng(seed)
-    splits: list[Split] = []
+        raise _too_small(classes, sizes, slides.sum(axis=0), unit)
+    k, rng, splits = min(folds, int(sizes.min())), np.random.default_rng(seed), list[Split]()
     while len(splits) < folds:
-        fold_of = _stratified_folds(group_y, k, rng)[group_of]  # (slides,)
+        found = _folds(slides, k, rng)
+        if found is None and k == 2:
+            raise InvalidInput(
+                f"{len(slides)} patients have their classes so mixed that no two sides have all {len(classes)} of them",
+                "Leave a class out of the table (an empty label), or label more patients.",
+            )
+        if found is None:
+            k, splits = k - 1, []
+            continue
+        fold_of = found[group_of]  # (slides,)
         pairs = [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(k)]
         splits += [Split(train=train, test=test) for train, test in pairs[: folds - len(splits)]]
     if k == folds:
         return splits, []
-    smallest = f"{'slides' if groups is None else 'patients'} of the smallest class ({str(classes[sizes.argmin()])!r})"
-    return splits, [f"{folds} splits from repeated {k}-fold cross-validation: there are only {k} {smallest}."]
+    why = f"{sizes.min()} {unit} have the rarest class ({str(classes[sizes.argmin()])!r})"
+    return splits, [f"{folds} splits from repeated {k}-fold cross-validation: {why}."]
 
 
 def read_splits(
@@ -182,11 +190,46 @@ def subsample(
     return Split(train=np.sort(train[kept]), test=split.test, pool=len(train))
 
 
-def _stratified_folds(y: NDArray[np.int64], k: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A fold, 0 ... k - 1, for each of (n,): shuffled, and dealt out class by class, so that sizes differ by one."""
+TRIES = 20
+"""Shuffles after which no way is looked for any longer to have every class in every fold."""
+
+
+def _folds(slides: NDArray[np.int64], k: int, rng: np.random.Generator) -> NDArray[np.int64] | None:
+    """A fold, 0 ... k - 1, for each group, of its slides of each class (groups, classes); None where none is found.
+
+    Every class is in every fold.
+    """
+    if ((slides > 0).sum(axis=1) == 1).all():
+        return _dealt(slides.argmax(axis=1), k, rng)
+    for _ in range(TRIES):
+        folds = _balanced(slides, k, rng)
+        held = np.zeros((k, slides.shape[1]), dtype=np.int64)  # slides of each class in each fold
+        np.add.at(held, folds, slides)
+        if held.all():
+            return folds
+    return None
+
+
+def _dealt(y: NDArray[np.int64], k: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """A fold for each of (n,): shuffled, and dealt out class by class, so that sizes differ by one."""
     order = np.concatenate([rng.permutation(np.flatnonzero(y == c)) for c in range(y.max() + 1)])
     folds = np.empty(len(y), dtype=np.int64)
     folds[order] = rng.permutation(k)[np.arange(len(y)) % k]
+    return folds
+
+
+def _balanced(slides: NDArray[np.int64], k: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """A fold for each group: shuffled, the largest first, each where least is of the classes that it has."""
+    shares = slides / slides.sum(axis=0)  # (groups, classes) of all slides of a class
+    order = rng.permutation(len(slides))
+    order = order[np.argsort(-np.square(shares[order]).sum(axis=1), kind="stable")]
+    held, folds = np.zeros((k, slides.shape[1])), np.empty(len(slides), dtype=np.int64)
+    for group in order.tolist():
+        # What a group adds to the squares of what folds hold, but for a constant; of equals the emptiest.
+        crowded = held @ shares[group]  # (k,)
+        equal = np.flatnonzero(crowded <= crowded.min() + 1e-12)
+        folds[group] = equal[held[equal].sum(axis=1).argmin()]
+        held[folds[group]] += shares[group]
     return folds
 
 

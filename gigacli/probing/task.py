@@ -93,7 +93,7 @@ def make_task(
     notes.append(f"patients: {known.source}" if units.patient else "patients are not known: each slide counts as one")
     if config.level == "patient":
         notes.append(f"{len(units.ids)} patients are judged, each by the mean of the vectors of its slides")
-    splits, found = _splits(units, slide_ids, groups, config)
+    splits, found, fewer = _splits(units, slide_ids, groups, config)
     seen, unseen = _training_leaks(units, splits, candidates)
     budgets = {
         name: [subsample(split, units.label, seed=config.seed, **limit) if limit else split for split in splits]
@@ -108,22 +108,23 @@ def make_task(
         for n in config.n_train
         if n > least
     ]
-    warnings = [*joined.warnings, *known.warnings, *_patient_leaks(units, splits, config), *seen, *short]
+    warnings = [*joined.warnings, *known.warnings, *fewer, *_patient_leaks(units, splits, config), *seen, *short]
     counts = {**joined.counts, **units.per_class()}
     return Task(labels.target, units, groups, budgets, counts, [*notes, *found, *unseen], warnings)
 
 
 def _splits(
     units: Units, slide_ids: Sequence[str], groups: Sequence[str] | None, config: ProbeConfig
-) -> tuple[list[Split], list[str]]:
-    """Splits of the units, made or read, and notes about them."""
+) -> tuple[list[Split], list[str], list[str]]:
+    """Splits of the units, made or read, notes about them, and warnings."""
     if config.splits is None:
-        return make_splits(units.label, groups, folds=config.folds, seed=config.seed)
+        splits, warnings = make_splits(units.label, groups, folds=config.folds, seed=config.seed)
+        return splits, [], warnings
     slides = [slide_ids[row] for rows in units.slides for row in rows.tolist()]
     owners = [name for name, rows in zip(units.ids, units.slides, strict=True) for _ in rows]
     patients = owners if config.level == "patient" else None
     splits, notes = read_splits(config.splits, slides, patients=patients, allow_missing=config.allow_missing)
-    return splits, [f"splits: {len(splits)} files of {config.splits}", *notes]
+    return splits, [f"splits: {len(splits)} files of {config.splits}", *notes], []
 
 
 def _budgets(config: ProbeConfig) -> dict[str, dict[str, Any]]:

@@ -47,8 +47,8 @@ def test_splits_are_fair(cohort, folds, seed, by_patient):
         assert set(labels[split.train]) == set(labels[split.test]) == set(labels)
         assert leaking_patients(split, units) == 0
     # k as promised, and each run of k splits is a partition of the slides
-    majority = [Counter(sorted(labels[units == u])).most_common(1)[0][0] for u in np.unique(units)]
-    k = min(folds, *Counter(majority).values())
+    pairs = {(str(label), str(unit)) for label, unit in zip(labels, units, strict=True)}
+    k = min(folds, *Counter(label for label, _ in pairs).values())
     for start in range(0, folds - k + 1, k):
         tested = np.concatenate([split.test for split in splits[start : start + k]])
         assert sorted(tested) == list(range(len(labels)))
@@ -66,6 +66,51 @@ def test_the_seed_and_the_repetition_matter():
     assert not same(splits[:4], splits[4:])
 
 
+def test_patients_with_slides_of_both_classes_are_split_into_ten():
+    """A design of pairs: a tumour and a normal slide of each of forty patients; then three with a tumour alone."""
+    labels, patients = np.array(["tumour", "normal"] * 40), np.repeat(np.arange(40), 2).astype(str)
+    splits, warnings = make_splits(labels, patients)
+    assert warnings == []
+    assert all(Counter(labels[split.test]) == {"tumour": 4, "normal": 4} for split in splits)
+    kept = np.ones(80, dtype=bool)
+    kept[[1, 3, 5]] = False
+    splits, warnings = make_splits(labels[kept], patients[kept])
+    assert warnings == []
+    for split in splits:
+        counts = Counter(labels[kept][split.test])
+        assert 3 <= counts["normal"] <= 4 <= counts["tumour"] + 1
+        assert not set(patients[kept][split.train]) & set(patients[kept][split.test])
+
+
+def test_slides_of_a_class_are_spread_as_evenly_as_by_scikit_learn():
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    rng = np.random.default_rng(0)
+    ours, theirs = [], []
+    for seed in range(20):
+        counts = rng.integers(0, 5, (60, 3)) * (rng.random((60, 3)) < 0.6)
+        counts[0] = 1
+        labels = np.repeat(np.tile(list("abc"), 60), counts.ravel())
+        groups = np.repeat(np.arange(60), counts.sum(axis=1)).astype(str)
+
+        def spread(tests, labels=labels):
+            shares = np.array([[(labels[test] == c).sum() / (labels == c).sum() for c in "abc"] for test in tests])
+            return float(shares.std(axis=0).mean())
+
+        splits, warnings = make_splits(labels, groups, folds=5, seed=seed)
+        assert warnings == []
+        ours.append(spread([split.test for split in splits]))
+        sklearn = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+        theirs.append(spread([test for _, test in sklearn.split(labels, labels, groups)]))
+    assert np.mean(ours) <= np.mean(theirs)
+
+
+def test_groups_too_mixed_to_be_split_are_refused():
+    """Each class is in two of three patients, and no two sides have all three."""
+    with pytest.raises(InvalidInput, match="3 patients have their classes so mixed"):
+        make_splits(list("acabbc"), list("uuvvww"))
+
+
 def test_splits_keep_the_proportion_of_classes():
     labels = np.array(["a"] * 20 + ["b"] * 80)
     for split in make_splits(labels, None)[0]:
@@ -79,7 +124,7 @@ def test_splits_keep_the_proportion_of_classes():
         (["a"] * 9, None, 10, "all 9 slides have the same label"),
         (["a"] * 9 + ["b"], None, 10, "at least 2 slides .*'b' has 1, 'a' has 9"),
         (["a"] * 6 + ["b"] * 3, list("uvwxyzsss"), 10, r"at least 2 patients .*'b' has 1 \(3 slides\), 'a' has 6"),
-        (["a"] * 4 + ["b"], list("uuvvu"), 10, r"'b' has 0 \(1 slides\)"),
+        (["a"] * 4 + ["b"], list("uuvvu"), 10, r"'b' has 1 \(1 slides\)"),
     ],
 )
 def test_impossible_splits_say_why(labels, groups, folds, complaint):
