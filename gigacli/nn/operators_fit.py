@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,26 +124,26 @@ def fit_operators(
     """
     fitting = _Fitting(calibration, space, calibration.folds(seed))
     penalty = fitting.best_penalty()
-    shares, width = fitting.shares(penalty), fitting.width
+    weights, width = fitting.weights(penalty), fitting.width
     shift = np.empty((calibration.sets, width), dtype=np.float32)
-    half = np.empty((calibration.sets, width, width), dtype=np.float32)
+    half, solved = fitting.half(penalty), np.empty((calibration.sets, width, width), dtype=np.float32)
     errors = np.empty((calibration.sets, 3, 2))
     left_out = np.empty(calibration.augmented.shape, dtype=np.float16) if residuals else None
     back = ways(space, width)[1].astype(np.float32)
     for k in range(calibration.sets):
         one = fitting.set(k)
-        shift[k], half[k] = one.shift, fitting.ridge.half_solved(one.cross, penalty)
-        unforeseen = one.unforeseen(shares)
+        shift[k], solved[k] = one.shift, half.T @ fitting.cross(one)  # (C + lambda ...)^-1 = half half^T
+        unforeseen = fitting.unforeseen(one, weights)
         errors[k] = fitting.errors(one, unforeseen)
         if left_out is not None:
             left_out[:, k] = unforeseen @ back
-    left, core, right, kept = _shared_directions(half, rank=rank)
+    left, core, right, kept = _shared_directions(solved, rank=rank)
     total = errors.sum(axis=0)
     return Operators(
         space=space,
         centre=fitting.centre,
         shift=shift,
-        left=(fitting.ridge.half(penalty) @ left).astype(np.float32),
+        left=(half @ left).astype(np.float32),
         core=core,
         right=right,
         gate=Gate(*np.round(1 - total[:, 0] / total[:, 1], 4).tolist()),
@@ -155,10 +155,10 @@ def fit_operators(
 
 
 class _Ridge:
-    """The eigendecomposition of a covariance C, which solves for every set and penalty."""
+    """The eigendecomposition of the covariance C of tiles (n, d), which solves for every set and penalty."""
 
     def __init__(self, tiles: Matrix) -> None:
-        self.mean = tiles.mean(axis=0)  # (d,)
+        self.count, self.mean = len(tiles), tiles.mean(axis=0)  # n, (d,)
         centred = tiles - self.mean
         values, self._directions = np.linalg.eigh(settled(centred.T @ centred / len(tiles)))
         self._values = np.maximum(values, 0)
@@ -167,57 +167,28 @@ class _Ridge:
         """(d, d) H with H H^T = (C + penalty tr(C)/d I)^-1."""
         return self._directions / np.sqrt(self._values + penalty * self._values.mean())
 
-    def half_solved(self, cross: Matrix, penalty: float) -> Matrix:
-        """(d, d) H^T cross: H times it is D, and its square sum what D moves tiles by."""
-        return settled(self.half(penalty).T @ cross)
 
-    def shares(self, tiles: Matrix, penalty: float) -> Matrix:
-        """(n, d) what is foreseen of tiles, times cross: (x - mean) H H^T."""
-        half = self.half(penalty)
-        return (tiles - self.mean) @ half @ half.T
+@dataclass(frozen=True, eq=False)
+class _Weights:
+    """What foresees each tile x from the tiles outside its fold, whose mean is m, number n' and ridge H.
+
+    x is foreseen to move by shift + (x - m) H H^T (1/n') sum over the tiles outside of (x' - m)^T (y' - x'): a sum over
+    all tiles, which a set has once, less that over the fold, less m^T shift.
+    """
+
+    values: NDArray[np.float32]  # (n, d) (x - m) H H^T / n'
+    own: list[NDArray[np.float32]]  # by fold (n_f, n_f), values times the tiles of the fold
+    mean: NDArray[np.float32]  # (n,) (x - m) H H^T m
 
 
 @dataclass(frozen=True, eq=False)
 class _Set:
-    """What a parameter set moves tiles by, and its moments: of all tiles, and of those outside each fold."""
+    """What a parameter set moves tiles by."""
 
-    moved: Matrix  # (n, d) y - x
-    shift: Matrix  # (d,) mean of it
-    cross: Matrix  # (d, d) its covariance with the tiles
-    parts: list[NDArray[np.bool_]]  # (n,) by fold, its tiles
-    without: list[tuple[Matrix, NDArray[np.float32]]]  # by fold, the same moments of the tiles outside it
-
-    @classmethod
-    def of(cls, tiles: Matrix, moved: Matrix, parts: list[NDArray[np.bool_]]) -> Self:
-        """That of tiles (n, d)."""
-        counts = np.array([part.sum() for part in parts])
-        sums = [(tiles[part].sum(axis=0), moved[part].sum(axis=0), tiles[part].T @ moved[part]) for part in parts]
-        whole = [sum(values) for values in zip(*sums, strict=True)]
-
-        def moments(fold: int | None) -> tuple[Matrix, Matrix]:
-            n = counts.sum() - (0 if fold is None else counts[fold])
-            tile, shift, product = (
-                (total - (0 if fold is None else sums[fold][i])) / n for i, total in enumerate(whole)
-            )
-            return shift, product - np.outer(tile, shift)
-
-        shift, cross = moments(None)
-        without = [(mu, part_cross.astype(np.float32)) for mu, part_cross in map(moments, range(FOLDS))]
-        return cls(moved, settled(shift), settled(cross), parts, without)
-
-    def unforeseen(self, shares: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, d) what the moments outside its fold do not foresee of each tile."""
-        left = np.empty(self.moved.shape, dtype=np.float32)
-        for part, (shift, cross) in zip(self.parts, self.without, strict=True):
-            left[part] = (self.moved[part] - shift) - shares[part] @ cross
-        return left
-
-    def about_shift(self) -> Matrix:
-        """(n, d) the same where a set only adds its shift."""
-        left = np.empty_like(self.moved)
-        for part, (shift, _) in zip(self.parts, self.without, strict=True):
-            left[part] = self.moved[part] - shift
-        return left
+    moved: NDArray[np.float32]  # (n, d) y - x
+    outside: NDArray[np.float32]  # (n, d) its mean outside the fold of each tile
+    shift: Matrix  # (d,) its mean
+    product: Matrix  # (d, d) sum over all tiles of x^T (y - x)
 
 
 class _Fitting:
@@ -230,7 +201,7 @@ class _Fitting:
         self.centre = settled(inside.mean(axis=0)).astype(np.float32)
         self._tiles = inside - self.centre
         self._parts = [folds == fold for fold in range(FOLDS)]
-        self.ridge = _Ridge(self._tiles)
+        self._ridge = _Ridge(self._tiles)
         self._ridges = [_Ridge(self._tiles[~part]) for part in self._parts]
 
     def _inside(self, features: Features) -> Matrix:
@@ -241,37 +212,57 @@ class _Fitting:
             )
         return inside
 
+    def half(self, penalty: float) -> Matrix:
+        """(d, d) H of all tiles."""
+        return self._ridge.half(penalty)
+
+    def cross(self, one: _Set) -> Matrix:
+        """(d, d) covariance of all tiles with what moves them."""
+        return settled(one.product / self._ridge.count - np.outer(self._ridge.mean, one.shift))
+
     def set(self, k: int) -> _Set:
         """Parameter set k."""
         moved = self._inside(self._calibration.augmented[:, k]) - self.centre - self._tiles
-        return _Set.of(self._tiles, moved, self._parts)
-
-    def shares(self, penalty: float) -> NDArray[np.float32]:
-        """(n, d) of each tile, by the ridge outside its fold."""
-        shares = np.empty(self._tiles.shape, dtype=np.float32)
+        total, outside = moved.sum(axis=0), np.empty(moved.shape, dtype=np.float32)
         for part, ridge in zip(self._parts, self._ridges, strict=True):
-            shares[part] = ridge.shares(self._tiles[part], penalty)
-        return shares
+            outside[part] = (total - moved[part].sum(axis=0)) / ridge.count
+        return _Set(moved.astype(np.float32), outside, settled(total / len(moved)), self._tiles.T @ moved)
+
+    def weights(self, penalty: float) -> _Weights:
+        """Of each tile, by the ridge outside its fold."""
+        values, own = np.empty(self._tiles.shape, dtype=np.float32), []
+        mean = np.empty(len(values), dtype=np.float32)
+        for part, ridge in zip(self._parts, self._ridges, strict=True):
+            half, tiles = ridge.half(penalty), self._tiles[part]
+            solved = (tiles - ridge.mean) @ half @ half.T
+            values[part], mean[part] = solved / ridge.count, solved @ ridge.mean
+            own.append((solved @ tiles.T / ridge.count).astype(np.float32))
+        return _Weights(values, own, mean)
+
+    def unforeseen(self, one: _Set, weights: _Weights) -> NDArray[np.float32]:
+        """(n, d) what the tiles outside its fold do not foresee of each."""
+        left = one.moved - one.outside * (1 - weights.mean[:, None]) - weights.values @ one.product.astype(np.float32)
+        for part, own in zip(self._parts, weights.own, strict=True):
+            left[part] += own @ one.moved[part]
+        return left
 
     def best_penalty(self) -> float:
         """The lambda of the least error on tiles of slides left out."""
-        shares = [self.shares(penalty) for penalty in LAMBDAS]
-        errors = np.zeros(len(LAMBDAS))
+        weights, errors = [self.weights(penalty) for penalty in LAMBDAS], np.zeros(len(LAMBDAS))
         for k in spread_rows(self._calibration.sets, LAMBDA_SETS).tolist():
             one = self.set(k)
-            errors += [_square(one.unforeseen(of_penalty)) for of_penalty in shares]
+            errors += [_square(self.unforeseen(one, of_penalty)) for of_penalty in weights]
         return LAMBDAS[int(errors.argmin())]
 
     def errors(self, one: _Set, unforeseen: NDArray[np.float32]) -> Matrix:
         """(3, 2) square sums of what was not foreseen and of what was to be: tiles, slides, slides by the shift."""
         slides = _square(self._slide_means(one.moved))
-        shifted = _square(self._slide_means(one.about_shift()))
-        missed = _square(self._slide_means(unforeseen.astype(np.float64)))
+        missed, shifted = (_square(self._slide_means(left)) for left in (unforeseen, one.moved - one.outside))
         return np.array([[_square(unforeseen), _square(one.moved)], [missed, slides], [shifted, slides]])
 
-    def _slide_means(self, tiles: Matrix) -> Matrix:
+    def _slide_means(self, tiles: NDArray[np.float32]) -> Matrix:
         first = self._calibration.first
-        return np.asarray(np.add.reduceat(tiles, first[:-1], axis=0) / np.diff(first)[:, None])
+        return np.asarray(np.add.reduceat(tiles.astype(np.float64), first[:-1], axis=0) / np.diff(first)[:, None])
 
 
 def _square(values: NDArray[np.floating]) -> float:
@@ -279,7 +270,7 @@ def _square(values: NDArray[np.floating]) -> float:
 
 
 def _shared_directions(
-    half: NDArray[np.float32], *, rank: int
+    matrices: NDArray[np.float32], *, rank: int
 ) -> tuple[Matrix, NDArray[np.float32], NDArray[np.float32], float]:
     """The best few directions that matrices (k, d, d) share: left (d, r), core (k, r, r), right (r, d), share kept.
 
@@ -287,13 +278,13 @@ def _shared_directions(
     """
     from scipy.linalg import eigh
 
-    width = half.shape[1]
+    width = matrices.shape[1]
     rows, columns = np.zeros((width, width)), np.zeros((width, width))
-    for matrix in half:
+    for matrix in matrices:
         wide = matrix.astype(np.float64)
         rows, columns = rows + wide @ wide.T, columns + wide.T @ wide
     leading = [width - min(rank, width), width - 1]
     left, right = (eigh(settled(square), subset_by_index=leading)[1] for square in (rows, columns))
-    core = np.stack([(left.T @ matrix.astype(np.float64) @ right).astype(np.float32) for matrix in half])
+    core = np.stack([(left.T @ matrix.astype(np.float64) @ right).astype(np.float32) for matrix in matrices])
     kept = _square(core) / float(np.trace(rows))
     return left, core, np.ascontiguousarray(right.T, dtype=np.float32), round(kept, 4)

@@ -12,7 +12,7 @@ from gigacli.nn.closed_forms import SlideTiles, ViewWhitened
 from gigacli.nn.operators import DRAWN, AppliedOperators, Drawn, Gate, Operators
 from gigacli.nn.operators_fit import FOLDS, LAMBDAS, Calibration, fit_operators, operator_space
 from gigacli.nn.sampler import Sampler
-from gigacli.nn.views import TilePositions
+from gigacli.nn.views import TilePositions, draw_rows, draw_slide_augmentation
 from gigacli.nn.whitening import FeatureSpace, augmentation_covariance, spread_of, whitening_matrix
 from gigacli.randomness import keyed_rng, keyed_seed
 
@@ -360,14 +360,13 @@ def views_of(source, operators, part=(0, 1)):
 def test_a_sampler_moves_what_it_drew(learnt):
     source = Tiles([4, 9, 6])
     still, moved = views_of(source, None), views_of(source, applied(learnt))
-    assert torch.equal(still.positions, moved.positions)  # operators are drawn after all else
-    rows = np.stack([[np.flatnonzero((source.vectors == t.numpy()).all(1))[0] for t in v] for v in still.features])
-    rng = keyed_rng(0, "views")
-    rng.integers(0, 1, 6)
-    difference = (moved.features - still.features).numpy()
-    assert np.abs(difference).reshape(6, -1).max(axis=1).min() > 0.01
-    # The displacement is affine in the tile with a matrix per view: views of one tile twice show it twice.
-    assert rows.shape == (6, 3)
+    assert torch.equal(still.positions, moved.positions)
+    assert torch.equal(still.cells, moved.cells)
+    rng = keyed_rng(0, "views")  # operators are drawn after all else
+    rng.integers(0, source.augmentations, 6)
+    draw_rows(rng, np.tile(source.counts, 2), 3)
+    draw_slide_augmentation(6, rng)
+    torch.testing.assert_close(moved.features, applied(learnt)(still.features, learnt.draw(rng, 6, 3)))
 
 
 def test_processes_see_the_views_of_one(learnt):
