@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gigacli.nn.operators import AppliedOperators, Drawn
 from gigacli.nn.views import SlideAugmentation, TilePositions, ViewBatch, draw_rows, draw_slide_augmentation, make_views
 from gigacli.randomness import keyed_rng
 
@@ -51,6 +52,7 @@ class Sampler:
 
     Args:
         bank: What views are drawn from.
+        operators: Move the features of a view by an augmentation drawn for it; None: they are augmented, or stay.
         positions: Positions of the tiles of the bank's slides, in its order.
         tiles: T, tiles per view.
         slide_aug: Whether positions are flipped, rotated and scaled (paper, step 4).
@@ -69,6 +71,7 @@ class Sampler:
         bank: ViewSource,
         positions: TilePositions,
         *,
+        operators: AppliedOperators | None = None,
         tiles: int,
         slide_aug: bool,
         log_scale: float | None = None,
@@ -77,7 +80,7 @@ class Sampler:
         device: torch.device,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.bank, self.positions = bank, positions
+        self.bank, self.positions, self.operators = bank, positions, operators
         self.tiles, self.slide_aug, self.log_scale, self.seed = tiles, slide_aug, log_scale, seed
         self.device, self.part = device, part
         self.slides = len(bank.counts)
@@ -108,11 +111,12 @@ class Sampler:
         augmentation = rng.integers(0, self.bank.augmentations, len(twice))  # (2n,), one for all tiles of a view
         draws = draw_rows(rng, self.bank.counts[twice], self.tiles)  # (2n, t)
         moved = draw_slide_augmentation(len(twice), rng, log_scale=self.log_scale) if self.slide_aug else None
+        drawn = self.operators.draw(rng, len(twice), self.tiles) if self.operators is not None else None
         mine = np.array_split(np.arange(len(slides)), self.part[1])[self.part[0]]  # (m,)
         mine = np.concatenate([mine, len(slides) + mine])  # (2m,), both views of a slide in one process
         if moved is not None:
             moved = SlideAugmentation(moved.flip[mine], moved.angle_rad[mine], moved.scale[mine])
-        return self._gather(twice[mine], augmentation[mine], draws[mine], moved)
+        return self._gather(twice[mine], augmentation[mine], draws[mine], moved, drawn and drawn.part(mine))
 
     def _gather(
         self,
@@ -120,16 +124,23 @@ class Sampler:
         augmentation: NDArray[np.int64],
         draws: NDArray[np.int64],
         moved: SlideAugmentation | None,
+        drawn: Drawn | None,
     ) -> ViewBatch:
         s, a = slides[:, None], augmentation[:, None]  # (b, 1), beside draws (b, t)
         at = self.bank.at(s, a, draws)  # one index array per axis of the bank's layout, together (b, t)
         positions = self.positions(slides, self.bank.tiles(s, a, draws))  # (b, t, 2)
-        if self._on_device is None:
-            return make_views(self.bank.vectors[at], positions, augmentation=moved, device=self.device)
-        # On the device the bank is one matrix of rows: the same index, flattened in the order of the file.
-        rows = np.ravel_multi_index(np.broadcast_arrays(*at), self.bank.vectors.shape[:-1])  # (b, t)
-        features = self._on_device[torch.from_numpy(rows).to(self.device)]  # (b, t, c)
+        features = self._rows(at)  # (b, t, c)
+        if self.operators is not None and drawn is not None:
+            features = self.operators(features, drawn)
         return make_views(features, positions, augmentation=moved, device=self.device)
+
+    def _rows(self, at: tuple[Any, ...]) -> NDArray[np.float16] | Tensor:
+        if self._on_device is None:
+            rows: NDArray[np.float16] = self.bank.vectors[at]
+            return rows
+        # On the device the bank is one matrix of rows: the same index, flattened in the order of the file.
+        flat = np.ravel_multi_index(np.broadcast_arrays(*at), self.bank.vectors.shape[:-1])  # (b, t)
+        return self._on_device[torch.from_numpy(flat).to(self.device)]
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
