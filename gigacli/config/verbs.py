@@ -19,6 +19,8 @@ run_option = partial(option, result=False)
 
 Precision = Literal["auto", "bf16", "fp32"]
 Compile = Literal["auto", "yes", "no"]
+BankMode = Literal["tiles", "operators"]
+Residuals = Literal["auto", "yes", "no"]
 SlideAggregator = Literal["sparse-resnet", "transformer", "attention", "mlp"]
 Whitening = Literal["slides", "augmentations"]
 Preset = Literal["default", "paper"]
@@ -149,6 +151,22 @@ class BankConfig(Config):
     augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).", (1, 10_000))
     draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).", (1, 100_000))
     independent: bool = option(False, "Draw the parameters per tile instead (the paper's ablation NS).")
+    mode: BankMode = option(
+        "tiles",
+        "tiles: encode augmented tiles of every slide (paper); operators: encode every tile once, and learn from a few "
+        "what augmentation does to features.",
+    )
+    features: str | None = run_option(
+        None, "Imported features to learn operators for, with the `encoder` that made them; with `mode` operators."
+    )
+    sets: int = option(64, "Of operators: sets of augmentation parameters that one is learnt for each.", (8, 4096))
+    calibration_tiles: int = option(
+        2000, "Of operators: tiles they are learnt from, spread over a fifth of the slides.", (100, 10_000_000)
+    )
+    rank: int = option(128, "Of operators: directions of features they act along.", (1, 65536))
+    residuals: Residuals = option(
+        "auto", "Of operators: add what they cannot foresee to augmented features; auto: where that is much."
+    )
     precision: Precision = option("auto", PRECISION)
     compile: Compile = option("auto", "Compile the encoder, which takes half a minute; auto: for banks worth it.")
     batch_size: int | None = run_option(None, "Tiles per encoder call; default: 64, on a GPU 256.", (1, 65536))
@@ -164,8 +182,34 @@ class BankConfig(Config):
     sync: bool = run_option(True, SYNC)
 
     def _check(self) -> None:
-        self._name("name")
+        self._name("name", "features")
         self._shards(self.shard, self.dask)
+
+    def following(self, earlier: dict[str, Any] | None) -> Self:
+        """Return this configuration with what was left out as an earlier run had it; options of one mode are its own.
+
+        Raises:
+            InvalidInput: An option of the other mode was given.
+        """
+        if earlier is not None and "mode" in self.given and earlier.get("mode", "tiles") != self.mode:
+            earlier = None
+        config = super().following(earlier)
+        wrong = [name for name in (TILES_ONLY if config.mode == "operators" else OPERATORS_ONLY) if name in self.given]
+        if wrong:
+            raise InvalidInput(
+                f"`mode` is {config.mode}, which takes no {' '.join(f'`{name}`' for name in wrong)}",
+                f"leave that out, or set `mode` {'tiles' if config.mode == 'operators' else 'operators'}",
+            )
+        return config
+
+    def recipe(self) -> dict[str, Any]:
+        """The values that decide the result; those of the other mode are left out."""
+        out = {"independent"} if self.mode == "operators" else {"mode", "sets", *OPERATORS_ONLY}
+        return {name: value for name, value in super().recipe().items() if name not in out}
+
+
+TILES_ONLY = ("augmentations", "draws", "independent")
+OPERATORS_ONLY = ("features", "sets", "calibration_tiles", "rank", "residuals")
 
 
 PAPER: dict[str, Any] = {

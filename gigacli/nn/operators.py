@@ -125,23 +125,21 @@ class Operators:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What is kept."""
-        learnt = {name: getattr(self, name) for name in _ARRAYS}
-        gate = np.array([self.gate.tile, self.gate.slide, self.gate.shift])
-        kept = {**self.space.state(), **learnt, "gate": gate, "fit": np.array([self.penalty, self.kept])}
+        kept = {**self.space.state(), **{name: getattr(self, name) for name in _ARRAYS}}
         if self.residuals is None:
             return kept
         return {**kept, "residuals": self.residuals.values, "residuals_first": self.residuals.first}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, NDArray[Any]]) -> Self:
-        """The operators that were kept."""
+    def from_state(cls, state: Mapping[str, NDArray[Any]], *, gate: Gate, penalty: float, kept: float) -> Self:
+        """The operators that were kept, and what is said of them beside their arrays."""
         learnt, there = {name: state[name] for name in _ARRAYS}, "residuals" in state
         return cls(
             space=FeatureSpace.from_state(state),
             **learnt,
-            gate=Gate(*state["gate"].tolist()),
-            penalty=float(state["fit"][0]),
-            kept=float(state["fit"][1]),
+            gate=gate,
+            penalty=penalty,
+            kept=kept,
             residuals=Residuals(state["residuals"], state["residuals_first"]) if there else None,
         )
 

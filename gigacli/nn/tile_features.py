@@ -66,6 +66,34 @@ def draw_bank_views(
     return BankViews(chosen, joined, independent, np.ones(chosen.shape, dtype=bool))
 
 
+def draw_calibration(seed: int, slide_id: str, *, count: int, sets: int, draws: int, tile_px: int) -> BankViews:
+    """Draw some tiles of a slide without replacement, each to be encoded under the same sets of parameters.
+
+    Unlike those of a bank's augmentations, a set's parameters are a function of (seed, set): the same for all slides.
+
+    Args:
+        seed: Seed of the bank.
+        slide_id: Id of the slide.
+        count: Number of its tiles; where they are fewer than `draws`, the rest of the rows have tile -1.
+        sets: Sets of parameters.
+        draws: Tiles.
+        tile_px: Edge of a tile.
+    """
+    chosen = np.full(draws, -1, dtype=np.int32)
+    drawn = np.sort(keyed_rng(seed, "calibration", slide_id).permutation(count)[:draws])
+    chosen[: len(drawn)] = drawn
+    each = [draw_augmentation(keyed_rng(seed, "calibration", k), 1, tile_px=tile_px) for k in range(sets)]
+    joined = TileAugmentation(**{k: np.concatenate([vars(s)[k] for s in each]) for k in vars(each[0])})
+    tiles = np.tile(chosen, (sets, 1))
+    return BankViews(tiles, joined, independent=False, missing=tiles >= 0)
+
+
+def no_views(*, tile_px: int) -> BankViews:
+    """No rows at all, of a slide whose tiles are only to be encoded as they are."""
+    empty = np.empty((0, 0), dtype=np.int32)
+    return BankViews(empty, unchanged(tile_px), independent=False, missing=empty >= 0)
+
+
 class SlideFeatures:
     """Features of one slide: of the rows `views` of its bank, and with `plain` of all its tiles; made block by block.
 

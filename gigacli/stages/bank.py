@@ -2,6 +2,9 @@
 
 Per slide and augmentation: one set of parameters, 256 tiles drawn with replacement, all augmented by that
 set, embedded, stored with their numbers. In the same pass every tile is embedded once without augmentation.
+
+In mode ``operators`` that pass is nearly all: a few tiles of some slides are embedded under the same sets of
+parameters, and what these do to features is learnt from them (:mod:`gigacli.nn.operators`).
 """
 
 from __future__ import annotations
@@ -17,17 +20,18 @@ from numpy.typing import NDArray
 
 from gigacli.cohort.content import slide_problem
 from gigacli.config.base import options_of, parse_shard
-from gigacli.config.verbs import BankConfig, Compile, Precision
+from gigacli.config.verbs import BankConfig, BankMode, Compile, Precision, Residuals
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.frozen import can_compile
-from gigacli.nn.tile_features import Batches, SlideFeatures, TileEncoder, draw_bank_views
+from gigacli.nn.tile_features import Batches, SlideFeatures, TileEncoder, draw_bank_views, draw_calibration, no_views
 from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
 from gigacli.progress import SILENT, Progress, Summary, Throughput
 from gigacli.store.groups import Bank, Features
 from gigacli.store.recipe import Recipe
 from gigacli.store.slide_group import shard_rows
 from gigacli.store.store import Store
+from gigacli.weights.operators import calibrating_of, check_imported, fit_bank_operators
 from gigacli.weights.tile_encoders import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
 from gigacli.wsi.reader import SlideTiles, TileReader
 
@@ -47,6 +51,7 @@ class BankSummary(Summary):
         read: Tiles read now: each distinct tile of a slide once.
         rate: Encodings per second, from the second block of tiles on: without start-up and compiling.
         waited: Share of that time that the encoder waited for tiles, 0 to 1.
+        operators: What operators foresee of slides that they were not learnt from, in words; "" where there are none.
         failures: Reason per slide that failed.
     """
 
@@ -55,6 +60,7 @@ class BankSummary(Summary):
     read: int
     rate: float
     waited: float
+    operators: str = ""
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -68,6 +74,12 @@ def bank(
     augmentations: int = 50,
     draws: int = 256,
     independent: bool = False,
+    mode: BankMode = "tiles",
+    features: str | None = None,
+    sets: int = 64,
+    calibration_tiles: int = 2000,
+    rank: int = 128,
+    residuals: Residuals = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",  # noqa: A002 - the name of the flag
     batch_size: int | None = None,
@@ -89,7 +101,9 @@ def bank(
 
     Raises:
         NotFound: The store holds no tiles or not the encoder asked for.
-        Mismatch: There is a bank of this name made otherwise.
+        InvalidInput: Options do not go together, or operators are to be learnt from too few slides.
+        Mismatch: There is a bank of this name made otherwise, operators cannot stand in for augmented tiles here, or
+            the encoder does not make the imported features.
     """
     started = time.monotonic()
     plan = prepare(config, Store.open(store, write=True, sync=config.sync))
@@ -103,7 +117,7 @@ def bank(
         return _on_dask(plan, progress, started)
     outcome = work(plan, progress)
     plan.store.settle()
-    return summary(plan, outcome, started)
+    return summary(plan, outcome, started, learnt=learn(plan, progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +130,23 @@ class Plan:
     recipes: tuple[Recipe, Recipe]  # recipes of the bank and of the features
     choice: EncoderChoice
     encoder: TileEncoder  # the chosen encoder, loaded
+    calibrating: NDArray[np.int64]  # rows of the slides that operators are to be learnt from
     again: bool  # whether the slides of one shard are to be made anew in a bank that is otherwise the same
 
     @property
     def store(self) -> Store:
         """The cohort store."""
         return self.bank.store
+
+    @property
+    def learns(self) -> bool:
+        """Whether operators are learnt, in place of a bank of augmented tiles."""
+        return self.config.mode == "operators"
+
+    @property
+    def imported(self) -> bool:
+        """Whether the features that operators are learnt for were imported."""
+        return self.config.features is not None
 
 
 @dataclass
@@ -139,19 +164,29 @@ def prepare(config: BankConfig, store: Store) -> Plan:
     device = pick_device(config.device)
     tiles = store.tiles.recipe
     choice = choose_encoder(store, config)
-    name = config.name or choice.name
+    name = config.features or config.name or choice.name
     bank, features = store.bank(name), store.features(name)
     config = config.following(bank.found.config if bank.found else None)
+    calibrating = np.empty(0, dtype=np.int64)
+    if config.mode == "operators":
+        calibrating = calibrating_of(bank, seed=config.seed)
+        config = config.but(augmentations=config.sets, draws=-(-config.calibration_tiles // len(calibrating)))
     precision = pick_precision(config.precision, device)
     compiled = not choice.timm and config.compile == "yes"
     if not choice.timm and config.compile == "auto":  # by the size of the whole bank: every shard decides alike
         encodings = store.registered * config.augmentations * config.draws
         compiled = encodings >= COMPILE_FROM[device.type] and can_compile(device)
     encoder = make_encoder(choice, device, precision=precision, compiled=compiled)
+    if config.features is not None:
+        check_imported(features, encoder, choice.name)
     config = config.but(precision=precision, compile="yes" if compiled else "no")
     inputs = {"tiles": tiles.fingerprint, "encoder": weights_of(choice, encoder)}
     base = {"encoder": choice.name, "precision": config.precision, "compile": config.compile}
-    recipes = Recipe("bank", {**config.recipe(), **base}, inputs), Recipe("bank", base, inputs)
+    plain = Recipe("bank", base, inputs)
+    if config.features is not None:
+        plain = features.recipe
+        inputs[features.input_name] = features.fingerprint
+    recipes = Recipe("bank", {**config.recipe(), **base}, inputs), plain
     there = [group.found for group in (bank, features)]
     for group, recipe in zip((bank, features), recipes, strict=True):
         group.check(recipe, redo=config.redo)
@@ -163,15 +198,25 @@ def prepare(config: BankConfig, store: Store) -> Plan:
             "write it under another `name`, or run `redo` once without `shard`",
         )
     return Plan(
-        config=config, bank=bank, features=features, recipes=recipes, choice=choice, encoder=encoder, again=again
+        config=config,
+        bank=bank,
+        features=features,
+        recipes=recipes,
+        choice=choice,
+        encoder=encoder,
+        calibrating=calibrating,
+        again=again,
     )
 
 
 def begin(plan: Plan) -> None:
     """Make the groups ready, and keep the encoder's weights."""
     redo, width = plan.config.redo and not plan.again, plan.encoder.features
-    plan.features.begin(plan.recipes[1], width, redo=redo)
+    if not plan.imported:
+        plan.features.begin(plan.recipes[1], width, redo=redo)
     plan.bank.begin(plan.recipes[0], width, redo=redo)
+    if plan.learns:
+        plan.bank.choose_calibration(plan.calibrating)
     keep_encoder(plan.store, plan.choice, weights_of(plan.choice, plan.encoder), redo=plan.config.redo)
 
 
@@ -201,7 +246,7 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
                 encoding = None
                 fail(row, reason_of(block.error))
                 continue
-            new, count = plan.again or not plain[row], len(block.slide.coords)
+            new, count = not plan.imported and (plan.again or not plain[row]), len(block.slide.coords)
             encoding = encoding or _encoding(plan, batches, row, count, plain=new)
             outcome.meter.add(made=encoding.add(block.tiles, block.start), read=len(block.tiles))
             progress.advance(int(block.last), note=outcome.meter.note)
@@ -211,7 +256,17 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
     return outcome
 
 
-def summary(plan: Plan, outcome: _Outcome, started: float) -> BankSummary:
+def learn(plan: Plan, progress: Progress) -> str:
+    """Learn operators once nothing is left to encode; what they foresee, in words. A shard leaves that to the last."""
+    if not plan.learns:
+        return ""
+    left = plan.store.tiles.done().finished & ~plan.bank.done().finished
+    if plan.config.shard is not None and left.any():
+        return f"operators are learnt when all shards are done: {int(left.sum())} slides are left"
+    return fit_bank_operators(plan.bank, plan.features, progress).words
+
+
+def summary(plan: Plan, outcome: _Outcome, started: float, *, learnt: str) -> BankSummary:
     """Sum up in numbers."""
     meter, failed = outcome.meter, len(outcome.failures)
     return BankSummary(
@@ -225,6 +280,7 @@ def summary(plan: Plan, outcome: _Outcome, started: float) -> BankSummary:
         rate=meter.rate,
         waited=meter.waited,
         seconds=time.monotonic() - started,
+        operators=learnt,
         failures=outcome.failures,
     )
 
@@ -233,9 +289,12 @@ def _slides(
     plan: Plan, todo: list[int], counts: NDArray[np.int64], fail: Callable[[int, str], None], progress: Progress
 ) -> Iterator[SlideTiles]:
     """Yield slides to read; marks those without tiles done, and those whose file has changed failed."""
-    table = plan.store.slides
+    table, calibrates = plan.store.slides, plan.bank.calibrates
     for row in todo:
-        if why := slide_problem(plan.store, row):
+        if plan.imported and not calibrates[row]:
+            _write(plan, row, None)
+            progress.advance()
+        elif why := slide_problem(plan.store, row):
             fail(row, why)
         elif not counts[row]:
             _write(plan, row, None)
@@ -258,14 +317,21 @@ def _reader(plan: Plan) -> TileReader:
 
 def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool) -> SlideFeatures:
     """Say what to encode of a slide: everything, or what a smaller bank lacks that was there before."""
-    config = plan.config
+    config, slide_id, tile_px = plan.config, plan.store.slides[row].id, plan.store.tiles.tile_px
+    if plan.learns and not plan.bank.calibrates[row]:
+        return SlideFeatures(batches, no_views(tile_px=tile_px), count=count, plain=plain)
+    if plan.learns:
+        views = draw_calibration(
+            config.seed, slide_id, count=count, sets=config.sets, draws=config.draws, tile_px=tile_px
+        )
+        return SlideFeatures(batches, views, count=count, plain=plain)
     views = draw_bank_views(
         config.seed,
-        plan.store.slides[row].id,
+        slide_id,
         count=count,
         augmentations=config.augmentations,
         draws=config.draws,
-        tile_px=plan.store.tiles.tile_px,
+        tile_px=tile_px,
         independent=config.independent,
     )
     if not plan.again:
@@ -274,13 +340,14 @@ def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool
 
 
 def _write(plan: Plan, row: int, encoding: SlideFeatures | None) -> None:
-    """Write a slide; ``None`` for one without tissue."""
-    if encoding is None:
+    """Write a slide; ``None`` for one that there is nothing to encode of."""
+    if not plan.imported and encoding is None:
         plan.features.write(row, None)
+    elif encoding is not None and encoding.plain is not None:
+        plan.features.write(row, encoding.plain.cpu().numpy())
+    if encoding is None or not len(encoding.views.tiles):
         plan.bank.write_empty(row)
     else:
-        if encoding.plain is not None:
-            plan.features.write(row, encoding.plain.cpu().numpy())
         views = encoding.views
         plan.bank.write(row, encoding.vectors.cpu().numpy(), views.tiles, made=views.missing)
     plan.store.fail("bank", {row: ""})
@@ -300,6 +367,7 @@ def _on_dask(plan: Plan, progress: Progress, started: float) -> BankSummary:
         rate=sums["tiles"] / seconds,
         waited=sum(s.waited * s.seconds for s in shards) / max(1e-9, busy),
         seconds=seconds,
+        operators=learn(plan, progress),
         failures={k: v for s in shards for k, v in s.failures.items()},
     )
 

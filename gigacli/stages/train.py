@@ -17,6 +17,7 @@ from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.distributed import Processes
 from gigacli.nn.giga import GigaSSL, seeds_of
 from gigacli.nn.health import training_warning
+from gigacli.nn.operators import AppliedOperators
 from gigacli.nn.sampler import Sampler, steps_per_epoch
 from gigacli.nn.sparse_spconv import check_spconv_trains
 from gigacli.nn.tensorboard import TensorBoardLog
@@ -28,6 +29,7 @@ from gigacli.store.mapped import MappedBank, MappedFeatures
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.trained import Model
+from gigacli.weights.operators import applied
 from gigacli.weights.slide_training import Material, initial_method, learnt
 
 
@@ -176,6 +178,8 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
     if config.sparse_backend == "spconv":
         check_spconv_trains(device)
     source = pick_bank(store, config.bank)
+    if isinstance(source, Bank) and source.learns:
+        source.operators()  # raises: they have not been learnt yet
     out, missing = left_out(store.slides, config.exclude, allow_missing=config.allow_missing)
     views = source.mapped(leave_out=out)
     n, steps = len(views.rows), steps_per_epoch(len(views.rows), config.regime.batch_size)
@@ -246,6 +250,7 @@ def work(
     first = Sampler(
         views,
         TilePositions(views.grids()),
+        operators=operators_for(plan),
         tiles=config.tiles,
         slide_aug=config.slide_aug,
         log_scale=regime.log_scale,
@@ -275,6 +280,14 @@ def work(
         lambda: model.finish(learnt(plan.material, method, device=plan.device, progress=progress), history)
     )
     return history
+
+
+def operators_for(plan: Plan) -> AppliedOperators | None:
+    """What moves the features of a view where no bank holds augmented ones; None where one does, or none are to be."""
+    source = plan.source
+    if isinstance(source, Features) or not source.learns:
+        return None
+    return applied(source, device=plan.device, precision=plan.recipe.config["precision"])
 
 
 def summary(

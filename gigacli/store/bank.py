@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.store.features import Features
 from gigacli.store.layout import NOT_DONE
-from gigacli.store.mapped import MappedBank
+from gigacli.store.mapped import MappedBank, MappedFeatures
+from gigacli.store.nodes import arrays
 from gigacli.store.recipe import Recipe
 from gigacli.store.slide_group import SlideGroup
 
@@ -25,6 +26,66 @@ class Bank(SlideGroup):
 
     kind, input_name = "banks", "bank"
     _remembered: ClassVar[tuple[str, ...]] = (*SlideGroup._remembered, "_kept")
+
+    @property
+    def learns(self) -> bool:
+        """Whether it holds operators, learnt from some of the tiles, in place of augmented features of all slides."""
+        found = self.found
+        return found is not None and found.config.get("mode") == "operators"
+
+    @property
+    def calibrates(self) -> NDArray[np.bool_]:
+        """(slide) whether operators are learnt from tiles of a slide; slides that came later are not asked."""
+        column = np.zeros(self.store.registered, dtype=bool)
+        if self.has("calibrates"):
+            known = self.array("calibrates")[: len(column)]
+            column[: len(known)] = known == 1
+        return column
+
+    def choose_calibration(self, rows: NDArray[np.int64]) -> None:
+        """Write down which slides operators are learnt from, where that has not been decided."""
+        if self.has("calibrates") and (self.array("calibrates")[:] != NOT_DONE).any():
+            return
+        chosen = np.zeros(self.store.registered, dtype=np.int32)
+        chosen[rows] = 1
+        self._ensure("calibrates", chosen.shape)[:] = chosen
+        self.store.settle()
+
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """What is said of the operators: how well they foresee, and what they were learnt from; empty before that."""
+        known = self.attributes.get("operators", {})
+        return dict(known) if isinstance(known, dict) else {}
+
+    def operators(self) -> dict[str, NDArray[Any]]:
+        """The arrays of the operators, by name.
+
+        Raises:
+            NotFound: They have not been learnt yet.
+        """
+        if not self.fitted:
+            raise NotFound(
+                f"{self.store.url}/{self.path} has no operators yet", f"run: giga bank {self.store.url}{self._flags()}"
+            )
+        names = [path.rpartition("/")[2] for path, _ in arrays(self.store.root, f"{self.path}/operators")]
+        return {name: np.asarray(self.array(f"operators/{name}")[:]) for name in names}
+
+    def keep_operators(self, found: Mapping[str, NDArray[Any]], said: Mapping[str, Any]) -> None:
+        """Replace the operators; what is said of them is written last, and says that they are there."""
+        node = self.store.root[self.path]
+        node.attrs["giga"] = {name: value for name, value in self.attributes.items() if name != "operators"}
+        self.store.settle()
+        if f"{self.path}/operators" in self.store.root:
+            for path, _ in list(arrays(self.store.root, f"{self.path}/operators")):
+                del self.store.root[f"{path}/c"]
+            del self.store.root[f"{self.path}/operators"]
+            self.forget_opened()
+        for name, values in found.items():
+            self._ensure(f"operators/{name}", values.shape)[...] = values
+        self.store.settle()
+        node = self.store.root[self.path]
+        node.attrs["giga"] = {**self.attributes, "operators": dict(said)}
+        self.store.settle()
 
     def begin(self, recipe: Recipe, width: int, *, redo: bool) -> None:
         """Make room for the augmentations and draws of the recipe, `width` features a tile, or for more than are there.
@@ -105,7 +166,7 @@ class Bank(SlideGroup):
         self._set_done(row)
 
     def write_empty(self, row: int) -> None:
-        """Mark a slide without tiles done."""
+        """Mark a slide done that has no vectors of its own: one without tiles, or one that operators stand in for."""
         if len(self._reopen(np.array([row]))):
             self.array("vectors")[row], self.array("tile")[row] = np.nan, -1
         self._set_done(row)
@@ -120,12 +181,17 @@ class Bank(SlideGroup):
         """Features of a tile."""
         return self.shape[3]
 
-    def mapped(self, *, leave_out: NDArray[np.bool_] | None = None) -> MappedBank:
+    def mapped(self, *, leave_out: NDArray[np.bool_] | None = None) -> MappedBank | MappedFeatures:
         """Map the slides that are done and have tiles into memory, to draw views from; none of `leave_out` (slide,).
+
+        Of operators these are the features that they augment.
 
         Raises:
             Mismatch: A chunk is missing or damaged, or chunks are not stored as they must be (rule BANKS-2).
         """
+        if self.learns:
+            undone = ~self.done().filled
+            return self.store.features(self.name).mapped(leave_out=undone if leave_out is None else undone | leave_out)
         return MappedBank(self, leave_out=leave_out)
 
 

@@ -189,7 +189,7 @@ class Group:
         if known.get("ids", bound)["slides"] > bound["slides"]:  # another process has registered more meanwhile
             bound = known["ids"]
         giga = {"created_by": CREATED_BY, "recipe": vars(recipe), "ids": bound}
-        giga |= {name: known[name] for name in ("sha256",) if name in known}
+        giga |= {name: known[name] for name in ("sha256", "operators") if name in known}
         if known != giga:
             self.store.settle()
             node.attrs["giga"] = giga

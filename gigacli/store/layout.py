@@ -54,6 +54,19 @@ TABLE_ROWS_PER_CHUNK = 4096
 TABLE_VALUES_PER_CHUNK = 2**23  # of wide vectors fewer rows: a chunk is replaced as a whole
 NAN = float("nan")
 DRAWS = ("slide", "augmentation", "draw")
+RESIDUALS = ("calibration_tile", "augmentation", "feature")
+OPERATORS: dict[str, tuple[str, ...]] = {
+    "feature_mean": ("feature",),
+    "feature_sd": ("feature",),
+    "whitening": ("feature", "value"),
+    "centre": ("value",),
+    "shift": ("augmentation", "value"),
+    "left": ("value", "rank"),
+    "core": ("augmentation", "rank", "rank_out"),
+    "right": ("rank_out", "value"),
+    "r2": ("augmentation", "score"),
+}
+"""Arrays of learnt operators, by name, and their dimensions."""
 
 ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec("slides/id", ("slide",), "string", "", "table", whole=True),
@@ -79,6 +92,13 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec("features/*/done", ("slide",), "int64", NOT_DONE, "slide", compressed=False),
     ArraySpec("banks/*/vectors", (*DRAWS, "feature"), "float16", NAN, "slide", compressed=False),
     ArraySpec("banks/*/tile", DRAWS, "int32", -1, "slide"),
+    ArraySpec("banks/*/calibrates", ("slide",), "int32", NOT_DONE, "table", required=False, whole=True),
+    *(
+        ArraySpec(f"banks/*/operators/{name}", dims, "float32", NAN, "all", required=False)
+        for name, dims in OPERATORS.items()
+    ),
+    ArraySpec("banks/*/operators/residuals", RESIDUALS, "float16", NAN, "all", compressed=False, required=False),
+    ArraySpec("banks/*/operators/residuals_first", ("piece",), "int64", NOT_DONE, "all", required=False),
     ArraySpec("banks/*/kept", ("slide",), "int64", NOT_DONE, "table", required=False),
     ArraySpec("banks/*/done", ("slide",), "int64", NOT_DONE, "slide", compressed=False),
     ArraySpec("models/*/weights", ("byte",), "uint8", 0, "all", compressed=False, required=False),

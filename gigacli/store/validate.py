@@ -121,7 +121,7 @@ def _banks(description: Description) -> Iterator[Problem]:
     arrays = dict(_arrays(description))
     for path, sizes in arrays.items():
         group, _, name = path.rpartition("/")
-        if not group.startswith("banks/") or name in ("done", "kept"):
+        if not group.startswith("banks/") or name not in ("vectors", "tile"):
             continue
         config = attributes_of(description, group)["recipe"]["config"]
         for axis, key in (("augmentation", "augmentations"), ("draw", "draws")):

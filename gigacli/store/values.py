@@ -16,7 +16,7 @@ from gigacli.config.base import fingerprint
 from gigacli.store.chunks import is_stored, missing_blocks, stored_chunks
 from gigacli.store.describe import Description, Problem, attributes_of, describe
 from gigacli.store.identity import ALL, identity_of
-from gigacli.store.layout import NOT_DONE, spec_of
+from gigacli.store.layout import NOT_DONE, OPERATORS, spec_of
 from gigacli.store.reading import COLUMN, Reading
 from gigacli.store.store import Store
 
@@ -186,18 +186,48 @@ class _Check(Reading):
 
     def bank(self, path: str) -> None:
         """Check that vectors are finite, and of tiles that exist."""
-        for row in map(int, np.flatnonzero(self.done(f"{path}/done") & (self.count > 0))):
-            if f"{path}/vectors" in self.sound:
+        learns = (self.config(path) or {}).get("mode") == "operators"
+        done = self.done(f"{path}/done") & (self.count > 0)
+        if learns:
+            done &= self.column(f"{path}/calibrates")[: len(done)] == 1
+            self._operators(path)
+        for row in map(int, np.flatnonzero(done)):
+            tile = self._drawn(f"{path}/tile", row, least=NOT_DONE if learns else 0)
+            if f"{path}/vectors" in self.sound and not learns:
                 self._vectors(f"{path}/vectors", row, self.description[f"{path}/vectors"]["shape"][1])
-            self._drawn(f"{path}/tile", row)
+            elif f"{path}/vectors" in self.sound and tile is not None:
+                vectors = self.read(f"{path}/vectors", row, row=row)  # (augmentation, draw, feature)
+                if vectors is not None and not np.isfinite(vectors[tile >= 0]).all():
+                    self.add("BANKS-5", f"{path}/vectors", row, "values are not finite")
 
-    def _drawn(self, path: str, row: int) -> None:
-        tile = self.read(path, row, row=row)  # (augmentation, draw)
-        if tile is None:
+    def _operators(self, path: str) -> None:
+        """Check that operators that are said to be there are, and fit the vectors they were learnt from."""
+        said = attributes_of(self.description, path).get("operators")
+        if not isinstance(said, dict):
             return
-        wrong = (tile < 0) | (tile >= self.count[row])
+        _, sets, _, width = self.description[f"{path}/vectors"]["shape"]
+        sizes = {"feature": width, "value": width, "augmentation": sets}
+        optional = ("residuals", "residuals_first") if said["residuals"] else ()
+        for name in (*OPERATORS, *optional):
+            values = self.read(f"{path}/operators/{name}") if f"{path}/operators/{name}" in self.sound else None
+            if values is None:
+                self.add("BANKS-7", f"{path}/operators/{name}", None, "the array is missing")
+                continue
+            dims = self.description[f"{path}/operators/{name}"]["dims"]
+            wrong = [dim for dim, size in zip(dims, values.shape, strict=True) if sizes.setdefault(dim, size) != size]
+            if wrong:
+                self.add("BANKS-7", f"{path}/operators/{name}", None, f"its size along {wrong[0]} is another's")
+            elif not np.isfinite(values).all():
+                self.add("BANKS-7", f"{path}/operators/{name}", None, "values are not finite")
+
+    def _drawn(self, path: str, row: int, *, least: int) -> NDArray[Any] | None:
+        tile: NDArray[Any] | None = self.read(path, row, row=row)  # (augmentation, draw)
+        if tile is None:
+            return None
+        wrong = (tile < least) | (tile >= self.count[row])
         if wrong.any():
             self.add("BANKS-6", path, row, f"a tile number is {tile[wrong][0]}; the slide has {self.count[row]} tiles")
+        return tile
 
     def trained(self, path: str) -> None:
         """Check that what is finished has weights that can be read."""

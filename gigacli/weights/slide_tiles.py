@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gigacli.nn.closed_forms import SlideTiles
 from gigacli.nn.views import TilePositions
 from gigacli.store.groups import Bank, Features
+from gigacli.store.mapped import MappedBank
+from gigacli.weights.operators import applied, augmented_slide
 
 ROWS_AT_ONCE = 64
 """Slides whose tiles' places are read together."""
@@ -23,16 +26,22 @@ def tiles_of_slides(
     Args:
         features: Of all tiles, without augmentation.
         rows: (n,) rows of slides that are done and have tiles, in the bank too.
-        bank: Of the same encoder and tiles; without one, tiles stand for themselves, as one augmentation of each.
+        bank: Of the same encoder and tiles, or operators in place of one; without, tiles stand for themselves, as one
+            augmentation of each.
         augmented: Whether augmented tiles are wanted at all.
     """
-    store, drawn = features.store, _drawn(bank, rows) if bank is not None and augmented else None
+    store = features.store
+    drawn = _drawn(bank, rows) if bank is not None and augmented and not bank.learns else None
+    operators = applied(bank, device=torch.device("cpu")) if bank is not None and augmented and bank.learns else None
     for start in range(0, len(rows), ROWS_AT_ONCE):
         block = rows[start : start + ROWS_AT_ONCE]
         positions = TilePositions(store.tiles.grids(block))
         for i, row in enumerate(block.tolist()):
             plain = features.read(row)
+            vectors: NDArray[np.float16]
             vectors, tile = next(drawn) if drawn is not None else (plain[None], None)
+            if operators is not None:
+                vectors, tile = augmented_slide(operators, plain, slide_id=store.slides[row].id)
             places = positions(np.array([i]), np.arange(len(plain))[None])[0]  # (n, 2)
             mine = (vectors, tile) if augmented else (None, None)
             yield SlideTiles(store.slides[row].id, plain, places, *mine)
@@ -43,4 +52,5 @@ def _drawn(bank: Bank, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.flo
     others = np.ones(bank.store.registered, dtype=bool)
     others[rows] = False
     mapped = bank.mapped(leave_out=others)
+    assert isinstance(mapped, MappedBank)
     yield from zip(mapped.slides(), mapped.tile, strict=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gigacli.config.verbs import TrainConfig
 from gigacli.nn.giga import GigaSSL
@@ -16,6 +19,7 @@ from gigacli.store.groups import Bank, Encoder, Features
 from gigacli.store.mapped import MappedBank, MappedFeatures
 from gigacli.weights.joined import fit_joined
 from gigacli.weights.resnet18 import resnet18_from_bytes
+from gigacli.weights.slide_tiles import tiles_of_slides
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +72,26 @@ def _feature_space(material: Material) -> FeatureSpace:
     standard = spread.standard if spread is not None else None
     if not config.whiten:
         return FeatureSpace(standard, None)
-    if config.whitening == "augmentations" and isinstance(views, MappedBank):
-        noise = augmentation_covariance(zip(views.slides(), views.tile, strict=True), standard)
+    if config.whitening == "augmentations":
+        noise = augmentation_covariance(_augmented(material), standard)
+    elif isinstance(material.source, Bank):
+        noise = slide_covariance((slide for slide, _ in _augmented(material)), standard)
     else:
         noise = slide_covariance(views.slides(), standard)
     return FeatureSpace(standard, whitening_matrix(noise, spread))
+
+
+def _augmented(material: Material) -> Iterator[tuple[NDArray[np.float16], NDArray[np.int32]]]:
+    """Per slide its augmented features (augmentation, draw, c), and which tiles they are of."""
+    views = material.views
+    if isinstance(views, MappedBank):
+        yield from zip(views.slides(), views.tile, strict=True)
+        return
+    assert isinstance(material.source, Bank)
+    for slide in tiles_of_slides(material.features, views.rows, bank=material.source):
+        assert slide.augmented is not None
+        assert slide.drawn is not None
+        yield slide.augmented.astype(np.float16, copy=False), slide.drawn
 
 
 def _load_layer4(method: GigaSSL, encoder: Encoder) -> str:

@@ -1,0 +1,142 @@
+"""Operators of a bank: learnt from its calibration tiles, kept in the store, and applied to features.
+
+What they are is a function of the calibration tiles, of the slides these are of, and of the recipe: whichever process
+fits them, and however often, they come out the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gigacli.config.base import fingerprint
+from gigacli.errors import InvalidInput, Mismatch
+from gigacli.nn.operators import AppliedOperators, Gate, Operators
+from gigacli.nn.operators_fit import LEAST_SLIDES, Calibration, fit_operators, operator_space
+from gigacli.nn.tile_features import TileEncoder
+from gigacli.nn.whitening import spread_of
+from gigacli.progress import Progress
+from gigacli.randomness import keyed_rng, keyed_seed
+from gigacli.store.groups import Bank, Features
+
+CALIBRATING_SHARE, LEAST_CALIBRATING, MOST_CALIBRATING = 0.2, 30, 256
+"""Slides whose tiles operators are learnt from: a share of all, but so many at least and at most."""
+
+BANK_AUGMENTATIONS, BANK_DRAWS = 16, 48
+"""Augmented tiles of a slide that whitening and closed forms look at, where a bank would hold them."""
+
+
+def calibrating_of(bank: Bank, *, seed: int) -> NDArray[np.int64]:
+    """Rows of the slides that a bank's operators are learnt from: as was decided, or by lots keyed by slides' ids.
+
+    Raises:
+        InvalidInput: Too few slides have tiles.
+    """
+    if bank.learns and bank.calibrates.any():
+        return np.flatnonzero(bank.calibrates)
+    rows, ids = np.flatnonzero(bank.store.tiles.done().filled), bank.store.slides.ids
+    if len(rows) < LEAST_SLIDES:
+        raise InvalidInput(
+            f"operators are learnt on some slides and judged on others, {LEAST_SLIDES} in all; {len(rows)} have tiles",
+            "encode augmented tiles instead: `mode` tiles",
+        )
+    wanted = max(LEAST_CALIBRATING, min(MOST_CALIBRATING, round(CALIBRATING_SHARE * len(rows))))
+    lots = sorted(rows.tolist(), key=lambda row: keyed_seed(seed, "calibrating", ids[row]))
+    return np.sort(np.array(lots[:wanted], dtype=np.int64))
+
+
+def check_imported(features: Features, encoder: TileEncoder, name: str) -> None:
+    """Refuse to learn operators for features that are none of this encoder's, or need none of the tools here.
+
+    Raises:
+        InvalidInput: They were made here, or have another width.
+    """
+    if not features.imported:
+        raise InvalidInput(
+            f"{features.path} were made here, and need no other encoder", "leave out `features`; use `name`"
+        )
+    if features.width != encoder.features:
+        raise InvalidInput(
+            f"{features.path} have {features.width} values a tile; encoder {name!r} gives {encoder.features}",
+            "give the encoder that made them",
+        )
+
+
+def fit_bank_operators(bank: Bank, features: Features, progress: Progress) -> Gate:
+    """Learn the operators of a bank from what is done of its calibration slides, unless they are there already.
+
+    Raises:
+        InvalidInput: Too few calibration slides are done, or their features cannot be used.
+        Mismatch: Operators cannot stand in for augmented tiles here.
+    """
+    config, ids = bank.config, bank.store.slides.ids
+    done = bank.done().filled & features.done().filled
+    rows = np.flatnonzero(bank.calibrates & done)
+    identities = bank.store.tiles.identities()[rows].tolist()
+    learnt_from = fingerprint([[ids[row], value] for row, value in zip(rows.tolist(), identities, strict=True)])
+    if bank.fitted.get("learnt_from") == learnt_from:
+        return _gate(bank)
+    progress.say(f"learning {config['sets']} operators from tiles of {len(rows)} slides")
+    calibration = _calibration(bank, features, rows)
+    space = operator_space(calibration, spread_of(map(features.read, rows.tolist())))
+    wanted = {"yes": True, "no": False, "auto": False}[config["residuals"]]
+    operators = fit_operators(calibration, space, rank=config["rank"], residuals=wanted, seed=config["seed"])
+    gate = operators.gate
+    if gate.outcome == "refused":
+        raise Mismatch(gate.words, f"encode augmented tiles instead: giga bank {bank.store.url} --mode tiles --redo")
+    if gate.outcome == "residuals" and config["residuals"] == "auto":
+        operators = fit_operators(calibration, space, rank=config["rank"], residuals=True, seed=config["seed"])
+    said = {
+        "learnt_from": learnt_from,
+        "slides": len(rows),
+        "tiles": len(calibration.plain),
+        "r2": {"tile": gate.tile, "slide": gate.slide, "slide_by_shift": gate.shift},
+        "penalty": operators.penalty,
+        "rank_kept": operators.kept,
+        "residuals": operators.residuals is not None,
+    }
+    bank.keep_operators(operators.state(), said)
+    return gate
+
+
+def read_operators(bank: Bank) -> Operators:
+    """The operators of a bank.
+
+    Raises:
+        NotFound: They have not been learnt yet.
+    """
+    said, state = bank.fitted, bank.operators()
+    return Operators.from_state(state, gate=_gate(bank), penalty=said["penalty"], kept=said["rank_kept"])
+
+
+def _gate(bank: Bank) -> Gate:
+    r2 = bank.fitted["r2"]
+    return Gate(r2["tile"], r2["slide"], r2["slide_by_shift"])
+
+
+def applied(bank: Bank, *, device: torch.device, precision: str = "fp32") -> AppliedOperators:
+    """The operators of a bank, ready to move features."""
+    return AppliedOperators(read_operators(bank), device=device, precision=precision)
+
+
+def augmented_slide(
+    operators: AppliedOperators, plain: NDArray[np.float16], *, slide_id: str
+) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
+    """What a bank would hold of a slide, features (n, d): (augmentation, draw, d), and which tile each is of."""
+    rng = keyed_rng("operators", slide_id)
+    return operators.bank(plain, rng, augmentations=BANK_AUGMENTATIONS, draws=BANK_DRAWS)
+
+
+def _calibration(bank: Bank, features: Features, rows: NDArray[np.int64]) -> Calibration:
+    """The calibration tiles of slides, as they are and augmented."""
+    plain, augmented, slide = [], [], []
+    for row in rows.tolist():
+        tile = bank.array("tile")[row, 0]  # (draw,), the same under every set
+        there = tile >= 0
+        plain.append(features.read(row)[tile[there]])
+        augmented.append(bank.array("vectors")[row][:, there].swapaxes(0, 1))  # (tiles, sets, d)
+        slide += [bank.store.slides.ids[row]] * int(there.sum())
+    if not rows.size:
+        raise InvalidInput(f"{bank.path}: none of its calibration slides is done", "see why: giga info STORE")
+    return Calibration(np.concatenate(plain), np.concatenate(augmented), np.array(slide))
