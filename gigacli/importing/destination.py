@@ -55,7 +55,8 @@ def recipe_for(group: Features | Embedding, recipe: Recipe, *, redo: bool) -> Re
     """
     store, there = group.store, group.found
     made = there is not None and there.stage != "import"
-    if made or (isinstance(group, Features) and store.bank(group.name).found is not None):
+    bank = store.bank(group.name)
+    if made or (isinstance(group, Features) and bank.found is not None and not bank.learns):
         raise Mismatch(
             f"{store.url} has {group.kind} or a bank of the name {group.name!r} of its own", "choose another `name`"
         )

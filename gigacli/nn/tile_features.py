@@ -80,12 +80,17 @@ def draw_calibration(seed: int, slide_id: str, *, count: int, sets: int, draws: 
         tile_px: Edge of a tile.
     """
     chosen = np.full(draws, -1, dtype=np.int32)
-    drawn = np.sort(keyed_rng(seed, "calibration", slide_id).permutation(count)[:draws])
+    drawn = calibration_tiles(seed, slide_id, count=count, draws=draws)
     chosen[: len(drawn)] = drawn
     each = [draw_augmentation(keyed_rng(seed, "calibration", k), 1, tile_px=tile_px) for k in range(sets)]
     joined = TileAugmentation(**{k: np.concatenate([vars(s)[k] for s in each]) for k in vars(each[0])})
     tiles = np.tile(chosen, (sets, 1))
     return BankViews(tiles, joined, independent=False, missing=tiles >= 0)
+
+
+def calibration_tiles(seed: int, slide_id: str, *, count: int, draws: int) -> NDArray[np.int32]:
+    """Numbers of the tiles of a slide that operators are learnt from: `draws` of `count`, ascending; all if fewer."""
+    return np.sort(keyed_rng(seed, "calibration", slide_id).permutation(count)[:draws]).astype(np.int32)
 
 
 def no_views(*, tile_px: int) -> BankViews:

@@ -24,7 +24,15 @@ from gigacli.config.verbs import BankConfig, BankMode, Compile, Precision, Resid
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.frozen import can_compile
-from gigacli.nn.tile_features import Batches, SlideFeatures, TileEncoder, draw_bank_views, draw_calibration, no_views
+from gigacli.nn.tile_features import (
+    Batches,
+    SlideFeatures,
+    TileEncoder,
+    calibration_tiles,
+    draw_bank_views,
+    draw_calibration,
+    no_views,
+)
 from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
 from gigacli.progress import SILENT, Progress, Summary, Throughput
 from gigacli.store.groups import Bank, Features
@@ -32,6 +40,7 @@ from gigacli.store.recipe import Recipe
 from gigacli.store.slide_group import shard_rows
 from gigacli.store.store import Store
 from gigacli.weights.operators import calibrating_of, check_imported, fit_bank_operators
+from gigacli.weights.reproduce import check_reproduces
 from gigacli.weights.tile_encoders import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
 from gigacli.wsi.reader import SlideTiles, TileReader
 
@@ -111,6 +120,8 @@ def bank(
         progress.say(plan.choice.note)
     if config.redo:
         plan.bank.say_replacing(plan.recipes[0], progress)
+    if plan.imported and not plan.bank.fitted:
+        check_reproduces(plan.features, plan.encoder, name=plan.choice.name, rows=plan.calibrating)
     begin(plan)
     plan.store.settle()  # other processes may do the rest
     if plan.config.dask is not None:
@@ -246,8 +257,8 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
                 encoding = None
                 fail(row, reason_of(block.error))
                 continue
-            new, count = not plan.imported and (plan.again or not plain[row]), len(block.slide.coords)
-            encoding = encoding or _encoding(plan, batches, row, count, plain=new)
+            new = not plan.imported and (plan.again or not plain[row])
+            encoding = encoding or _encoding(plan, batches, row, len(block.slide.coords), plain=new)
             outcome.meter.add(made=encoding.add(block.tiles, block.start), read=len(block.tiles))
             progress.advance(int(block.last), note=outcome.meter.note)
             if block.last:
@@ -300,7 +311,10 @@ def _slides(
             _write(plan, row, None)
             progress.advance()
         else:
-            yield SlideTiles(row, table[row].path, table[row].mpp, plan.store.tiles.coords(row))
+            coords = plan.store.tiles.coords(row)
+            if plan.imported:  # no others are encoded
+                coords = coords[_calibration_tiles(plan, row, counts[row])]
+            yield SlideTiles(row, table[row].path, table[row].mpp, coords)
 
 
 def _reader(plan: Plan) -> TileReader:
@@ -339,6 +353,11 @@ def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool
     return SlideFeatures(batches, views, count=count, plain=plain)
 
 
+def _calibration_tiles(plan: Plan, row: int, count: int) -> NDArray[np.int32]:
+    slide_id = plan.store.slides[row].id
+    return calibration_tiles(plan.config.seed, slide_id, count=int(count), draws=plan.config.draws)
+
+
 def _write(plan: Plan, row: int, encoding: SlideFeatures | None) -> None:
     """Write a slide; ``None`` for one that there is nothing to encode of."""
     if not plan.imported and encoding is None:
@@ -348,8 +367,11 @@ def _write(plan: Plan, row: int, encoding: SlideFeatures | None) -> None:
     if encoding is None or not len(encoding.views.tiles):
         plan.bank.write_empty(row)
     else:
-        views = encoding.views
-        plan.bank.write(row, encoding.vectors.cpu().numpy(), views.tiles, made=views.missing)
+        views, tiles = encoding.views, encoding.views.tiles
+        if plan.imported:  # those that were read are all that were wanted: their numbers are places among these
+            numbers = _calibration_tiles(plan, row, plan.features.done().counts[row])
+            tiles = np.where(tiles >= 0, numbers[tiles], -1).astype(np.int32)
+        plan.bank.write(row, encoding.vectors.cpu().numpy(), tiles, made=views.missing)
     plan.store.fail("bank", {row: ""})
 
 

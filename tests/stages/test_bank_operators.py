@@ -1,0 +1,216 @@
+"""giga bank --mode operators: what augmentation does to features, learnt from a few tiles."""
+
+import numpy as np
+import pytest
+import torch
+
+import gigacli as giga
+from gigacli.demo.cohort import write_cohort
+from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.nn.augment import augment, draw_augmentation, fold, output_px
+from gigacli.nn.device import pick_device
+from gigacli.nn.frozen import FrozenTileEncoder
+from gigacli.randomness import keyed_rng
+from gigacli.store.layout import NOT_DONE
+from gigacli.weights.operators import applied, read_operators
+from gigacli.weights.resnet18 import resnet18_from_bytes
+from gigacli.wsi.slide import Slide
+from tests.conftest import copy_store
+
+OPTIONS = {"encoder": "random-resnet18", "mode": "operators", "sets": 8, "calibration_tiles": 144, "precision": "fp32"}
+NAME = "random-resnet18"
+SLIDES = 12
+
+
+@pytest.fixture(scope="session")
+def dozen(shared_folder):
+    """A store of twelve small slides with tiles, and the tables they came with."""
+    with shared_folder("dozen") as folder:
+        made = write_cohort(folder, slides=SLIDES, patients=6, labs=2, seed=1, size_px=(1536, 1152))
+        path = folder / "cohort.zarr"
+        if not (folder / "done").exists():
+            giga.tile(path, csv=made.cohort_csv, mpp=1.0, tile_px=64)
+            (folder / "done").touch()
+    return path, made
+
+
+@pytest.fixture(scope="session")
+def learnt(dozen, shared_folder):
+    """The same with operators."""
+    with shared_folder("learnt") as folder:
+        path = folder / "cohort.zarr"
+        if not (folder / "done").exists():
+            copy_store(dozen[0], path)
+            giga.bank(path, **OPTIONS)
+            (folder / "done").touch()
+    return path
+
+
+def test_calibration_tiles_are_encoded_under_sets_that_all_slides_share(learnt):
+    store = giga.open(learnt)
+    network = resnet18_from_bytes(store.read_bytes(f"encoders/{NAME}/weights"))
+    encoder = FrozenTileEncoder(network, device=pick_device("cpu"), precision="fp32")
+    bank, features = store.bank(NAME), store.features(NAME)
+    assert bank.calibrates.sum() == SLIDES
+    assert bank.shape == (SLIDES, 8, 12, 256)
+    for row in (0, 7):
+        tile = bank.array("tile")[row]
+        assert (tile == tile[0]).all()
+        assert len(set(tile[0].tolist())) == 12
+        slide = store.slides[row]
+        with Slide(slide.path, mpp=slide.mpp) as opened:
+            coords = store.tiles.coords(row)[tile[0]]
+            images = [opened.read(*map(int, at), tile_px=64, mpp=1.0) for at in coords]
+        pixels = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
+        np.testing.assert_allclose(
+            features.read(row)[tile[0]], encoder(pixels.float() / 255).numpy(), rtol=2e-3, atol=2e-3
+        )
+        for k in (0, 5):
+            parameters = draw_augmentation(keyed_rng(0, "calibration", k), 1, tile_px=64)
+            folded = fold(parameters, tile_px=64, out_px=output_px(64), device=torch.device("cpu"))
+            expected = encoder(augment(pixels, folded)).numpy()
+            np.testing.assert_allclose(bank.array("vectors")[row, k], expected, rtol=2e-3, atol=2e-3)
+    assert giga.validate(learnt).problems == []
+
+
+def test_what_is_kept_is_what_moves_features(learnt):
+    """The stored arrays, by the formula of the specification."""
+    bank = giga.open(learnt).bank(NAME)
+    kept = bank.operators()
+    f = giga.open(learnt).features(NAME).read(3)[:4].astype(np.float64)
+    x = (f - kept["feature_mean"]) / kept["feature_sd"] @ kept["whitening"]
+    for k in (0, 7):
+        y = x + kept["shift"][k] + (x - kept["centre"]) @ kept["left"] @ kept["core"][k] @ kept["right"]
+        back = y @ np.linalg.inv(kept["whitening"].astype(np.float64)) * kept["feature_sd"] + kept["feature_mean"]
+        ours = applied(bank, device=torch.device("cpu")).under(f.astype(np.float32), k)
+        np.testing.assert_allclose(ours, back, rtol=1e-3, atol=1e-4)
+    assert read_operators(bank).gate.words.startswith("on slides left out, operators foresee")
+
+
+@pytest.mark.slow
+def test_shards_a_kill_and_another_run_make_the_same_bytes(dozen, learnt, tmp_path, chunks, monkeypatch):
+    path = copy_store(dozen[0], tmp_path / "sharded.zarr")
+    for shard in ("2/2", "1/2"):
+        assert not giga.open(path).bank(NAME).fitted
+        made = giga.bank(path, **OPTIONS, shard=shard)
+    assert made.operators.startswith("on slides left out")
+    assert chunks(path) == chunks(learnt)
+    assert giga.open(path).bank(NAME).fitted == giga.open(learnt).bank(NAME).fitted
+
+    before = chunks(path)
+    again = giga.bank(path)  # and what was left out is as it was
+    assert (again.done, again.tiles) == (0, 0)
+    assert chunks(path) == before
+
+    from gigacli.store.bank import Bank
+
+    killed, write = copy_store(dozen[0], tmp_path / "killed.zarr"), Bank.write
+
+    def stop(self, row, *args, **options):
+        if row == 6:
+            raise KeyboardInterrupt
+        write(self, row, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bank, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            giga.bank(killed, **OPTIONS)
+    with pytest.raises(NotFound, match="has no operators yet"):
+        giga.train(killed, epochs=1)
+    giga.bank(killed, **OPTIONS)
+    assert chunks(killed) == chunks(learnt)
+
+
+def test_slides_that_come_later_leave_operators_as_they_are(dozen, learnt, tmp_path, chunks):
+    path, more = copy_store(learnt, tmp_path / "cohort.zarr"), tmp_path / "late"
+    later = write_cohort(more, slides=2, patients=2, labs=1, seed=9, size_px=(1536, 1152))
+    table = later.cohort_csv.read_text().replace("slide_", "late_")
+    (later.cohort_csv).write_text(table.replace("demo", "late"))
+    store = giga.open(path)
+    kept = chunks(path, f"banks/{NAME}/operators")
+    names = {p.stem: p for p in later.slides.iterdir()}
+    lines = ["path,slide_id", *(f"{p},late-{stem}" for stem, p in sorted(names.items()))]
+    (more / "late.csv").write_text("\n".join(lines) + "\n")
+    giga.tile(path, csv=more / "late.csv")
+    made = giga.bank(path)
+    assert made.done == 2
+    store = giga.open(path)
+    assert store.bank(NAME).calibrates.sum() == SLIDES
+    assert store.bank(NAME).done().filled.sum() == SLIDES + 2
+    assert chunks(path, f"banks/{NAME}/operators") == kept
+    assert giga.validate(path).problems == []
+
+
+@pytest.mark.parametrize("whitening", ["slides", "augmentations"])
+def test_an_encoder_is_trained_on_views_by_operators_joined_and_embedded(learnt, tmp_path, whitening):
+    path = copy_store(learnt, tmp_path / "cohort.zarr")
+    options = {"aggregator": "mlp", "steps": 4, "precision": "fp32", "whitening": whitening}
+    giga.train(path, **options)
+    giga.train(path, name="again", **options)
+    store = giga.open(path)
+    assert store.model("giga").weights() == store.model("again").weights()
+    giga.embed(path, model="giga", views=3)
+    giga.embed(path, aggregator="view-whitened")
+    assert giga.open(path).embedding("giga").done().filled.all()
+    assert giga.validate(path).problems == []
+
+
+def test_what_does_not_go_together_is_refused(dozen, learnt, store_at, tmp_path):
+    path = copy_store(dozen[0], tmp_path / "cohort.zarr")
+    with pytest.raises(InvalidInput, match="`mode` is operators, which takes no `draws`"):
+        giga.bank(path, **OPTIONS, draws=4)
+    with pytest.raises(InvalidInput, match="`mode` is tiles, which takes no `rank`"):
+        giga.bank(path, encoder="random-resnet18", rank=4)
+    with pytest.raises(InvalidInput, match="8 have tiles"):
+        giga.bank(store_at("tile", "eight.zarr"), **OPTIONS)
+    again = copy_store(learnt, tmp_path / "learnt.zarr")
+    with pytest.raises(Mismatch, match="sets: 8 here, 9 asked for"):
+        giga.bank(again, sets=9)
+    with pytest.raises(Mismatch, match="mode"):
+        giga.bank(again, mode="tiles", augmentations=3)
+
+
+def test_a_changed_calibration_slide_is_learnt_from_anew(learnt, tmp_path):
+    path = copy_store(learnt, tmp_path / "cohort.zarr")
+    before = giga.open(path).bank(NAME).fitted["learnt_from"]
+    store = giga.open(path, write=True)
+    store.tiles.write(0, store.tiles.coords(0)[:-2], None)
+    done = store.bank(NAME).done()
+    assert done.values[0] == NOT_DONE
+    assert done.stale.tolist() == [True] + [False] * (SLIDES - 1)
+    made = giga.bank(path)
+    assert made.done == 1
+    assert giga.open(path).bank(NAME).fitted["learnt_from"] != before
+
+
+@pytest.fixture
+def imported(dozen, learnt, tmp_path):
+    """A store of the same features, as if another tool had made them, whose slides are known."""
+    giga.export(learnt, f"features/{NAME}", to=tmp_path / "files")
+    path = tmp_path / "imported.zarr"
+    giga.import_features(path, tmp_path / "files", name="theirs", csv=dozen[1].cohort_csv)
+    return path
+
+
+def test_imported_features_have_operators_of_the_encoder_that_made_them(imported, learnt):
+    weights = imported.parent / "encoder.safetensors"
+    giga.export(learnt, f"encoders/{NAME}", to=weights)
+    options = {**OPTIONS, "features": "theirs", "encoder": str(weights)}
+    made = giga.bank(imported, **options)
+    store = giga.open(imported)
+    bank = store.bank("theirs")
+    assert made.tiles == SLIDES * 12 * 8  # and no tile as it is
+    assert made.read == SLIDES * 12
+    ours = giga.open(learnt).bank(NAME)
+    order = [store.slides.index[name] for name in giga.open(learnt).slides.ids]
+    np.testing.assert_array_equal(bank.array("tile")[:][order], ours.array("tile")[:])
+    np.testing.assert_array_equal(bank.array("vectors")[:][order], ours.array("vectors")[:])
+    assert giga.validate(imported).problems == []
+    giga.train(imported, aggregator="mlp", steps=2)
+    again = giga.bank(imported, features="theirs")
+    assert (again.done, again.read) == (0, 0)
+
+
+def test_an_encoder_that_did_not_make_imported_features_is_refused(imported):
+    with pytest.raises(Mismatch, match="does not make features/theirs: mean cosine"):
+        giga.bank(imported, **{**OPTIONS, "features": "theirs", "seed": 5})
