@@ -160,8 +160,11 @@ class BankConfig(Config):
         None, "Imported features to learn operators for, with the `encoder` that made them; with `mode` operators."
     )
     sets: int = option(64, "Of operators: sets of augmentation parameters that one is learnt for each.", (8, 4096))
-    calibration_tiles: int = option(
-        2000, "Of operators: tiles they are learnt from, spread over a fifth of the slides.", (100, 10_000_000)
+    calibration_tiles: int | None = option(
+        None,
+        "Of operators: tiles they are learnt from, spread over a fifth of the slides. Default: 2000; of a small cohort "
+        "what costs five passes over its tiles, and 360 at least.",
+        (100, 10_000_000),
     )
     rank: int = option(128, "Of operators: directions of features they act along.", (1, 65536))
     residuals: Residuals = option(
@@ -173,6 +176,7 @@ class BankConfig(Config):
     read_timeout: float = run_option(
         600.0, "Seconds after which a slide that does not answer is given up.", (0.001, 1e6)
     )
+    plan: bool = run_option(False, "Encode for ten seconds, say what both modes would cost, and stop.")
     shard: str | None = run_option(None, SHARD)
     dask: str | None = run_option(None, DASK)
     workers: int | None = run_option(None, "Reading threads; default: the number of processors.", WORKERS)

@@ -22,16 +22,12 @@ from gigacli.cohort.content import slide_problem
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import BankConfig, BankMode, Compile, Precision, Residuals
 from gigacli.errors import InvalidInput, reason_of
-from gigacli.nn.device import pick_device, pick_precision
-from gigacli.nn.frozen import can_compile
+from gigacli.nn.device import pick_device
 from gigacli.nn.tile_features import (
     Batches,
     SlideFeatures,
     TileEncoder,
     calibration_tiles,
-    draw_bank_views,
-    draw_calibration,
-    no_views,
 )
 from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
 from gigacli.progress import SILENT, Progress, Summary, Throughput
@@ -39,13 +35,12 @@ from gigacli.store.groups import Bank, Features
 from gigacli.store.recipe import Recipe
 from gigacli.store.slide_group import shard_rows
 from gigacli.store.store import Store
+from gigacli.weights.bank_price import BankEstimate, price
+from gigacli.weights.bank_views import views_of_slide
 from gigacli.weights.operators import calibrating_of, check_imported, fit_bank_operators
 from gigacli.weights.reproduce import check_reproduces
 from gigacli.weights.tile_encoders import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
 from gigacli.wsi.reader import SlideTiles, TileReader
-
-COMPILE_FROM = {"cpu": 50_000, "cuda": 10_000_000}
-"""Encodings from which compiling the encoder, half a minute, is sooner paid back than felt."""
 
 BATCH_SIZE = {"cpu": 64, "cuda": 256}
 
@@ -86,13 +81,14 @@ def bank(
     mode: BankMode = "tiles",
     features: str | None = None,
     sets: int = 64,
-    calibration_tiles: int = 2000,
+    calibration_tiles: int | None = None,
     rank: int = 128,
     residuals: Residuals = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",  # noqa: A002 - the name of the flag
     batch_size: int | None = None,
     read_timeout: float = 600.0,
+    plan: bool = False,
     shard: str | None = None,
     dask: str | None = None,
     workers: int | None = None,
@@ -101,8 +97,8 @@ def bank(
     redo: bool = False,
     sync: bool = True,
     progress: Progress = SILENT,
-) -> BankSummary:
-    """Write a bank of augmented tile features, and the un-augmented features.
+) -> BankSummary | BankEstimate:
+    """Write a bank of augmented tile features, and the un-augmented features; or, with `plan`, say what that costs.
 
     Args:
         store: The cohort store.
@@ -115,20 +111,23 @@ def bank(
             the encoder does not make the imported features.
     """
     started = time.monotonic()
-    plan = prepare(config, Store.open(store, write=True, sync=config.sync))
-    if plan.choice.note:
-        progress.say(plan.choice.note)
+    what = prepare(config, Store.open(store, write=True, sync=config.sync))
+    if what.choice.note:
+        progress.say(what.choice.note)
+    if what.config.plan:
+        with _reader(what) as reader:
+            return price(what.config, what.store, what.encoder, reader, size=what.batch_size, progress=progress)
     if config.redo:
-        plan.bank.say_replacing(plan.recipes[0], progress)
-    if plan.imported and not plan.bank.fitted:
-        check_reproduces(plan.features, plan.encoder, name=plan.choice.name, rows=plan.calibrating)
-    begin(plan)
-    plan.store.settle()  # other processes may do the rest
-    if plan.config.dask is not None:
-        return _on_dask(plan, progress, started)
-    outcome = work(plan, progress)
-    plan.store.settle()
-    return summary(plan, outcome, started, learnt=learn(plan, progress))
+        what.bank.say_replacing(what.recipes[0], progress)
+    if what.imported and not what.bank.fitted:
+        check_reproduces(what.features, what.encoder, name=what.choice.name, rows=what.calibrating)
+    begin(what)
+    what.store.settle()  # other processes may do the rest
+    if what.config.dask is not None:
+        return _on_dask(what, progress, started)
+    outcome = work(what, progress)
+    what.store.settle()
+    return summary(what, outcome, started, learnt=learn(what, progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +147,11 @@ class Plan:
     def store(self) -> Store:
         """The cohort store."""
         return self.bank.store
+
+    @property
+    def batch_size(self) -> int:
+        """Tiles per call of the encoder."""
+        return self.config.batch_size or BATCH_SIZE[self.encoder.device.type]
 
     @property
     def learns(self) -> bool:
@@ -180,17 +184,11 @@ def prepare(config: BankConfig, store: Store) -> Plan:
     config = config.following(bank.found.config if bank.found else None)
     calibrating = np.empty(0, dtype=np.int64)
     if config.mode == "operators":
-        calibrating = calibrating_of(bank, seed=config.seed)
-        config = config.but(augmentations=config.sets, draws=-(-config.calibration_tiles // len(calibrating)))
-    precision = pick_precision(config.precision, device)
-    compiled = not choice.timm and config.compile == "yes"
-    if not choice.timm and config.compile == "auto":  # by the size of the whole bank: every shard decides alike
-        encodings = store.registered * config.augmentations * config.draws
-        compiled = encodings >= COMPILE_FROM[device.type] and can_compile(device)
-    encoder = make_encoder(choice, device, precision=precision, compiled=compiled)
+        calibrating, config = calibrating_of(bank, config)
+    slides = len(calibrating) if config.mode == "operators" else store.registered
+    encoder, config = make_encoder(choice, config, device, encodings=slides * config.augmentations * config.draws)
     if config.features is not None:
         check_imported(features, encoder, choice.name)
-    config = config.but(precision=precision, compile="yes" if compiled else "no")
     inputs = {"tiles": tiles.fingerprint, "encoder": weights_of(choice, encoder)}
     base = {"encoder": choice.name, "precision": config.precision, "compile": config.compile}
     plain = Recipe("bank", base, inputs)
@@ -248,8 +246,7 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
             progress.say(f"{table[row].id} failed: {why}")
             progress.advance()
 
-        size = plan.config.batch_size or BATCH_SIZE[plan.encoder.device.type]
-        batches = Batches(plan.encoder, tile_px=store.tiles.tile_px, size=size, say=progress.say)
+        batches = Batches(plan.encoder, tile_px=store.tiles.tile_px, size=plan.batch_size, say=progress.say)
         encoding = None
         for block in reader.blocks(_slides(plan, todo, tiled.counts, fail, progress)):
             row = block.slide.key
@@ -331,24 +328,11 @@ def _reader(plan: Plan) -> TileReader:
 
 def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool) -> SlideFeatures:
     """Say what to encode of a slide: everything, or what a smaller bank lacks that was there before."""
-    config, slide_id, tile_px = plan.config, plan.store.slides[row].id, plan.store.tiles.tile_px
-    if plan.learns and not plan.bank.calibrates[row]:
-        return SlideFeatures(batches, no_views(tile_px=tile_px), count=count, plain=plain)
-    if plan.learns:
-        views = draw_calibration(
-            config.seed, slide_id, count=count, sets=config.sets, draws=config.draws, tile_px=tile_px
-        )
-        return SlideFeatures(batches, views, count=count, plain=plain)
-    views = draw_bank_views(
-        config.seed,
-        slide_id,
-        count=count,
-        augmentations=config.augmentations,
-        draws=config.draws,
-        tile_px=tile_px,
-        independent=config.independent,
+    calibrates = bool(plan.bank.calibrates[row])
+    views = views_of_slide(
+        plan.config, plan.store.slides[row].id, count=count, tile_px=plan.store.tiles.tile_px, calibrates=calibrates
     )
-    if not plan.again:
+    if not plan.again and not plan.learns:
         views.missing[:] = plan.bank.missing(row)
     return SlideFeatures(batches, views, count=count, plain=plain)
 

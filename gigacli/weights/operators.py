@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from gigacli.config.base import fingerprint
+from gigacli.config.verbs import BankConfig
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.nn.operators import AppliedOperators, Gate, Operators
 from gigacli.nn.operators_fit import LEAST_SLIDES, Calibration, fit_operators, operator_space
@@ -23,16 +24,33 @@ from gigacli.store.groups import Bank, Features
 CALIBRATING_SHARE, LEAST_CALIBRATING, MOST_CALIBRATING = 0.2, 30, 256
 """Slides whose tiles operators are learnt from: a share of all, but so many at least and at most."""
 
+LEAST_TILES, MOST_TILES, PASSES = 360, 2000, 5
+"""Tiles that operators are learnt from where nothing is said: what costs so many passes over all tiles, within bounds."""
+
 BANK_AUGMENTATIONS, BANK_DRAWS = 16, 48
 """Augmented tiles of a slide that whitening and closed forms look at, where a bank would hold them."""
 
 
-def calibrating_of(bank: Bank, *, seed: int) -> NDArray[np.int64]:
-    """Rows of the slides that a bank's operators are learnt from: as was decided, or by lots keyed by slides' ids.
+def calibrating_of(bank: Bank, config: BankConfig) -> tuple[NDArray[np.int64], BankConfig]:
+    """Rows of the slides that a bank's operators are learnt from, and the options with the number of tiles decided.
 
     Raises:
         InvalidInput: Too few slides have tiles.
     """
+    rows = _calibrating(bank, seed=config.seed)
+    tiles = calibration_size(config, int(bank.store.tiles.done().counts.sum()))
+    return rows, config.but(calibration_tiles=tiles, augmentations=config.sets, draws=-(-tiles // len(rows)))
+
+
+def calibration_size(config: BankConfig, tiles: int) -> int:
+    """How many of a cohort's tiles operators are learnt from."""
+    if config.calibration_tiles is not None:
+        return config.calibration_tiles
+    return min(max(LEAST_TILES, PASSES * tiles // config.sets), MOST_TILES)
+
+
+def _calibrating(bank: Bank, *, seed: int) -> NDArray[np.int64]:
+    """As was decided, or by lots keyed by the slides' ids."""
     if bank.learns and bank.calibrates.any():
         return np.flatnonzero(bank.calibrates)
     rows, ids = np.flatnonzero(bank.store.tiles.done().filled), bank.store.slides.ids
@@ -41,9 +59,13 @@ def calibrating_of(bank: Bank, *, seed: int) -> NDArray[np.int64]:
             f"operators are learnt on some slides and judged on others, {LEAST_SLIDES} in all; {len(rows)} have tiles",
             "encode augmented tiles instead: `mode` tiles",
         )
-    wanted = max(LEAST_CALIBRATING, min(MOST_CALIBRATING, round(CALIBRATING_SHARE * len(rows))))
     lots = sorted(rows.tolist(), key=lambda row: keyed_seed(seed, "calibrating", ids[row]))
-    return np.sort(np.array(lots[:wanted], dtype=np.int64))
+    return np.sort(np.array(lots[: calibrating_count(len(rows))], dtype=np.int64))
+
+
+def calibrating_count(slides: int) -> int:
+    """How many of so many slides operators are learnt from."""
+    return min(slides, max(LEAST_CALIBRATING, min(MOST_CALIBRATING, round(CALIBRATING_SHARE * slides))))
 
 
 def check_imported(features: Features, encoder: TileEncoder, name: str) -> None:

@@ -12,7 +12,8 @@ import torch
 from gigacli.config.base import NAME_PATTERN
 from gigacli.config.verbs import BankConfig
 from gigacli.errors import GigaError, InvalidInput, NotFound
-from gigacli.nn.frozen import FrozenTileEncoder
+from gigacli.nn.device import pick_precision
+from gigacli.nn.frozen import FrozenTileEncoder, can_compile
 from gigacli.nn.tile_encoder import random_resnet18, weights_hash, weights_to_bytes
 from gigacli.nn.tile_features import TileEncoder
 from gigacli.nn.timm_encoder import TIMM, TimmEncoder
@@ -22,6 +23,9 @@ from gigacli.store.store import Store
 from gigacli.weights.resnet18 import read_resnet18, resnet18_from_bytes
 
 RANDOM = "random-resnet18"
+
+COMPILE_FROM = {"cpu": 50_000, "cuda": 10_000_000}
+"""Encodings from which compiling the encoder, half a minute, is sooner paid back than felt."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,26 @@ def _from_file(path: Path, known: list[str], name: str | None) -> EncoderChoice:
     return EncoderChoice(name, weights_to_bytes(network), note=f"{path}: {report}")
 
 
-def make_encoder(choice: EncoderChoice, device: torch.device, *, precision: str, compiled: bool) -> TileEncoder:
-    """Load the frozen encoder."""
+def make_encoder(
+    choice: EncoderChoice, config: BankConfig, device: torch.device, *, encodings: int
+) -> tuple[TileEncoder, BankConfig]:
+    """Load the frozen encoder, and return the options with precision and compiling decided.
+
+    Args:
+        choice: The encoder.
+        config: Options.
+        device: Where it computes.
+        encodings: How many tiles the whole bank will encode, whichever shard asks: so all decide alike.
+    """
+    precision = pick_precision(config.precision, device)
     if choice.timm:
-        return TimmEncoder(choice.timm, device=device, precision=precision)
-    return _resnet18(choice.weights, device, precision, compiled)
+        encoder: TileEncoder = TimmEncoder(choice.timm, device=device, precision=precision)
+        return encoder, config.but(precision=precision, compile="no")
+    compiled = config.compile == "yes"
+    if config.compile == "auto":
+        compiled = encodings >= COMPILE_FROM[device.type] and can_compile(device)
+    encoder = _resnet18(choice.weights, device, precision, compiled)
+    return encoder, config.but(precision=precision, compile="yes" if compiled else "no")
 
 
 @lru_cache(maxsize=1)
