@@ -25,7 +25,7 @@ CALIBRATING_SHARE, LEAST_CALIBRATING, MOST_CALIBRATING = 0.2, 30, 256
 """Slides whose tiles operators are learnt from: a share of all, but so many at least and at most."""
 
 LEAST_TILES, MOST_TILES, PASSES = 360, 2000, 5
-"""Tiles that operators are learnt from where nothing is said: what costs so many passes over all tiles, within bounds."""
+"""Tiles that operators are learnt from where nothing is said: what costs so many passes over all, within bounds."""
 
 BANK_AUGMENTATIONS, BANK_DRAWS = 16, 48
 """Augmented tiles of a slide that whitening and closed forms look at, where a bank would hold them."""
