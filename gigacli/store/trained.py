@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -121,7 +122,7 @@ class TrainedGroup(Group):
         """What it was made from and is not there any more, in words."""
         changed = len(self.changed)
         said = f"trained on {changed} slides that have other tiles, masks or files now"
-        return [*super().stale, *([said] if changed else [])]
+        return [*self.replaced, *([said] if changed else [])]
 
     def sha256(self, *, best: bool = False) -> str:
         """Hash of the weights of what is finished."""
@@ -192,6 +193,9 @@ class Model(TrainedGroup):
     """A slide encoder."""
 
     kind, input_name = "models", "model"
+
+    def _flags(self) -> str:
+        return f" --bank {shlex.quote(self.config['bank'])}{super()._flags()}"
 
     def save_best(self, weights: bytes) -> None:
         """Replace the weights after the best epoch so far, as a whole or not at all."""
