@@ -5,16 +5,17 @@ python benchmarks/train.py --slides 12000 --epochs 1000 --tiles 5      # the who
 
 Writes a bank of random numbers under DIR (default: a temporary folder), 0.3 MB a slide, and times the parts of a step,
 milliseconds, medians, of the sparse CNN and of the transformer, each in batches of its own size; both encoders, fp32
-and bf16, by turns, so that a busy machine slows all. For each number of tiles also: what the encoders, forward and
-backward, and the convolutions by themselves reach of the peak of the device, and the sparse CNN beside spconv and
-beside dense convolutions. Then epochs through the stage itself, the fit of what vectors are joined with, on a bank of
-the paper's shape, and one embedding of 50 views of 5 tiles. "default" is the price of a default training of 12,000
-slides: the steps that its regime gives them, at the speed of the stage's fastest epoch (a machine shared with others is
-never faster than it is), and the fit of the join. The bank holds 10 augmentations of 64 draws, the paper's 50 of 256
-(--augmentations, --draws): 12,000 slides are 4 GB then, not 79 GB; on a GPU the stage says whether a bank lies in the
-device's memory. A row of the bank costs more the first time it is touched, when its page is mapped or read from the
-disk; a training does that in a thread of its own. Drop the page cache between two runs on one --folder to see a cold
-bank.
+and bf16, by turns, so that a busy machine slows all; and the processor's time of a step, least of all, which a busy
+machine hardly changes (with one thread; several spin while they wait). For each number of tiles also: what the
+encoders, forward and backward, and the convolutions by themselves reach of the peak of the device, and the sparse CNN
+beside spconv and beside dense convolutions. Then epochs through the stage itself, the fit of what vectors are joined
+with, on a bank of the paper's shape, and one embedding of 50 views of 5 tiles. "default" is the price of a default
+training of 12,000 slides: the steps that its regime gives them, at the speed of the stage's fastest epoch (a machine
+shared with others is never faster than it is), and the fit of the join. The bank holds 10 augmentations of 64 draws,
+the paper's 50 of 256 (--augmentations, --draws): 12,000 slides are 4 GB then, not 79 GB; on a GPU the stage says
+whether a bank lies in the device's memory. A row of the bank costs more the first time it is touched, when its page is
+mapped or read from the disk; a training does that in a thread of its own. Drop the page cache between two runs on one
+--folder to see a cold bank.
 """
 
 from __future__ import annotations
@@ -144,16 +145,17 @@ class Trained:
     def step(self, number: int, clock: Clock, *, half: bool) -> None:
         """One step as the stage takes it, part by part; a sparse map is built once more to time it by itself."""
         clock.at = time.perf_counter()
-        self.views(number)
-        clock.lap("sampling (first touch)")
         views = self.views(number)
-        clock.lap("sampling")
+        clock.lap("sampling (first touch)")
         if self.aggregator == "sparse-resnet":
             b, t, _ = views.features.shape
             owner = torch.arange(b, device=views.cells.device).repeat_interleave(t)
             sites = sparse_map(views.features.flatten(0, 1), views.cells.flatten(0, 1), owner, size=b)
             submanifold_map(strided_map(sites))
             clock.lap("map (in forward too)")
+        began = time.process_time()
+        views = self.views(number)
+        clock.lap("sampling")
         with torch.autocast(views.cells.device.type, dtype=torch.bfloat16, enabled=half):
             projections = self.method.projector(self.method.vectors(views))
             clock.lap("forward")
@@ -164,6 +166,7 @@ class Trained:
         clock.lap("backward")
         self.optimizer.step()
         clock.lap("optimiser")
+        clock.parts["CPU (all threads)"].append(1000 * (time.process_time() - began))
 
 
 def untrained(aggregator: str) -> GigaSSL:
@@ -174,10 +177,14 @@ def untrained(aggregator: str) -> GigaSSL:
 def table(name: str, clock: Clock, slides: int) -> None:
     """Print the medians of the parts of a step of so many slides, and the whole without a map that was built twice."""
     medians = {part: statistics.median(times[1:]) for part, times in clock.parts.items()}
+    cpu = min(clock.parts["CPU (all threads)"][1:])
     whole = sum(ms for part, ms in medians.items() if "(" not in part)
     parts = " ".join(f"{part} {ms:.1f}" for part, ms in medians.items())
     share = 100 * medians["sampling"] / whole
-    print(f"  {name:18s} {parts} | step of {slides} slides {whole:.1f} ms, sampling {share:.1f} %")
+    print(
+        f"  {name:18s} {parts} | step of {slides} slides {whole:.1f} ms, sampling {share:.1f} %; "
+        f"at least {cpu:.0f} ms of CPU"
+    )
 
 
 def train_steps(store: Store, tiles: int, options: argparse.Namespace, device: torch.device) -> None:
