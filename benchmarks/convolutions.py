@@ -1,9 +1,10 @@
-"""How much of the device's matrix throughput the sparse convolutions reach, and what others need: for `train.py`.
+"""How much of the device's matrix throughput slide encoders reach, and what others need: for `train.py`.
 
-The peak is the best of a set of square matrix products in the same precision, measured between the convolutions, so
-that a busy machine slows both. A convolution counts the products it has to do (pairs x channels in x channels out, and
-twice that again for its backward) and nothing else; gathering rows and summing them is its loss. The dense network is
-the same one on grids that hold every cell of a view, inactive ones kept at zero by masks.
+The peak is the best of a set of square matrix products in the same precision, measured between the encoders, so that a
+busy machine slows both. Of a whole encoder, products are counted as torch does. A convolution counts the products it
+has to do (pairs x channels in x channels out, and twice that again for its backward) and nothing else; gathering rows
+and summing them is its loss. The dense network is the same one on grids that hold every cell of a view, inactive ones
+kept at zero by masks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from gigacli.errors import InvalidInput
 from gigacli.nn.slide_encoder import SlideEncoder
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from gigacli.nn.giga import GigaSSL
     from gigacli.nn.sparse import KernelMap
 
 PEAK_SIZES = (512, 1024, 2048, 4096)
@@ -97,6 +100,28 @@ def report_achieved(encoder: SlideEncoder, views: ViewBatch, *, repeats: int, la
         print(
             f"  {name} convolutions: {work / spent / most:.2f} of peak ({work / spent / 1e9:,.0f} of "
             f"{most / 1e9:,.0f} GFLOP/s); forward / with backward: {', '.join(texts)}"
+        )
+
+
+def report_whole(name: str, method: GigaSSL, views: ViewBatch, *, repeats: int, largest: int) -> None:
+    """Achieved over peak of an encoder with its projector, forward and backward, in fp32 and bf16."""
+    device = views.features.device
+
+    def both(*, half: bool) -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            made = method.projector(method.vectors(views))
+        made.float().square().sum().backward()
+
+    with FlopCounterMode(display=False) as counted:
+        both(half=False)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        most = peak(device, dtype, repeats=repeats, largest=largest)
+        spent = seconds(lambda half=precision == "bf16": both(half=half), repeats=repeats)
+        most = max(most, peak(device, dtype, repeats=repeats, largest=largest))
+        rate = counted.get_total_flops() / spent
+        print(
+            f"  {name} {precision}, forward and backward: {rate / most:.2f} of peak "
+            f"({rate / 1e9:,.0f} of {most / 1e9:,.0f} GFLOP/s), {1000 * spent:.0f} ms"
         )
 
 

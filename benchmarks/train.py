@@ -1,17 +1,21 @@
-"""What a step of ``giga train`` and a slide of ``giga embed`` cost, on a simulated bank.
+"""What a step of ``giga train``, the fit of its join and a slide of ``giga embed`` cost, on a simulated bank.
 
-python benchmarks/train.py [--folder DIR] [--slides 2000] [--steps 10] [--tiles 5 100] [--epochs 3] [--threads N]
+python benchmarks/train.py [--folder DIR] [--slides 2000] [--steps 10] [--tiles 5 16 25] [--epochs 3] [--threads N]
 python benchmarks/train.py --slides 12000 --epochs 1000 --tiles 5      # the whole of the paper, outright: on a GPU
 
 Writes a bank of random numbers under DIR (default: a temporary folder), 0.3 MB a slide, and times the parts of a step,
-milliseconds, medians; fp32 and bf16 by turns, so that a busy machine slows both. For each number of tiles also: what
-the convolutions reach of the peak of the device, and the encoder beside spconv and beside dense convolutions. Then
-epochs through the stage itself, and one embedding of 50 views of 5 tiles. "epochs" of a step is what 1000 passes over
-12,000 slides would take at its speed, "measured" what they take at the speed of the stage's last epoch. The bank holds
-10 augmentations of 64 draws, the paper's 50 of 256 (--augmentations, --draws): 12,000 slides are 4 GB then, not 79 GB;
-on a GPU the stage says whether a bank lies in the device's memory. A row of the bank costs more the first time it is
-touched, when its page is mapped or read from the disk; a training does that in a thread of its own. Drop the page cache
-between two runs on one --folder to see a cold bank.
+milliseconds, medians, of the sparse CNN and of the transformer, each in batches of its own size; both encoders, fp32
+and bf16, by turns, so that a busy machine slows all; and the processor's time of a step, least of all, which a busy
+machine hardly changes (with one thread; several spin while they wait). For each number of tiles also: what the
+encoders, forward and backward, and the convolutions by themselves reach of the peak of the device, and the sparse CNN
+beside spconv and beside dense convolutions. Then epochs through the stage itself, the fit of what vectors are joined
+with, on a bank of the paper's shape, and one embedding of 50 views of 5 tiles. "default" is the price of a default
+training of 12,000 slides: the steps that its regime gives them, at the speed of the stage's fastest epoch (a machine
+shared with others is never faster than it is), and the fit of the join. The bank holds 10 augmentations of 64 draws,
+the paper's 50 of 256 (--augmentations, --draws): 12,000 slides are 4 GB then, not 79 GB; on a GPU the stage says
+whether a bank lies in the device's memory. A row of the bank costs more the first time it is touched, when its page is
+mapped or read from the disk; a training does that in a thread of its own. Drop the page cache between two runs on one
+--folder to see a cold bank.
 """
 
 from __future__ import annotations
@@ -27,25 +31,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from convolutions import report_achieved, report_others
+from convolutions import report_achieved, report_others, report_whole
 
 import gigacli as giga
+from gigacli.config.training import REGIMES
 from gigacli.nn.giga import GigaSSL
 from gigacli.nn.losses import nt_xent
 from gigacli.nn.sampler import Sampler
+from gigacli.nn.slide_encoder import SlideEncoder
 from gigacli.nn.sparse import sparse_map, strided_map, submanifold_map
 from gigacli.nn.tile_encoder import weights_to_bytes
-from gigacli.nn.views import TilePositions
+from gigacli.nn.views import TilePositions, ViewBatch
 from gigacli.randomness import keyed_rng
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
+from gigacli.weights.joined import fit_joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WIDTH, TILES_OF_A_SLIDE = 256, 900
-BATCH, PAPER_SLIDES, PAPER_EPOCHS = 256, 12_000, 1000
+PAPER_SLIDES, PAPER_BANK = 12_000, {"augmentations": 50, "draws": 256}
+ENCODERS = ("sparse-resnet", "transformer")
+PRECISIONS = ("fp32", "bf16")
 
 
 class Say:
@@ -104,62 +113,97 @@ class Clock:
         self.at = now
 
 
-def step(
-    method: GigaSSL, optimizer: torch.optim.Optimizer, sampler: Sampler, number: int, clock: Clock, *, half: bool
-) -> None:
-    """One step as the stage takes it, part by part; the map is built once more to time it by itself."""
-    slides = keyed_rng("order", number).permutation(sampler.slides)[:BATCH]
-    clock.at = time.perf_counter()
-    sampler.views(slides, keyed_rng("views", number))
-    clock.lap("sampling (first touch)")
-    views = sampler.views(slides, keyed_rng("views", number))
-    clock.lap("sampling")
-    b, t, _ = views.features.shape
-    owner = torch.arange(b, device=views.cells.device).repeat_interleave(t)
-    sites = sparse_map(views.features.flatten(0, 1), views.cells.flatten(0, 1), owner, size=b)
-    submanifold_map(strided_map(sites))
-    clock.lap("map (in forward too)")
-    with torch.autocast(views.cells.device.type, dtype=torch.bfloat16, enabled=half):
-        projections = method.projector(method.vectors(views))
-        clock.lap("forward")
-        loss = nt_xent(*projections.chunk(2), temperature=0.2)
-        clock.lap("loss")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    clock.lap("backward")
-    optimizer.step()
-    clock.lap("optimiser")
+class Trained:
+    """One encoder with all that a step of its default training takes."""
+
+    def __init__(self, aggregator: str, store: Store, tiles: int, device: torch.device) -> None:
+        self.aggregator, self.regime = aggregator, REGIMES[aggregator]
+        began = time.perf_counter()
+        reader = store.bank("none").mapped()
+        opened = time.perf_counter()
+        self.sampler = Sampler(
+            reader,
+            TilePositions(reader.grids()),
+            tiles=tiles,
+            slide_aug=True,
+            log_scale=self.regime.log_scale,
+            seed=0,
+            batch_size=self.regime.batch_size,
+            device=device,
+        )
+        self.opening = f"bank opened in {opened - began:.2f} s, sampler in {time.perf_counter() - opened:.2f} s"
+        self.method = untrained(aggregator).to(device)
+        self.optimizer = torch.optim.Adam(
+            self.method.parameters(), lr=1e-3, weight_decay=self.regime.weight_decay, fused=True
+        )
+
+    def views(self, number: int) -> ViewBatch:
+        """Views of one batch."""
+        slides = keyed_rng("order", number).permutation(self.sampler.slides)[: self.regime.batch_size]
+        return self.sampler.views(slides, keyed_rng("views", number))
+
+    def step(self, number: int, clock: Clock, *, half: bool) -> None:
+        """One step as the stage takes it, part by part; a sparse map is built once more to time it by itself."""
+        clock.at = time.perf_counter()
+        views = self.views(number)
+        clock.lap("sampling (first touch)")
+        if self.aggregator == "sparse-resnet":
+            b, t, _ = views.features.shape
+            owner = torch.arange(b, device=views.cells.device).repeat_interleave(t)
+            sites = sparse_map(views.features.flatten(0, 1), views.cells.flatten(0, 1), owner, size=b)
+            submanifold_map(strided_map(sites))
+            clock.lap("map (in forward too)")
+        began = time.process_time()
+        views = self.views(number)
+        clock.lap("sampling")
+        with torch.autocast(views.cells.device.type, dtype=torch.bfloat16, enabled=half):
+            projections = self.method.projector(self.method.vectors(views))
+            clock.lap("forward")
+            loss = nt_xent(*projections.chunk(2), temperature=0.2)
+            clock.lap("loss")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clock.lap("backward")
+        self.optimizer.step()
+        clock.lap("optimiser")
+        clock.parts["CPU (all threads)"].append(1000 * (time.process_time() - began))
 
 
-def table(name: str, clock: Clock) -> None:
-    """Print the medians, the whole step without the map that was built twice, and what follows from it."""
+def untrained(aggregator: str) -> GigaSSL:
+    """The method before its first step, with all that a default training has."""
+    return GigaSSL(WIDTH, temperature=0.2, seed=0, standardise=True, whiten=True, aggregator=aggregator)
+
+
+def table(name: str, clock: Clock, slides: int) -> None:
+    """Print the medians of the parts of a step of so many slides, and the whole without a map that was built twice."""
     medians = {part: statistics.median(times[1:]) for part, times in clock.parts.items()}
+    cpu = min(clock.parts["CPU (all threads)"][1:])
     whole = sum(ms for part, ms in medians.items() if "(" not in part)
     parts = " ".join(f"{part} {ms:.1f}" for part, ms in medians.items())
-    hours = whole / 1000 * -(-PAPER_SLIDES // BATCH) * PAPER_EPOCHS / 3600
     share = 100 * medians["sampling"] / whole
-    print(f"{name:12s} {parts} | step {whole:.1f} ms, sampling {share:.1f} %, epochs {hours:.1f} h")
+    print(
+        f"  {name:18s} {parts} | step of {slides} slides {whole:.1f} ms, sampling {share:.1f} %; "
+        f"at least {cpu:.0f} ms of CPU"
+    )
 
 
 def train_steps(store: Store, tiles: int, options: argparse.Namespace, device: torch.device) -> None:
-    """The parts of a step, then its convolutions."""
-    began = time.perf_counter()
-    reader = store.bank("none").mapped()
-    opened = time.perf_counter()
-    sampler = Sampler(
-        reader, TilePositions(reader.grids()), tiles=tiles, slide_aug=True, seed=0, batch_size=BATCH, device=device
-    )
-    print(f"T = {tiles}: bank opened in {opened - began:.2f} s, sampler in {time.perf_counter() - opened:.2f} s")
-    method = GigaSSL(WIDTH, temperature=0.2, seed=0, whiten=True).to(device)
-    optimizer = torch.optim.Adam(method.parameters(), lr=1e-3, fused=True)
-    clocks = {"fp32": Clock(), "bf16": Clock()}
+    """The parts of a step of both encoders, then what they reach."""
+    encoders = [Trained(aggregator, store, tiles, device) for aggregator in ENCODERS]
+    print(f"T = {tiles}: {encoders[0].opening}")
+    clocks = {(one.aggregator, precision): Clock() for one in encoders for precision in PRECISIONS}
     for number in range(options.steps + 1):
-        for name, clock in clocks.items():
-            step(method, optimizer, sampler, number, clock, half=name == "bf16")
-    for name, clock in clocks.items():
-        table(f"  {name}", clock)
-    views = sampler.views(np.arange(min(BATCH, sampler.slides)), keyed_rng("convolutions"))
-    report_achieved(method.encoder, views, repeats=options.repeats, largest=options.largest)
+        for one in encoders:
+            for precision in PRECISIONS:
+                one.step(number, clocks[one.aggregator, precision], half=precision == "bf16")
+    for one in encoders:
+        for precision in PRECISIONS:
+            table(f"{one.aggregator} {precision}", clocks[one.aggregator, precision], one.regime.batch_size)
+    for one in encoders:
+        report_whole(one.aggregator, one.method, one.views(0), repeats=options.repeats, largest=options.largest)
+    sparse, views = encoders[0].method.encoder, encoders[0].views(0)
+    assert isinstance(sparse, SlideEncoder)
+    report_achieved(sparse, views, repeats=options.repeats, largest=options.largest)
     report_others(WIDTH, views, repeats=options.repeats)
     memory()
 
@@ -173,19 +217,49 @@ def memory() -> None:
     print(text)
 
 
-def epochs(path: Path, options: argparse.Namespace) -> None:
-    """Epochs through the stage, as a user runs it: checkpoints, history and all."""
-    for precision in ("bf16", "fp32")[: 1 if options.epochs > 100 else 2]:
-        made = giga.train(path, name="measured", epochs=options.epochs, precision=precision, redo=True, progress=Say())
-        model = giga.open(path).model("measured")
-        rate, waiting = (model.history(k)[-1] for k in ("per_second", "waiting"))
-        hours = PAPER_SLIDES * PAPER_EPOCHS / rate / 3600
-        print(
-            f"giga train, {precision}: {made.slides} slides x {made.epochs} epochs in {made.seconds:.1f} s; last epoch "
-            f"{rate:,.0f} slides/s, {100 * waiting:.1f} % of it waiting for data; measured: {PAPER_SLIDES:,} slides x "
-            f"{PAPER_EPOCHS} epochs in {hours:.2f} h = {60 * hours:.1f} min"
-        )
+def epochs(path: Path, options: argparse.Namespace) -> dict[tuple[str, str], float]:
+    """Epochs through the stage, as a user runs it: checkpoints, history and all; slides a second of each training."""
+    rates = {}
+    for aggregator in ENCODERS:
+        for precision in PRECISIONS[::-1][: 1 if options.epochs > 100 else 2]:
+            settings = {"name": "measured", "aggregator": aggregator, "precision": precision, "join": False}
+            made = giga.train(path, epochs=options.epochs, redo=True, progress=Say(), **settings)
+            model = giga.open(path).model("measured")
+            speeds = model.history("per_second")
+            rate, waiting = speeds.max(), model.history("waiting")[speeds.argmax()]
+            rates[aggregator, precision] = float(rate)
+            print(
+                f"giga train, {aggregator} {precision}: {made.slides} slides x {made.epochs} epochs in "
+                f"{made.seconds:.1f} s; fastest epoch {rate:,.0f} slides/s, "
+                f"{1000 * REGIMES[aggregator].batch_size / rate:.0f} ms a step, "
+                f"{100 * waiting:.1f} % of it waiting for data"
+            )
     memory()
+    return rates
+
+
+def joining(store: Store, slides: int, device: torch.device) -> dict[str, float]:
+    """Seconds a slide of the fit of what vectors are joined with, by encoder, of one that was never trained."""
+    rows, each = np.arange(slides), {}
+    for aggregator in ENCODERS:
+        encode = untrained(aggregator).to(device).eval().vectors
+        began = time.perf_counter()
+        fit_joined(encode, store.features("none"), store.bank("none"), rows, tiles=5, seed=0, device=device)
+        each[aggregator] = (time.perf_counter() - began) / slides
+        print(f"fit of the join, {aggregator}: {1000 * each[aggregator]:.1f} ms a slide, of {slides}")
+    return each
+
+
+def price(rates: dict[tuple[str, str], float], joins: dict[str, float]) -> None:
+    """What a default training of the paper's slides takes."""
+    for (aggregator, precision), rate in rates.items():
+        regime = REGIMES[aggregator]
+        steps = regime.steps(PAPER_SLIDES)
+        training, join = steps * regime.batch_size / rate / 3600, joins[aggregator] * PAPER_SLIDES / 3600
+        print(
+            f"default, {aggregator} {precision}: {PAPER_SLIDES:,} slides, {steps:,} steps of {regime.batch_size} in "
+            f"{training:.2f} h, join {60 * join:.1f} min: {training + join:.2f} h"
+        )
 
 
 def embedding(store: Store, path: Path, slides: int) -> None:
@@ -221,18 +295,19 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--slides", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--tiles", type=int, nargs="+", default=[5, 100])
+    parser.add_argument("--tiles", type=int, nargs="+", default=[5, 16, 25])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--augmentations", type=int, default=10)
     parser.add_argument("--draws", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5, help="of a convolution, after one that warms up")
     parser.add_argument("--largest", type=int, default=16384, help="matrix edge among those that say what the peak is")
+    parser.add_argument("--join-slides", type=int, default=128)
     parser.add_argument("--embed-slides", type=int, default=256)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"{device}, {torch.get_num_threads()} threads, batches of {BATCH} slides x 2 views x T tiles")
+    print(f"{device}, {torch.get_num_threads()} threads, batches of so many slides x 2 views x T tiles")
     for folder in folder_of(options):
         began = time.perf_counter()
         shape = {"augmentations": options.augmentations, "draws": options.draws}
@@ -242,7 +317,9 @@ def main() -> None:
         )
         for tiles in options.tiles:
             train_steps(store, tiles, options, device)
-        epochs(folder / "train.zarr", options)
+        rates = epochs(folder / "train.zarr", options)
+        whole = simulate(folder / "join.zarr", options.join_slides, **PAPER_BANK)
+        price(rates, joining(whole, options.join_slides, device))
         few = simulate(folder / "embed.zarr", options.embed_slides, **shape)
         embedding(few, folder / "embed.zarr", options.embed_slides)
 

@@ -71,7 +71,8 @@ TOOLS = (
         name="tile-map",
         config=configs.TileMapConfig,
         home="gigacli.reporting.tile_map:tile_map",
-        help="Show which tiles of a slide pull its vector towards a class: a picture, and GeoJSON for QuPath.",
+        help="Show which tiles of a slide pull its vector towards a class: a picture, and GeoJSON for QuPath.\n\n"
+        "Of a slide encoder, joined or not, of the mean of tiles, and of every closed form.",
         example="giga tile-map cohort.zarr SLIDE --labels labels.csv --class tumour",
         arguments=(
             STORE,

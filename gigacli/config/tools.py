@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from gigacli.config import base
 from gigacli.config.base import SEEDS, SHARES, WORKERS, Config, one_resolution
-from gigacli.config.verbs import DEVICE, MAG, SEED, SYNC
+from gigacli.config.options import DEVICE, MAG, SEED, SYNC
 
 ValidationLevel = Literal["attributes", "hierarchy", "consistency", "values"]
 """In the order in which they are looked at; each one takes the ones before it for granted."""

@@ -1,8 +1,9 @@
-"""What each aggregator is trained with where nothing else is asked for, and how many steps that is."""
+"""What each aggregator is trained with where nothing else is asked for, for how many steps; and the preset `paper`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +36,20 @@ REGIMES = {
     "attention": Regime(),
     "mlp": Regime(),
 }
+
+PAPER: dict[str, Any] = {
+    "tiles": 5,
+    "epochs": 1000,
+    "batch_size": 256,
+    "lr": 0.03,
+    "warmup": 0.01,
+    "temperature": 0.05,
+    "aggregator": "sparse-resnet",
+    "blocks": 2,
+    "stride": 2,
+    "standardise": False,
+    "whiten": False,
+    "slide_aug": True,
+    "join": False,
+}
+"""``--recipe paper``. Batch size, learning rate, warm-up (10 epochs) and temperature are those of its authors' code."""

@@ -1,21 +1,33 @@
 """The configurations of the six verbs: every option with its default, its choices, its help and its validation.
 
-Flags and docstrings are generated from these fields. A `run_option` does not change what is computed (how many workers,
-which shard) and is left out of the recipe.
+Flags and docstrings are generated from these fields.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from gigacli.config.base import SEEDS, SHARES, WORKERS, Config, Limits, one_resolution, option
-from gigacli.config.training import REGIMES, Regime
+from gigacli.config.base import SEEDS, SHARES, WORKERS, Config, one_resolution, option
+from gigacli.config.options import (
+    BATCHES,
+    COUNTS,
+    DASK,
+    DEVICE,
+    LOG_DIR,
+    MAG,
+    PASSES,
+    PRECISION,
+    RATES,
+    SEED,
+    SHARD,
+    SYNC,
+    TEMPERATURES,
+    run_option,
+)
+from gigacli.config.training import PAPER, REGIMES, Regime
 from gigacli.errors import InvalidInput
-
-run_option = partial(option, result=False)
 
 Precision = Literal["auto", "bf16", "fp32"]
 Compile = Literal["auto", "yes", "no"]
@@ -32,24 +44,6 @@ EmbedAggregator = Literal[
 Method = Literal["linear", "abmil"]
 Level = Literal["slide", "patient"]
 Group = Literal["patient", "none"]
-
-PASSES: Limits = (1, 1_000_000)
-BATCHES: Limits = (3, 65536)
-"""In batches of two, an odd number of slides leaves one by itself."""
-
-COUNTS: Limits = (1, 1_000_000_000)
-RATES: Limits = (1e-12, 1000)
-TEMPERATURES: Limits = (0.001, 100)
-"""Similarities of 1 are divided by it: less than a thousandth leaves numbers that exp cannot hold."""
-
-DEVICE = "auto, cpu, cuda or cuda:I."
-SEED = "Seed of everything random."
-SHARD = "Do only part I of N of the slides, as I/N."
-DASK = "Address of a Dask scheduler whose workers share the slides."
-SYNC = "Wait for the disk before a slide, or a checkpoint, counts as done: then a power cut takes nothing that does."
-LOG_DIR = "Folder for TensorBoard, which must be installed: the extra tensorboard."
-MAG = "The same as a magnification: 10 means `mpp` 1.0."
-PRECISION = "Floating point of the network; auto is bf16 where the device computes in it."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,24 +208,6 @@ class BankConfig(Config):
 
 TILES_ONLY = ("augmentations", "draws", "independent")
 OPERATORS_ONLY = ("features", "sets", "calibration_tiles", "rank", "residuals")
-
-
-PAPER: dict[str, Any] = {
-    "tiles": 5,
-    "epochs": 1000,
-    "batch_size": 256,
-    "lr": 0.03,
-    "warmup": 0.01,
-    "temperature": 0.05,
-    "aggregator": "sparse-resnet",
-    "blocks": 2,
-    "stride": 2,
-    "standardise": False,
-    "whiten": False,
-    "slide_aug": True,
-    "join": False,
-}
-"""``--recipe paper``. Batch size, learning rate, warm-up (10 epochs) and temperature are those of its authors' code."""
 
 
 @dataclass(frozen=True, kw_only=True)

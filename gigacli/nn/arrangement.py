@@ -70,9 +70,21 @@ class Arrangement:
     def transform(self, slide: SlideTiles) -> NDArray[np.float32]:
         """The vector of a slide."""
         values = autocorrelation(self.space(slide.plain), _positions(slide))  # (c,)
-        whole, mean = np.maximum(self.lengths.astype(np.float64), np.finfo(np.float32).tiny)
+        whole, mean = self._lengths()
         block = np.append(values / whole, values.mean() / mean) / np.sqrt(2)
         return (self.gate * block).astype(np.float32)
+
+    def scores(self, slide: SlideTiles, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """As :meth:`WhitenedMean.scores`: a tile has its part in every pair, mean and variance it belongs to.
+
+        The slide's unit of distance and its number of tiles are held fixed.
+        """
+        whole, mean = self._lengths()
+        of_values = weights[:-1] / whole + weights[-1] / mean / (len(weights) - 1)  # (c,)
+        return np.asarray(_parts(self.space(slide.plain), _positions(slide)) @ of_values * self.gate / np.sqrt(2))
+
+    def _lengths(self) -> NDArray[np.float64]:
+        return np.maximum(self.lengths.astype(np.float64), np.finfo(np.float32).tiny)
 
     def state(self) -> State:
         """What is kept."""
@@ -96,6 +108,28 @@ def autocorrelation(tiles: NDArray[np.floating], positions: NDArray[np.float64])
     raw = (h * (_weights(positions) @ h)).mean(axis=0)
     # Rows of A sum to 1 and h to 0, so a shuffle's mean over i and j != i of h_i h_j is -variance / (n - 1).
     return np.asarray((raw + variance / (n - 1)) / np.where(floor > 0, floor, 1))
+
+
+def _parts(tiles: NDArray[np.floating], positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each tile adds to :func:`autocorrelation`, whose value is the mean over tiles: (n, c).
+
+    I less a tile's part is how I changes with the tile's weight: in the mean over i, in the rows of A (where it draws
+    others' neighbourhoods to itself), in the slide's mean, and in the variance.
+    """
+    n, c = tiles.shape
+    if n < 2:
+        return np.zeros((n, c))
+    h, near = tiles.astype(np.float64), _weights(positions)
+    h = h - h.mean(axis=0)
+    around = near @ h  # (n, c) what lies around each tile
+    own = np.square(h)
+    variance = own.mean(axis=0)
+    floor = variance + LEAST_VARIANCE * variance.mean()
+    raw = h * around + h * (near.T @ h) - near.T @ (h * around) - h * around.mean(axis=0)  # (n, c)
+    whole = (raw.mean(axis=0) + variance / (n - 1)) / np.where(floor > 0, floor, 1)
+    moved = own - variance  # (n, c) how the variance changes with a tile's weight
+    relative = moved + LEAST_VARIANCE * moved.mean(axis=1, keepdims=True)
+    return np.asarray((raw + own / (n - 1) - whole * relative) / np.where(floor > 0, floor, 1))
 
 
 def _weights(positions: NDArray[np.float64]) -> Any:

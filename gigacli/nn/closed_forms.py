@@ -61,7 +61,11 @@ class WhitenedMean:
         return self.space(slide.plain).mean(axis=0).astype(np.float32)
 
     def scores(self, slide: SlideTiles, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What each tile (n,) adds to the product of the slide's vector and weights: their mean is that product."""
+        """What each tile (n,) adds to the product of the slide's vector and weights (of its width).
+
+        The mean over tiles is that product. What a value exceeds the mean by is the rate at which the product grows
+        with the tile's share of the slide: exact where the vector is a mean over tiles, to first order otherwise.
+        """
         return np.asarray(self.space(slide.plain).astype(np.float64) @ weights)
 
     def state(self) -> State:
@@ -85,7 +89,7 @@ class MeanStd(WhitenedMean):
         return mean_and_deviation(self.space(slide.plain)).astype(np.float32)
 
     def scores(self, slide: SlideTiles, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """As :meth:`WhitenedMean.scores`; a deviation is the mean over tiles of (x - mean)^2 / deviation."""
+        """As :meth:`WhitenedMean.scores`: a deviation s is the mean over tiles of (s + (x - mean)^2 / s) / 2."""
         return _scores(self.space(slide.plain), weights)
 
 
@@ -151,7 +155,7 @@ def _scores(tiles: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray
     rows, c = tiles.astype(np.float64), tiles.shape[1]
     mean, deviation = rows.mean(axis=0), rows.std(axis=0)
     squares = np.square(rows - mean) / np.where(deviation > 0, deviation, 1)
-    return np.asarray(rows @ weights[:c] + squares @ weights[c:])
+    return np.asarray(rows @ weights[:c] + (deviation + squares) / 2 @ weights[c:])
 
 
 def _views(slide: SlideTiles, space: FeatureSpace, seed: int) -> NDArray[np.float64]:

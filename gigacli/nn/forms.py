@@ -27,6 +27,8 @@ from gigacli.nn.whitening import (
 )
 
 Form = WhitenedMean | MeanStd | ViewWhitened | Mixture | Arrangement
+"""All can `transform` a slide, tell by `scores` what its tiles add to that, and give the `state` that is kept."""
+
 Slides = Callable[[], Iterator[SlideTiles]]
 """Function that begins the stream of slides anew: each form is fitted in a few passes, none of which keeps a slide."""
 
@@ -85,6 +87,16 @@ class Vectors:
         """Vectors (n, p) of n slides."""
         made = np.stack([self.form.transform(slide) for slide in slides])
         return made if self.join is None else self.join.transform({self.form.name: made})
+
+    def scores(self, slide: SlideTiles, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What each tile (n,) adds to the product of the slide's vector and weights (p,), less a constant.
+
+        The length that the vector was brought to is held fixed (:meth:`Join.gradient`).
+        """
+        if self.join is not None:
+            blocks = {self.form.name: self.form.transform(slide)}
+            weights = self.join.gradient(blocks, weights)[self.form.name]
+        return self.form.scores(slide, weights)
 
     def to_bytes(self) -> bytes:
         """A safetensors file of what was learnt."""

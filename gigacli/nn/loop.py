@@ -166,14 +166,15 @@ def _epochs(training: Training[Any], data: _Prefetch[Any], state: State, progres
     """Train from where the state is to the end."""
     warnings = _Warnings(progress, training.epochs)
     save, price = _Saver(training), _Price(training, progress)
-    history = state.history
+    history, rising = state.history, training.schedule.warmup / training.schedule.total
     for epoch in range(state.epoch, training.epochs):
         figures = _epoch(training, data, state, save, progress, price)
         for name in dict.fromkeys([*history, *figures]):  # a score may have been asked for by another run only
             history.setdefault(name, [math.nan] * epoch).append(figures.get(name, math.nan))
         if training.record and training.processes.first:
             training.record(epoch, figures)
-        warnings.hear(training_warning(history, epochs=training.epochs), epoch + 1, _note(figures))
+        failing = training_warning(history, epochs=training.epochs, warmup=rising)
+        warnings.hear(failing, epoch + 1, _note(figures))
         progress.advance(note=_note(figures))
         if epoch + 1 == training.epochs or save.due:
             save(state)

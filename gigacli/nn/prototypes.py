@@ -85,6 +85,22 @@ class Mixture:
         deviations = np.sqrt(np.maximum(second - explained, 0))
         return np.concatenate([shares, first.ravel(), deviations.ravel()]).astype(np.float32)
 
+    def scores(self, slide: SlideTiles, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """As :meth:`WhitenedMean.scores`: shares and weighted means are exact, deviations as those of :class:`MeanStd`.
+
+        A weighted deviation s is the mean over tiles of (s + r (x - mu)^2 / s) / 2, prototype by prototype.
+        """
+        tiles = self.space(slide.plain).astype(np.float64)  # (n, c)
+        share = self.posterior(tiles)  # (n, k)
+        of_shares, of_means, of_deviations = np.split(weights, [share.shape[1], share.shape[1] * (1 + tiles.shape[1])])
+        found = share @ of_shares + (share * (tiles @ of_means.reshape(self.means.shape).T)).sum(axis=1)
+        for r, along in zip(share.T, of_deviations.reshape(self.means.shape), strict=True):  # (n,), (c,)
+            if r.sum() > 0:
+                squares = r[:, None] * np.square(tiles - r @ tiles / r.sum())  # (n, c)
+                deviation = np.sqrt(squares.mean(axis=0))
+                found += (deviation + squares / np.where(deviation > 0, deviation, 1)) / 2 @ along
+        return np.asarray(found)
+
     def state(self) -> State:
         """What is kept."""
         own = {"weights": self.weights, "means": self.means, "variances": self.variances}

@@ -22,7 +22,7 @@ class TileAttribution:
     """How far every tile of a slide pulls its score."""
 
     value: NDArray[np.float64]  # in units of the score (log odds), (n,); positive: towards the class
-    error: NDArray[np.float64]  # standard error, from the sampling of views, (n,); 0 where the value is exact
+    error: NDArray[np.float64]  # standard error, from the sampling of views, (n,); 0 where none are sampled
     # whether the value is beyond the noise of sampling, (n,), at a false discovery rate of :data:`FALSE_DISCOVERIES`
     # (Benjamini and Hochberg 1995)
     significant: NDArray[np.bool_]
@@ -82,7 +82,7 @@ def attribution_from_views(
 
 
 def attribution_of_mean(scores: NDArray[np.float64]) -> TileAttribution:
-    """Attribution of the score of a mean of tiles, from their own scores (n,): exact, as it is linear in the tiles."""
+    """Attribution of a score that is the mean of tiles' own scores (n,): exact where it is linear in the tiles."""
     n = len(scores)
     if n < 2:
         raise InvalidInput(f"the slide has {n} tiles; without one nothing is left", "Choose a slide with more tiles.")

@@ -1,7 +1,8 @@
 """Which tiles pull the vector of a slide towards a class.
 
-A frozen vector does not say where on the slide it comes from. But the probe's score is linear in the vector and the
-vector a mean over views of few tiles, so every tile's part can be told apart (:mod:`gigacli.probing.attribution`).
+A frozen vector does not say where on the slide it comes from. But the probe's score is linear in the vector, and the
+vector a mean over views of few tiles, a closed form that is a mean over tiles to first order, or both side by side. So
+every tile's part can be told apart (:mod:`gigacli.probing.attribution`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Explanation:
     coords: NDArray[np.int32]  # (n, 2) level-0 x and y of the tiles' top-left corners
     edge_px: float  # edge of a tile in level-0 pixels
     attribution: TileAttribution  # how far every tile pulls the score
-    views: int  # views that this was estimated from; 0 where it is exact
+    views: int  # views that this was estimated from; 0 where none are needed
     similarity: float  # cosine of the stored vector and the one that these views give
     notes: tuple[str, ...]  # further remarks for the reader
 
@@ -74,6 +75,11 @@ def explain(
     table, vectors, have = read_labels(labels, target=config.target), embedding.read(), embedding.done().filled
     if not have[row]:
         raise NotFound(f"slide {slide!r} has no vector in {embedding.name!r}", f"run: giga embed {store.url}")
+    if not vectors[row].any():
+        raise InvalidInput(
+            f"the vector of {slide!r} in {embedding.name!r} is zero, so no tile pulls it anywhere",
+            "choose another `embedding`; an arrangement is zero where tissue is not arranged",
+        )
     patients, is_mean = [one.patient for one in slides.rows], embedding.aggregator == MEAN
     probe = fit_class_probe(
         table, slides.ids, patients, vectors, have, row=row, positive=config.positive, scale=is_mean
@@ -115,20 +121,13 @@ def _attribute_form(
     embedding: Embedding, row: int, probe: ClassProbe, config: TileMapConfig
 ) -> tuple[TileAttribution, NDArray[np.float64], int]:
     """Attribution of a closed form, its vector (width,), and 0 views."""
-    from gigacli.nn.closed_forms import ViewWhitened, WhitenedMean
     from gigacli.nn.forms import Vectors
     from gigacli.weights.slide_tiles import tiles_of_slides
 
     kept = Vectors.from_bytes(embedding.aggregator, embedding.state)
-    form, join = kept.form, kept.join
-    if join is None or not isinstance(form, WhitenedMean | ViewWhitened):
-        raise InvalidInput(
-            f"{embedding.path} is no mean over tiles, so its tiles cannot be told apart", "choose another `embedding`"
-        )
     features = embedding.store.features(embedding.config["features_name"])
     [slide] = tiles_of_slides(features, np.array([row]), augmented=False)
-    weights = join.gradient({form.name: form.transform(slide)}, probe.weights)[form.name]
-    return attribution_of_mean(form.scores(slide, weights)), kept.transform([slide])[0].astype(np.float64), 0
+    return attribution_of_mean(kept.scores(slide, probe.weights)), kept.transform([slide])[0].astype(np.float64), 0
 
 
 def _attribute_views(

@@ -46,7 +46,7 @@ class TileMapSummary:
         label: The slide's own label, "" where it has none.
         embedding: The embedding explained.
         tiles: Tiles of the slide.
-        views: Views that this was estimated from, 0 where it is exact.
+        views: Views that this was estimated from, 0 where none are needed.
         towards: Tiles that pull towards the class, beyond the noise.
         away: Tiles that pull away from it, beyond the noise.
         logit: Score of the slide: log odds of the class by a probe that has not seen its patient.
@@ -201,7 +201,7 @@ def _draw(found: Explanation, small: Thumbnail | None, path: Path) -> None:
         axes.set_title(f"{found.slide.id}{f', labelled {probe.label}' * bool(probe.label)}", fontsize=10, loc="left")
         auc = f", AUC {probe.auc[0]:.3f}" if probe.auc[0] is not None else ""
         figure.supxlabel(
-            f"{found.embedding}, {f'{found.views:,} views' if found.views else 'exact'}; coloured: "
+            f"{found.embedding}, {f'{found.views:,} views' if found.views else 'without sampling'}; coloured: "
             f"{int(significant.sum())} of {len(found.coords)} tiles, those beyond the noise. "
             f"Probe without this patient{auc}: log odds {probe.logit:+.2f}",
             fontsize=7,

@@ -184,7 +184,7 @@ def begin(plan: Plan, progress: Progress) -> Store:
     # tiles of other pixels go before the table says so: a kill in between must not leave them behind; what was made
     # from them is not done any more, for want of its tiles
     named = set(plan.rows(store)) if config.redo and config.slide else set()
-    others = [i for i, row in enumerate(before.rows) if i in named or _is_another(row, registration.table[i])]
+    others = [i for i, row in enumerate(before.rows) if i in named or row.tiles_differ(registration.table[i])]
     store.tiles.take_back(others)
     store.write_slides(registration.table)
     usable = [row for row in registration.table.rows if row.usable]
@@ -272,12 +272,6 @@ def _existing(store: str | Path | Store, config: TileConfig, *, has_slides: bool
     if not has_slides:
         raise NotFound(f"there is no store at {store} and no slides were named", run)
     return None
-
-
-def _is_another(before: SlideRow, now: SlideRow) -> bool:
-    """Whether a slide's tiles would be others now: it got another resolution, mask or content."""
-    names = ("mpp", "size_px", "mask", "file_bytes")
-    return before.usable and any(getattr(before, name) != getattr(now, name) for name in names)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -142,6 +143,9 @@ class Bank(SlideGroup):
         if counts is None:
             return np.full(self.store.registered, NOT_DONE)
         return np.where(counts > 0, self.shape[1], 0)
+
+    def _flags(self) -> str:
+        return f" --encoder {shlex.quote(self.config['encoder'])}{super()._flags()}"
 
     @cached_property
     def _kept(self) -> NDArray[np.int64] | None:

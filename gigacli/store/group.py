@@ -79,10 +79,20 @@ class Group:
         return self.recipe.fingerprint
 
     @property
-    def stale(self) -> list[str]:
-        """What it was made from and is not there any more, in words; what was removed is not held against it."""
+    def replaced(self) -> list[str]:
+        """Which groups it was made from were replaced since, in words; what was removed is not held against it."""
         found = self.found
         return [] if found is None else list(replaced(found, self.store.attributes))
+
+    @property
+    def stale(self) -> list[str]:
+        """What it was made from and is not there any more, in words."""
+        return self.replaced
+
+    @property
+    def again(self) -> str:
+        """The command that makes it anew."""
+        return f"giga {WRITTEN_BY[self.kind]} {shlex.quote(self.store.url)}{self._flags()} --redo"
 
     def refuse_stale(self, reasons: Sequence[str] | None = None, *, unless: str = "") -> None:
         """Refuse to go on with what was made from something that has been replaced.
@@ -96,8 +106,7 @@ class Group:
         """
         reasons = self.stale if reasons is None else reasons
         if reasons:
-            again = f"giga {WRITTEN_BY[self.kind]} {shlex.quote(self.store.url)}{self._flags()} --redo"
-            raise Mismatch(f"{self.path} is stale: {'; '.join(reasons)}", f"make it again: {again}{unless}")
+            raise Mismatch(f"{self.path} is stale: {'; '.join(reasons)}", f"make it again: {self.again}{unless}")
 
     def _flags(self) -> str:
         """The flags with which its verb makes it, and no other of its kind."""

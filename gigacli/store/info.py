@@ -31,6 +31,7 @@ class GroupInfo:
     bytes: int | None  # size on disk, None for a remote store
     config: dict[str, Any]  # the configuration in its recipe
     stale: list[str] = field(default_factory=list)  # what it was made from and has been replaced since, in words
+    again: str = ""  # where it is stale, the command that makes it anew, or what of it is; "" where there is no need
     remark: str = ""  # what else to know of it, "" for nothing
 
     @property
@@ -162,7 +163,21 @@ def _group(group: Group, reasons: dict[str, list[str]], known: dict[str, Done]) 
     if isinstance(group, Model) and (seen := group.seen()) is not None and (there := known.get(group.source.path)):
         unseen = int((there.filled & ~seen).sum())
         remark = f"trained on {seen.sum()} slides; {group.source.path} holds {unseen} others" if unseen else ""
-    return GroupInfo(group.path, recipe.stage, done, total, failed, size, recipe.config, stale, remark)
+    again = _again(group, pending=done + failed < total) if stale else ""
+    return GroupInfo(group.path, recipe.stage, done, total, failed, size, recipe.config, stale, again, remark)
+
+
+def _again(group: Group, *, pending: bool) -> str:
+    """Return the command that makes anew what is stale.
+
+    Where other slides are there, only those are done again, by the verb as it stands. A tile encoder goes on being used
+    though slides that it has seen have changed, and what was imported is made elsewhere.
+    """
+    if group.recipe.stage == "import":
+        return ""
+    if group.replaced or isinstance(group, Model):
+        return group.again
+    return group.again.removesuffix(" --redo") if pending and isinstance(group, SlideGroup) else ""
 
 
 def _bytes(url: str, path: str) -> int | None:
@@ -184,7 +199,7 @@ def _bytes_below(folder: str) -> int:
 
 
 def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
-    """Return the command of the first verb, in their order, that has something left to do."""
+    """Return the command of the first verb, in their order, that has something left to do, or to do anew."""
     if not slides:
         return f"giga tile {url} SLIDES"
     kinds: tuple[type[Group], ...] = (Tiles, *NAMED)
@@ -195,14 +210,20 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
         return f"giga import {url} FILES"
     if any(g.pending for g in of["tiles"]) or not (of["tiles"] or results):
         return f"giga tile {url}"
+    if again := _anew(of["encoders"]):
+        return again
     trainable = [*of["banks"], *imported]
     if not (trainable or results) and not any(g.done for g in of["encoders"]):
         return f"giga pretrain-tiles {url}" + (_named(of["encoders"][0], "moco") if of["encoders"] else "")
+    if again := _anew(of["banks"]):  # its features with it
+        return again
     bank = next((g for g in of["banks"] if g.pending), None)
     if bank is not None:
         return _bank(url, bank)
     if not (trainable or results):
         return f"giga bank {url} --encoder {next(_quoted(g) for g in of['encoders'] if g.done)}"
+    if again := _anew(of["models"]):
+        return again
     model = next((g for g in of["models"] if g.pending), None)
     if model is not None:
         return f"giga train {url} --bank {shlex.quote(model.config['bank'])}" + _named(model, "giga")
@@ -210,6 +231,8 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
     if trainable and not of["models"] and not borrowed:
         return f"giga train {url}" + (f" --bank {_quoted(trainable[0])}" if len(trainable) > 1 else "")
     ours = [g for g in results if g.config["aggregator"] in ("model", "random-init")]
+    if again := _anew(ours) or _anew(results):  # the means that are written beside ours with them
+        return again
     late = next((g for g in ours if g.pending), None)
     if late is not None:
         name, kind = late.config["model"], late.config["aggregator"]
@@ -219,6 +242,10 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
     if of["models"] and not ours:
         return f"giga embed {url} --model {_quoted(of['models'][0])}"
     return f"giga probe {url} --labels labels.csv"
+
+
+def _anew(groups: list[GroupInfo]) -> str:
+    return next((g.again for g in groups if g.again), "")
 
 
 def _retry(url: str, groups: list[GroupInfo]) -> list[str]:

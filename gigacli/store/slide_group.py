@@ -87,7 +87,7 @@ class SlideGroup(Group):
     def stale_by(self, done: Done) -> list[str]:
         """The same, by what is known to be done."""
         changed = int(done.stale.sum())
-        return [*super().stale, *([f"{changed} slides have other tiles, masks or files now"] if changed else [])]
+        return [*self.replaced, *([f"{changed} slides have other tiles, masks or files now"] if changed else [])]
 
     def _marks(self) -> NDArray[np.int64]:
         """(slide) identities of what slides were made from, -1 where they are not done."""

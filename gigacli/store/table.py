@@ -32,6 +32,11 @@ class SlideRow:
         """Whether its size and resolution are known."""
         return self.size_px[0] > 0 and bool(np.isfinite(self.mpp))
 
+    def tiles_differ(self, now: SlideRow) -> bool:
+        """Whether a slide's tiles would be others now: it got another resolution, mask or content."""
+        names = ("mpp", "size_px", "mask", "file_bytes")
+        return self.usable and any(getattr(self, name) != getattr(now, name) for name in names)
+
 
 DTYPES = {"mpp": np.float64, "file_bytes": np.int64, "modified_ns": np.int64}
 COLUMNS = tuple(f.name for f in fields(SlideRow))

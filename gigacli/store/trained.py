@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -127,7 +128,7 @@ class TrainedGroup(Group):
         """What it was made from and is not there any more, in words."""
         changed = len(self.changed)
         said = f"trained on {changed} slides that have other tiles, masks or files now"
-        return [*super().stale, *([said] if changed else [])]
+        return [*self.replaced, *([said] if changed else [])]
 
     @property
     def sha256(self) -> str:
@@ -199,6 +200,9 @@ class Model(TrainedGroup):
     """A slide encoder."""
 
     kind, input_name = "models", "model"
+
+    def _flags(self) -> str:
+        return f" --bank {shlex.quote(self.config['bank'])}{super()._flags()}"
 
     @property
     def source(self) -> Bank | Features:

@@ -4,6 +4,7 @@ Each test is a way in which numbers came out wrong without a word.
 """
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -88,16 +89,21 @@ def test_a_mask_that_was_edited_in_its_place(masked):
     assert stale == [f"features/{NAME}", f"banks/{NAME}", "models/giga", "embeddings/giga", *rivals]
     assert "RECIPE-5" in rules(store)
     assert "embeddings/giga is stale" in run_giga("info", store, check=True).stdout
+    bank, train, embed = (f"giga {verb} {shlex.quote(str(store))}" for verb in ("bank", "train", "embed"))
+    assert info(store).next == f"{bank} --encoder {NAME} --name {NAME}"  # of that slide: nothing else is replaced
     made = giga.bank(store, **BANK)
     assert (made.done, made.skipped) == (1, 3)
+    assert info(store).next == f"{train} --bank {NAME} --name giga --redo"
     with pytest.raises(Mismatch, match="trained on 1 slides that have other tiles"):
         giga.train(store, **TRAIN)
     with pytest.raises(Mismatch, match="trained on 1 slides that have other tiles"):
         giga.embed(store, **EMBED)
     giga.train(store, **TRAIN, redo=True)
+    assert info(store).next == f"{embed} --model giga --aggregator model --name giga --redo"
     giga.embed(store, **EMBED, redo=True)
     assert validate(store).problems == []
     assert not any(group.stale for group in info(store).groups)
+    assert info(store).next == f"giga probe {shlex.quote(str(store))} --labels labels.csv"
 
 
 def test_a_mask_that_is_put_back(masked, chunks):

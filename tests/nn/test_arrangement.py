@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gigacli.nn.arrangement import Arrangement, autocorrelation
+from gigacli.nn.arrangement import Arrangement, _parts, autocorrelation
 from gigacli.nn.closed_forms import SlideTiles
 from gigacli.nn.whitening import FeatureSpace
 
@@ -98,3 +98,41 @@ def test_it_tells_apart_what_differs_in_arrangement_alone():
 def test_the_gate_closes_where_nothing_is_arranged():
     gates = [Arrangement.fit(cohort(arranged=False, slides=80), PLAIN, seed=seed).gate for seed in range(5)]
     assert np.mean(gates) < 0.1
+
+
+def weighted_by_hand(tiles, positions, weights):
+    """The autocorrelation where tile i stands for weights[i] tiles, written out."""
+    share = weights / weights.sum()
+    near = weights_by_hand(positions) * weights
+    near /= near.sum(1, keepdims=True)
+    h = tiles - share @ tiles
+    variance = share @ np.square(h)
+    raw = sum(share[i] * near[i, j] * h[i] * h[j] for i, j in itertools.product(range(len(h)), repeat=2))
+    return (raw + variance / (len(h) - 1)) / (variance + 0.05 * variance.mean())
+
+
+def test_a_tiles_part_is_how_the_autocorrelation_changes_with_its_weight():
+    tiles, positions = random_slide(5, n=9)
+    one = np.ones(len(tiles))
+    parts = _parts(tiles, positions)
+    np.testing.assert_allclose(parts.mean(0), weighted_by_hand(tiles, positions, one), atol=1e-12)
+    for i in range(len(tiles)):
+        step = 1e-5 * (np.arange(len(tiles)) == i)
+        up, down = (weighted_by_hand(tiles, positions, one + sign * step) for sign in (1, -1))
+        # n times the derivative: a weight of 1 is one n-th of the slide
+        np.testing.assert_allclose(parts[i] - parts.mean(0), len(tiles) * (up - down) / 2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("where", [[[0, 0]], [[0, 0]] * 4, [[0, 0], [1, 0], [9e5, 0]]])
+def test_parts_of_copies_and_lone_tiles_stay_finite(where):
+    tiles = np.random.default_rng(0).standard_normal((len(where), C))
+    for values in (tiles, np.ones_like(tiles)):
+        parts = _parts(values, np.array(where, dtype=float))
+        np.testing.assert_allclose(parts.mean(0), autocorrelation(values, np.array(where, dtype=float)), atol=1e-12)
+
+
+def test_of_a_closed_gate_no_tile_has_a_part():
+    [slide] = cohort(arranged=True, slides=1)
+    form = Arrangement(PLAIN, np.ones(2, dtype=np.float32), 0.0)
+    assert not form.transform(slide).any()
+    assert not form.scores(slide, np.ones(C + 1)).any()

@@ -8,6 +8,7 @@ from gigacli.errors import InvalidInput
 from gigacli.nn import closed_forms
 from gigacli.nn.arrangement import Arrangement
 from gigacli.nn.closed_forms import MeanStd, SlideTiles, ViewWhitened, WhitenedMean, mean_and_deviation
+from gigacli.nn.forms import FORMS, fit_vectors
 from gigacli.nn.prototypes import Mixture
 from gigacli.nn.views import draw_rows
 from gigacli.nn.whitening import FeatureSpace, Standard, augmentation_covariance, spread_of, whitening_matrix
@@ -158,16 +159,62 @@ def test_what_cannot_be_fitted_is_refused(slides, space):
         Mixture.fit([slides[1]], space, seed=0)
 
 
-@pytest.mark.parametrize("kind", [WhitenedMean, MeanStd, ViewWhitened])
-def test_the_scores_of_tiles_add_up(kind):
+def fitted(kind, slides, space):
+    return kind.fit(slides, space, seed=1) if hasattr(kind, "fit") else kind(space)
+
+
+@pytest.mark.parametrize("kind", FORMS.values(), ids=FORMS)
+def test_the_scores_of_tiles_add_up(slides, space, kind):
     """What a tile adds to a score: the mean over tiles is the score, whatever the weights."""
-    rng = np.random.default_rng(3)
-    slides = [
-        SlideTiles(str(i), rng.normal(i, 2, (30, 6)), augmented=rng.normal(i, 2, (4, 30, 6)).astype(np.float32))
-        for i in range(5)
-    ]
-    space = FeatureSpace(None, None)
-    form = kind.fit(slides, space, seed=0) if kind is ViewWhitened else kind(space)
-    vector = form.transform(slides[0]).astype(np.float64)
+    form, rng = fitted(kind, slides, space), np.random.default_rng(3)
+    for one in slides:
+        vector = form.transform(one).astype(np.float64)
+        weights = rng.normal(size=len(vector))
+        scores = form.scores(one, weights)
+        assert scores.shape == (len(one.plain),)
+        assert scores.mean() == pytest.approx(vector @ weights, rel=1e-4, abs=1e-5 * np.linalg.norm(vector))
+
+
+@pytest.mark.parametrize("kind", FORMS.values(), ids=FORMS)
+def test_scores_go_with_their_tiles_in_any_order(slides, space, kind):
+    form, one = fitted(kind, slides, space), slides[2]
+    order = np.random.default_rng(4).permutation(len(one.plain))
+    mixed = SlideTiles(one.id, one.plain[order], one.positions[order])
+    weights = np.random.default_rng(3).normal(size=len(form.transform(one)))
+    np.testing.assert_allclose(form.scores(mixed, weights), form.scores(one, weights)[order], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", FORMS.values(), ids=FORMS)
+def test_a_score_tells_how_the_vector_changes_without_the_tile(space, kind):
+    """n times the change, to first order; to the last digit for a mean."""
+    n = 400
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2) * 1.0
+    plain = (rng.standard_normal((n, C)) + 7 + np.sin(grid[:, :1] / 4)).astype(np.float32)
+    plain[0] += 2  # a tile that is unlike the others, in the corner
+    whole = SlideTiles("whole", plain, grid, plain[None])
+    form = fitted(kind, [whole, *(slide(i, 30) for i in range(3))], space)
+    vector = form.transform(whole).astype(np.float64)
     weights = rng.normal(size=len(vector))
-    assert form.scores(slides[0], weights).mean() == pytest.approx(vector @ weights, rel=1e-5)
+    pulls, tiles = form.scores(whole, weights) - vector @ weights, [0, 1, 21, 210, 399]
+    left = [SlideTiles("whole", np.delete(plain, i, 0), np.delete(grid, i, 0)) for i in tiles]
+    changes = np.array([n * (vector - form.transform(one)) @ weights for one in left])
+    np.testing.assert_allclose(pulls[tiles], changes, atol=0.05 * np.abs(changes).max())
+
+
+@pytest.mark.parametrize("kind", FORMS.values(), ids=FORMS)
+def test_scores_of_joined_vectors_are_those_of_their_weights(slides, space, kind):
+    """With the length held fixed, what is above the mean over tiles is what moves the vector along the weights."""
+    vectors = fit_vectors(kind.name, lambda: iter(slides), seed=1)
+    one = slides[2]
+    weights = np.random.default_rng(3).normal(size=len(vectors.transform([one])[0]))
+    found = vectors.scores(one, weights)
+    raw = vectors.form.transform(one).astype(np.float64)
+    if vectors.join is None:
+        np.testing.assert_array_equal(found, vectors.form.scores(one, weights))
+        return
+    # one block: (raw - mean) / its length, less the centre, / its length
+    centred = raw - vectors.join.means[kind.name]
+    length = np.linalg.norm(centred)
+    whole = np.linalg.norm(centred / length - vectors.join.centre)
+    np.testing.assert_allclose(found, vectors.form.scores(one, weights) / length / whole, rtol=1e-5, atol=1e-6)

@@ -58,6 +58,30 @@ def test_what_is_wrong_is_said_in_words(loss, rank, words):
 
 
 def test_every_training_begins_at_chance():
-    assert training_warning(history(5.0, 1.0, 9), epochs=100) == ""
-    assert training_warning(history(5.0, 1.0, 10), epochs=100) != ""
+    assert training_warning(history(5.0, 1.0, 29), epochs=100) == ""
+    assert training_warning(history(5.0, 1.0, 30), epochs=100) != ""
     assert training_warning({"loss": [5.0], "chance": [5.0]}, epochs=1) != ""  # where there are no vectors
+    assert training_warning(history(5.0, 30.0, 79), epochs=100, warmup=0.5) == ""
+    assert training_warning(history(5.0, 30.0, 80), epochs=100, warmup=0.5) != ""
+    assert training_warning(history(5.0, 30.0, 99), epochs=100, warmup=1.0) == ""
+    assert training_warning(history(5.0, 30.0, 100), epochs=100, warmup=1.0) != ""  # at its end whatever the schedule
+
+
+def test_a_loss_is_judged_over_a_tenth_of_the_training():
+    """One epoch beyond the others, up or down, says nothing."""
+    learning, failing = history(4.0, 30.0, 50), history(5.0, 30.0, 50)
+    learning["loss"][-1], failing["loss"][-1] = 5.5, 4.6
+    assert training_warning(learning, epochs=100) == ""
+    assert "nothing has been learnt: the loss is 4.960" in training_warning(failing, epochs=100)
+
+
+def test_a_training_that_learns_late_is_not_warned_of():
+    """As the demo's: above chance until 15 % of the training, below it from 25 % on."""
+    share = np.arange(400) / 400
+    loss = 5 * np.interp(share, [0, 0.1, 0.15, 0.25, 1], [1, 1.035, 1.03, 0.97, 0.86])
+    whole = {"loss": loss.tolist(), "chance": [5.0] * 400, "rank": [20.0] * 400}
+    for n in range(1, 401):
+        assert training_warning({k: v[:n] for k, v in whole.items()}, epochs=400, warmup=0.05) == ""
+    stuck = {**whole, "loss": [5.0 * 1.02] * 400}
+    said = [n for n in range(1, 401) if training_warning({k: v[:n] for k, v in stuck.items()}, epochs=400, warmup=0.05)]
+    assert said == list(range(140, 401))

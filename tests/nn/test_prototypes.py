@@ -81,3 +81,34 @@ def test_of_many_tiles_a_sample_is_fitted_whatever_their_order(slides, monkeypat
     assert one.shape == (90, C)
     np.testing.assert_array_equal(one, other)
     assert len(np.unique(one, axis=0)) == 90
+
+
+def weighted_by_hand(mixture, tiles, weights):
+    """The vector of a slide in which tile i stands for weights[i] tiles."""
+    share = sklearns(mixture).predict_proba(tiles) * (weights / weights.sum())[:, None]
+    of = share.sum(0)
+    centres = share.T @ tiles / of[:, None]
+    apart = np.stack([r @ np.square(tiles - centre) for r, centre in zip(share.T, centres, strict=True)])
+    return np.concatenate([of, (share.T @ tiles).ravel(), np.sqrt(apart).ravel()])
+
+
+def test_a_tiles_score_is_how_the_vector_changes_with_its_weight(slides, mixture):
+    tiles, one = slides[3].plain.astype(np.float64), np.ones(50)
+    # of prototypes that the slide hardly has, deviations are too near to 0 for a difference to be finite
+    known = np.concatenate([np.ones(16 * (1 + C)), np.repeat(sklearns(mixture).predict_proba(tiles).mean(0) > 0.02, C)])
+    weights = known * np.random.default_rng(2).standard_normal(len(known))
+    scores = mixture.scores(slides[3], weights)
+    assert scores.mean() == pytest.approx(weighted_by_hand(mixture, tiles, one) @ weights, rel=1e-9)
+    for i in range(0, 50, 7):
+        step = 1e-4 * (np.arange(50) == i)
+        up, down = (weighted_by_hand(mixture, tiles, one + sign * step) @ weights for sign in (1, -1))
+        assert scores[i] - scores.mean() == pytest.approx(50 * (up - down) / 2e-4, rel=1e-4, abs=1e-5)
+
+
+def test_shares_and_weighted_means_are_told_apart_exactly(slides, mixture):
+    tiles = slides[3].plain.astype(np.float64)
+    weights = np.zeros(16 * (1 + 2 * C))
+    weights[: 16 * (1 + C)] = np.random.default_rng(2).standard_normal(16 * (1 + C))
+    share = sklearns(mixture).predict_proba(tiles)
+    lone = [np.append(r, np.outer(r, tile)) @ weights[: 16 * (1 + C)] for r, tile in zip(share, tiles, strict=True)]
+    np.testing.assert_allclose(mixture.scores(slides[3], weights), lone, rtol=1e-9)

@@ -68,6 +68,35 @@ def test_planted_tiles_pull_towards_their_class(planted, embedding):
     assert against.probe.logit == pytest.approx(-found.probe.logit, rel=1e-3)
 
 
+@pytest.mark.parametrize("aggregator", ["whitened-mean", "mean-std", "view-whitened", "gmm"])
+def test_planted_tiles_pull_a_closed_form(planted, aggregator):
+    store, labels = planted
+    giga.embed(store, aggregator=aggregator)
+    embedding = f"{aggregator}-random-resnet18"
+    found = explain(store, one_of(store, labels, "b"), labels, embedding=embedding)
+    assert found.views == 0
+    assert found.similarity > 0.999
+    assert found.attribution.value[PLANTED].min() > max(0, np.delete(found.attribution.value, PLANTED).max())
+
+
+def test_the_tiles_of_an_arrangement_pull_apart(planted, tmp_path):
+    store, labels = planted
+    giga.embed(store, aggregator="arrangement")
+    embedding, slide = "arrangement-random-resnet18", one_of(store, labels, "b")
+    found = explain(store, slide, labels, embedding=embedding)
+    assert found.similarity > 0.999
+    # the mean over tiles is the slide's score, so what every tile exceeds it by adds up to nothing
+    assert found.attribution.value.sum() == pytest.approx(0, abs=1e-6 * np.abs(found.attribution.value).sum())
+    assert np.abs(found.attribution.value[PLANTED]).mean() > np.abs(np.delete(found.attribution.value, PLANTED)).mean()
+
+
+def test_a_vector_of_zeros_is_refused(planted, monkeypatch):
+    store, labels = planted
+    monkeypatch.setattr("gigacli.store.groups.Embedding.read", lambda self: np.zeros((8, 257), dtype=np.float32))
+    with pytest.raises(InvalidInput, match="zero, so no tile pulls"):
+        explain(store, one_of(store, labels, "b"), labels, embedding="giga")
+
+
 def test_a_slide_without_planted_tiles_speaks_against_the_class(planted):
     store, labels = planted
     without = explain(store, one_of(store, labels, "a"), labels, positive="b", views=20)

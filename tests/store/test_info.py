@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+import gigacli as giga
 from gigacli.config import verbs as configs
 from gigacli.errors import NotFound
 from gigacli.store.info import MOST_FAILURES, info
@@ -15,6 +16,7 @@ from gigacli.store.layout import NOT_DONE
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
+from tests.helpers import run_giga
 
 
 def test_everything_is_counted(tiny):
@@ -177,3 +179,29 @@ def test_vectors_made_elsewhere_can_be_probed(tmp_path):
     store.embedding("theirs").begin(recipe, 4, redo=False)
     store.embedding("theirs").write(np.array([0]), np.ones((1, 4), dtype=np.float32))
     assert info(store).next == f"giga probe {store.url} --labels labels.csv"
+
+
+@pytest.mark.slow
+def test_what_is_stale_is_made_anew_by_the_commands_that_are_named(store_at):
+    path = store_at("embed")
+    giga.embed(path, aggregator="gmm")
+    assert info(path).next == f"giga probe {path} --labels labels.csv"
+    giga.tile(path, tile_px=32, redo=True)
+    verbs = []
+    while not (command := info(path).next).startswith("giga probe"):
+        verbs.append(command.removesuffix(" --redo").split()[1])
+        done = run_giga(*shlex.split(command)[1:])
+        assert done.returncode == 0, (command, done.stderr)
+        assert len(verbs) < 6, verbs
+    assert verbs == ["bank", "train", "embed", "embed"]  # of the model, with what is written beside it; of the mixture
+    assert not any(group.stale for group in info(path).groups)
+
+
+def test_an_encoder_that_has_seen_slides_which_changed_is_used_on(tiny):
+    store = Store.open(tiny, write=True)
+    row = int(store.tiles.done().rows[0])
+    store.tiles.write(row, store.tiles.coords(row)[:1], None)
+    of = {group.path: group for group in info(store).groups}
+    assert of["encoders/moco"].stale
+    assert of["encoders/moco"].again == ""
+    assert info(store).next == of["banks/moco"].again == f"giga bank {tiny} --encoder moco --name moco"
