@@ -5,6 +5,7 @@ from __future__ import annotations
 from gigacli.cli.command import STORE, Argument, Command, add, app
 from gigacli.cli.tools import TOOLS
 from gigacli.config import verbs as configs
+from gigacli.config.bank import BankConfig
 
 __all__ = ["VERBS", "app"]
 
@@ -30,7 +31,7 @@ VERBS = (
     ),
     Command(
         name="bank",
-        config=configs.BankConfig,
+        config=BankConfig,
         home="gigacli.stages.bank:bank",
         help="Embed tiles under shared augmentations, and all tiles once without.\n\n"
         "Reads tiles' pixels and an encoder; writes banks/NAME and features/NAME.",

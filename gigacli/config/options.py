@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 from gigacli.config.base import Limits, option
 
 run_option = partial(option, result=False)
 """An option that does not change what is computed (how many workers, which shard): it is left out of the recipe."""
+
+Precision = Literal["auto", "bf16", "fp32"]
 
 PASSES: Limits = (1, 1_000_000)
 BATCHES: Limits = (3, 65536)

@@ -1,4 +1,4 @@
-"""The configurations of the six verbs: every option with its default, its choices, its help and its validation.
+"""The configurations of the verbs but `bank`: every option with its default, its choices, its help and its validation.
 
 Flags and docstrings are generated from these fields.
 """
@@ -24,15 +24,12 @@ from gigacli.config.options import (
     SHARD,
     SYNC,
     TEMPERATURES,
+    Precision,
     run_option,
 )
 from gigacli.config.training import PAPER, REGIMES, Regime
 from gigacli.errors import InvalidInput
 
-Precision = Literal["auto", "bf16", "fp32"]
-Compile = Literal["auto", "yes", "no"]
-BankMode = Literal["tiles", "operators"]
-Residuals = Literal["auto", "yes", "no"]
 SlideAggregator = Literal["sparse-resnet", "transformer", "attention", "mlp"]
 Whitening = Literal["slides", "augmentations"]
 Preset = Literal["default", "paper"]
@@ -134,80 +131,6 @@ class PretrainTilesConfig(Config):
 
     def _check(self) -> None:
         self._name("name")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BankConfig(Config):
-    """Options of ``giga bank``."""
-
-    encoder: str | None = run_option(None, "An encoder of the store, a weights file, timm:MODEL, or random-resnet18.")
-    name: str | None = run_option(None, "Name of the bank and the features; default: the encoder's.")
-    augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).", (1, 10_000))
-    draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).", (1, 100_000))
-    independent: bool = option(False, "Draw the parameters per tile instead (the paper's ablation NS).")
-    mode: BankMode = option(
-        "tiles",
-        "tiles: encode augmented tiles of every slide (paper); operators: encode every tile once, and learn from a few "
-        "what augmentation does to features.",
-    )
-    features: str | None = run_option(
-        None, "Imported features to learn operators for, with the `encoder` that made them; with `mode` operators."
-    )
-    sets: int = option(64, "Of operators: sets of augmentation parameters that one is learnt for each.", (8, 4096))
-    calibration_tiles: int | None = option(
-        None,
-        "Of operators: tiles they are learnt from, spread over a fifth of the slides. Default: 2000; of a small cohort "
-        "what costs five passes over its tiles, and 360 at least.",
-        (100, 10_000_000),
-    )
-    rank: int = option(128, "Of operators: directions of features they act along.", (1, 65536))
-    residuals: Residuals = option(
-        "auto", "Of operators: add what they cannot foresee to augmented features; auto: where that is much."
-    )
-    precision: Precision = option("auto", PRECISION)
-    compile: Compile = option("auto", "Compile the encoder, which takes half a minute; auto: for banks worth it.")
-    batch_size: int | None = run_option(None, "Tiles per encoder call; default: 64, on a GPU 256.", (1, 65536))
-    read_timeout: float = run_option(
-        600.0, "Seconds after which a slide that does not answer is given up.", (0.001, 1e6)
-    )
-    plan: bool = run_option(False, "Encode for ten seconds, say what both modes would cost, and stop.")
-    shard: str | None = run_option(None, SHARD)
-    dask: str | None = run_option(None, DASK)
-    workers: int | None = run_option(None, "Reading threads; default: the number of processors.", WORKERS)
-    device: str = run_option("auto", DEVICE)
-    seed: int = option(0, SEED, SEEDS)
-    redo: bool = run_option(False, "Replace the bank that is there.")
-    sync: bool = run_option(True, SYNC)
-
-    def _check(self) -> None:
-        self._name("name", "features")
-        self._shards(self.shard, self.dask)
-
-    def following(self, earlier: dict[str, Any] | None) -> Self:
-        """Return this configuration with what was left out as an earlier run had it; options of one mode are its own.
-
-        Raises:
-            InvalidInput: An option of the other mode was given.
-        """
-        if earlier is not None and "mode" in self.given and earlier.get("mode", "tiles") != self.mode:
-            earlier = None
-        config = super().following(earlier)
-        wrong = [name for name in (TILES_ONLY if config.mode == "operators" else OPERATORS_ONLY) if name in self.given]
-        if wrong:
-            raise InvalidInput(
-                f"`mode` is {config.mode}, which takes no {' '.join(f'`{name}`' for name in wrong)}",
-                f"leave that out, or set `mode` {'tiles' if config.mode == 'operators' else 'operators'}",
-            )
-        return config
-
-    def recipe(self) -> dict[str, Any]:
-        """The values that decide the result; those of the other mode are left out."""
-        out = {"independent"} if self.mode == "operators" else {"mode", "sets", *OPERATORS_ONLY}
-        return {name: value for name, value in super().recipe().items() if name not in out}
-
-
-TILES_ONLY = ("augmentations", "draws", "independent")
-OPERATORS_ONLY = ("features", "sets", "calibration_tiles", "rank", "residuals")
 
 
 @dataclass(frozen=True, kw_only=True)

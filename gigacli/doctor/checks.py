@@ -12,9 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from gigacli.config.bank import BankConfig
 from gigacli.config.base import options_of
 from gigacli.config.tools import DoctorConfig
-from gigacli.config.verbs import BankConfig
 from gigacli.doctor import machine, probes
 from gigacli.doctor.isolated import IsolatedCall, Outcome
 from gigacli.errors import GigaError, NotFound

@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from gigacli.cohort.content import slide_problem
+from gigacli.config.bank import BankConfig, BankMode, Compile, Residuals
 from gigacli.config.base import options_of, parse_shard
-from gigacli.config.verbs import BankConfig, BankMode, Compile, Precision, Residuals
+from gigacli.config.options import Precision
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device
 from gigacli.nn.tile_features import (

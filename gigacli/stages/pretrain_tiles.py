@@ -18,7 +18,8 @@ import torch
 
 from gigacli.cohort.tile_sample import Sample, check_batches, draw_labelled_tiles, draw_tiles, read_sample
 from gigacli.config.base import options_of
-from gigacli.config.verbs import Precision, PretrainTilesConfig
+from gigacli.config.options import Precision
+from gigacli.config.verbs import PretrainTilesConfig
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.distributed import Processes

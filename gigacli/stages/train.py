@@ -10,7 +10,8 @@ import torch
 
 from gigacli.cohort.exclusion import left_out
 from gigacli.config.base import fingerprint, options_of
-from gigacli.config.verbs import Precision, Preset, SlideAggregator, SparseBackend, TrainConfig, Whitening
+from gigacli.config.options import Precision
+from gigacli.config.verbs import Preset, SlideAggregator, SparseBackend, TrainConfig, Whitening
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gigacli.config.verbs import BankConfig
+from gigacli.config.bank import BankConfig
 from gigacli.errors import InvalidInput
 from gigacli.nn.tile_features import Batches, SlideFeatures, TileEncoder, draw_bank_views
 from gigacli.progress import Progress, Summary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gigacli.config.verbs import BankConfig
+from gigacli.config.bank import BankConfig
 from gigacli.nn.tile_features import BankViews, draw_bank_views, draw_calibration, no_views
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gigacli.config.bank import BankConfig
 from gigacli.config.base import fingerprint
-from gigacli.config.verbs import BankConfig
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.nn.operators import AppliedOperators, Gate, Operators
 from gigacli.nn.operators_fit import LEAST_SLIDES, Calibration, fit_operators, operator_space

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from gigacli.config.bank import BankConfig
 from gigacli.config.base import NAME_PATTERN
-from gigacli.config.verbs import BankConfig
 from gigacli.errors import GigaError, InvalidInput, NotFound
 from gigacli.nn.device import pick_precision
 from gigacli.nn.frozen import FrozenTileEncoder, can_compile

@@ -14,6 +14,7 @@ from typing import Literal, Union
 import pytest
 
 from gigacli.config import tools, verbs
+from gigacli.config.bank import BankConfig
 from gigacli.config.base import help_of, options_of
 from gigacli.errors import InvalidInput
 from gigacli.progress import SILENT, Progress
@@ -21,7 +22,7 @@ from gigacli.progress import SILENT, Progress
 FUNCTIONS = {
     "gigacli.stages.tile:tile": verbs.TileConfig,
     "gigacli.stages.pretrain_tiles:pretrain_tiles": verbs.PretrainTilesConfig,
-    "gigacli.stages.bank:bank": verbs.BankConfig,
+    "gigacli.stages.bank:bank": BankConfig,
     "gigacli.stages.train:train": verbs.TrainConfig,
     "gigacli.stages.embed:embed": verbs.EmbedConfig,
     "gigacli.stages.probe:probe": verbs.ProbeConfig,
