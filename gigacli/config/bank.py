@@ -28,7 +28,7 @@ class BankConfig(Config):
         "tiles: encode augmented tiles of every slide (paper); operators: encode every tile once, and learn from a few "
         "what augmentation does to features.",
     )
-    features: str | None = run_option(
+    features: str | None = option(
         None, "Imported features to learn operators for, with the `encoder` that made them; with `mode` operators."
     )
     sets: int = option(64, "Of operators: sets of augmentation parameters that one is learnt for each.", (8, 4096))

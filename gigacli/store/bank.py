@@ -145,7 +145,20 @@ class Bank(SlideGroup):
         return np.where(counts > 0, self.shape[1], 0)
 
     def _flags(self) -> str:
-        return f" --encoder {shlex.quote(self.config['encoder'])}{super()._flags()}"
+        named = f" --features {shlex.quote(self.name)}" if self.config.get("features") else super()._flags()
+        return f" --encoder {shlex.quote(self.config['encoder'])}{named}"
+
+    @property
+    def remark(self) -> str:
+        """What is known of its operators, in words; "" for a bank of tiles."""
+        if not self.learns:
+            return ""
+        if not (said := self.fitted):
+            return "its operators are not learnt yet"
+        r2 = said["r2"]
+        return f"operators foresee {r2['tile']:.2f} of how augmentation moves tiles, {r2['slide']:.2f} of slides" + (
+            ", the rest is added as residuals" if said["residuals"] else ""
+        )
 
     @cached_property
     def _kept(self) -> NDArray[np.int64] | None:

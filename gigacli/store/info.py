@@ -12,7 +12,7 @@ from typing import Any
 from gigacli.config.base import options_of
 from gigacli.config.tools import InfoConfig
 from gigacli.store.address import is_remote
-from gigacli.store.groups import NAMED, Done, Embedding, Group, Model, SlideGroup, Tiles, TrainedGroup
+from gigacli.store.groups import NAMED, Bank, Done, Embedding, Group, Model, SlideGroup, Tiles, TrainedGroup
 from gigacli.store.layout import FORMAT_VERSION, STAGES
 from gigacli.store.store import Store
 
@@ -163,6 +163,8 @@ def _group(group: Group, reasons: dict[str, list[str]], known: dict[str, Done]) 
     if isinstance(group, Model) and (seen := group.seen()) is not None and (there := known.get(group.source.path)):
         unseen = int((there.filled & ~seen).sum())
         remark = f"trained on {seen.sum()} slides; {group.source.path} holds {unseen} others" if unseen else ""
+    if isinstance(group, Bank):
+        remark = group.remark
     again = _again(group, pending=done + failed < total) if stale else ""
     return GroupInfo(group.path, recipe.stage, done, total, failed, size, recipe.config, stale, again, remark)
 
@@ -256,8 +258,9 @@ def _retry(url: str, groups: list[GroupInfo]) -> list[str]:
 
 
 def _bank(url: str, group: GroupInfo) -> str:
-    encoder = group.config["encoder"]
-    return f"giga bank {url} --encoder {shlex.quote(encoder)}" + _named(group, encoder)
+    encoder, features = group.config["encoder"], group.config.get("features")
+    named = f" --features {shlex.quote(features)}" if features else _named(group, encoder)
+    return f"giga bank {url} --encoder {shlex.quote(encoder)}" + named
 
 
 def _quoted(group: GroupInfo) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 import gigacli as giga
 from gigacli.config import verbs as configs
+from gigacli.config.bank import BankConfig
 from gigacli.errors import NotFound
 from gigacli.store.info import MOST_FAILURES, info
 from gigacli.store.layout import NOT_DONE
@@ -144,7 +145,7 @@ def steps(store):
 CONFIGS = {
     "tile": configs.TileConfig,
     "pretrain-tiles": configs.PretrainTilesConfig,
-    "bank": configs.BankConfig,
+    "bank": BankConfig,
     "train": configs.TrainConfig,
     "embed": configs.EmbedConfig,
 }
