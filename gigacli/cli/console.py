@@ -263,8 +263,11 @@ def show_scores(result: Any) -> None:
     """Show what a probe found, and what to keep in mind of it."""
     from gigacli.probing import results
 
-    for title, rows in results.tables(result):
+    targets = list(dict.fromkeys(row.target for row in result.scores))
+    for target, (title, rows) in zip(targets, results.tables(result), strict=True):
         show_table(title, results.COLUMNS, rows)
+        if robust := results.robust_rows(result, target):
+            show_table(f"{target}: slides seen under other augmentations", results.ROBUST_COLUMNS, robust)
     for line in results.lines(result):
         say(line)
 

@@ -258,6 +258,9 @@ class EmbedConfig(Config):
         "The model; the slide encoder at its random start; or a closed form, which needs no training: the mean of all "
         "tiles, and the others after the features were whitened.",
     )
+    augmented: int = option(
+        0, "Embed every slide as it is seen under so many other augmentations, too, for giga probe --robust.", (0, 100)
+    )
     join: bool = option(True, "Put the closed form that a model keeps beside the encoder's vectors, where it has one.")
     name: str | None = run_option(None, "Name of the embedding; default: the model's.")
     device: str = run_option("auto", DEVICE)
@@ -267,6 +270,10 @@ class EmbedConfig(Config):
 
     def _check(self) -> None:
         self._name("name", "features")
+
+    def recipe(self) -> dict[str, Any]:
+        """The values that decide the result; where no other augmentations are asked for, nothing is said of them."""
+        return {name: value for name, value in super().recipe().items() if name != "augmented" or value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +294,9 @@ class ProbeConfig(Config):
     splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
     allow_missing: bool = run_option(False, "Go on where these name slides without a label or vector.")
     stale: bool = run_option(False, "Go on where vectors were made from what has been replaced since.")
+    robust: bool = option(
+        False, "Judge test slides as they are seen under other augmentations, too: giga embed --augmented makes these."
+    )
     folds: int = option(10, "Number of splits, stratified and grouped by patient.", (2, 1000))
     group: Group = option(
         "patient", "patient: keep a patient's slides on one side of a split where patients are known; none: do not."

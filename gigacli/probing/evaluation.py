@@ -10,6 +10,7 @@ import numpy as np
 from gigacli.config.verbs import ProbeConfig
 from gigacli.probing.linear import score
 from gigacli.probing.results import ProbeRow
+from gigacli.probing.robust import Robustness, robustness
 from gigacli.probing.scores import Fold, auc_interval, difference
 from gigacli.probing.task import Candidate, Task
 
@@ -23,6 +24,7 @@ class Evaluation:
     budget: str  # with which of the task's label budgets
     c: str  # inverse regularisation, or "auto"; "" where there is none
     folds: Sequence[Fold]  # how it went, one per split of the budget
+    robustness: Robustness | None = None  # how far its vectors move under other augmentations, where that is known
 
     @property
     def name(self) -> str:
@@ -48,6 +50,12 @@ def evaluate_linear(candidate: Candidate, task: Task, budget: str, config: Probe
     """Judge an embedding by logistic regression, at every C of :meth:`Candidate.strengths`."""
     assert candidate.vectors is not None
     vectors = task.units.vectors(candidate.vectors, unit_length=not candidate.scaled)  # (units, features)
+    augmented, moved = None, None
+    if candidate.augmented is not None:
+        each = candidate.augmented.swapaxes(0, 1)  # (augmentations, slides, features)
+        seen = [task.units.vectors(one, unit_length=not candidate.scaled) for one in each]
+        augmented = np.stack(seen, axis=1)  # (units, augmentations, features)
+        moved = robustness(vectors, augmented, scale=candidate.scaled)
     for c in candidate.strengths(config.c_value):
         folds = score(
             vectors,
@@ -58,8 +66,9 @@ def evaluate_linear(candidate: Candidate, task: Task, budget: str, config: Probe
             seed=config.seed,
             groups=task.groups,
             converged=config.converged,
+            augmented=augmented,
         )
-        yield Evaluation(candidate, task, budget, c if c == "auto" else f"{c:g}", folds)
+        yield Evaluation(candidate, task, budget, c if c == "auto" else f"{c:g}", folds, moved)
 
 
 def compare(evaluations: Sequence[Evaluation], baseline: str | None) -> list[ProbeRow]:
@@ -105,7 +114,14 @@ def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
         classes=per_class["classes"],
         patients=per_class.get("patients"),
         aucs=tuple(fold.auc for fold in one.folds),
+        augmented_auc=_mean([fold.augmented_auc for fold in one.folds if fold.augmented_auc is not None]),
+        found=one.robustness.found if one.robustness is not None else None,
+        moved=one.robustness.moved if one.robustness is not None else None,
     )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _baseline(one: Evaluation, peers: Sequence[Evaluation], named: str | None) -> Evaluation | None:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from gigacli.errors import InvalidInput
 from gigacli.probing.logistic import fit
-from gigacli.probing.scores import Fold, check_split, score_fold
+from gigacli.probing.scores import Fold, auc, check_split, score_fold
 from gigacli.probing.splits import Split, make_splits
 from gigacli.probing.standardise import moments, standardise
 
@@ -35,6 +35,7 @@ def score(
     seed: int = 0,
     groups: ArrayLike | None = None,
     converged: bool = False,
+    augmented: NDArray[np.floating] | None = None,
 ) -> list[Fold]:
     """Fit and score every split, in their order, with one BLAS thread: these problems are too small to share.
 
@@ -50,6 +51,7 @@ def score(
         seed: Of the inner splits of C="auto".
         groups: The patient of each slide, text (slides,), kept together by the inner splits too.
         converged: Fit to the optimum, in float64, instead of as the authors do.
+        augmented: (slides, augmentations, features) of the same slides seen otherwise: test sides are judged so, too.
 
     Raises:
         InvalidInput: No split, vectors that are not finite, or a split with a class missing from one side.
@@ -74,15 +76,30 @@ def score(
             train, test = _sides(vectors, split, scale=scale, centre=C == "auto")
             model = fit(train, y[split.train], C=chosen, **limits)
             fold = score_fold(y, model.probabilities(test), split)
+            if augmented is not None:
+                seen = [
+                    _sides(vectors, split, scale=scale, centre=C == "auto", test=augmented[split.test, a])[1]
+                    for a in range(augmented.shape[1])
+                ]
+                aucs = [auc(y[split.test], model.probabilities(side)) for side in seen]
+                fold = replace(fold, augmented_auc=float(np.mean(aucs)))
             folds.append(replace(fold, C=chosen, not_converged=stopped + (not model.converged), note=note))
     return folds
 
 
 def _sides(
-    vectors: NDArray[np.floating], split: Split, *, scale: bool, centre: bool
+    vectors: NDArray[np.floating],
+    split: Split,
+    *,
+    scale: bool,
+    centre: bool,
+    test: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Vectors of the training and the test side, (n_train, features) and (n_test, features), as they are fitted."""
-    train, test = vectors[split.train], vectors[split.test]
+    """Vectors of the training and the test side, (n_train, features) and (n_test, features), as they are fitted.
+
+    `test` are those of the test side where they are not among `vectors`.
+    """
+    train, test = vectors[split.train], vectors[split.test] if test is None else test
     if scale or centre:
         mean, deviation = moments(train)
         deviation = deviation if scale else np.ones_like(deviation)

@@ -40,6 +40,9 @@ class ProbeRow:
     classes: dict[str, int]  # slides per class
     patients: dict[str, int] | None  # patients per class, or None where they are not known
     aucs: tuple[float, ...]  # AUC of each split
+    augmented_auc: float | None = None  # mean AUC with test slides seen under other augmentations; None: not asked for
+    found: float | None = None  # share of slides that are then still nearest to themselves
+    moved: float | None = None  # how far they move, over the distance of two slides
 
     @property
     def setting(self) -> str:
@@ -116,6 +119,27 @@ def _cell(value: object) -> object:
 COLUMNS = (
     "embedding", "method", "labels", "AUC ± sd", "95 % interval", "above baseline", "acc.", "bal. acc.", "train", "test"
 )  # fmt: skip
+
+
+ROBUST_COLUMNS = ("embedding", "method", "labels", "AUC", "AUC, augmented", "found", "moved")
+"""Of the second table: how vectors withstand augmentation."""
+
+
+def robust_rows(result: ProbeResult, target: str) -> list[tuple[str, ...]]:
+    """Rows of the second table, under :data:`ROBUST_COLUMNS`; none where nobody asked."""
+    return [
+        (
+            row.embedding,
+            row.setting,
+            row.budget,
+            f"{row.auc_mean:.3f}",
+            f"{row.augmented_auc:.3f}",
+            f"{row.found:.3f}",
+            f"{row.moved:.3f}",
+        )
+        for row in result.scores
+        if row.target == target and row.augmented_auc is not None
+    ]
 
 
 def tables(result: ProbeResult) -> Iterator[tuple[str, list[tuple[str, ...]]]]:

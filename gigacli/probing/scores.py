@@ -24,6 +24,7 @@ class Fold:
     auc: float
     accuracy: float  # share of test slides whose most probable class is theirs
     balanced_accuracy: float  # the same per class, averaged over classes
+    augmented_auc: float | None = None  # the same with test slides seen under other augmentations, the mean over these
     C: float | None = None  # the inverse regularisation used; None where there is none
     not_converged: int = 0  # fits that stopped short, the inner ones of `C="auto"` included
     note: str = ""  # why `C="auto"` could not choose, or ""

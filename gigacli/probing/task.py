@@ -37,6 +37,8 @@ class Candidate:
     # known
     encoders: Sequence[tuple[str, NDArray[np.bool_] | None]]
     vectors: NDArray[np.float32] | None = None  # (slides, features) of an embedding
+    # (slides, augmentations, features) of the same seen under other augmentations, where that is asked for and there
+    augmented: NDArray[np.float32] | None = None
     stale: Sequence[str] = ()  # what it was made from and has been replaced since, in words
     # reads the tile features (tiles, features) of the slide in a row of the store
     tiles: Callable[[int], NDArray[np.float16]] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from gigacli.store.features import Features
 from gigacli.store.groups import Bank, Embedding
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
+from gigacli.weights.fresh import FreshFeatures
 from gigacli.weights.slide_encoders import ModelChoice, choose_model, name_of_model
 from gigacli.weights.slide_tiles import tiles_of_slides
 from gigacli.weights.slide_vectors import encode_slides
@@ -63,6 +64,7 @@ def embed(
     features: str | None = None,
     views: int = 50,
     aggregator: EmbedAggregator = "model",
+    augmented: int = 0,
     join: bool = True,
     name: str | None = None,
     device: str = "auto",
@@ -98,14 +100,21 @@ def embed(
 
 @dataclass(frozen=True, eq=False)
 class _Vectors:
-    """An embedding to write; `make` computes the vectors (rows, width) float32 of slides (rows) from the features."""
+    """An embedding to write; `make` computes the vectors (rows, width) float32 from features."""
 
     group: Embedding
     features: Features
     recipe: Recipe
     width: int
-    make: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    # of slides (rows) from features, as they are or seen otherwise
+    make: Callable[[NDArray[np.int64], Features | FreshFeatures], NDArray[np.float32]]
     redo: bool
+
+    def __call__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Vectors (rows, width) of slides, and (rows, augmentation, width) of the same seen otherwise, or None."""
+        fresh = [FreshFeatures(self.features, i) for i in range(int(self.recipe.config.get("augmented", 0)))]
+        others = [self.make(rows, one) for one in fresh]
+        return self.make(rows, self.features), np.stack(others, axis=1) if others else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +135,14 @@ class Plan:
 def prepare(config: EmbedConfig, store: Store) -> Plan:
     """Find model and features, and look at what is there under the name; nothing is written."""
     if config.aggregator == "mean":
-        mean = _mean(store.pick(Features, config.features), name=config.name, redo=config.redo)
+        mean = _mean(store.pick(Features, config.features), config, name=config.name)
         mean.group.check(mean.recipe, redo=config.redo)
         return Plan(mean=mean, whitened=None, vectors=mean)
     if config.aggregator in FORMS:
         features = store.pick(Features, config.features)
-        form = _closed_form(features, config.aggregator, name=config.name, seed=config.seed, redo=config.redo)
+        form = _closed_form(features, config, config.aggregator, name=config.name, seed=config.seed)
         form.group.check(form.recipe, redo=config.redo)
-        mean, whitened = _mean(features, name=None, redo=config.redo), _whitened(features, config)
+        mean, whitened = _mean(features, config, name=None), _whitened(features, config)
         return Plan(mean=mean, whitened=form if whitened.group is form.group else whitened, vectors=form)
     device, model = pick_device(config.device), name_of_model(store, config)
     name = config.name or (f"random-{model}" if config.aggregator == "random-init" else model)
@@ -142,7 +151,7 @@ def prepare(config: EmbedConfig, store: Store) -> Plan:
     choice = choose_model(store, config, device)
     vectors = _of_views(group, config, device, choice)
     group.check(vectors.recipe, redo=config.redo)
-    mean = _mean(vectors.features, name=None, redo=config.redo)
+    mean = _mean(vectors.features, config, name=None)
     whitened = _whitened(vectors.features, config)
     return Plan(mean=mean, whitened=whitened, vectors=vectors, warning=choice.note)
 
@@ -163,13 +172,13 @@ def work(plan: Plan, progress: Progress) -> int:
         for block in (todo[i : i + BLOCK] for i in range(0, len(todo), BLOCK)):
             filled, empty = block[tiles.filled[block]], block[~tiles.filled[block]]
             try:
-                vectors = one.make(filled) if len(filled) else None
+                vectors, others = one(filled) if len(filled) else (None, None)
             except InvalidInput as error:
                 if one is not plan.whitened or one is plan.vectors:
                     raise
                 progress.say(f"{one.group.name} cannot be made, and is no rival: {error.message}")
                 break
-            one.group.write(filled, vectors, empty=empty)
+            one.group.write(filled, vectors, empty=empty, augmented=others)
             progress.advance(len(block))
             written += len(filled)
     return written
@@ -192,7 +201,7 @@ def summary(plan: Plan, written: int, started: float) -> EmbedSummary:
     )
 
 
-def _mean(features: Features, *, name: str | None, redo: bool) -> _Vectors:
+def _mean(features: Features, options: EmbedConfig, *, name: str | None) -> _Vectors:
     """Plan the mean of all tile features of a slide: AverageMIL of the paper's table 2.
 
     As a baseline, without a name of its own, it is made anew where other features were put in place of its own.
@@ -201,12 +210,25 @@ def _mean(features: Features, *, name: str | None, redo: bool) -> _Vectors:
     recipe = Recipe("embed", config, {features.input_name: features.fingerprint})
     group = features.store.embedding(name or f"mean-{features.name}")
 
-    def make(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        means = [features.read(row).mean(axis=0, dtype=np.float64) for row in rows.tolist()]
+    def make(rows: NDArray[np.int64], seen: Features | FreshFeatures) -> NDArray[np.float32]:
+        means = [seen.read(row)[seen.numbers(row)].mean(axis=0, dtype=np.float64) for row in rows.tolist()]
         return np.stack(means).astype(np.float32)
 
-    stale = name is None and group.found not in (None, recipe)
-    return _Vectors(group, features, recipe, features.width, make, redo or stale)
+    recipe, redo = _as_asked(group, recipe, options, baseline=name is None)
+    return _Vectors(group, features, recipe, features.width, make, redo)
+
+
+def _as_asked(group: Embedding, recipe: Recipe, options: EmbedConfig, *, baseline: bool) -> tuple[Recipe, bool]:
+    """The recipe with the other augmentations that are asked for, and whether to make the vectors anew.
+
+    A baseline that has more of them stays as it is; one of other features, or with fewer, is made anew.
+    """
+    there = group.found
+    own = int(there.config.get("augmented", 0)) if there is not None else 0
+    wanted = max(own, options.augmented) if baseline else options.augmented
+    if wanted:
+        recipe = replace(recipe, config={**recipe.config, "augmented": wanted})
+    return recipe, options.redo or (baseline and there not in (None, recipe))
 
 
 class _FittedForm:
@@ -215,9 +237,9 @@ class _FittedForm:
     def __init__(self, group: Embedding, features: Features, bank: Bank | None, aggregator: str, seed: int) -> None:
         self._group, self._features, self._bank, self._aggregator, self._seed = group, features, bank, aggregator, seed
 
-    def __call__(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def __call__(self, rows: NDArray[np.int64], seen: Features | FreshFeatures) -> NDArray[np.float32]:
         """Vectors (rows, width) of slides."""
-        return self.fitted.transform(tiles_of_slides(self._features, rows, augmented=False))
+        return self.fitted.transform(tiles_of_slides(seen, rows, augmented=False))
 
     @cached_property
     def fitted(self) -> FormVectors:
@@ -233,7 +255,7 @@ class _FittedForm:
         return tiles_of_slides(self._features, np.flatnonzero(there), bank=self._bank)
 
 
-def _closed_form(features: Features, aggregator: str, *, name: str | None, seed: int, redo: bool) -> _Vectors:
+def _closed_form(features: Features, options: EmbedConfig, aggregator: str, *, name: str | None, seed: int) -> _Vectors:
     """Plan vectors that need no training; as a baseline, without a name, made anew where other features are there."""
     bank = features.store.bank(features.name)
     beside = bank if bank.found is not None and bank.recipe.inputs == features.recipe.inputs else None
@@ -244,13 +266,13 @@ def _closed_form(features: Features, aggregator: str, *, name: str | None, seed:
     recipe = Recipe("embed", {**config, "bank": beside.name if beside is not None else None}, inputs)
     group = features.store.embedding(name or f"{aggregator}-{features.name}")
     make = _FittedForm(group, features, beside, aggregator, seed)
-    stale = name is None and group.found not in (None, recipe)
-    return _Vectors(group, features, recipe, width_of(aggregator, features.width), make, redo or stale)
+    recipe, redo = _as_asked(group, recipe, options, baseline=name is None)
+    return _Vectors(group, features, recipe, width_of(aggregator, features.width), make, redo)
 
 
 def _whitened(features: Features, config: EmbedConfig) -> _Vectors:
     """Plan the whitened mean of tiles: the strongest rival that needs no training and no choice."""
-    return _closed_form(features, WhitenedMean.name, name=None, seed=0, redo=config.redo)
+    return _closed_form(features, config, WhitenedMean.name, name=None, seed=0)
 
 
 def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choice: ModelChoice) -> _Vectors:
@@ -269,10 +291,10 @@ def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choic
 
     cells = authors_cells if choice.variant == "gigassl" else cells_of
 
-    def make(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def make(rows: NDArray[np.int64], seen: Features | FreshFeatures) -> NDArray[np.float32]:
         encoded = encode_slides(
             choice.encode,
-            features,
+            seen,
             rows,
             views=config.views,
             tiles=choice.tiles,
@@ -282,6 +304,6 @@ def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choic
         )
         if joined is None:
             return encoded
-        return joined.transform(encoded, tiles_of_slides(features, rows, augmented=False))
+        return joined.transform(encoded, tiles_of_slides(seen, rows, augmented=False))
 
     return _Vectors(group, features, recipe, width, make, config.redo)

@@ -54,6 +54,7 @@ def probe(
     splits: str | Path | None = None,
     allow_missing: bool = False,
     stale: bool = False,
+    robust: bool = False,
     folds: int = 10,
     group: Group = "patient",
     c: str | float = "10",
@@ -109,6 +110,11 @@ def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str |
             f"`baseline` is {config.baseline!r}, which is not among what is probed: "
             f"{', '.join(one.name for one in candidates)}",
             "Name an embedding, or abmil together with `method='abmil'`.",
+        )
+    if config.robust and not any(one.augmented is not None for one in candidates):
+        raise NotFound(
+            f"no embedding of {opened.url} has vectors of slides seen under other augmentations",
+            f"run: giga embed {opened.url} --augmented 4 --redo",
         )
     has_vector = np.logical_and.reduce([one.have for one in found])  # (slides,)
     patients = [row.patient for row in slides.rows]
@@ -192,7 +198,7 @@ def read_candidates(store: Store, config: ProbeConfig) -> list[Candidate]:
     rank = {kind: i for i, kind in enumerate(ORDER)}
     embeddings = sorted([*named, *means], key=lambda one: (rank.get(one.aggregator, 0), one.name))
     with store.tiles.read_once():
-        candidates = [_embedding(one, stale=config.stale) for one in embeddings]
+        candidates = [_embedding(one, stale=config.stale, robust=config.robust) for one in embeddings]
     if "abmil" not in config.method:
         return candidates
     used = {one.features for one in candidates}
@@ -210,7 +216,7 @@ def _features_behind(embedding: Embedding) -> str:
     return embedding.recipe.inputs.get("features", "")
 
 
-def _embedding(embedding: Embedding, *, stale: bool) -> Candidate:
+def _embedding(embedding: Embedding, *, stale: bool, robust: bool) -> Candidate:
     recipe, encoders, done = embedding.recipe, [], embedding.done()
     reasons = embedding.stale_by(done)
     if not stale:
@@ -229,6 +235,7 @@ def _embedding(embedding: Embedding, *, stale: bool) -> Candidate:
         have=done.filled | (done.stale & np.isfinite(vectors).all(axis=1)),
         encoders=[*encoders, *_tile_encoder(embedding.features)],
         vectors=vectors,
+        augmented=embedding.read_augmented() if robust else None,
         stale=reasons,
     )
 

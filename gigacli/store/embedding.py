@@ -18,16 +18,26 @@ class Embedding(SlideGroup):
     kind, input_name = "embeddings", "embedding"
 
     def begin(self, recipe: Recipe, width: int, *, redo: bool) -> None:
-        """Make room for vectors of `width` values; with `redo` what is there goes first.
+        """Make room for vectors of `width` values, and for those of other augmentations that the recipe says.
+
+        With `redo` what is there goes first.
 
         Raises:
             Mismatch: There is an embedding of this name made otherwise, and `redo` is off.
         """
-        n = self.store.registered
-        self._begin(recipe, {"vectors": (n, width), "done": (n,)}, redo=redo)
+        n, fresh = self.store.registered, int(recipe.config.get("augmented", 0))
+        shapes: dict[str, tuple[int, ...]] = {"vectors": (n, width), "done": (n,)}
+        if fresh:
+            shapes["augmented"] = (n, fresh, width)
+        self._begin(recipe, shapes, redo=redo)
 
     def write(
-        self, rows: NDArray[np.int64], vectors: NDArray[np.float32] | None, *, empty: NDArray[np.int64] | None = None
+        self,
+        rows: NDArray[np.int64],
+        vectors: NDArray[np.float32] | None,
+        *,
+        empty: NDArray[np.int64] | None = None,
+        augmented: NDArray[np.float32] | None = None,
     ) -> None:
         """Write the vectors of many slides, then mark them done, and slides without tiles with them.
 
@@ -35,11 +45,14 @@ class Embedding(SlideGroup):
             rows: (n,) of the slides, ascending.
             vectors: (n, width); None where there are no rows.
             empty: Rows of slides without tiles.
+            augmented: (n, augmentations, width) of the same slides seen otherwise; None where there are none.
         """
         both = rows if empty is None else np.sort(np.concatenate([rows, empty]))
         self._reopen(both)
         if len(rows):
             self.array("vectors").oindex[rows] = vectors
+            if augmented is not None:
+                self.array("augmented").oindex[rows] = augmented
         if empty is not None and len(empty):
             self.array("vectors").oindex[empty] = np.nan
         if len(both):
@@ -59,6 +72,13 @@ class Embedding(SlideGroup):
     def read(self) -> NDArray[np.float32]:
         """(slide, width) all vectors, NaN where a slide has none."""
         vectors: NDArray[np.float32] = self.array("vectors")[: self.store.registered]
+        return vectors
+
+    def read_augmented(self) -> NDArray[np.float32] | None:
+        """(slide, augmentation, width) vectors of slides seen under other augmentations; None where there are none."""
+        if not self.has("augmented"):
+            return None
+        vectors: NDArray[np.float32] = self.array("augmented")[: self.store.registered]
         return vectors
 
     def _amounts(self, counts: NDArray[np.int32] | None) -> NDArray[np.integer]:

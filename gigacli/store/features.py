@@ -83,6 +83,10 @@ class Features(SlideGroup):
         """Values of a vector."""
         return int(self.array("vectors").shape[2])
 
+    def numbers(self, row: int) -> NDArray[np.int64]:
+        """(n,) numbers of the tiles of a slide."""
+        return np.arange(int(self._counts[row]))
+
     def read(self, row: int) -> NDArray[np.float16]:
         """The vectors (n, width) of all tiles of a slide.
 

@@ -107,6 +107,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec("models/*/history/*", ("epoch",), "float32", NAN, "all", required=False, whole=True),
     ArraySpec("models/*/done", (), "int32", NOT_DONE, "all", compressed=False),
     ArraySpec("embeddings/*/vectors", ("slide", "feature"), "float32", NAN, "table"),
+    ArraySpec("embeddings/*/augmented", ("slide", "augmentation", "feature"), "float32", NAN, "table", required=False),
     ArraySpec("embeddings/*/state", ("byte",), "uint8", 0, "all", compressed=False, required=False),
     ArraySpec("embeddings/*/done", ("slide",), "int64", NOT_DONE, "table", whole=True),
     ArraySpec("failures/*", ("slide",), "string", "", "slide"),

@@ -12,6 +12,7 @@ from gigacli.nn.closed_forms import SlideTiles
 from gigacli.nn.views import TilePositions
 from gigacli.store.groups import Bank, Features
 from gigacli.store.mapped import MappedBank
+from gigacli.weights.fresh import FreshFeatures
 from gigacli.weights.operators import applied, augmented_slide
 
 ROWS_AT_ONCE = 64
@@ -19,7 +20,7 @@ ROWS_AT_ONCE = 64
 
 
 def tiles_of_slides(
-    features: Features, rows: NDArray[np.int64], *, bank: Bank | None = None, augmented: bool = True
+    features: Features | FreshFeatures, rows: NDArray[np.int64], *, bank: Bank | None = None, augmented: bool = True
 ) -> Iterator[SlideTiles]:
     """The slides in some rows, in their order, one at a time.
 
@@ -37,12 +38,13 @@ def tiles_of_slides(
         block = rows[start : start + ROWS_AT_ONCE]
         positions = TilePositions(store.tiles.grids(block))
         for i, row in enumerate(block.tolist()):
-            plain = features.read(row)
+            numbers = features.numbers(row)
+            plain = features.read(row)[numbers]
             vectors: NDArray[np.float16]
             vectors, tile = next(drawn) if drawn is not None else (plain[None], None)
             if operators is not None:
                 vectors, tile = augmented_slide(operators, plain, slide_id=store.slides[row].id)
-            places = positions(np.array([i]), np.arange(len(plain))[None])[0]  # (n, 2)
+            places = positions(np.array([i]), numbers[None])[0]  # (n, 2)
             mine = (vectors, tile) if augmented else (None, None)
             yield SlideTiles(store.slides[row].id, plain, places, *mine)
 

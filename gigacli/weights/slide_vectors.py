@@ -12,6 +12,7 @@ from gigacli.nn.giga import embed_views
 from gigacli.nn.views import TilePositions, ViewBatch, cells_of, draw_rows, slide_views
 from gigacli.randomness import keyed_rng
 from gigacli.store.groups import Features
+from gigacli.weights.fresh import FreshFeatures
 
 Encode = Callable[[ViewBatch], torch.Tensor]
 Cells = Callable[[NDArray[np.float64]], NDArray[np.int64]]
@@ -19,7 +20,7 @@ Cells = Callable[[NDArray[np.float64]], NDArray[np.int64]]
 
 def encode_slides(
     encode: Encode,
-    features: Features,
+    features: Features | FreshFeatures,
     rows: NDArray[np.int64],
     *,
     views: int,
@@ -43,8 +44,8 @@ def encode_slides(
     store = features.store
     positions = TilePositions(store.tiles.grids(rows))
     drawn = np.empty((len(rows), views, tiles), dtype=np.int64)
-    for i, (row, n) in enumerate(zip(rows.tolist(), positions.counts, strict=True)):
-        rng = keyed_rng(seed, "embed", store.slides[row].id)
-        drawn[i] = draw_rows(rng, np.full(views, n), tiles)  # (R, T)
+    for i, row in enumerate(rows.tolist()):
+        rng, numbers = keyed_rng(seed, "embed", store.slides[row].id), features.numbers(row)
+        drawn[i] = numbers[draw_rows(rng, np.full(views, len(numbers)), tiles)]  # (R, T)
     batch = slide_views(map(features.read, rows.tolist()), positions, drawn, device=device, cells=cells)
     return embed_views(encode, batch, [views] * len(rows)).cpu().numpy()

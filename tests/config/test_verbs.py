@@ -70,6 +70,8 @@ ANOTHER = {
     "momentum": 0.9,
     "hash": True,
     "join": False,
+    "augmented": 2,
+    "robust": True,
     "mode": "operators",
     "sets": 9,
     "calibration_tiles": 500,

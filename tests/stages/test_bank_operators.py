@@ -214,3 +214,41 @@ def test_imported_features_have_operators_of_the_encoder_that_made_them(imported
 def test_an_encoder_that_did_not_make_imported_features_is_refused(imported):
     with pytest.raises(Mismatch, match="does not make features/theirs: mean cosine"):
         giga.bank(imported, **{**OPTIONS, "features": "theirs", "seed": 5})
+
+
+@pytest.mark.parametrize("kind", ["operators", "tiles"])
+def test_slides_are_embedded_and_probed_as_seen_otherwise(dozen, learnt, tmp_path, kind):
+    path = copy_store(learnt, tmp_path / "cohort.zarr")
+    name = NAME
+    if kind == "tiles":
+        path, name = copy_store(dozen[0], tmp_path / "tiles.zarr"), "b"
+        giga.bank(path, name=name, encoder=NAME, augmentations=3, draws=8, precision="fp32")
+    giga.train(path, bank=name, aggregator="mlp", steps=3)
+    labels = dozen[1].labels_csv
+    giga.embed(path, views=2)
+    with pytest.raises(NotFound, match="seen under other augmentations"):
+        giga.probe(path, labels, target="label", folds=2, robust=True)
+    giga.embed(path, views=2, augmented=3, redo=True)
+    store = giga.open(path)
+    for embedding in ("giga", f"mean-{name}", f"whitened-mean-{name}"):
+        group = store.embedding(embedding)
+        vectors, others = group.read(), group.read_augmented()
+        assert others.shape == (SLIDES, 3, vectors.shape[1])
+        assert np.isfinite(others).all()
+        assert not np.allclose(others[:, 0], vectors, atol=1e-3)
+        assert not np.allclose(others[:, 0], others[:, 1], atol=1e-3)
+    if kind == "tiles":  # by hand: the last augmentation of the bank, each of its tiles once
+        bank = store.bank(name)
+        tile, vector = bank.array("tile")[4, 2], bank.array("vectors")[4, 2].astype(np.float64)
+        _, first = np.unique(tile, return_index=True)
+        mean = store.embedding(f"mean-{name}").read_augmented()[4, 0]
+        np.testing.assert_allclose(mean, vector[first].mean(axis=0), rtol=1e-3, atol=1e-4)
+    giga.embed(path, aggregator="view-whitened")  # leaves the baselines as they are
+    assert giga.open(path).embedding(f"mean-{name}").read_augmented() is not None
+    result = giga.probe(path, labels, target="label", folds=2, robust=True)
+    rows = {row.embedding: row for row in result.scores}
+    assert rows["giga"].moved > 0
+    assert 0 <= rows["giga"].found <= 1
+    assert rows[f"view-whitened-{name}"].augmented_auc is None
+    assert all(row.found is None for row in giga.probe(path, labels, target="label", folds=2).scores)
+    assert giga.validate(path).problems == []
