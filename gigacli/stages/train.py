@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.trained import Model
 from gigacli.weights.operators import applied
-from gigacli.weights.slide_training import Material, initial_method, learnt
+from gigacli.weights.slide_training import Material, initial_method, learnt, withstands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,14 @@ class TrainSummary(TrainingSummary):
     Attributes:
         model: Name of the model.
         excluded: Slides of the bank that were left out on request.
+        found: Share of slides that are nearest to themselves when seen under another augmentation; None without a bank.
+        moved: How far their vectors move then, over the distance of two slides; None without a bank.
     """
 
     model: str
     excluded: int
+    found: float | None
+    moved: float | None
 
 
 @options_of(TrainConfig)
@@ -277,9 +282,15 @@ def work(
         processes=plan.processes,
     )
     history = loop.run(training, progress, checkpoint=checkpoint)
-    plan.processes.once(
-        lambda: model.finish(learnt(plan.material, method, device=plan.device, progress=progress), history)
-    )
+    return plan.processes.once(lambda: keep(plan, method, history, progress))
+
+
+def keep(plan: Plan, method: GigaSSL, history: loop.History, progress: Progress) -> loop.History:
+    """Look at what the vectors withstand, and keep the model."""
+    unknown = [math.nan] * plan.epochs
+    for name, value in withstands(plan.material, method, device=plan.device).items():
+        history[name] = [*unknown[1:], value]
+    plan.model.finish(learnt(plan.material, method, device=plan.device, progress=progress), history)
     return history
 
 
@@ -310,6 +321,8 @@ def summary(
         loss=history["loss"][-1],
         chance=history["chance"][-1],
         rank=history["rank"][-1],
+        found=history["found"][-1] if "found" in history else None,
+        moved=history["moved"][-1] if "moved" in history else None,
         warning="; ".join(text for text in (warning, plan.unseen) if text),
         seconds=time.monotonic() - started,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -13,13 +13,23 @@ from gigacli.config.verbs import TrainConfig
 from gigacli.nn.giga import GigaSSL
 from gigacli.nn.slide_encoder import SlideEncoder
 from gigacli.nn.tile_encoder import weights_to_bytes
-from gigacli.nn.whitening import FeatureSpace, augmentation_covariance, slide_covariance, spread_of, whitening_matrix
+from gigacli.nn.whitening import (
+    FeatureSpace,
+    augmentation_covariance,
+    slide_covariance,
+    spread_of,
+    spread_rows,
+    whitening_matrix,
+)
+from gigacli.probing.robust import robustness
 from gigacli.progress import Progress
 from gigacli.store.groups import Bank, Encoder, Features
 from gigacli.store.mapped import MappedBank, MappedFeatures
-from gigacli.weights.joined import fit_joined
+from gigacli.weights.fresh import FreshFeatures
+from gigacli.weights.joined import VIEWS, fit_joined
 from gigacli.weights.resnet18 import resnet18_from_bytes
 from gigacli.weights.slide_tiles import tiles_of_slides
+from gigacli.weights.slide_vectors import encode_slides
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,3 +122,20 @@ def _load_layer4(method: GigaSSL, encoder: Encoder) -> str:
         assert isinstance(one, SlideEncoder)
         one.load_layer4(network.state_dict())
     return f"layer4 of encoder {encoder.name!r}"
+
+
+LOOKED_AT = 256
+"""Slides that are embedded under another augmentation, to see whether their vectors withstand it."""
+
+
+def withstands(material: Material, method: GigaSSL, *, device: torch.device) -> dict[str, float]:
+    """How far the encoder's vectors move under another augmentation: "found" and "moved"; empty without a bank."""
+    config, source, features = material.config, material.source, material.features
+    rows = material.views.rows[spread_rows(len(material.views.rows), LOOKED_AT)]
+    if not isinstance(source, Bank) or features.found is None or not features.done().filled[rows].all():
+        return {}
+    clean, fresh = (
+        encode_slides(method.eval().vectors, seen, rows, views=VIEWS, tiles=config.tiles, seed=0, device=device)
+        for seen in (features, FreshFeatures(features, 0))
+    )
+    return asdict(robustness(clean, fresh[:, None], scale=False))

@@ -172,13 +172,16 @@ def test_a_bank_without_its_plain_features_says_how_to_go_on(store_at):
 def test_health_is_in_the_history_of_the_store_and_said(chain, store_at):
     model = giga.open(chain("train")).model("giga")
     names = {"loss", "chance", "lr", "gradient_norm", "alignment", "uniformity", "rank", "per_second", "waiting"}
-    assert model.histories().keys() == names
+    last = {"found", "moved"}
+    assert model.histories().keys() == names | last
+    for name in last:
+        assert np.isfinite(model.history(name)).tolist() == [False, False, True]
     history = {name: model.history(name) for name in names}
     assert all(np.isfinite(values).all() for values in history.values())
     np.testing.assert_allclose(history["chance"], np.log(2 * 4 - 1), rtol=1e-6)  # batches of four slides
     assert (history["rank"] > 1).all()
     assert ((history["waiting"] >= 0) & (history["waiting"] < 1)).all()
-    for name in names:
+    for name in names | last:
         assert f"`{name}`" in (SPEC / "store-0.2.md").read_text(), name
 
 
