@@ -143,6 +143,9 @@ class BankConfig(Config):
     augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).", (1, 10_000))
     draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).", (1, 100_000))
     independent: bool = option(False, "Draw the parameters per tile instead (the paper's ablation NS).")
+    stain: float = option(
+        0.0, "Jitter the stains, too: how far concentrations are scaled and shifted (Tellez: 0.05; paper: 0).", (0, 1)
+    )
     precision: Precision = option("auto", PRECISION)
     compile: Compile = option("auto", "Compile the encoder, which takes half a minute; auto: for banks worth it.")
     batch_size: int | None = run_option(None, "Tiles per encoder call; default: 64, on a GPU 256.", (1, 65536))
@@ -160,6 +163,10 @@ class BankConfig(Config):
     def _check(self) -> None:
         self._name("name")
         self._shards(self.shard, self.dask)
+
+    def recipe(self) -> dict[str, Any]:
+        """The values that decide the result; a bank without stain jitter has the recipe of the time before it."""
+        return {name: value for name, value in super().recipe().items() if name != "stain" or value}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gigacli.nn.augment import Folded, TileAugmentation, augment, draw_augmentation, fold, output_px, unchanged
+from gigacli.nn.augment import SHARED, Folded, TileAugmentation, augment, draw_augmentation, fold, output_px, unchanged
 from gigacli.randomness import keyed_rng
 
 
@@ -43,7 +43,15 @@ class BankViews:
 
 
 def draw_bank_views(
-    seed: int, slide_id: str, *, count: int, augmentations: int, draws: int, tile_px: int, independent: bool
+    seed: int,
+    slide_id: str,
+    *,
+    count: int,
+    augmentations: int,
+    draws: int,
+    tile_px: int,
+    independent: bool,
+    stain: float = 0.0,
 ) -> BankViews:
     """Draw the rows of a slide: functions of (seed, slide, augmentation), so that a larger bank begins with the same.
 
@@ -55,12 +63,13 @@ def draw_bank_views(
         draws: Tiles per augmentation, with replacement.
         tile_px: Edge of a tile.
         independent: Draw parameters for every tile.
+        stain: How much the stains are jittered.
     """
-    tiles, sets = [], []
+    tiles, sets, strengths = [], [], replace(SHARED, stain=stain)
     for a in range(augmentations):
         tiles.append(keyed_rng(seed, "draws", slide_id, a).integers(0, count, draws, dtype=np.int32))
         rng = keyed_rng(seed, "augmentation", slide_id, a)
-        sets.append(draw_augmentation(rng, draws if independent else 1, tile_px=tile_px))
+        sets.append(draw_augmentation(rng, draws if independent else 1, tile_px=tile_px, strengths=strengths))
     chosen = np.stack(tiles)
     joined = TileAugmentation(**{k: np.concatenate([vars(s)[k] for s in sets]) for k in vars(sets[0])})
     return BankViews(chosen, joined, independent, np.ones(chosen.shape, dtype=bool))

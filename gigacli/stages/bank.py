@@ -68,6 +68,7 @@ def bank(
     augmentations: int = 50,
     draws: int = 256,
     independent: bool = False,
+    stain: float = 0.0,
     precision: Precision = "auto",
     compile: Compile = "auto",  # noqa: A002 - the name of the flag
     batch_size: int | None = None,
@@ -267,6 +268,7 @@ def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool
         draws=config.draws,
         tile_px=plan.store.tiles.tile_px,
         independent=config.independent,
+        stain=config.stain,
     )
     if not plan.again:
         views.missing[:] = plan.bank.missing(row)
