@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -30,7 +31,7 @@ import torch
 
 import gigacli as giga
 from gigacli.demo.cohort import write_cohort
-from gigacli.nn.augment import augment, draw_augmentation, fold, output_px
+from gigacli.nn.augment import SHARED, augment, draw_augmentation, fold, output_px
 from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.frozen import FrozenTileEncoder, can_compile
 from gigacli.nn.tile_encoder import random_resnet18
@@ -77,15 +78,17 @@ def bare(encoder: FrozenTileEncoder, size: int, seconds: float, px: int) -> tupl
     return size / median(times), (time.process_time() - busy) / (size * len(times))
 
 
-def augmentation(device: torch.device, size: int, dtype: torch.dtype) -> float:
+def augmentation(device: torch.device, size: int, dtype: torch.dtype, *, stain: float = 0.0) -> float:
     """Tiles per second of the augmentation alone, a view of 256 tiles at a time."""
+    strengths = replace(SHARED, stain=stain)
     tiles = torch.randint(0, 256, (256, 3, TILE_PX, TILE_PX), dtype=torch.uint8).to(device)
     px = output_px(TILE_PX)
     out = torch.empty((size, 3, px, px), dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
     rng, times = np.random.default_rng(0), []
     for _ in range(12):
         started = time.perf_counter()
-        sets = fold(draw_augmentation(rng, 1, tile_px=TILE_PX), tile_px=TILE_PX, out_px=px, device=device)
+        drawn = draw_augmentation(rng, 1, tile_px=TILE_PX, strengths=strengths)
+        sets = fold(drawn, tile_px=TILE_PX, out_px=px, device=device)
         for first in range(0, 256, size):
             augment(tiles[first : first + size], sets, out=out)
         if device.type == "cuda":
@@ -172,7 +175,7 @@ def report(arguments: argparse.Namespace) -> None:
     each = [(x[1] + y[1]) / 2 for x, y in zip(before, after, strict=True)]
     bare_busy = (made - read) * each[0] + read * each[1]
     rate = made / ((made - read) / rates[0] + read / rates[1])  # of the same images
-    alone = augmentation(device, size, encoder.dtype)
+    alone, stained = (augmentation(device, size, encoder.dtype, stain=s) for s in (0.0, 0.1))
     print(f"bare encoder {before[0][0]:.0f} and {after[0][0]:.0f} tiles/s at {augmented} px, {before[1][0]:.0f} and "
           f"{after[1][0]:.0f} at {plain} px; not compiled {bare(eager, size, arguments.seconds, augmented)[0]:.0f} at "
           f"{augmented} px")  # fmt: skip
@@ -183,7 +186,8 @@ def report(arguments: argparse.Namespace) -> None:
     if device.type == "cpu":
         print(f"processor seconds: {busy:.0f}, the bare encoder's for as many images {bare_busy:.0f}: "
               f"{bare_busy / busy:.3f}, start-up and compiling included")  # fmt: skip
-    print(f"augmentation alone {alone:.0f} tiles/s: {rates[0] / alone:.3f} of the encoder's time")
+    for name, speed in (("alone", alone), ("with a jitter of stains", stained)):
+        print(f"augmentation {name} {speed:.0f} tiles/s: {rates[0] / speed:.3f} of the encoder's time")
     print(f"distinct tiles read {read}, {read / made:.3f} of the encodings; peak memory {peak:.2f} GiB")
     loop = plain_loop(store, 64, 3)
     print(f"plain loop {loop:.1f} tiles/s: the bank is {summary['rate'] / loop:.1f} times as fast")

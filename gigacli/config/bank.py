@@ -23,6 +23,9 @@ class BankConfig(Config):
     augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).", (1, 10_000))
     draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).", (1, 100_000))
     independent: bool = option(False, "Draw the parameters per tile instead (the paper's ablation NS).")
+    stain: float = option(
+        0.0, "Jitter the stains, too: how far concentrations are scaled and shifted (Tellez: 0.05; paper: 0).", (0, 1)
+    )
     mode: BankMode = option(
         "tiles",
         "tiles: encode augmented tiles of every slide (paper); operators: encode every tile once, and learn from a few "
@@ -79,8 +82,9 @@ class BankConfig(Config):
         return config
 
     def recipe(self) -> dict[str, Any]:
-        """The values that decide the result; those of the other mode are left out."""
+        """The values that decide the result: not those of the other mode, nor a jitter of stains where there is none."""
         out = {"independent"} if self.mode == "operators" else {"mode", "sets", *OPERATORS_ONLY}
+        out |= set() if self.stain else {"stain"}
         return {name: value for name, value in super().recipe().items() if name not in out}
 
 

@@ -3,7 +3,8 @@
 Every step of the chain is linear for given parameters, so the chain folds into three small operators:
 crop, resize, flips, quarter turns and blur into one matrix on the left and one on the right of a tile;
 brightness, contrast, saturation, hue and grayscale into one 3x3 colour matrix and one offset per tile. Values are
-clamped to [0, 1] once, at the end. Hue is a rotation in YIQ, not in HSV.
+clamped to [0, 1] once, at the end. Hue is a rotation in YIQ, not in HSV. A jitter of the stains, where it is asked for,
+comes between the two; it is linear in the logarithm of the light.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Strengths:
     gray_p: float  # probability that they are dropped
     blur_p: float  # probability that the tile is blurred
     blur_px: tuple[float, float]  # least and greatest sigma, in pixels of the augmented tile
+    stain: float = 0.0  # each stain's concentration is multiplied by 1 - stain to 1 + stain, and -stain to stain added
 
 
 SHARED = Strengths(crop_scale=(0.5, 1.0), jitter=0.4, hue=0.2, jitter_p=0.8, gray_p=0.2, blur_p=0.5, blur_px=(0.1, 1.0))
@@ -46,6 +48,9 @@ of nuclei at 10x."""
 CHUNK = 16  # tiles augmented at once on a CPU, so that they stay in its cache
 BLOCK_ROWS = 32  # rows of a matrix multiplied at once on a CPU: they look at some 45 pixels of the tile's 256
 LUMA = (0.299, 0.587, 0.114)
+RGB_OF_STAINS = np.array([(0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)])
+"""Optical density for red, green and blue of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001), (stain, 3)."""
+LEAST_LIGHT = 1 / 255  # a pixel that lets through less counts as one that lets through as much: it has a logarithm
 RGB_TO_YIQ = np.array([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])
 
 
@@ -67,6 +72,7 @@ class TileAugmentation:
     hue: np.ndarray  # (n,) rotation, in turns
     gray: np.ndarray  # (n,) bool
     blur_px: np.ndarray  # (n,) sigma of the Gaussian in output pixels, 0 for none
+    stain: np.ndarray  # (n, 2, 3) factors of the concentrations of haematoxylin, eosin and DAB, and what is added
 
     def __len__(self) -> int:
         return len(self.gray)
@@ -91,7 +97,14 @@ def draw_augmentation(
         hue=s.hue * (2 * u[11] - 1) * jitter,
         gray=u[12] < s.gray_p,
         blur_px=(u[13] < s.blur_p) * (s.blur_px[0] + (s.blur_px[1] - s.blur_px[0]) * u[14]),
+        stain=_stain(rng, n, s.stain),
     )
+
+
+def _stain(rng: np.random.Generator, n: int, strength: float) -> NDArray[np.float64]:
+    """(n, 2, 3) factors and amounts, from a generator of their own: all else is drawn as it is without them."""
+    nothing = np.tile([[[1.0], [0.0]]], (n, 1, 3))
+    return nothing + strength * (2 * rng.spawn(1)[0].random((n, 2, 3)) - 1) if strength else nothing
 
 
 def _crop(
@@ -119,11 +132,15 @@ def unchanged(tile_px: int) -> TileAugmentation:
         hue=none,
         gray=np.zeros(1, dtype=bool),
         blur_px=none,
+        stain=np.array([[[1.0] * 3, [0.0] * 3]]),
     )
 
 
 class Folded(NamedTuple):
-    """The chain of n sets as float32 operators: colour @ (left @ tile @ right.T) + pull * mean luma of the tile."""
+    """The chain of n sets as float32 operators: colour @ y + pull * mean luma of y, y = left @ tile @ right.T.
+
+    Where stains are jittered, y is exp(stain @ (log y, 1)) instead.
+    """
 
     left: Tensor  # (n, out, tile)
     right: Tensor  # (n, out, tile)
@@ -132,10 +149,11 @@ class Folded(NamedTuple):
     transposed: Tensor  # (n,) bool: of the tile's transpose
     colour: Tensor  # (n, 3, 3)
     pull: Tensor  # (n,)
+    stain: Tensor | None  # (n, 3, 4)
 
     def of(self, rows: slice) -> Folded:
         """The operators of the sets in these rows."""
-        return Folded._make(values[rows] for values in self)
+        return Folded._make(None if values is None else values[rows] for values in self)
 
 
 def fold(parameters: TileAugmentation, *, tile_px: int, out_px: int, device: torch.device) -> Folded:
@@ -163,7 +181,8 @@ def fold(parameters: TileAugmentation, *, tile_px: int, out_px: int, device: tor
     else:
         matrices = axes[0].matrices_on(device, tile_px) / 255, axes[1].matrices_on(device, tile_px)
         used = (np.zeros((len(turns), 0, 2), dtype=np.int64),) * 2  # products there are not cut into blocks
-    return Folded(*matrices, *used, torch.from_numpy(transposed), colour, pull_)
+    stain = torch.tensor(_absorption(parameters), device=device) if (parameters.stain != [[1], [0]]).any() else None
+    return Folded(*matrices, *used, torch.from_numpy(transposed), colour, pull_, stain)
 
 
 def augment(tiles: Tensor, sets: Folded, *, out: Tensor | None = None) -> Tensor:
@@ -199,6 +218,10 @@ def _augment_chunk(tiles: Tensor, sets: Folded) -> Tensor:
         x = torch.where(transposed.to(x.device).view(-1, 1, 1, 1), x.mT, x)
     x = _multiply(sets.right, sets.right_used, x.mT).mT
     x = _multiply(sets.left, sets.left_used, x)  # (n, 3, out, out)
+    if sets.stain is not None:
+        log = x.clamp_(min=LEAST_LIGHT).log_().flatten(2)  # (n, 3, out * out) of the light that comes through
+        log = torch.matmul(sets.stain[:, :, :3], log).add_(sets.stain[:, :, 3:])
+        x = log.clamp_(max=0).exp_().view_as(x)  # no stain lets through more light than there is
     luma = torch.einsum("nchw,c->n", x, x.new_tensor(LUMA)) / x[0, 0].numel()
     x = torch.matmul(sets.colour, x.flatten(2)).view_as(x)
     return x.add_((sets.pull * luma).view(-1, 1, 1, 1)).clamp_(0, 1)  # contrast pulls towards the tile's own mean luma
@@ -289,3 +312,19 @@ def _colour(parameters: TileAugmentation) -> np.ndarray:
     matrix = np.linalg.inv(RGB_TO_YIQ) @ turn @ RGB_TO_YIQ @ matrix
     matrix = np.where(parameters.gray[:, None, None], gray @ matrix, matrix)
     return (matrix * (parameters.brightness * parameters.contrast)[:, None, None]).astype(np.float32)
+
+
+def _absorption(parameters: TileAugmentation) -> np.ndarray:
+    """What the jitter of stains is in the logarithm of light, (n, 3, 4) float32, the last column what is added.
+
+    Optical density D = -log10(light) is a sum of stains, D = c M with concentrations c (3,) and M of
+    :data:`RGB_OF_STAINS`. Tellez et al. (2018) make of each concentration c (1 + u) + v, u and v uniform within a
+    strength: so D becomes D M^-1 diag(1 + u) M + v M. Theirs is 0.05; 0.2 is what they call strong (2019). What v means
+    depends on the unit of density, in which programs differ: here it is Ruifrok and Johnston's, to base 10.
+    """
+    factor, amount = parameters.stain[:, 0], parameters.stain[:, 1]  # (n, 3)
+    length = np.linalg.norm(RGB_OF_STAINS, axis=1, keepdims=True)
+    stains = RGB_OF_STAINS / length  # rows of length 1, as Ruifrok and Johnston have them
+    matrix = np.linalg.inv(stains) @ (factor[:, :, None] * stains)  # (n, 3, 3), of rows
+    added = -np.log(10) * amount @ stains  # (n, 3), of the natural logarithm
+    return np.concatenate([matrix.transpose(0, 2, 1), added[:, :, None]], axis=2).astype(np.float32)

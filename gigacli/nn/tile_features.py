@@ -7,7 +7,7 @@ processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gigacli.nn.augment import Folded, TileAugmentation, augment, draw_augmentation, fold, output_px, unchanged
+from gigacli.nn.augment import SHARED, Folded, TileAugmentation, augment, draw_augmentation, fold, output_px, unchanged
 from gigacli.randomness import keyed_rng
 
 
@@ -43,7 +43,15 @@ class BankViews:
 
 
 def draw_bank_views(
-    seed: int, slide_id: str, *, count: int, augmentations: int, draws: int, tile_px: int, independent: bool
+    seed: int,
+    slide_id: str,
+    *,
+    count: int,
+    augmentations: int,
+    draws: int,
+    tile_px: int,
+    independent: bool,
+    stain: float = 0.0,
 ) -> BankViews:
     """Draw the rows of a slide: functions of (seed, slide, augmentation), so that a larger bank begins with the same.
 
@@ -55,18 +63,21 @@ def draw_bank_views(
         draws: Tiles per augmentation, with replacement.
         tile_px: Edge of a tile.
         independent: Draw parameters for every tile.
+        stain: How much the stains are jittered.
     """
-    tiles, sets = [], []
+    tiles, sets, strengths = [], [], replace(SHARED, stain=stain)
     for a in range(augmentations):
         tiles.append(keyed_rng(seed, "draws", slide_id, a).integers(0, count, draws, dtype=np.int32))
         rng = keyed_rng(seed, "augmentation", slide_id, a)
-        sets.append(draw_augmentation(rng, draws if independent else 1, tile_px=tile_px))
+        sets.append(draw_augmentation(rng, draws if independent else 1, tile_px=tile_px, strengths=strengths))
     chosen = np.stack(tiles)
     joined = TileAugmentation(**{k: np.concatenate([vars(s)[k] for s in sets]) for k in vars(sets[0])})
     return BankViews(chosen, joined, independent, np.ones(chosen.shape, dtype=bool))
 
 
-def draw_calibration(seed: int, slide_id: str, *, count: int, sets: int, draws: int, tile_px: int) -> BankViews:
+def draw_calibration(
+    seed: int, slide_id: str, *, count: int, sets: int, draws: int, tile_px: int, stain: float = 0.0
+) -> BankViews:
     """Draw some tiles of a slide without replacement, each to be encoded under the same sets of parameters.
 
     Unlike those of a bank's augmentations, a set's parameters are a function of (seed, set): the same for all slides.
@@ -78,11 +89,14 @@ def draw_calibration(seed: int, slide_id: str, *, count: int, sets: int, draws: 
         sets: Sets of parameters.
         draws: Tiles.
         tile_px: Edge of a tile.
+        stain: How much the stains are jittered.
     """
     chosen = np.full(draws, -1, dtype=np.int32)
     drawn = calibration_tiles(seed, slide_id, count=count, draws=draws)
     chosen[: len(drawn)] = drawn
-    each = [draw_augmentation(keyed_rng(seed, "calibration", k), 1, tile_px=tile_px) for k in range(sets)]
+    strengths = replace(SHARED, stain=stain)
+    rngs = [keyed_rng(seed, "calibration", k) for k in range(sets)]
+    each = [draw_augmentation(rng, 1, tile_px=tile_px, strengths=strengths) for rng in rngs]
     joined = TileAugmentation(**{k: np.concatenate([vars(s)[k] for s in each]) for k in vars(each[0])})
     tiles = np.tile(chosen, (sets, 1))
     return BankViews(tiles, joined, independent=False, missing=tiles >= 0)

@@ -79,6 +79,7 @@ def bank(
     augmentations: int = 50,
     draws: int = 256,
     independent: bool = False,
+    stain: float = 0.0,
     mode: BankMode = "tiles",
     features: str | None = None,
     sets: int = 64,

@@ -25,7 +25,16 @@ def views_of_slide(config: BankConfig, slide_id: str, *, count: int, tile_px: in
             draws=config.draws,
             tile_px=tile_px,
             independent=config.independent,
+            stain=config.stain,
         )
     if not calibrates:
         return no_views(tile_px=tile_px)
-    return draw_calibration(config.seed, slide_id, count=count, sets=config.sets, draws=config.draws, tile_px=tile_px)
+    return draw_calibration(
+        config.seed,
+        slide_id,
+        count=count,
+        sets=config.sets,
+        draws=config.draws,
+        tile_px=tile_px,
+        stain=config.stain,
+    )

@@ -60,6 +60,7 @@ ANOTHER = {
     "fraction": (0.25,),
     "group": "none",
     "independent": True,
+    "stain": 0.1,
     "init": "weights.pth",
     "lr": 0.002,
     "mag": 10.0,

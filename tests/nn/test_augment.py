@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gigacli.nn.augment import MOCO, SHARED, _Axis, draw_augmentation, fold, output_px, unchanged
@@ -27,8 +27,9 @@ def nothing(tile_px=TILE_PX, **changes):
     return replace(unchanged(tile_px), **{name: np.array([value]) for name, value in changes.items()})
 
 
-def drawn(seed, n=1, tile_px=TILE_PX):
-    return draw_augmentation(np.random.default_rng(seed), n, tile_px=tile_px)
+def drawn(seed, n=1, tile_px=TILE_PX, stain=0.0):
+    strengths = replace(SHARED, stain=stain)
+    return draw_augmentation(np.random.default_rng(seed), n, tile_px=tile_px, strengths=strengths)
 
 
 def augment(tiles, parameters, *, out_px, **options):
@@ -83,6 +84,17 @@ def hue_rotated_by_definition(x, turns):
     return torch.stack([red, green, blue])
 
 
+def restained(x, stain):
+    """Pixel by pixel, from the definition: densities to base 10, concentrations, jittered, and back to light."""
+    factor, amount = stain
+    vectors = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+    vectors /= np.sqrt((vectors**2).sum(axis=1))[:, None]
+    density = -np.log10(np.maximum(x.numpy(), 1 / 255)).reshape(3, -1)  # (channel, pixel)
+    concentration = np.linalg.solve(vectors.T, density)  # (stain, pixel)
+    concentration = factor[:, None] * concentration + amount[:, None]
+    return torch.from_numpy(np.minimum(10 ** -(vectors.T @ concentration), 1)).view_as(x)
+
+
 def one_by_one(tile, p, i, out_px):
     """The chain as it is written down: each step by itself."""
     x = resized(tile.double() / 255, p.crop[i], out_px)
@@ -90,6 +102,7 @@ def one_by_one(tile, p, i, out_px):
     x = x.flip(2) if p.flip[i, 1] else x
     x = blurred(x, p.blur_px[i])
     x = torch.rot90(x, int(p.quarter_turns[i]), (1, 2))
+    x = restained(x, p.stain[i]) if (p.stain[i] != [[1], [0]]).any() else x
     x = p.brightness[i] * x
     x = p.contrast[i] * x + (1 - p.contrast[i]) * luma_of(x).mean()
     x = p.saturation[i] * x + (1 - p.saturation[i]) * luma_of(x)
@@ -185,13 +198,66 @@ def test_hue_leaves_gray_pixels_alone():
     assert_close(augment(gray, nothing(16, hue=0.17), out_px=16), gray / 255, 1e-5)
 
 
+STAINS = st.tuples(*[st.floats(0, 2)] * 3), st.tuples(*[st.floats(-0.5, 0.5)] * 3)
+
+
+@given(SEEDS, *STAINS)
+@settings(max_examples=40, deadline=None)
+def test_stains_are_jittered_as_written_down(seed, factor, amount):
+    tiles = tiles_of(seed, 2, 16)
+    stain = np.array([factor, amount])
+    assume((stain != [[1], [0]]).any())  # nothing to do: black stays black, below the least light
+    expected = torch.stack([restained(tile.double() / 255, stain) for tile in tiles])
+    result = augment(tiles, nothing(16, stain=stain), out_px=16)
+    assert result.min() >= 0
+    assert result.max() <= 1
+    assert_close(result, expected, 2e-5)
+
+
+def test_no_jitter_of_stains_computes_nothing():
+    assert fold(drawn(0), tile_px=TILE_PX, out_px=56, device=torch.device("cpu")).stain is None
+    assert fold(drawn(0, stain=0.05), tile_px=TILE_PX, out_px=56, device=torch.device("cpu")).stain is not None
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_hardly_any_jitter_of_stains_changes_hardly_anything(seed):
+    tiles = tiles_of(seed, 2)
+    stained, plain = (augment(tiles, drawn(seed, stain=s), out_px=56) for s in (1e-5, 0.0))
+    assert_close(stained, plain, 1e-2)  # a channel that is black becomes one of the least light, times brightness
+
+
+def gray_tiles():
+    return torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.8, 1.2, 2.0])
+def test_gray_stays_gray_where_all_stains_are_scaled_alike(factor):
+    """All densities times f is light to the power of f; glass, without density, stays white."""
+    stain = np.array([[factor] * 3, [0.0] * 3])
+    expected = (gray_tiles() / 255).clamp(min=1 / 255) ** factor
+    assert_close(augment(gray_tiles(), nothing(16, stain=stain), out_px=16), expected, 1e-5)
+
+
+@given(SEEDS, st.sampled_from([0.05, 0.1, 0.2]))
+@settings(max_examples=40, deadline=None)
+def test_glass_is_tinted_by_what_is_added_and_by_nothing_else(seed, strength):
+    """Stain that is added where there is none darkens by its density, stain that is taken away leaves white."""
+    stain = drawn(seed, stain=strength).stain[0]
+    white = torch.full((1, 3, 16, 16), 255, dtype=torch.uint8)
+    result = augment(white, nothing(16, stain=stain), out_px=16)
+    assert (result == result[:, :, :1, :1]).all()
+    assert result.min() >= 10 ** -(strength * 3) - 1e-6  # three stains of at most unit density each
+    assert_close(augment(white, nothing(16, stain=stain * [[1], [0]]), out_px=16), torch.ones(1, 3, 16, 16), 1e-6)
+
+
 # The chain.
 
 
-@given(SEEDS, st.integers(16, 96), st.sampled_from([1, 3]))
+@given(SEEDS, st.integers(16, 96), st.sampled_from([1, 3]), st.sampled_from([0.0, 0.05, 0.2]))
 @settings(max_examples=60, deadline=None)
-def test_the_folded_chain_is_the_chain_step_by_step(seed, tile_px, sets):
-    tiles, p, out_px = tiles_of(seed, 3, tile_px), drawn(seed, sets, tile_px), output_px(tile_px)
+def test_the_folded_chain_is_the_chain_step_by_step(seed, tile_px, sets, stain):
+    tiles, p, out_px = tiles_of(seed, 3, tile_px), drawn(seed, sets, tile_px, stain), output_px(tile_px)
     expected = torch.stack([one_by_one(tile, p, i % sets, out_px) for i, tile in enumerate(tiles)])
     actual = augment(tiles, p, out_px=out_px)
     assert actual.shape == (3, 3, out_px, out_px)
@@ -216,24 +282,26 @@ def test_values_are_clamped_once_at_the_end():
 # Who shares what.
 
 
-def test_one_set_is_the_same_transform_for_all_tiles():
+@pytest.mark.parametrize("stain", [0.0, 0.1])
+def test_one_set_is_the_same_transform_for_all_tiles(stain):
     tile = tiles_of(6, 1)
     for seed in range(12):
-        result = augment(tile.expand(20, -1, -1, -1), drawn(seed), out_px=56)
+        result = augment(tile.expand(20, -1, -1, -1), drawn(seed, stain=stain), out_px=56)
         assert (result == result[:1]).all()
-    others = [augment(tile, drawn(seed), out_px=56) for seed in range(12)]
+    others = [augment(tile, drawn(seed, stain=stain), out_px=56) for seed in range(12)]
     assert all(not torch.allclose(a, b, atol=1e-3) for i, a in enumerate(others) for b in others[:i])
 
 
-def test_a_tile_does_not_depend_on_its_companions():
-    tiles, p = tiles_of(7, 20), drawn(7)
-    together = augment(tiles, p, out_px=56)
+@pytest.mark.parametrize(("stain", "out_px"), [(0.0, 56), (0.1, 56), (0.1, 53)])
+def test_a_tile_does_not_depend_on_its_companions(stain, out_px):
+    tiles, p = tiles_of(7, 20), drawn(7, stain=stain)
+    together = augment(tiles, p, out_px=out_px)
     for i in (0, 15, 16, 19):
-        assert torch.equal(augment(tiles[i : i + 1], p, out_px=56)[0], together[i])
+        assert torch.equal(augment(tiles[i : i + 1], p, out_px=out_px)[0], together[i])
 
 
 def test_tile_i_gets_set_i():
-    tiles, p = tiles_of(8, 20), drawn(8, 20)
+    tiles, p = tiles_of(8, 20), drawn(8, 20, stain=0.1)
     together = augment(tiles, p, out_px=56)
     for i in range(20):
         assert_close(together[i], augment(tiles[i : i + 1], p[i : i + 1], out_px=56)[0], 1e-5)
@@ -306,16 +374,36 @@ def test_draws_are_a_function_of_the_generator():
     assert any((getattr(first, f.name) != getattr(other, f.name)).any() for f in fields(first))
 
 
-def test_more_sets_begin_with_the_same():
+def test_the_jitter_of_stains_changes_no_other_draw():
+    """So that a bank with it and one without differ by it alone, and one without is what it has always been."""
+    without, with_it, stronger = (drawn(5, 7, stain=s) for s in (0.0, 0.1, 0.2))
+    for f in fields(without):
+        if f.name != "stain":
+            np.testing.assert_array_equal(getattr(without, f.name), getattr(with_it, f.name))
+    assert (without.stain == [[1], [0]]).all()
+    np.testing.assert_allclose(stronger.stain - without.stain, 2 * (with_it.stain - without.stain), atol=1e-12)
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.2])
+def test_stains_are_scaled_and_shifted_evenly_within_their_strength(strength):
+    stain = drawn(0, 20_000, stain=strength).stain - [[1], [0]]  # (n, 2, 3)
+    assert np.abs(stain).max() <= strength
+    np.testing.assert_allclose(stain.mean(axis=0), 0, atol=0.02 * strength)
+    np.testing.assert_allclose(stain.std(axis=0), strength / np.sqrt(3), rtol=0.02)
+    assert np.abs(np.corrcoef(stain.reshape(len(stain), 6).T) - np.eye(6)).max() < 0.03
+
+
+@pytest.mark.parametrize("stain", [0.0, 0.1])
+def test_more_sets_begin_with_the_same(stain):
     """So that a bank can be given more draws without changing those it has."""
-    few, many = drawn(4, 3), drawn(4, 9)
+    few, many = drawn(4, 3, stain=stain), drawn(4, 9, stain=stain)
     for f in fields(few):
         np.testing.assert_array_equal(getattr(few, f.name), getattr(many, f.name)[:3])
 
 
 @pytest.mark.parametrize("sets", [1, 5])
 def test_writing_into_what_an_encoder_reads(sets):
-    tiles, p = tiles_of(3, 5), drawn(3, sets)
+    tiles, p = tiles_of(3, 5), drawn(3, sets, stain=0.1)
     out = torch.empty((5, 3, 56, 56), dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     assert augment(tiles, p, out_px=56, out=out) is out
     assert torch.equal(out, augment(tiles, p, out_px=56).bfloat16())

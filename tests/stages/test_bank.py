@@ -3,6 +3,7 @@
 import errno
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.nn.augment import augment, draw_augmentation, fold, output_px
+from gigacli.nn.augment import SHARED, augment, draw_augmentation, fold, output_px
 from gigacli.nn.device import pick_device
 from gigacli.nn.frozen import FrozenTileEncoder
 from gigacli.nn.tile_encoder import random_resnet18, weights_to_bytes
@@ -93,6 +94,37 @@ def test_tiles_of_a_view_share_parameters_and_views_do_not(chain, store_at):
     tile, vectors = shared.root[f"banks/{NAME}/tile"][row], shared.root[f"banks/{NAME}/vectors"][row]
     views = [vectors[a, np.flatnonzero(tile[a] == t)[0]] for a in (0, 1)]
     assert (views[0] != views[1]).any()
+
+
+def test_stains_are_jittered_alike_in_all_tiles_of_an_augmentation(chain, store_at):
+    """Every row recomputed; draws and features are those of the bank without jitter."""
+    plain, path = giga.open(chain("bank")), store_at("tile")
+    giga.bank(path, **OPTIONS, stain=0.2)
+    store = giga.open(path)
+    encoder, strengths = encoder_of(store), replace(SHARED, stain=0.2)
+    for row in (0, 5):
+        vectors, tile = (store.root[f"banks/{NAME}/{name}"][row] for name in ("vectors", "tile"))
+        assert (tile == plain.root[f"banks/{NAME}/tile"][row]).all()
+        for a in range(3):
+            rng = keyed_rng(0, "augmentation", store.slides[row].id, a)
+            parameters = draw_augmentation(rng, 1, tile_px=64, strengths=strengths)
+            folded = fold(parameters, tile_px=64, out_px=output_px(64), device=torch.device("cpu"))
+            expected = encoder(augment(pixels(store, row, tile[a]), folded)).numpy()
+            np.testing.assert_allclose(vectors[a], expected, rtol=2e-3, atol=2e-3)
+            assert (vectors[a] != plain.root[f"banks/{NAME}/vectors"][row, a]).any()
+    features = f"features/{NAME}/vectors"
+    np.testing.assert_array_equal(store.root[features][:], plain.root[features][:])
+
+
+def test_a_jitter_of_stains_is_in_the_recipe_and_none_is_not(chain, store_at):
+    """A bank without it is continued by a version that has the option, and one with it is followed."""
+    assert "stain" not in giga.open(chain("bank")).bank(NAME).config
+    path = store_at("tile")
+    giga.bank(path, **OPTIONS, stain=0.1)
+    assert giga.open(path).bank(NAME).config["stain"] == 0.1
+    assert giga.bank(path, **OPTIONS).done == 0  # what is left out is as it was
+    with pytest.raises(Mismatch, match=r"stain: 0\.1 here, 0\.2 asked for"):
+        giga.bank(path, **OPTIONS, stain=0.2)
 
 
 def test_shards_and_order_give_the_same_bytes(chain, store_at, chunks):
