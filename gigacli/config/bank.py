@@ -41,7 +41,7 @@ class BankConfig(Config):
         "what costs five passes over its tiles, and 360 at least.",
         (100, 10_000_000),
     )
-    rank: int = option(128, "Of operators: directions of features they act along.", (1, 65536))
+    rank: int = option(64, "Of operators: directions of features they act along.", (1, 65536))
     residuals: Residuals = option(
         "auto", "Of operators: add what they cannot foresee to augmented features; auto: where that is much."
     )
@@ -82,7 +82,7 @@ class BankConfig(Config):
         return config
 
     def recipe(self) -> dict[str, Any]:
-        """The values that decide the result: not those of the other mode, nor a jitter of stains where there is none."""
+        """The values that decide the result: none of the other mode, nor a jitter of stains where there is none."""
         out = {"independent"} if self.mode == "operators" else {"mode", "sets", *OPERATORS_ONLY}
         out |= set() if self.stain else {"stain"}
         return {name: value for name, value in super().recipe().items() if name not in out}

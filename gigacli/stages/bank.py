@@ -84,7 +84,7 @@ def bank(
     features: str | None = None,
     sets: int = 64,
     calibration_tiles: int | None = None,
-    rank: int = 128,
+    rank: int = 64,
     residuals: Residuals = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",  # noqa: A002 - the name of the flag

@@ -21,7 +21,7 @@ from gigacli.progress import Progress
 from gigacli.randomness import keyed_rng, keyed_seed
 from gigacli.store.groups import Bank, Features
 
-CALIBRATING_SHARE, LEAST_CALIBRATING, MOST_CALIBRATING = 0.2, 30, 256
+CALIBRATING_SHARE, LEAST_CALIBRATING, MOST_CALIBRATING = 0.2, 30, 100
 """Slides whose tiles operators are learnt from: a share of all, but so many at least and at most."""
 
 LEAST_TILES, MOST_TILES, PASSES = 360, 2000, 5

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import save
 
-from gigacli.store.layout import FORMAT_VERSION
+from gigacli.store.layout import FORMAT_VERSION, OPERATORS
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
@@ -120,6 +120,48 @@ def write_embeddings(store: Store, rng: np.random.Generator) -> None:
         embedding.write(full, unit, empty=empty)
 
 
+def build_operators(path: Path) -> Store:
+    """Write the golden store of operators: of slides like those of :func:`build`, the first of which calibrates."""
+    store, rng = Store.create(path), np.random.default_rng(1)
+    write_tiles(store)
+    inputs = {"tiles": store.tiles.fingerprint, "encoder": "0" * 64}
+    base, sets, rank = {"encoder": "moco", "precision": "fp32"}, AUGMENTATIONS, 4
+    features, bank = store.features("moco"), store.bank("moco")
+    features.begin(Recipe("bank", base, inputs), WIDTH, redo=False)
+    size = {"augmentations": sets, "draws": 5, "sets": sets, "calibration_tiles": 5, "rank": rank}
+    bank.begin(
+        Recipe("bank", {**base, **size, "mode": "operators", "residuals": "yes", "seed": 0}, inputs), WIDTH, redo=False
+    )
+    bank.choose_calibration(np.array([0]))
+    for row, n in TILES.items():
+        features.write(row, rng.normal(size=(n, WIDTH)).astype(np.float16) if n else None)
+        bank.write_empty(row)
+    n = TILES[0]
+    tile = np.tile(np.array([*range(n), -1], dtype=np.int32), (sets, 1))  # one tile less than draws
+    vectors = np.where(tile[..., None] >= 0, rng.normal(size=(sets, 5, WIDTH)), np.nan).astype(np.float16)
+    bank.write(0, vectors, tile, made=tile >= 0)
+    sizes = {"feature": WIDTH, "value": WIDTH, "augmentation": sets, "rank": rank, "rank_out": rank, "score": 3}
+    learnt = {
+        name: rng.normal(size=[sizes[dim] for dim in dims]).astype(np.float32) for name, dims in OPERATORS.items()
+    }
+    left = {"residuals": rng.normal(size=(n, sets, WIDTH)).astype(np.float16), "residuals_first": np.array([0, n])}
+    r2 = {"tile": 0.35, "slide": 0.8, "slide_by_shift": 0.5}
+    said = {
+        "learnt_from": "0" * 32,
+        "slides": 1,
+        "tiles": n,
+        "r2": r2,
+        "penalty": 1.0,
+        "rank_kept": 0.9,
+        "residuals": True,
+    }
+    bank.keep_operators({**learnt, **left}, said)
+    return store
+
+
+BUILT = {"tiny": build, "operators": build_operators}
+
+
 def pack(folder: Path, archive: Path) -> None:
     """Zip a store, the same bytes every time."""
     with zipfile.ZipFile(archive, "w") as target:
@@ -131,7 +173,8 @@ def pack(folder: Path, archive: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        build(Path(scratch, "tiny.zarr"))
         home = Path(__file__).parent / FORMAT_VERSION
         home.mkdir(exist_ok=True)
-        pack(Path(scratch, "tiny.zarr"), home / "tiny.zarr.zip")
+        for name, make in BUILT.items():
+            make(Path(scratch, f"{name}.zarr"))
+            pack(Path(scratch, f"{name}.zarr"), home / f"{name}.zarr.zip")
