@@ -24,17 +24,19 @@ import itertools
 import statistics
 import time
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from feature_cohorts import CPU, FULL_RANK, Augmented, Cohort, Plain, drawn, idc, one_of, some_tiles
+from feature_cohorts import BANK, CPU, FULL_RANK, Augmented, Cohort, Plain, drawn, idc, one_of, some_tiles
 from judge import auc
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from gigacli.config.training import REGIMES
 from gigacli.nn import loop
+from gigacli.nn.closed_forms import SlideTiles, ViewWhitened
 from gigacli.nn.device import pick_precision
 from gigacli.nn.giga import GigaSSL, embed_views
 from gigacli.nn.operators import AppliedOperators, Operators
@@ -46,9 +48,11 @@ from gigacli.progress import SILENT
 from gigacli.randomness import keyed_rng, keyed_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+    Embed = Callable[[Plain | Augmented, int], NDArray[np.float32]]
 
 VIEWS, TILES, FOLDS, DRAWS, TEST = 50, 5, 10, 5, 0.25
 VARIANTS: dict[str, dict[str, int]] = {
@@ -62,7 +66,7 @@ VARIANTS: dict[str, dict[str, int]] = {
     "operators, rank 32": {"rank": 32},
 }
 """What views are drawn from: only the first four where sets are not shared by slides."""
-R2_SPLITS = 5
+R2_SPLITS, FORM, OF_FORM = 5, ViewWhitened.name, ("bank", "operators", "family")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,13 @@ class Run:
     seconds: float
 
 
+def learnt_for(cohort: Cohort, variant: str) -> Operators | None:
+    """The operators of a variant; none of a bank and of nothing."""
+    if variant == "family":
+        return cohort.family()
+    return cohort.operators(**VARIANTS[variant]) if variant.startswith("operators") else None
+
+
 def trained(cohort: Cohort, aggregator: str, variant: str, seed: int) -> GigaSSL:
     """Train as the stage does; variants differ in nothing but what views are drawn from."""
     regime, source = REGIMES[aggregator], cohort.bank if variant == "bank" else cohort.plain
@@ -97,8 +108,7 @@ def trained(cohort: Cohort, aggregator: str, variant: str, seed: int) -> GigaSSL
         aggregator=aggregator,
     )
     method.enter(cohort.space)
-    learnt = cohort.family() if variant == "family" else None
-    learnt = cohort.operators(**VARIANTS[variant]) if variant.startswith("operators") else learnt
+    learnt = learnt_for(cohort, variant)
     applied = AppliedOperators(learnt, device=CPU, precision=precision) if learnt else None
     sampler = Sampler(
         source,
@@ -142,6 +152,25 @@ def embedded(method: GigaSSL, cohort: Cohort, source: Plain | Augmented, augment
     return embed_views(method.vectors, views, [VIEWS] * slides).numpy()
 
 
+def closed(cohort: Cohort, variant: str, seed: int) -> Embed:
+    """The closed form of "two views agree", its augmentations from the real bank or from operators."""
+    plain, learnt = cohort.plain.slides(), learnt_for(cohort, variant)
+    augmented = list(zip(cohort.bank.vectors, cohort.bank.tile, strict=True))
+    if learnt:
+        applied, size = AppliedOperators(learnt, device=CPU), dict(zip(("augmentations", "draws"), BANK, strict=True))
+        augmented = [applied.bank(one, keyed_rng(seed, "bank", i), **size) for i, one in enumerate(plain)]
+    slides = [SlideTiles(str(i), one, None, *rows) for i, (one, rows) in enumerate(zip(plain, augmented, strict=True))]
+    form = ViewWhitened.fit(slides, cohort.space, seed=seed)
+    centre = np.mean([form.transform(one) for one in slides], axis=0)
+
+    def embed(source: Plain | Augmented, augmentation: int) -> NDArray[np.float32]:
+        tiles = source.slides() if isinstance(source, Plain) else source.vectors[:, augmentation]
+        made = np.stack([form.transform(SlideTiles("", one)) for one in tiles]) - centre
+        return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+    return embed
+
+
 def splits(cohort: Cohort) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.int64]]]]:
     """Training and test slides of each split, both by patient, and draws of few of the training side."""
     labelled = np.flatnonzero(cohort.labels >= 0)
@@ -178,13 +207,16 @@ def train(cohort: Cohort, aggregators: list[str], seeds: int, table: Path) -> No
     done = {(run.aggregator, run.variant, run.seed) for run in known(table) if run.cohort == cohort.name}
     variants = list(VARIANTS)[: 4 if len(cohort.calibrations) > 1 else None]
     for seed, aggregator, variant in itertools.product(range(seeds), aggregators, variants):
-        if (aggregator, variant, seed) in done:
+        if (aggregator, variant, seed) in done or (aggregator == FORM and variant not in OF_FORM):
             continue
         began = time.process_time()
-        method = trained(cohort, aggregator, variant, seed)
+        if aggregator == FORM:
+            embed = closed(cohort, variant, seed)
+        else:
+            embed = partial(embedded, trained(cohort, aggregator, variant, seed), cohort)
         seconds = time.process_time() - began
-        clean = embedded(method, cohort, cohort.plain, 0)
-        fresh = [embedded(method, cohort, cohort.fresh, a) for a in range(cohort.fresh.augmentations)]
+        clean = embed(cohort.plain, 0)
+        fresh = [embed(cohort.fresh, a) for a in range(cohort.fresh.augmentations)]
         run = Run(
             cohort=cohort.name,
             aggregator=aggregator,
@@ -213,9 +245,10 @@ def r2(cohort: Cohort) -> None:
     order = keyed_rng("r2").permutation(np.unique(every.slide))
     print(f"\n### {cohort.name}\n\n| space | tiles | sets | rank | tile | slide | shift alone | kept | lambda |")
     print("|---" * 9 + "|")
-    cells = [(tiles, sets, FULL_RANK) for tiles in (400, 1000, 2000) for sets in (16, 64)]
-    cells += [(2000, 64, rank) for rank in (128, 64, 32)]
-    for whitened, (tiles, sets, rank) in itertools.product((True, False), cells):
+    cells = [(True, tiles, sets, FULL_RANK) for tiles in (400, 1000, 2000) for sets in (16, 64)]
+    cells += [(True, 2000, 64, rank) for rank in (128, 64, 32)]
+    cells += [(False, tiles, 64, FULL_RANK) for tiles in (400, 1000, 2000)]
+    for whitened, tiles, sets, rank in cells:
         found = []
         for part in np.array_split(order, R2_SPLITS):
             outside = np.isin(every.slide, part)
@@ -275,7 +308,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--idc", type=Path)
     parser.add_argument("--cohorts", nargs="+", default=["idc", "drawn-moco", "drawn-random"])
-    parser.add_argument("--aggregators", nargs="+", default=["transformer"])
+    parser.add_argument("--aggregators", nargs="+", default=[FORM, "transformer"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

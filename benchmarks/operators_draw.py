@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,10 +32,10 @@ TILES = 5
 def draw() -> None:
     """Print what the views of a step cost beside the step of the sparse CNN, by width and rank, in processor time."""
     rng = np.random.default_rng(0)
-    cells = [(192, 192), (192, 64), (256, 256), (256, 128), (256, 64), *((1536, rank) for rank in (32, 64, 128, 256))]
-    print("| features | rank | drawing fp32, ms | bf16, ms | step bf16, ms | share of a step, bf16 |")
-    print("|---" * 6 + "|")
-    for width, of_width in itertools.groupby(cells, key=lambda cell: cell[0]):
+    sizes = [(192, 192), (192, 64), (256, 256), (256, 128), (256, 64), *((1536, rank) for rank in (32, 64, 128, 256))]
+    print("| features | rank | drawing fp32, ms | of a step of | share | drawing bf16, ms | of a step of | share |")
+    print("|---" * 8 + "|")
+    for width, of_width in itertools.groupby(sizes, key=lambda cell: cell[0]):
         plain = Plain(rng.standard_normal((256 * 40, width)).astype(np.float16), np.full(256, 40))
         corner = np.stack(np.divmod(np.arange(40), 7), axis=1).astype(np.int32)
         positions = TilePositions((corner, 1.0) for _ in range(256))
@@ -43,22 +44,22 @@ def draw() -> None:
         options = {"tiles": TILES, "slide_aug": True, "seed": 0, "batch_size": 256, "device": CPU}
         views = Sampler(plain, positions, **options).views(np.arange(256), rng)
 
-        def step(method: GigaSSL = method, optimizer: Any = optimizer, views: Any = views) -> None:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+        def step(half: bool, method: GigaSSL = method, optimizer: Any = optimizer, views: Any = views) -> None:  # noqa: FBT001
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
                 loss = method(views).loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
 
-        whole = milliseconds(step, repeats=7)
+        whole = [milliseconds(partial(step, half), repeats=5) for half in (False, True)]
         for _, rank in of_width:
-            operators, times = made_up(width, rank), []
-            for precision in ("fp32", "bf16"):
+            operators, cells = made_up(width, rank), []
+            for precision, of in zip(("fp32", "bf16"), whole, strict=True):
                 applied = AppliedOperators(operators, device=CPU, precision=precision)
                 drawn = operators.draw(rng, 512, TILES)
-                times.append(milliseconds(lambda a=applied, d=drawn, f=views.features: a(f, d), repeats=15))
-            share = 100 * times[1] / whole
-            print(f"| {width} | {rank} | {times[0]:.1f} | {times[1]:.1f} | {whole:.0f} | {share:.1f} % |", flush=True)
+                spent = milliseconds(partial(applied, views.features, drawn), repeats=15)
+                cells += [f"{spent:.1f}", f"{of:.0f}", f"{100 * spent / of:.1f} %"]
+            print(f"| {width} | {rank} | {' | '.join(cells)} |", flush=True)
 
 
 def milliseconds(work: Callable[[], object], *, repeats: int) -> float:
