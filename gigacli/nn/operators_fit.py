@@ -147,7 +147,7 @@ def fit_operators(
         core=core,
         right=right,
         gate=Gate(*np.round(1 - total[:, 0] / total[:, 1], 4).tolist()),
-        r2=np.round(1 - errors[..., 0] / errors[..., 1], 4).astype(np.float32),
+        r2=np.round(1 - errors[..., 0] / np.maximum(errors[..., 1], np.finfo(np.float64).tiny), 4).astype(np.float32),
         penalty=penalty,
         kept=kept,
         residuals=Residuals(left_out, calibration.first) if left_out is not None else None,
