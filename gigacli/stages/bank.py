@@ -1,10 +1,8 @@
 """``giga bank``: embed tiles under augmentations that a whole view shares (paper, section 3.2, off-line augmentation).
 
-Per slide and augmentation: one set of parameters, 256 tiles drawn with replacement, all augmented by that
-set, embedded, stored with their numbers. In the same pass every tile is embedded once without augmentation.
-
-In mode ``operators`` that pass is nearly all: a few tiles of some slides are embedded under the same sets of
-parameters, and what these do to features is learnt from them (:mod:`gigacli.nn.operators`).
+Per slide and augmentation: one set of parameters, 256 tiles drawn with replacement, all augmented by that set,
+embedded, stored with their numbers. In the same pass every tile is embedded once without augmentation.
+In mode ``operators`` that pass is nearly all: what augmentation does to features is learnt from a few tiles.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +25,7 @@ from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device
 from gigacli.nn.tile_features import (
     Batches,
-    SlideFeatures,
     TileEncoder,
-    calibration_tiles,
 )
 from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
 from gigacli.progress import SILENT, Progress, Summary, Throughput
@@ -37,7 +34,7 @@ from gigacli.store.recipe import Recipe
 from gigacli.store.slide_group import shard_rows
 from gigacli.store.store import Store
 from gigacli.weights.bank_price import BankEstimate, price
-from gigacli.weights.bank_views import views_of_slide
+from gigacli.weights.bank_slides import BankSlides
 from gigacli.weights.operators import calibrating_of, check_imported, fit_bank_operators
 from gigacli.weights.reproduce import check_reproduces
 from gigacli.weights.tile_encoders import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
@@ -56,7 +53,7 @@ class BankSummary(Summary):
         read: Tiles read now: each distinct tile of a slide once.
         rate: Encodings per second, from the second block of tiles on: without start-up and compiling.
         waited: Share of that time that the encoder waited for tiles, 0 to 1.
-        operators: What operators foresee of slides that they were not learnt from, in words; "" where there are none.
+        operators: What operators foresee of slides left out, in words; "" where there are none.
         failures: Reason per slide that failed.
     """
 
@@ -108,7 +105,7 @@ def bank(
 
     Raises:
         NotFound: The store holds no tiles or not the encoder asked for.
-        InvalidInput: Options do not go together, or operators are to be learnt from too few slides.
+        InvalidInput: Options do not go together, or slides are too few to learn operators from.
         Mismatch: There is a bank of this name made otherwise, operators cannot stand in for augmented tiles here, or
             the encoder does not make the imported features.
     """
@@ -132,7 +129,7 @@ def bank(
     return summary(what, outcome, started, learnt=learn(what, progress))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """Everything that is found and checked before anything is written."""
 
@@ -149,6 +146,11 @@ class Plan:
     def store(self) -> Store:
         """The cohort store."""
         return self.bank.store
+
+    @cached_property
+    def slides(self) -> BankSlides:
+        """What is encoded and written of each slide."""
+        return BankSlides(self.config, self.bank, self.features, self.calibrating, again=self.again)
 
     @property
     def batch_size(self) -> int:
@@ -257,11 +259,11 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
                 fail(row, reason_of(block.error))
                 continue
             new = not plan.imported and (plan.again or not plain[row])
-            encoding = encoding or _encoding(plan, batches, row, len(block.slide.coords), plain=new)
+            encoding = encoding or plan.slides.encoding(batches, row, count=len(block.slide.coords), plain=new)
             outcome.meter.add(made=encoding.add(block.tiles, block.start), read=len(block.tiles))
             progress.advance(int(block.last), note=outcome.meter.note)
             if block.last:
-                writer.submit(_write, plan, row, encoding)
+                writer.submit(plan.slides.write, row, encoding)
                 encoding = None
     return outcome
 
@@ -299,21 +301,17 @@ def _slides(
     plan: Plan, todo: list[int], counts: NDArray[np.int64], fail: Callable[[int, str], None], progress: Progress
 ) -> Iterator[SlideTiles]:
     """Yield slides to read; marks those without tiles done, and those whose file has changed failed."""
-    table, calibrates = plan.store.slides, plan.bank.calibrates
+    table = plan.store.slides
     for row in todo:
-        if plan.imported and not calibrates[row]:
-            _write(plan, row, None)
-            progress.advance()
-        elif why := slide_problem(plan.store, row):
+        wanted = plan.slides.tiles(row, count=int(counts[row]))
+        unread = plan.imported and not len(wanted)
+        if why := "" if unread else slide_problem(plan.store, row):
             fail(row, why)
-        elif not counts[row]:
-            _write(plan, row, None)
+        elif not len(wanted):
+            plan.slides.write(row, None)
             progress.advance()
         else:
-            coords = plan.store.tiles.coords(row)
-            if plan.imported:  # no others are encoded
-                coords = coords[_calibration_tiles(plan, row, counts[row])]
-            yield SlideTiles(row, table[row].path, table[row].mpp, coords)
+            yield SlideTiles(row, table[row].path, table[row].mpp, plan.store.tiles.coords(row)[wanted])
 
 
 def _reader(plan: Plan) -> TileReader:
@@ -326,39 +324,6 @@ def _reader(plan: Plan) -> TileReader:
         timeout_s=plan.config.read_timeout,
         **({"allocate": _pinned} if plan.encoder.device.type == "cuda" else {}),
     )
-
-
-def _encoding(plan: Plan, batches: Batches, row: int, count: int, *, plain: bool) -> SlideFeatures:
-    """Say what to encode of a slide: everything, or what a smaller bank lacks that was there before."""
-    calibrates = bool(plan.bank.calibrates[row])
-    views = views_of_slide(
-        plan.config, plan.store.slides[row].id, count=count, tile_px=plan.store.tiles.tile_px, calibrates=calibrates
-    )
-    if not plan.again and not plan.learns:
-        views.missing[:] = plan.bank.missing(row)
-    return SlideFeatures(batches, views, count=count, plain=plain)
-
-
-def _calibration_tiles(plan: Plan, row: int, count: int) -> NDArray[np.int32]:
-    slide_id = plan.store.slides[row].id
-    return calibration_tiles(plan.config.seed, slide_id, count=int(count), draws=plan.config.draws)
-
-
-def _write(plan: Plan, row: int, encoding: SlideFeatures | None) -> None:
-    """Write a slide; ``None`` for one that there is nothing to encode of."""
-    if not plan.imported and encoding is None:
-        plan.features.write(row, None)
-    elif encoding is not None and encoding.plain is not None:
-        plan.features.write(row, encoding.plain.cpu().numpy())
-    if encoding is None or not len(encoding.views.tiles):
-        plan.bank.write_empty(row)
-    else:
-        views, tiles = encoding.views, encoding.views.tiles
-        if plan.imported:  # those that were read are all that were wanted: their numbers are places among these
-            numbers = _calibration_tiles(plan, row, plan.features.done().counts[row])
-            tiles = np.where(tiles >= 0, numbers[tiles], -1).astype(np.int32)
-        plan.bank.write(row, encoding.vectors.cpu().numpy(), tiles, made=views.missing)
-    plan.store.fail("bank", {row: ""})
 
 
 def _on_dask(plan: Plan, progress: Progress, started: float) -> BankSummary:

@@ -18,9 +18,9 @@ from gigacli.nn.tile_encoder import random_resnet18, weights_to_bytes
 from gigacli.nn.tile_features import SlideFeatures
 from gigacli.progress import Silent
 from gigacli.randomness import keyed_rng
-from gigacli.stages import bank as bank_stage
 from gigacli.store.groups import Bank
 from gigacli.store.layout import NOT_DONE
+from gigacli.weights.bank_slides import BankSlides
 from gigacli.weights.resnet18 import resnet18_from_bytes
 from gigacli.wsi import reader
 from gigacli.wsi.slide import Slide
@@ -146,7 +146,7 @@ def test_small_blocks_of_tiles_change_nothing_but_rounding(chain, store_at, monk
 
 def test_interrupted_and_continued_equals_uninterrupted(chain, store_at, chunks, monkeypatch):
     path = store_at("tile")
-    encoding, seen = bank_stage._encoding, []
+    encoding, seen = BankSlides.encoding, []
 
     def stop_at_third(*arguments, **named):
         seen.append(arguments)
@@ -154,7 +154,7 @@ def test_interrupted_and_continued_equals_uninterrupted(chain, store_at, chunks,
             raise KeyboardInterrupt
         return encoding(*arguments, **named)
 
-    monkeypatch.setattr(bank_stage, "_encoding", stop_at_third)
+    monkeypatch.setattr(BankSlides, "encoding", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         giga.bank(path, **OPTIONS)
     assert (giga.open(path).root[f"banks/{NAME}/done"][:] != NOT_DONE).sum() == 2
@@ -171,7 +171,7 @@ def test_more_augmentations_and_draws_keep_what_is_there(store_at, chunks, indep
     options = {**OPTIONS, "independent": independent}
     small = giga.bank(path, **{**options, "augmentations": 2, "draws": 5})
     more = giga.bank(path, **{**options, "augmentations": 2, "draws": 8})
-    encoding, seen = bank_stage._encoding, []
+    encoding, seen = BankSlides.encoding, []
 
     def stop_at_third(*arguments, **named):
         seen.append(arguments)
@@ -179,7 +179,7 @@ def test_more_augmentations_and_draws_keep_what_is_there(store_at, chunks, indep
             raise KeyboardInterrupt
         return encoding(*arguments, **named)
 
-    monkeypatch.setattr(bank_stage, "_encoding", stop_at_third)
+    monkeypatch.setattr(BankSlides, "encoding", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         giga.bank(path, **options)
     monkeypatch.undo()
@@ -258,7 +258,7 @@ def test_out_of_device_memory_halves_the_batch_and_goes_on(store_at, chain, monk
 
 def test_a_full_disk_loses_nothing(store_at, chain, chunks, monkeypatch):
     path = store_at("tile")
-    write, left = bank_stage._write, [3]
+    write, left = BankSlides.write, [3]
 
     def full(self, *arguments):
         if not left[0]:
@@ -266,7 +266,7 @@ def test_a_full_disk_loses_nothing(store_at, chain, chunks, monkeypatch):
         left[0] -= 1
         write(self, *arguments)
 
-    monkeypatch.setattr(bank_stage, "_write", full)
+    monkeypatch.setattr(BankSlides, "write", full)
     with pytest.raises(OSError, match="No space left"):
         giga.bank(path, **OPTIONS)
     monkeypatch.undo()
