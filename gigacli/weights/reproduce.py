@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean
 
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ from gigacli.nn.tile_features import Batches, TileEncoder
 from gigacli.store.groups import Features
 from gigacli.wsi.reader import SlideTiles, TileReader
 
-ALIKE = 0.99
-"""Mean cosine from which features count as made by the encoder: half precision and other decoders leave .999."""
+ALIKE, ALIKE_ABOUT_MEAN = 0.99, 0.9
+"""Mean cosine from which features count as made by the encoder (half precision and other decoders leave .999); and
+about their mean, for the features of some encoders all point in nearly one direction, whatever the tile."""
 
 Colours = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and deviation that pixels are normalised with, per colour."""
@@ -41,21 +41,40 @@ def check_reproduces(features: Features, encoder: TileEncoder, *, name: str, row
     """Refuse an encoder that does not make imported features of some tiles of these slides, and say what would.
 
     Raises:
-        Mismatch: The mean cosine of its features with the imported ones is below :data:`ALIKE`.
+        Mismatch: The mean cosine of its features with the imported ones is below :data:`ALIKE`, or too low about their
+            mean.
         NotFound: None of the slides can be read.
     """
-    as_is = _cosine(features, encoder, rows, _Attempt("as the store's tiles are"))
-    if as_is >= ALIKE:
+    as_is = _compare(features, encoder, rows, _Attempt("as the store's tiles are"))
+    if as_is.alike:
         return
-    others = [(_cosine(features, encoder, rows, attempt), attempt.words) for attempt in _attempts(encoder)]
-    best, words = max(others)
+    others = [(_compare(features, encoder, rows, attempt), attempt.words) for attempt in _attempts(encoder)]
+    best, words = max(others, key=lambda other: other[0].about_mean)
     hint = (
-        f"it does {words} (cosine {best:.3f}): tile, or choose the encoder, accordingly"
-        if best >= ALIKE
-        else f"the nearest of what was tried is {words} (cosine {best:.3f}); give the encoder that made them, or tile "
-        "as their tool did"
+        f"it does {words} ({best.words}): tile, or choose the encoder, accordingly"
+        if best.alike
+        else f"the nearest of what was tried is {words} ({best.words}); give the encoder that made them, or tile as "
+        "their tool did"
     )
-    raise Mismatch(f"encoder {name!r} does not make {features.path}: mean cosine {as_is:.3f}, expected {ALIKE}", hint)
+    raise Mismatch(
+        f"encoder {name!r} does not make {features.path}: {as_is.words}, expected {ALIKE} and {ALIKE_ABOUT_MEAN}", hint
+    )
+
+
+@dataclass(frozen=True)
+class _Likeness:
+    """How alike features are."""
+
+    cosine: float  # mean over tiles
+    about_mean: float  # the same, of features less the mean of the imported ones
+
+    @property
+    def alike(self) -> bool:
+        return self.cosine >= ALIKE and self.about_mean >= ALIKE_ABOUT_MEAN
+
+    @property
+    def words(self) -> str:
+        return f"mean cosine {self.cosine:.3f}, about the mean {self.about_mean:.3f}"
 
 
 def _attempts(encoder: TileEncoder) -> Iterator[_Attempt]:
@@ -92,10 +111,11 @@ class _Altered:
         return self._encoder(self._pixels(images))
 
 
-def _cosine(features: Features, encoder: TileEncoder, rows: NDArray[np.int64], attempt: _Attempt) -> float:
-    """Mean cosine of what the encoder makes of some tiles with their features."""
+def _compare(features: Features, encoder: TileEncoder, rows: NDArray[np.int64], attempt: _Attempt) -> _Likeness:
+    """Compare what the encoder makes of some tiles with their features."""
     store, table = features.store, features.store.slides
-    tiles, chosen, found = store.tiles, dict[int, NDArray[np.int64]](), list[float]()
+    tiles, chosen = store.tiles, dict[int, NDArray[np.int64]]()
+    ours, theirs = list[NDArray[np.float64]](), list[NDArray[np.float64]]()
     altered = encoder if attempt.pixels is None else _Altered(encoder, attempt.pixels)
     batches = Batches(altered, tile_px=tiles.tile_px, size=TRIED_TILES, say=lambda words: None)
 
@@ -116,16 +136,23 @@ def _cosine(features: Features, encoder: TileEncoder, rows: NDArray[np.int64], a
             images = torch.from_numpy(block.tiles).to(encoder.device)
             made = torch.cat([values for _, values in batches.plain(images)]).double().cpu().numpy()
             row = block.slide.key
-            theirs = features.read(row)[chosen[row][block.start : block.start + len(made)]].astype(np.float64)
-            lengths = np.linalg.norm(made, axis=1) * np.linalg.norm(theirs, axis=1)
-            found += ((made * theirs).sum(axis=1) / np.maximum(lengths, 1e-12)).tolist()
+            ours.append(made)
+            theirs.append(features.read(row)[chosen[row][block.start : block.start + len(made)]].astype(np.float64))
             read += block.last
             if read == TRIED_SLIDES:
                 break
-    if not found:
+    if not ours:
         raise NotFound(
             f"none of {len(rows)} slides of {store.url} can be read, so it cannot be seen whether the encoder made "
             f"{features.path}",
             "say where they are: giga tile STORE --slide-root FOLDER",
         )
-    return fmean(found)
+    one, other = np.concatenate(ours), np.concatenate(theirs)
+    mean = other.mean(axis=0)
+    return _Likeness(_cosine(one, other), _cosine(one - mean, other - mean))
+
+
+def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Mean cosine of rows."""
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(axis=1) / np.maximum(lengths, 1e-12)).mean())

@@ -252,3 +252,39 @@ def test_slides_are_embedded_and_probed_as_seen_otherwise(dozen, learnt, tmp_pat
     assert rows[f"view-whitened-{name}"].augmented_auc is None
     assert all(row.found is None for row in giga.probe(path, labels, target="label", folds=2).scores)
     assert giga.validate(path).problems == []
+
+
+def test_what_would_make_imported_features_is_found_out(imported, learnt):
+    """Features of tiles whose red and blue were exchanged."""
+    store, made = giga.open(imported, write=True), giga.open(learnt)
+    network = resnet18_from_bytes(made.read_bytes(f"encoders/{NAME}/weights"))
+    encoder = FrozenTileEncoder(network, device=pick_device("cpu"), precision="fp32")
+    features = store.features("theirs")
+    for row in range(SLIDES):
+        slide, coords = store.slides[row], store.tiles.coords(row)
+        with Slide(slide.path, mpp=slide.mpp) as opened:
+            images = np.stack([opened.read(*map(int, at), tile_px=64, mpp=1.0) for at in coords])
+        pixels = torch.from_numpy(images[..., ::-1].transpose(0, 3, 1, 2).copy())
+        features.write(row, encoder(pixels.float() / 255).half().numpy())
+    with pytest.raises(Mismatch, match="does not make features/theirs") as caught:
+        giga.bank(imported, **{**OPTIONS, "features": "theirs"})
+    assert "it does with red and blue exchanged (mean cosine 1.000" in caught.value.hint
+
+
+def test_a_plan_prices_both_kinds_and_writes_nothing(dozen, tmp_path, chunks, monkeypatch):
+    from gigacli.weights import bank_price
+
+    monkeypatch.setattr(bank_price, "MEASURED_SECONDS", 0.05)
+    path = copy_store(dozen[0], tmp_path / "cohort.zarr")
+    before = chunks(path)
+    counts = giga.open(path).tiles.done().counts
+    found = giga.bank(path, encoder=NAME, augmentations=50, draws=256, precision="fp32", plan=True)
+    assert chunks(path) == before
+    assert found.tiles == counts.sum()
+    distinct = 50 * sum(n * (1 - (1 - 1 / n) ** 256) for n in counts.tolist())
+    assert found.tiles_encodings == pytest.approx(distinct + counts.sum(), abs=1)
+    calibration = min(2000, max(360, 5 * int(counts.sum()) // 64))
+    assert found.operators_encodings == 64 * calibration + counts.sum()
+    assert found.rate > 0
+    assert found.tiles_hours == pytest.approx(found.tiles_encodings / found.rate / 3600, rel=1e-4)
+    assert found.tiles_gib > found.operators_gib > 0
