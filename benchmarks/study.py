@@ -202,14 +202,15 @@ def where() -> dict[str, str]:
 def study(options: argparse.Namespace) -> None:
     """Make and judge what is not there, until the time is over."""
     began, cohorts = time.monotonic(), {}
+    wanted = [e for e in encoders() if fnmatch.fnmatch(e.name, options.only)]
     for tier, seed, name in itertools.product(range(options.tier + 1), range(options.seeds), options.cohorts):
-        mine = [e for e in encoders() if e.tier == tier and name in e.cohorts and seed < e.seeds]
-        mine = [e for e in mine if fnmatch.fnmatch(e.name, options.only)]
-        if not mine and tier:
+        mine = [e for e in wanted if e.tier == tier and name in e.cohorts and seed < e.seeds]
+        forms = tier == 0 and fnmatch.fnmatch("forms", options.only)
+        if not mine and not forms:
             continue
         if (name, seed) not in cohorts:
             cohorts[name, seed] = Study(cohort_of(name, options.folder, seed), options.csv)
-        if not tier:
+        if forms:
             cohorts[name, seed].forms()
         for encoder in mine:
             if time.monotonic() - began > options.seconds:
@@ -222,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the cohorts are made")
     parser.add_argument("--csv", type=Path, default=HERE / "study.csv")
-    parser.add_argument("--only", default="*", help="pattern of the encoders to train")
+    parser.add_argument("--only", default="*", help="pattern of the encoders to train; forms: none")
     parser.add_argument("--cohorts", nargs="+", choices=COHORTS, default=COHORTS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--tier", type=int, default=max(e.tier for e in encoders()), help="the last to do")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
@@ -136,26 +137,29 @@ def changes(table: Table) -> list[tuple[str, Key, Key]]:
 
 
 def strengths(table: Table) -> Iterator[str]:
-    """In how many vectors `-C auto` is worse than C = 10."""
+    """In how many vectors a C that is chosen is worse than C = 10."""
     kinds: dict[str, Callable[[str], bool]] = {
         "mean of tiles, standardised": lambda vector: vector == "mean",
-        "closed forms, unit length": lambda vector: vector in FORMS,
+        "closed forms": lambda vector: vector in FORMS,
         "encoders and joins": lambda vector: vector != "mean" and vector not in FORMS,
     }
-    yield from head(["vectors", "labels", "judged", "auto worse", "auto better", "mean difference", "worst"])
-    for kind, belongs in kinds.items():
-        for cohort in COHORTS:
+    yield from head(["cohort", "vectors", "labels", "judged", "worse", "better", "mean difference", "worst"])
+    for cohort in COHORTS:
+        for (kind, belongs), labels in itertools.product(kinds.items(), ("all", "few")):
             mine = [k for k in table.cells[cohort] if belongs(k[0]) and not k[0].startswith("truth")]
-            for score in ("all", "few"):
+            chosen = {"": f"auto_{labels}"}
+            if cohort == "idc" and labels == "all":
+                chosen[", C by leaving one out"] = "all"
+            for how, score in chosen.items():
                 gaps = [
-                    v - table.values(cohort, key, f"c10_{score}")[seed]
+                    v - table.values(cohort, key, f"c10_{labels}")[seed]
                     for key in mine
-                    for seed, v in table.values(cohort, key, f"auto_{score}").items()
+                    for seed, v in table.values(cohort, key, score).items()
                 ]
                 if gaps:
-                    worse, better = sum(g < -LEAST for g in gaps), sum(g > LEAST for g in gaps)
-                    numbers = [str(len(gaps)), str(worse), str(better), number([statistics.mean(gaps)], sign=True)]
-                    yield line([f"{cohort}: {kind}", score, *numbers, number([min(gaps)], sign=True)])
+                    counts = [len(gaps), sum(g < -LEAST for g in gaps), sum(g > LEAST for g in gaps)]
+                    numbers = [number([value], sign=True) for value in (statistics.mean(gaps), min(gaps))]
+                    yield line([cohort, f"{kind}{how}", labels, *map(str, counts), *numbers])
 
 
 def long(table: Table, cohort: str) -> Iterator[str]:
