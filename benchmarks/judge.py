@@ -1,20 +1,25 @@
-"""How vectors of a small cohort are judged: balanced logistic regression, C chosen inside each training set.
+"""How vectors of a small cohort are judged, in two ways: each gives an AUC per split, with all labels and with few.
 
-Ten splits of the labelled slides; all labels of a training side, or a stratified 50 of them, five draws a split. C is
-the one of the lowest leave-one-out log loss on the training side, by the approximation of Rad and Maleki (2020), which
-needs one fit per C. Splits are two halves: what is chosen on one may be reported on the other.
+`judge` is for cohorts without patients, as `../shared/cohorts` asks for: ten random splits, balanced logistic
+regression; all labels of a training side, or a stratified 50 of them, five draws a split. C is the one of the lowest
+leave-one-out log loss on the training side, by the approximation of Rad and Maleki (2020), which needs one fit per C.
+`probed` fits as `giga probe` does, at a given C or at the one of `-C auto`, on these splits or on those of
+`giga probe`. Splits are two halves: what is chosen on one may be reported on the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from gigacli.probing.linear import score
 from gigacli.probing.logistic import fit
+from gigacli.probing.splits import Split, make_splits, subsample
 from gigacli.probing.standardise import moments, standardise
 
 if TYPE_CHECKING:
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 
 GRID = tuple(10.0 ** np.arange(-3, 3.5, 0.5))
 FEW, DRAWS, FOLDS, TEST = 50, 5, 10, 0.25
+DRAWS_OF_PATIENTS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +49,49 @@ class Judgement:
 
 def judge(vectors: NDArray[np.floating], labels: NDArray[np.int64], *, scale: bool = False) -> Judgement:
     """Judge vectors (slides, p) of labelled slides, 0 or 1; `scale` standardises them on the training side."""
-    splits = StratifiedShuffleSplit(FOLDS, test_size=TEST, random_state=0)
-    every, few = [], []
-    for number, (train, test) in enumerate(splits.split(vectors, labels)):
-        every.append(auc(vectors, labels, train, test, scale=scale))
-        drawn = StratifiedShuffleSplit(DRAWS, train_size=FEW, random_state=number)
-        few.append(
-            np.mean(
-                [auc(vectors, labels, train[part], test, scale=scale) for part, _ in drawn.split(train, labels[train])]
-            )
-        )
-    return Judgement(np.array(every), np.array(few))
+    splits, few = shuffled(labels)
+    every = [auc(vectors, labels, s.train, s.test, scale=scale) for s in splits]
+    less = [[auc(vectors, labels, s.train, s.test, scale=scale) for s in draws] for draws in few]
+    return Judgement(np.array(every), np.mean(less, axis=1))
+
+
+Splits = tuple[list[Split], list[list[Split]]]
+"""With all labels, and the draws of each with few."""
+
+
+def shuffled(labels: NDArray[np.generic], *, draws: int = DRAWS) -> Splits:
+    """Ten random splits, stratified, and draws of 50 labels of each."""
+    sides = StratifiedShuffleSplit(FOLDS, test_size=TEST, random_state=0).split(labels, labels)
+    splits = [Split(train, test) for train, test in sides]
+    few = []
+    for number, split in enumerate(splits):
+        shuffle = StratifiedShuffleSplit(draws, train_size=FEW, random_state=number)
+        parts = shuffle.split(split.train, labels[split.train])
+        few.append([Split(split.train[part], split.test) for part, _ in parts])
+    return splits, few
+
+
+def by_patient(labels: NDArray[np.str_], patients: Sequence[str], *, few: int) -> Splits:
+    """The ten splits of `giga probe`, no patient on both sides, and three draws of few labels of each."""
+    splits, _ = make_splits(labels, patients, folds=FOLDS, seed=0)
+    return splits, [[subsample(s, labels, n_train=few, seed=draw) for draw in range(DRAWS_OF_PATIENTS)] for s in splits]
+
+
+def probed(
+    vectors: NDArray[np.floating],
+    labels: NDArray[np.str_],
+    splits: Splits,
+    *,
+    c: float | Literal["auto"],
+    scale: bool,
+    patients: Sequence[str] | None,
+) -> Judgement:
+    """Judge vectors (slides, p) as `giga probe` does, at C or at what `-C auto` takes in each training side."""
+    every, few = splits
+    flat = [draw for draws in few for draw in draws]
+    folds = score(vectors, labels, [*every, *flat], C=c, scale=scale, groups=patients)
+    aucs = np.array([fold.auc for fold in folds])
+    return Judgement(aucs[: len(every)], aucs[len(every) :].reshape(len(few), -1).mean(axis=1))
 
 
 def auc(

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LABS, SLIDES_OF_A_PATIENT = 4, 2
-GRID, TISSUE = 24, (0.35, 0.6)
+TISSUE = (0.35, 0.6)
 WIDTH, TYPES, STAIN = 64, 6, 8
-AUGMENTATIONS, DRAWS = 24, 64
+AUGMENTATIONS = 24
 MPP, TILE_PX, TILE_L0_PX = 0.5, 256, 512
 
 SHIFT = 0.35
@@ -41,8 +41,20 @@ PATIENT, SLIDE = 0.4, 0.2
 """Spread of the logits of all types between patients, and between the slides of one."""
 OWN, STAIN_OF_LAB, STAIN_OF_PATIENT, SCANNER, NOISE = 1.2, 1.0, 1.0, 0.3, 0.5
 """Spread, per feature or stain, of what a tile, a lab, a patient, a scanner and a draw add."""
-STRONG, WEAK = 4.0, 1.5
-"""The same of an augmentation: well above what labs and patients differ by, as colour jitter is, or hardly."""
+AUGMENTED = 4.0
+"""The same of an augmentation: well above what labs and patients differ by, as colour jitter is."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large slides are, and how many tiles of them a bank holds per augmentation."""
+
+    grid: int  # cells along an edge, of which about half are tissue
+    draws: int
+
+
+SMALL, LARGE = Size(24, 64), Size(46, 256)
+"""About 270 tiles a slide, and about 1,000."""
 
 
 @dataclass(frozen=True)
@@ -89,56 +101,56 @@ class World:
         )
 
 
-def smooth(rng: np.random.Generator, scale: float) -> NDArray[np.float64]:
-    """Noise (GRID, GRID) whose bumps are about `scale` cells wide."""
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(GRID), np.fft.fftfreq(GRID)))
-    spectrum = np.fft.fft2(rng.standard_normal((GRID, GRID))) * np.exp(-2 * (frequency * scale) ** 2)
+def smooth(rng: np.random.Generator, scale: float, grid: int) -> NDArray[np.float64]:
+    """Noise (grid, grid) whose bumps are about `scale` cells wide."""
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(grid), np.fft.fftfreq(grid)))
+    spectrum = np.fft.fft2(rng.standard_normal((grid, grid))) * np.exp(-2 * (frequency * scale) ** 2)
     field = np.fft.ifft2(spectrum).real
     return field / field.std()
 
 
 def lay_out(
-    rng: np.random.Generator, logits: NDArray[np.float64], *, apart: bool
+    rng: np.random.Generator, logits: NDArray[np.float64], *, apart: bool, grid: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cells (n, 2) of a slide's tiles and their types (n,), those of types 2 and 3 by the label `arrangement`.
 
     Both arrangements are made and one is taken: the generator is left in the same state by both.
     """
-    outline = smooth(rng, 8)
+    outline = smooth(rng, 8, grid)
     y, x = np.nonzero(outline > np.quantile(outline, 1 - rng.uniform(*TISSUE)))
     share = np.exp(logits) / np.exp(logits).sum()
     counts = np.floor(share * len(x)).astype(np.int64)
     counts[-1] += len(x) - counts.sum()
     of_others = np.repeat([0, 1, 4, 5], counts[[0, 1, 4, 5]])
-    order = np.argsort(smooth(rng, 8)[y, x])  # the region of types 2 and 3 is at its end
+    order = np.argsort(smooth(rng, 8, grid)[y, x])  # the region of types 2 and 3 is at its end
     region, rest = order[len(of_others) :], order[: len(of_others)]
     kind = np.empty(len(x), dtype=np.int64)
-    kind[rest[np.argsort(smooth(rng, 3)[y, x][rest])]] = of_others
+    kind[rest[np.argsort(smooth(rng, 3, grid)[y, x][rest])]] = of_others
     inside = np.repeat([2, 3], counts[[2, 3]])
-    one_side, shuffled = np.argsort(smooth(rng, 8)[y, x][region]), rng.permutation(len(region))
+    one_side, shuffled = np.argsort(smooth(rng, 8, grid)[y, x][region]), rng.permutation(len(region))
     kind[region[one_side if apart else shuffled]] = inside
     return np.stack([x, y], axis=1), kind
 
 
-def draw_slide(world: World, patient: dict[str, int], seed: int, number: int) -> tuple[Slide, NDArray[np.float64]]:
-    """A slide of a patient, and its stain (STAIN,)."""
+def draw_slide(world: World, patient: dict[str, int], seed: int, number: int, *, grid: int) -> Slide:
+    """A slide of a patient."""
     own, rng = keyed_rng(seed, "patient", patient["number"]), keyed_rng(seed, "slide", patient["number"], number)
     logits = PATIENT * own.standard_normal(TYPES) + SLIDE * rng.standard_normal(TYPES)
     logits[:2] += SHIFT * (2 * patient["mixture"] - 1) * np.array([1, -1])
-    cells, kind = lay_out(rng, logits, apart=bool(patient["arrangement"]))
+    cells, kind = lay_out(rng, logits, apart=bool(patient["arrangement"]), grid=grid)
     stain = world.labs[patient["lab"]] + STAIN_OF_PATIENT * own.standard_normal(STAIN)
     plain = world.prototypes[kind] + OWN * rng.standard_normal((len(kind), WIDTH))
     features = plain + stain @ world.stains + world.scanners[patient["lab"]]
-    return Slide(cells, kind, features.astype(np.float32)), stain
+    return Slide(cells, kind, features.astype(np.float32))
 
 
 def draw_bank(
-    world: World, slide: Slide, rng: np.random.Generator, *, strength: float
+    world: World, slide: Slide, rng: np.random.Generator, *, draws: int
 ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-    """A bank's rows of a slide (AUGMENTATIONS, DRAWS, WIDTH), and which tile each is of."""
-    tile = rng.integers(0, len(slide.kind), (AUGMENTATIONS, DRAWS))
-    shift = strength * rng.standard_normal((AUGMENTATIONS, STAIN)) @ world.stains  # shared by a view
-    noise = NOISE * rng.standard_normal((AUGMENTATIONS, DRAWS, WIDTH))
+    """A bank's rows of a slide (AUGMENTATIONS, draws, WIDTH), and which tile each is of."""
+    tile = rng.integers(0, len(slide.kind), (AUGMENTATIONS, draws))
+    shift = AUGMENTED * rng.standard_normal((AUGMENTATIONS, STAIN)) @ world.stains  # shared by a view
+    noise = NOISE * rng.standard_normal((AUGMENTATIONS, draws, WIDTH))
     return (slide.features[tile] + shift[:, None] + noise).astype(np.float16), tile
 
 
@@ -149,11 +161,11 @@ def plan(patients: int) -> list[dict[str, int]]:
     return [{"number": i, "mixture": i % 2, "arrangement": i // 2 % 2, "lab": i // 4 % LABS} for i in range(patients)]
 
 
-def write(folder: Path, *, seed: int, strength: float, patients: int = 64) -> tuple[Path, Path, list[Slide]]:
+def write(folder: Path, *, seed: int, size: Size = SMALL, patients: int = 64) -> tuple[Path, Path, list[Slide]]:
     """A store with tiles, features and bank `simulated`, a table of its labels, and the truth; kept where complete."""
     world = World.of(seed)
     people = [p for p in plan(patients) for _ in range(SLIDES_OF_A_PATIENT)]
-    drawn = [draw_slide(world, p, seed, i % SLIDES_OF_A_PATIENT)[0] for i, p in enumerate(people)]
+    drawn = [draw_slide(world, p, seed, i % SLIDES_OF_A_PATIENT, grid=size.grid) for i, p in enumerate(people)]
     ids = [f"p{p['number']:03}_{i % SLIDES_OF_A_PATIENT}" for i, p in enumerate(people)]
     path, labels = folder / "cohort.zarr", folder / "labels.csv"
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,30 +177,24 @@ def write(folder: Path, *, seed: int, strength: float, patients: int = 64) -> tu
             table.writerow((slide, f"p{p['number']:03}", many, apart, f"lab{p['lab']}"))
     store = Store.create(path)
     if store.progress().get("banks/simulated") != len(ids):
-        _fill(
-            store,
-            ids,
-            drawn,
-            [draw_bank(world, s, keyed_rng(seed, "bank", i), strength=strength) for i, s in enumerate(drawn)],
-        )
+        _fill(store, ids, drawn, world, seed, size)
     return path, labels, drawn
 
 
-def _fill(
-    store: Store, ids: list[str], drawn: list[Slide], banks: list[tuple[NDArray[np.float16], NDArray[np.int64]]]
-) -> None:
-    most, size = max(len(s.kind) for s in drawn), GRID * TILE_L0_PX
-    rows = [SlideRow(id=name, path=f"/{name}", patient=name[:4], size_px=(size, size), mpp=MPP) for name in ids]
+def _fill(store: Store, ids: list[str], drawn: list[Slide], world: World, seed: int, size: Size) -> None:
+    most, edge = max(len(s.kind) for s in drawn), size.grid * TILE_L0_PX
+    rows = [SlideRow(id=name, path=f"/{name}", patient=name[:4], size_px=(edge, edge), mpp=MPP) for name in ids]
     store.write_slides(SlideTable(tuple(rows)))
     tiles, features, bank = store.tiles, store.features("simulated"), store.bank("simulated")
     config = {"mpp": MPP * TILE_L0_PX / TILE_PX, "tile_px": TILE_PX, "overlap": 0, "min_tissue": 0.5}
     tiles.begin(Recipe("tile", config, {}), most, redo=False)
     base, inputs = {"encoder": "none", "precision": "fp32"}, {"tiles": tiles.fingerprint, "encoder": "0" * 64}
     features.begin(Recipe("bank", base, inputs), WIDTH, redo=False)
-    made = {**base, "augmentations": AUGMENTATIONS, "draws": DRAWS, "seed": 0}
+    made = {**base, "augmentations": AUGMENTATIONS, "draws": size.draws, "seed": 0}
     bank.begin(Recipe("bank", made, inputs), WIDTH, redo=False)
-    every = np.ones((AUGMENTATIONS, DRAWS), dtype=bool)
-    for i, (slide, (vectors, tile)) in enumerate(zip(drawn, banks, strict=True)):
+    every = np.ones((AUGMENTATIONS, size.draws), dtype=bool)
+    for i, slide in enumerate(drawn):
+        vectors, tile = draw_bank(world, slide, keyed_rng(seed, "bank", i), draws=size.draws)
         corners = (slide.cells * TILE_L0_PX).astype(np.int32)
         tiles.write(i, corners, np.ones(len(corners), dtype=np.float32))
         features.write(i, slide.features.astype(np.float16))
@@ -202,7 +208,7 @@ def composition(slide: Slide) -> NDArray[np.float64]:
 
 def neighbours_alike(slide: Slide) -> float:
     """The hand-made statistic of `arrangement`: among neighbours of types 2 and 3, the share that are of one type."""
-    grid = np.full((GRID + 1, GRID + 1), -1)
+    grid = np.full(slide.cells.max(axis=0)[::-1] + 2, -1)
     grid[slide.cells[:, 1], slide.cells[:, 0]] = slide.kind
     pairs = [(grid[:-1], grid[1:]), (grid[:, :-1], grid[:, 1:])]
     both = [(a[k], b[k]) for a, b in pairs for k in [np.isin(a, (2, 3)) & np.isin(b, (2, 3))]]
@@ -211,26 +217,9 @@ def neighbours_alike(slide: Slide) -> float:
 
 def moran(slide: Slide) -> NDArray[np.float64]:
     """The same from features alone, blind to types: per feature, Moran's I over the pairs of neighbours, (WIDTH,)."""
-    index = np.full((GRID + 1, GRID + 1), -1)
+    index = np.full(slide.cells.max(axis=0)[::-1] + 2, -1)
     index[slide.cells[:, 1], slide.cells[:, 0]] = np.arange(len(slide.kind))
     centred = slide.features - slide.features.mean(axis=0)
     pairs = [(index[:-1].ravel(), index[1:].ravel()), (index[:, :-1].ravel(), index[:, 1:].ravel())]
     first, second = (np.concatenate([p[i][(p[0] >= 0) & (p[1] >= 0)] for p in pairs]) for i in (0, 1))
     return (centred[first] * centred[second]).mean(axis=0) / centred.var(axis=0)
-
-
-def near_alike(slide: Slide, rng: np.random.Generator, *, tiles: int, views: int) -> NDArray[np.float64]:
-    """What views of a few tiles can tell of `arrangement`, knowing types: how much likelier near pairs are of one type.
-
-    Over the pairs of tiles of types 2 and 3 within a view: the share of one type among those nearer than a quarter of
-    the grid, and among those farther, (2,).
-    """
-    near, alike = [], []
-    for _ in range(views):
-        chosen = rng.choice(len(slide.kind), tiles, replace=False)
-        chosen = chosen[np.isin(slide.kind[chosen], (2, 3))]
-        a, b = np.triu_indices(len(chosen), k=1)
-        near.append(np.hypot(*(slide.cells[chosen[a]] - slide.cells[chosen[b]]).T) < GRID / 4)
-        alike.append(slide.kind[chosen[a]] == slide.kind[chosen[b]])
-    close, same = np.concatenate(near), np.concatenate(alike)
-    return np.array([same[close].mean() if close.any() else 0.5, same[~close].mean() if (~close).any() else 0.5])

@@ -21,6 +21,12 @@ PAPER_C: Final = 10.0
 GRID: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 """What `C="auto"` chooses from: standardised vectors want the lower end, vectors of unit length the upper."""
 INNER_FOLDS: Final = 5
+UNSURE: Final = 0.97
+"""Of the loss of knowing nothing, log(classes): where no C is below this, losses say how sure it is, not which is best.
+
+With few labels and much that is none of their business, the C that shrinks everything away wins by saying nothing."""
+SHARPNESS: Final = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+"""Mean size of the scores that such losses are compared at instead, each at its best."""
 CONVERGED: Final = {"max_steps": 10_000, "tolerance": 1e-8}
 """Limits of a fit to the optimum; the paper's call takes at most 1000 steps to 1e-4."""
 
@@ -45,7 +51,9 @@ def score(
         splits: Indices of slides. Every class must be on both sides.
         C: Inverse regularisation; "auto" takes the one of :data:`GRID` with the least log loss, balanced by class, of
             what a cross-validation inside the training side predicts (AUC, which sees ranks alone, is too coarse to
-            choose by: on real vectors it was worse than 10); 10 where a class has too few slides (or patients) there.
+            choose by: on real vectors it was worse than 10); where that is hardly less than knowing nothing, the one
+            with the least when its scores may be scaled by a number; 10 where a class has too few slides (or
+            patients) there.
         scale: Subtract the mean and divide by the standard deviation of the training side first (the paper's
             baseline). Unit-length vectors go in as they are or, with C="auto", less the mean of the training side.
         seed: Of the inner splits of C="auto".
@@ -129,16 +137,33 @@ def _choose(
         return PAPER_C, 0, f"C = {PAPER_C:g} where it could not be chosen inside the training set: {error.message}."
     losses = np.zeros(len(GRID))
     stopped = 0
+    mine, k = y[split.train], len(np.unique(y[split.train]))
+    logs = np.zeros((len(GRID), len(mine), k))  # log probabilities, by the model that has not seen the slide
     for part in inner:
-        part = Split(train=split.train[part.train], test=split.train[part.test])
-        train, test = _sides(vectors, part, scale=scale, centre=True)
+        fold = Split(train=split.train[part.train], test=split.train[part.test])
+        train, test = _sides(vectors, fold, scale=scale, centre=True)
         start = None
         for i, candidate in enumerate(GRID):
-            model = fit(train, y[part.train], C=candidate, start=start, **limits)
+            model = fit(train, y[fold.train], C=candidate, start=start, **limits)
             start = model.weights
-            losses[i] += balanced_log_loss(y[part.test], model.probabilities(test))
+            probabilities = model.probabilities(test)
+            losses[i] += balanced_log_loss(y[fold.test], probabilities) / len(inner)
+            logs[i, part.test] = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
             stopped += not model.converged
+    if losses.min() > UNSURE * np.log(k):
+        losses = np.array([_scaled_loss(mine, one) for one in logs])
     return GRID[int(losses.argmin())], stopped, ""
+
+
+def _scaled_loss(y: NDArray[np.int64], logs: NDArray[np.float64]) -> float:
+    """The least balanced log loss of log probabilities (n, classes) whose differences may be scaled by a number."""
+    centred = logs - logs.mean(axis=1, keepdims=True)
+    centred /= max(float(np.abs(centred).mean()), np.finfo(np.float64).tiny)
+    losses = []
+    for sharpness in SHARPNESS:
+        scores = np.exp(sharpness * (centred - centred.max(axis=1, keepdims=True)))
+        losses.append(balanced_log_loss(y, scores / scores.sum(axis=1, keepdims=True)))
+    return min(losses)
 
 
 def balanced_log_loss(y: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:

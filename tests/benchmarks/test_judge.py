@@ -6,8 +6,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import judge as module
-from benchmarks.judge import auc, judge, leave_one_out_loss
+from benchmarks.judge import auc, by_patient, judge, leave_one_out_loss, probed, shuffled
+from gigacli.probing.linear import score
 from gigacli.probing.logistic import fit
+from gigacli.probing.splits import leaking_patients
 
 
 def cohort(n=80, p=120, signal=1.0):
@@ -50,3 +52,28 @@ def test_what_is_told_apart_scores_high_and_noise_does_not():
         assert halves.keys() == {"all", "few", "all_first", "few_first", "all_second", "few_second"}
         assert all(low <= value <= high for value in halves.values())
         assert halves["all"] == pytest.approx((halves["all_first"] + halves["all_second"]) / 2)
+
+
+def test_the_probe_judges_the_same_splits_with_all_labels_and_with_few():
+    vectors, y = cohort(n=96, p=8)
+    labels, patients = np.where(y == 1, "a", "b"), [f"p{i // 2}" for i in range(96)]
+    labels = np.repeat(labels[::2], 2)  # a patient has one label
+    splits, few = by_patient(labels, patients, few=24)
+    assert {len(draw.train) for draws in few for draw in draws} == {24}
+    for split, draws in zip(splits, few, strict=True):
+        assert leaking_patients(split, patients) == 0
+        assert all(np.isin(draw.train, split.train).all() for draw in draws)
+        assert all(np.array_equal(draw.test, split.test) for draw in draws)
+    judged = probed(vectors, labels, (splits, few), c=10.0, scale=True, patients=patients)
+    folds = score(vectors, labels, [*splits, *few[3]], C=10.0, scale=True, groups=patients)
+    assert judged.every.tolist() == [fold.auc for fold in folds[:10]]
+    assert judged.few[3] == pytest.approx(np.mean([fold.auc for fold in folds[10:]]))
+
+
+def test_random_splits_are_the_same_for_numbers_and_words():
+    _, y = cohort(n=120)
+    numbers, words = shuffled(y, draws=2), shuffled(y.astype(str), draws=2)
+    flat = [[*every, *(draw for draws in few for draw in draws)] for every, few in (numbers, words)]
+    for one, other in zip(*flat, strict=True):
+        assert one.train.tolist() == other.train.tolist()
+        assert one.test.tolist() == other.test.tolist()

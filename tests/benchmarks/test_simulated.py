@@ -15,7 +15,7 @@ def test_arrangement_moves_tiles_and_changes_nothing_else():
         made = {}
         for apart in (True, False):
             rng = keyed_rng("slide", seed)
-            cells, kind = simulated.lay_out(rng, logits, apart=apart)
+            cells, kind = simulated.lay_out(rng, logits, apart=apart, grid=simulated.SMALL.grid)
             made[apart] = (cells, kind, rng.random())
             alike[apart].append(simulated.neighbours_alike(simulated.Slide(cells, kind, np.empty(0))))
         np.testing.assert_array_equal(made[True][0], made[False][0])
@@ -36,7 +36,7 @@ def test_labels_and_labs_are_balanced_against_each_other():
 
 @pytest.mark.slow
 def test_a_simulated_store_trains(tmp_path):
-    path, labels, drawn = simulated.write(tmp_path, seed=1, strength=simulated.WEAK, patients=16)
+    path, labels, drawn = simulated.write(tmp_path, seed=1, size=simulated.Size(24, 16), patients=16)
     store = giga.open(path)
     assert giga.validate(path).problems == []
     assert len(labels.read_text().splitlines()) == 1 + len(drawn) == 1 + len(store.slides)

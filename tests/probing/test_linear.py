@@ -289,3 +289,17 @@ def test_auto_is_the_least_log_loss_of_unseen_slides():
             truth = (labels[part.test] == "b").astype(int)
             losses[i] += log_loss(truth, p, sample_weight=(1 / np.bincount(truth))[truth])
     assert GRID[int(losses.argmin())] == fold.C
+
+
+def test_auto_does_not_shrink_everything_away_where_few_labels_leave_it_unsure():
+    """Labs differ by much more than classes, and every C but the least is surer than it may be."""
+    rng = np.random.default_rng(5)
+    y, lab = np.arange(96) % 2, np.arange(96) // 2 % 4
+    vectors = rng.normal(size=(96, 40)) + 4 * rng.normal(size=(4, 40))[lab] + 0.7 * np.outer(y, rng.normal(size=40))
+    labels = np.array(["a", "b"])[y]
+    split = Split(train=np.arange(24), test=np.arange(24, 96))
+    [fold] = score(vectors, labels, [split], C="auto", scale=True)
+    at_each = {c: score(vectors, labels, [split], C=c, scale=True)[0].auc for c in GRID}
+    assert fold.C >= 0.01
+    assert fold.auc >= at_each[10.0] - 0.02
+    assert at_each[GRID[0]] < at_each[10.0] - 0.1  # what the log loss alone would take
