@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cohort as tissue
+import cohorts as tissue
 import judge
 import numpy as np
 import simulated
@@ -188,12 +188,12 @@ def cohort_of(name: str, folder: Path, seed: int, stain: float) -> Cohort | None
     if name == "idc":
         with np.load(IDC) as file:
             arrays = {key: file[key] for key in ("patient", "tiles", "xy", "plain", "augmented", "label")}
-        tissue.write_store(folder / "idc.zarr", arrays)
+        tissue.write_idc(folder / "idc.zarr", arrays)
         labels = {f"p{p}": "" if y < 0 else str(y) for p, y in zip(arrays["patient"], arrays["label"], strict=True)}
         table = {slide: {"label": label} for slide, label in labels.items()}
         return Cohort(name, seed, folder / "idc.zarr", table, tissue.NAME)
     if name == "simulated":
-        path, file, _ = simulated.write(folder / f"simulated{seed}", seed=seed, strength=simulated.STRONG)
+        path, file, _ = simulated.write(folder / f"simulated{seed}", seed=seed)
         table = {slide: row | {"label": row["mixture"]} for slide, row in read(file).items()}
         return Cohort(name, seed, path, table, "simulated")
     drawn = write_cohort(folder / f"drawn{seed}", slides=96, patients=48, labs=3, seed=seed, size_px=(3072, 2304))
