@@ -139,7 +139,9 @@ class TrainConfig(Config):
 
     bank: str | None = run_option(None, "The bank, or imported features, to train on; may be left out if there is one.")
     name: str = run_option("giga", "Name of the model in the store.")
-    tiles: int = option(5, "Tiles per view, T (paper: 5).", (1, 10_000))
+    tiles: int = option(
+        5, "Tiles per view, T (paper: 5); where slides have hundreds, a transformer gains from 25.", (1, 10_000)
+    )
     epochs: int | None = option(
         None,
         "Passes over the slides; default: 1000 (paper), or what makes 1200 steps if that is more; of a transformer 300 "
