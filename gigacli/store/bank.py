@@ -182,6 +182,18 @@ class Bank(SlideGroup):
         self.array("tile")[row] = tiles
         self._set_done(row)
 
+    def read(self, row: int, augmentation: int) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
+        """Vectors (draw, width) of a slide under one of its augmentations, and which tile each is of, -1 for none."""
+        vectors: NDArray[np.float16] = self.array("vectors")[row, augmentation]
+        tile: NDArray[np.int32] = self.array("tile")[row, augmentation]
+        return vectors, tile
+
+    def read_calibration(self, row: int) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
+        """Vectors (tile, augmentation, width) of the calibration tiles of a slide, and their numbers (tile,)."""
+        tile = self.array("tile")[row, 0]  # (draw,), the same under every augmentation
+        there = tile >= 0
+        return self.array("vectors")[row][:, there].swapaxes(0, 1), tile[there]
+
     def write_empty(self, row: int) -> None:
         """Mark a slide done that has no vectors of its own: one without tiles, or one that operators stand in for."""
         if len(self._reopen(np.array([row]))):

@@ -56,15 +56,15 @@ class FreshFeatures:
             moved = self._operators(plain[None], self._operators.draw(rng, 1, len(plain)))
             return moved[0].cpu().numpy().astype(np.float16)
         seen = np.full_like(plain, np.nan)
-        at = self._at
-        seen[self._bank.array("tile")[row, at]] = self._bank.array("vectors")[row, at]
+        vectors, tile = self._bank.read(row, self._at)
+        seen[tile] = vectors
         return seen
 
     def numbers(self, row: int) -> NDArray[np.int64]:
         """(m,) numbers of the tiles that are seen, ascending."""
         if self._operators is not None:
             return self._features.numbers(row)
-        return np.unique(self._bank.array("tile")[row, self._at]).astype(np.int64)
+        return np.unique(self._bank.read(row, self._at)[1]).astype(np.int64)
 
     @property
     def _at(self) -> int:

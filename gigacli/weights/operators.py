@@ -154,11 +154,10 @@ def _calibration(bank: Bank, features: Features, rows: NDArray[np.int64]) -> Cal
     """The calibration tiles of slides, as they are and augmented."""
     plain, augmented, slide = [], [], []
     for row in rows.tolist():
-        tile = bank.array("tile")[row, 0]  # (draw,), the same under every set
-        there = tile >= 0
-        plain.append(features.read(row)[tile[there]])
-        augmented.append(bank.array("vectors")[row][:, there].swapaxes(0, 1))  # (tiles, sets, d)
-        slide += [bank.store.slides.ids[row]] * int(there.sum())
+        vectors, tile = bank.read_calibration(row)
+        plain.append(features.read(row)[tile])
+        augmented.append(vectors)
+        slide += [bank.store.slides.ids[row]] * len(tile)
     if not rows.size:
         raise InvalidInput(f"{bank.path}: none of its calibration slides is done", "see why: giga info STORE")
     return Calibration(np.concatenate(plain), np.concatenate(augmented), np.array(slide))
