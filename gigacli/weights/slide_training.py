@@ -26,7 +26,7 @@ from gigacli.progress import Progress
 from gigacli.store.groups import Bank, Encoder, Features
 from gigacli.store.mapped import MappedBank, MappedFeatures
 from gigacli.weights.fresh import FreshFeatures
-from gigacli.weights.joined import VIEWS, fit_joined
+from gigacli.weights.joined import fit_joined
 from gigacli.weights.resnet18 import resnet18_from_bytes
 from gigacli.weights.slide_tiles import tiles_of_slides
 from gigacli.weights.slide_vectors import encode_slides
@@ -124,8 +124,8 @@ def _load_layer4(method: GigaSSL, encoder: Encoder) -> str:
     return f"layer4 of encoder {encoder.name!r}"
 
 
-LOOKED_AT = 256
-"""Slides that are embedded under another augmentation, to see whether their vectors withstand it."""
+LOOKED_AT, LOOKS = 256, 8
+"""Slides that are embedded under another augmentation, to see whether their vectors withstand it, and views of each."""
 
 
 def withstands(material: Material, method: GigaSSL, *, device: torch.device) -> dict[str, float]:
@@ -135,7 +135,7 @@ def withstands(material: Material, method: GigaSSL, *, device: torch.device) -> 
     if not isinstance(source, Bank) or features.found is None or not features.done().filled[rows].all():
         return {}
     clean, fresh = (
-        encode_slides(method.eval().vectors, seen, rows, views=VIEWS, tiles=config.tiles, seed=0, device=device)
+        encode_slides(method.eval().vectors, seen, rows, views=LOOKS, tiles=config.tiles, seed=0, device=device)
         for seen in (features, FreshFeatures(features, 0))
     )
     return asdict(robustness(clean, fresh[:, None], scale=False))

@@ -369,7 +369,7 @@ def test_what_spconv_cannot_train_is_refused_before_anything_is_written(store_at
 def test_depth_and_stride_are_in_the_recipe_and_embed_follows_it(store_at):
     """The recipe alone says which encoder the weights belong to: another stride in it gives other vectors."""
     path = store_at("bank")
-    deep = giga.train(path, epochs=2, blocks=3, stride=1)
+    deep = giga.train(path, epochs=2, blocks=3, stride=1, join=False)
     assert "has 2 blocks, the slide encoder 3" in deep.initial_weights
     recipe = giga.open(path).model("giga").config
     assert (recipe["blocks"], recipe["stride"]) == (3, 1)
@@ -377,8 +377,8 @@ def test_depth_and_stride_are_in_the_recipe_and_embed_follows_it(store_at):
     assert giga.embed(path, views=2).done == 8
     assert giga.embed(path, views=2, aggregator="random-init").done == 8
     with pytest.raises(Mismatch, match=r"stride: 1 here, 2 asked for"):
-        giga.train(path, epochs=2, stride=2)
-    flat = giga.train(path, epochs=2, stride=1, name="flat")
+        giga.train(path, epochs=2, stride=2, join=False)
+    flat = giga.train(path, epochs=2, stride=1, name="flat", join=False)
     assert flat.initial_weights == "layer4 of encoder 'random-resnet18'"
     giga.embed(path, model="flat", views=2)
     store = giga.Store.open(path, write=True)
@@ -395,7 +395,7 @@ def test_depth_and_stride_are_in_the_recipe_and_embed_follows_it(store_at):
 def test_half_precision_is_another_model(store_at):
     path = store_at("bank")
     for precision in ("bf16", "fp32"):
-        giga.train(path, epochs=2, precision=precision, name=precision)
+        giga.train(path, epochs=2, precision=precision, name=precision, join=False)
     half, full = (load_safetensors(weights(path, name)) for name in ("bf16", "fp32"))
     for name, value in full.items():
         assert half[name].dtype == value.dtype  # weights themselves are kept in full
