@@ -84,6 +84,7 @@ def encoders() -> list[Encoder]:
     small = {**sparse, "steps": 1200, "batch_size": 32}  # as `giga demo` trains
     return [
         Encoder("transformer", light, 1),
+        Encoder("sparse-resnet", sparse, 2, ("idc",)),  # whose bars are of the default
         Encoder("sparse-resnet", sparse, 2, (*simulations, *drawn), 1),
         Encoder(SPARSE["idc"], {**sparse, "steps": 1200, "batch_size": 128}, 2, ("idc",)),
         *(Encoder(f"transformer, {name}", {**light, **more}, 3, at) for name, (at, more) in changes.items()),

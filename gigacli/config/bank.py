@@ -62,6 +62,11 @@ class BankConfig(Config):
 
     def _check(self) -> None:
         self._name("name", "features")
+        if self.features is not None and self.name not in (None, self.features):
+            raise InvalidInput(
+                f"`name` is {self.name!r}, and operators of `features` {self.features!r} have the name of these",
+                "leave `name` out",
+            )
         self._shards(self.shard, self.dask)
 
     def following(self, earlier: dict[str, Any] | None) -> Self:

@@ -53,9 +53,8 @@ class Gate:
             return "refused"
         return "operators" if self.tile >= FORESEEN else "residuals"
 
-    @property
-    def words(self) -> str:
-        """What the figures mean."""
+    def words(self, *, residuals: bool) -> str:
+        """What the figures mean, of operators with or without the residuals of their calibration tiles."""
         found = (
             f"on slides left out, operators foresee {self.tile:.2f} of how augmentation moves tiles and "
             f"{self.slide:.2f} of how it moves slides"
@@ -65,10 +64,10 @@ class Gate:
                 f"{found}, where adding one vector a set foresees {self.shift:.2f}: they say too little about tissue "
                 "to stand in for augmented tiles"
             )
-        if self.outcome == "operators":
-            return found
-        safer = "; a bank of tiles is safer" if self.tile < HARDLY_FORESEEN else ""
-        return f"{found}: what they cannot foresee is added from the calibration tiles{safer}"
+        rest = ": what they cannot foresee is added from the calibration tiles" if residuals else ""
+        if self.outcome == "residuals" and not residuals:
+            rest = ": what they cannot foresee is left out, though it is much"
+        return found + rest + ("; a bank of tiles is safer" if self.tile < HARDLY_FORESEEN else "")
 
 
 @dataclass(frozen=True, eq=False)

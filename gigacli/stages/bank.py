@@ -180,16 +180,16 @@ class _Outcome:
 
 def prepare(config: BankConfig, store: Store) -> Plan:
     """Look at tiles, encoder and what is there of this name; writes nothing."""
-    device = pick_device(config.device)
-    tiles = store.tiles.recipe
+    device, tiles = pick_device(config.device), store.tiles.recipe
     choice = choose_encoder(store, config)
     name = config.features or config.name or choice.name
-    bank, features = store.bank(name), store.features(name)
+    bank = store.bank(name)
+    features = store.features(name) if config.features is None else store.pick(Features, name)
     config = config.following(bank.found.config if bank.found else None)
-    calibrating = np.empty(0, dtype=np.int64)
+    calibrating, slides = np.empty(0, dtype=np.int64), store.registered
     if config.mode == "operators":
         calibrating, config = calibrating_of(bank, config)
-    slides = len(calibrating) if config.mode == "operators" else store.registered
+        slides = len(calibrating)
     encoder, config = make_encoder(choice, config, device, encodings=slides * config.augmentations * config.draws)
     if config.features is not None:
         check_imported(features, encoder, choice.name)
@@ -200,9 +200,9 @@ def prepare(config: BankConfig, store: Store) -> Plan:
         plain = features.recipe
         inputs[features.input_name] = features.fingerprint
     recipes = Recipe("bank", {**config.recipe(), **base}, inputs), plain
-    there = [group.found for group in (bank, features)]
+    there = [bank.found, features.found]
     for group, recipe in zip((bank, features), recipes, strict=True):
-        group.check(recipe, redo=config.redo)
+        group.check(recipe, redo=config.redo or config.plan)
     again = config.redo and config.shard is not None and tuple(there) == recipes
     if config.redo and config.shard is not None and any(there) and not again:
         raise InvalidInput(
@@ -275,7 +275,7 @@ def learn(plan: Plan, progress: Progress) -> str:
     left = plan.store.tiles.done().finished & ~plan.bank.done().finished
     if plan.config.shard is not None and left.any():
         return f"operators are learnt when all shards are done: {int(left.sum())} slides are left"
-    return fit_bank_operators(plan.bank, plan.features, progress).words
+    return fit_bank_operators(plan.bank, plan.features, progress)
 
 
 def summary(plan: Plan, outcome: _Outcome, started: float, *, learnt: str) -> BankSummary:

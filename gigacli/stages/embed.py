@@ -112,9 +112,12 @@ class _Vectors:
 
     def __call__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Vectors (rows, width) of slides, and (rows, augmentation, width) of the same seen otherwise, or None."""
-        fresh = [FreshFeatures(self.features, i) for i in range(int(self.recipe.config.get("augmented", 0)))]
-        others = [self.make(rows, one) for one in fresh]
+        others = [self.make(rows, one) for one in self._fresh]
         return self.make(rows, self.features), np.stack(others, axis=1) if others else None
+
+    @cached_property
+    def _fresh(self) -> list[FreshFeatures]:
+        return [FreshFeatures(self.features, i) for i in range(int(self.recipe.config.get("augmented", 0)))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,9 +229,21 @@ def _as_asked(group: Embedding, recipe: Recipe, options: EmbedConfig, *, baselin
     there = group.found
     own = int(there.config.get("augmented", 0)) if there is not None else 0
     wanted = max(own, options.augmented) if baseline else options.augmented
-    if wanted:
-        recipe = replace(recipe, config={**recipe.config, "augmented": wanted})
+    recipe = _augmented(recipe, group.store.features(recipe.config["features_name"]), wanted)
     return recipe, options.redo or (baseline and there not in (None, recipe))
+
+
+def _augmented(recipe: Recipe, features: Features, number: int) -> Recipe:
+    """The recipe with vectors under so many other augmentations, which come from the bank of the features.
+
+    Raises:
+        NotFound: There is none, or it is not finished.
+    """
+    if not number:
+        return recipe
+    bank = FreshFeatures(features, 0).bank
+    config = {**recipe.config, "augmented": number, "bank": bank.name}
+    return replace(recipe, config=config, inputs={**recipe.inputs, bank.input_name: bank.fingerprint})
 
 
 class _FittedForm:
@@ -285,6 +300,7 @@ def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choic
     if joined is not None:
         made["blocks"] = {name: list(ends) for name, ends in joined.join.columns().items()}
     recipe = Recipe("embed", made, {features.input_name: features.fingerprint, "model": choice.identity})
+    recipe = _augmented(recipe, features, config.augmented)
 
     def authors_cells(positions: NDArray[np.float64]) -> NDArray[np.int64]:
         return gigassl_cells(positions * (store.tiles.tile_px * LEVEL0_PER_PX))

@@ -72,15 +72,19 @@ class Bank(SlideGroup):
         return {name: np.asarray(self.array(f"operators/{name}")[:]) for name in names}
 
     def keep_operators(self, found: Mapping[str, NDArray[Any]], said: Mapping[str, Any]) -> None:
-        """Replace the operators; what is said of them is written last, and says that they are there."""
+        """Replace the operators; what is said of them is written last, and says that they are there.
+
+        Arrays that stay as large are written over and not removed: another process may be writing the same.
+        """
         node = self.store.root[self.path]
         node.attrs["giga"] = {name: value for name, value in self.attributes.items() if name != "operators"}
         self.store.settle()
-        if f"{self.path}/operators" in self.store.root:
-            for path, _ in list(arrays(self.store.root, f"{self.path}/operators")):
-                del self.store.root[f"{path}/c"]
-            del self.store.root[f"{self.path}/operators"]
-            self.forget_opened()
+        there = f"{self.path}/operators" in self.store.root
+        for path, array in list(arrays(self.store.root, f"{self.path}/operators")) if there else ():
+            values = found.get(path.rpartition("/")[2])
+            if values is None or values.shape != array.shape:
+                self.store.delete_bytes(path)
+        self.forget_opened()
         for name, values in found.items():
             self._ensure(f"operators/{name}", values.shape)[...] = values
         self.store.settle()
@@ -182,11 +186,15 @@ class Bank(SlideGroup):
         self.array("tile")[row] = tiles
         self._set_done(row)
 
-    def read(self, row: int, augmentation: int) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
-        """Vectors (draw, width) of a slide under one of its augmentations, and which tile each is of, -1 for none."""
+    def read(self, row: int, augmentation: int) -> NDArray[np.float16]:
+        """Vectors (draw, width) of a slide under one of its augmentations."""
         vectors: NDArray[np.float16] = self.array("vectors")[row, augmentation]
+        return vectors
+
+    def drawn(self, row: int, augmentation: int) -> NDArray[np.int32]:
+        """Numbers (draw,) of the tiles that these are of."""
         tile: NDArray[np.int32] = self.array("tile")[row, augmentation]
-        return vectors, tile
+        return tile
 
     def read_calibration(self, row: int) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
         """Vectors (tile, augmentation, width) of the calibration tiles of a slide, and their numbers (tile,)."""

@@ -282,7 +282,7 @@ class Store:
         self.ensure_array(path, (len(data),))[:] = np.frombuffer(data, dtype=np.uint8)
 
     def delete_bytes(self, path: str) -> None:
-        """Delete a file stored by :meth:`write_bytes`."""
+        """Delete an array of one chunk, such as a file stored by :meth:`write_bytes`."""
         del self.root[f"{path}/c"]  # first, so that a kill leaves no chunk without its array
         self.settle()
         del self.root[path]

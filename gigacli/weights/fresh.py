@@ -26,23 +26,28 @@ class FreshFeatures:
         number: Which of several, counted from 0.
 
     Raises:
-        NotFound: There is no bank of these features.
+        NotFound: There is no bank of these features, it lacks slides of theirs, or its operators are not learnt yet.
     """
 
     def __init__(self, features: Features, number: int) -> None:
-        self.store, self.name, self.width, self._features, self._number = (
-            features.store,
-            features.name,
-            features.width,
-            features,
-            number,
-        )
-        self._bank: Bank = features.store.bank(features.name)
+        self.store, self._features, self._number = features.store, features, number
+        self._bank: Bank = self.store.bank(features.name)
         if self._bank.found is None:
             raise NotFound(
-                f"{features.store.url} holds no bank of {features.path}, so no tile of theirs is seen otherwise",
-                f"run: giga bank {features.store.url} --mode operators --features {features.name} --encoder NAME",
+                f"{self.store.url} holds no bank of {features.path}, so no tile of theirs is seen otherwise",
+                f"run: giga bank {self.store.url} --mode operators --features {features.name} --encoder NAME",
             )
+        lacking = int((features.done().filled & ~self._bank.done().filled).sum())
+        if lacking or (self._bank.learns and not self._bank.fitted):
+            what = f"lacks {lacking} slides of {features.path}" if lacking else "has no operators yet"
+            raise NotFound(
+                f"{self.store.url}/{self._bank.path} {what}", f"run: {self._bank.again.removesuffix(' --redo')}"
+            )
+
+    @property
+    def bank(self) -> Bank:
+        """What says how tiles are seen otherwise."""
+        return self._bank
 
     @cached_property
     def _operators(self) -> AppliedOperators | None:
@@ -56,15 +61,14 @@ class FreshFeatures:
             moved = self._operators(plain[None], self._operators.draw(rng, 1, len(plain)))
             return moved[0].cpu().numpy().astype(np.float16)
         seen = np.full_like(plain, np.nan)
-        vectors, tile = self._bank.read(row, self._at)
-        seen[tile] = vectors
+        seen[self._bank.drawn(row, self._at)] = self._bank.read(row, self._at)
         return seen
 
     def numbers(self, row: int) -> NDArray[np.int64]:
         """(m,) numbers of the tiles that are seen, ascending."""
         if self._operators is not None:
             return self._features.numbers(row)
-        return np.unique(self._bank.read(row, self._at)[1]).astype(np.int64)
+        return np.unique(self._bank.drawn(row, self._at)).astype(np.int64)
 
     @property
     def _at(self) -> int:

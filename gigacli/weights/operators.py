@@ -6,6 +6,8 @@ fits them, and however often, they come out the same.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,7 +39,8 @@ def calibrating_of(bank: Bank, config: BankConfig) -> tuple[NDArray[np.int64], B
     Raises:
         InvalidInput: Too few slides have tiles.
     """
-    rows = _calibrating(bank, seed=config.seed)
+    anew = config.redo and config.shard is None  # what was decided goes with the bank
+    rows = _calibrating(bank, seed=config.seed, anew=anew)
     tiles = calibration_size(config, int(bank.store.tiles.done().counts.sum()))
     return rows, config.but(calibration_tiles=tiles, augmentations=config.sets, draws=-(-tiles // len(rows)))
 
@@ -49,9 +52,9 @@ def calibration_size(config: BankConfig, tiles: int) -> int:
     return min(max(LEAST_TILES, PASSES * tiles // config.sets), MOST_TILES)
 
 
-def _calibrating(bank: Bank, *, seed: int) -> NDArray[np.int64]:
+def _calibrating(bank: Bank, *, seed: int, anew: bool) -> NDArray[np.int64]:
     """As was decided, or by lots keyed by the slides' ids."""
-    if bank.learns and bank.calibrates.any():
+    if not anew and bank.learns and bank.calibrates.any():
         return np.flatnonzero(bank.calibrates)
     rows, ids = np.flatnonzero(bank.store.tiles.done().filled), bank.store.slides.ids
     if len(rows) < LEAST_SLIDES:
@@ -85,8 +88,11 @@ def check_imported(features: Features, encoder: TileEncoder, name: str) -> None:
         )
 
 
-def fit_bank_operators(bank: Bank, features: Features, progress: Progress) -> Gate:
+def fit_bank_operators(bank: Bank, features: Features, progress: Progress) -> str:
     """Learn the operators of a bank from what is done of its calibration slides, unless they are there already.
+
+    Returns:
+        What they foresee, in words.
 
     Raises:
         InvalidInput: Too few calibration slides are done, or their features cannot be used.
@@ -98,17 +104,20 @@ def fit_bank_operators(bank: Bank, features: Features, progress: Progress) -> Ga
     identities = bank.store.tiles.identities()[rows].tolist()
     learnt_from = fingerprint([[ids[row], value] for row, value in zip(rows.tolist(), identities, strict=True)])
     if bank.fitted.get("learnt_from") == learnt_from:
-        return _gate(bank)
+        return _gate(bank).words(residuals=bank.fitted["residuals"])
     progress.say(f"learning {config['sets']} operators from tiles of {len(rows)} slides")
     calibration = _calibration(bank, features, rows)
     space = operator_space(calibration, spread_of(map(features.read, rows.tolist())))
-    wanted = {"yes": True, "no": False, "auto": False}[config["residuals"]]
-    operators = fit_operators(calibration, space, rank=config["rank"], residuals=wanted, seed=config["seed"])
+    asked = config["residuals"]
+    operators = fit_operators(calibration, space, rank=config["rank"], residuals=asked != "no", seed=config["seed"])
     gate = operators.gate
     if gate.outcome == "refused":
-        raise Mismatch(gate.words, f"encode augmented tiles instead: giga bank {bank.store.url} --mode tiles --redo")
-    if gate.outcome == "residuals" and config["residuals"] == "auto":
-        operators = fit_operators(calibration, space, rank=config["rank"], residuals=True, seed=config["seed"])
+        instead = f"encode augmented tiles instead: {bank.again} --mode tiles"
+        if features.imported:
+            instead = f"train on the features as they are: remove {bank.store.url}/{bank.path}, then giga train"
+        raise Mismatch(gate.words(residuals=False), instead)
+    if asked == "auto" and gate.outcome == "operators":
+        operators = replace(operators, residuals=None)
     said = {
         "learnt_from": learnt_from,
         "slides": len(rows),
@@ -119,7 +128,7 @@ def fit_bank_operators(bank: Bank, features: Features, progress: Progress) -> Ga
         "residuals": operators.residuals is not None,
     }
     bank.keep_operators(operators.state(), said)
-    return gate
+    return gate.words(residuals=operators.residuals is not None)
 
 
 def read_operators(bank: Bank) -> Operators:

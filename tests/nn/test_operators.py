@@ -168,8 +168,10 @@ def test_mere_shifts_will_do_where_there_is_nothing_else():
 )
 def test_the_gate(gate, outcome, words):
     assert gate.outcome == outcome
-    assert words in gate.words
-    assert ("safer" in gate.words) == (gate.tile < 0.3 and outcome == "residuals")
+    said = gate.words(residuals=outcome == "residuals")
+    assert words in said
+    assert ("safer" in said) == (gate.tile < 0.3 and outcome == "residuals")
+    assert ("left out, though it is much" in gate.words(residuals=False)) == (outcome == "residuals")
 
 
 def view_by_formula(operators, features, which, z):

@@ -84,7 +84,7 @@ def test_what_is_kept_is_what_moves_features(learnt):
         back = y @ np.linalg.inv(kept["whitening"].astype(np.float64)) * kept["feature_sd"] + kept["feature_mean"]
         ours = applied(bank, device=torch.device("cpu")).under(f.astype(np.float32), k)
         np.testing.assert_allclose(ours, back, rtol=1e-3, atol=1e-4)
-    assert read_operators(bank).gate.words.startswith("on slides left out, operators foresee")
+    assert read_operators(bank).gate.words(residuals=True).startswith("on slides left out, operators foresee")
 
 
 @pytest.mark.slow
@@ -168,6 +168,26 @@ def test_what_does_not_go_together_is_refused(dozen, learnt, store_at, tmp_path)
         giga.bank(again, sets=9)
     with pytest.raises(Mismatch, match="mode"):
         giga.bank(again, mode="tiles", augmentations=3)
+    with pytest.raises(NotFound, match="holds no features"):
+        giga.bank(path, **{**OPTIONS, "features": "uni"})
+    with pytest.raises(InvalidInput, match="`name` is 'b', and operators of `features` 'uni'"):
+        giga.bank(path, **{**OPTIONS, "features": "uni", "name": "b"})
+
+
+def test_operators_that_are_made_anew_depend_on_nothing_that_was(dozen, learnt, tmp_path, chunks):
+    """Another seed chooses other slides and tiles, whatever the bank before it chose."""
+    whole, other = copy_store(dozen[0], tmp_path / "whole.zarr"), copy_store(learnt, tmp_path / "other.zarr")
+    few = {"calibration_tiles": 100, "seed": 3, "encoder": NAME}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gigacli.weights.operators.LEAST_CALIBRATING", 10)
+        giga.bank(other, redo=True, **few)
+        store = giga.open(learnt)
+        giga.export(learnt, f"encoders/{NAME}", to=tmp_path / f"{NAME}.safetensors")
+        giga.bank(whole, **{**OPTIONS, **few, "encoder": str(tmp_path / f"{NAME}.safetensors")})
+    assert store.bank(NAME).calibrates.sum() == SLIDES
+    assert giga.open(whole).bank(NAME).calibrates.sum() == 10
+    assert chunks(other, "banks") == chunks(whole, "banks")
+    assert giga.validate(other).problems == []
 
 
 def test_a_changed_calibration_slide_is_learnt_from_anew(learnt, tmp_path):
@@ -226,6 +246,11 @@ def test_slides_are_embedded_and_probed_as_seen_otherwise(dozen, learnt, tmp_pat
     giga.train(path, bank=name, aggregator="mlp", steps=3)
     labels = dozen[1].labels_csv
     giga.embed(path, views=2)
+    gone = copy_store(path, tmp_path / "gone.zarr")
+    giga.Store.open(gone, write=True).bank(name).take_back([2])
+    with pytest.raises(NotFound, match=f"banks/{name} lacks 1 slides of features/{name}"):
+        giga.embed(gone, model="giga", name="seen", views=2, augmented=3)
+    assert not giga.open(gone).embedding("seen").found
     with pytest.raises(NotFound, match="seen under other augmentations"):
         giga.probe(path, labels, target="label", folds=2, robust=True)
     giga.embed(path, views=2, augmented=3, redo=True)
@@ -252,6 +277,12 @@ def test_slides_are_embedded_and_probed_as_seen_otherwise(dozen, learnt, tmp_pat
     assert rows[f"view-whitened-{name}"].augmented_auc is None
     assert all(row.found is None for row in giga.probe(path, labels, target="label", folds=2).scores)
     assert giga.validate(path).problems == []
+    giga.Store.open(path, write=True).bank(name).discard()
+    changed = (
+        {"sets": 9, "mode": "operators", "calibration_tiles": 144} if kind == "operators" else {"augmentations": 2}
+    )
+    giga.bank(path, name=name, encoder=NAME, precision="fp32", **changed)
+    assert any(f"made from banks/{name}" in why for why in giga.open(path).embedding(f"mean-{name}").stale)
 
 
 def test_what_would_make_imported_features_is_found_out(imported, learnt):
@@ -288,3 +319,5 @@ def test_a_plan_prices_both_kinds_and_writes_nothing(dozen, tmp_path, chunks, mo
     assert found.rate > 0
     assert found.tiles_hours == pytest.approx(found.tiles_encodings / found.rate / 3600, rel=1e-4)
     assert found.tiles_gib > found.operators_gib > 0
+    giga.bank(path, **OPTIONS)  # and of what is there in the other mode
+    assert giga.bank(path, mode="tiles", encoder=NAME, precision="fp32", plan=True).tiles_encodings > 0
