@@ -247,7 +247,7 @@ def _show_figures(title: str, summary: Any) -> None:
     grid.add_column()
     grid.add_column(justify="right")
     for name, value in vars(summary).items():
-        if not isinstance(value, dict | list | tuple) and value != "":
+        if not isinstance(value, dict | list | tuple) and value is not None and value != "":
             grid.add_row(name.replace("_", " "), escape(_visible(_figure(value))))
     out.print(f"[bold]{title}[/bold]")
     out.print(grid)

@@ -53,7 +53,7 @@ class BankSummary(Summary):
         read: Tiles read now: each distinct tile of a slide once.
         rate: Encodings per second, from the second block of tiles on: without start-up and compiling.
         waited: Share of that time that the encoder waited for tiles, 0 to 1.
-        operators: What operators foresee of slides left out, in words; "" where there are none.
+        notes: What operators foresee of slides left out, where there are some.
         failures: Reason per slide that failed.
     """
 
@@ -62,7 +62,7 @@ class BankSummary(Summary):
     read: int
     rate: float
     waited: float
-    operators: str = ""
+    notes: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -268,17 +268,17 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
     return outcome
 
 
-def learn(plan: Plan, progress: Progress) -> str:
+def learn(plan: Plan, progress: Progress) -> list[str]:
     """Learn operators once nothing is left to encode; what they foresee, in words. A shard leaves that to the last."""
     if not plan.learns:
-        return ""
+        return []
     left = plan.store.tiles.done().finished & ~plan.bank.done().finished
     if plan.config.shard is not None and left.any():
-        return f"operators are learnt when all shards are done: {int(left.sum())} slides are left"
-    return fit_bank_operators(plan.bank, plan.features, progress)
+        return [f"operators are learnt when all shards are done: {int(left.sum())} slides are left"]
+    return [fit_bank_operators(plan.bank, plan.features, progress)]
 
 
-def summary(plan: Plan, outcome: _Outcome, started: float, *, learnt: str) -> BankSummary:
+def summary(plan: Plan, outcome: _Outcome, started: float, *, learnt: list[str]) -> BankSummary:
     """Sum up in numbers."""
     meter, failed = outcome.meter, len(outcome.failures)
     return BankSummary(
@@ -292,7 +292,7 @@ def summary(plan: Plan, outcome: _Outcome, started: float, *, learnt: str) -> Ba
         rate=meter.rate,
         waited=meter.waited,
         seconds=time.monotonic() - started,
-        operators=learnt,
+        notes=learnt,
         failures=outcome.failures,
     )
 
@@ -340,7 +340,7 @@ def _on_dask(plan: Plan, progress: Progress, started: float) -> BankSummary:
         rate=sums["tiles"] / seconds,
         waited=sum(s.waited * s.seconds for s in shards) / max(1e-9, busy),
         seconds=seconds,
-        operators=learn(plan, progress),
+        notes=learn(plan, progress),
         failures={k: v for s in shards for k, v in s.failures.items()},
     )
 

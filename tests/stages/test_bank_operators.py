@@ -93,7 +93,7 @@ def test_shards_a_kill_and_another_run_make_the_same_bytes(dozen, learnt, tmp_pa
     for shard in ("2/2", "1/2"):
         assert not giga.open(path).bank(NAME).fitted
         made = giga.bank(path, **OPTIONS, shard=shard)
-    assert made.operators.startswith("on slides left out")
+    assert made.notes[0].startswith("on slides left out")
     assert chunks(path) == chunks(learnt)
     assert giga.open(path).bank(NAME).fitted == giga.open(learnt).bank(NAME).fitted
 
