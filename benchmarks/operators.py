@@ -146,7 +146,7 @@ def trained(cohort: Cohort, aggregator: str, variant: str, seed: int) -> GigaSSL
             optimizer=torch.optim.Adam(method.parameters(), lr=1e-3, weight_decay=regime.weight_decay, fused=True),
             schedule=loop.Schedule(1e-3, max(1, int(0.05 * total)), total),
             epochs=epochs,
-            batches=sampler,
+            batches=lambda epoch, start: ((batch,) for batch in sampler(epoch, start)),  # of one seed
             step=method,
             precision=precision,
             save=lambda checkpoint, history: None,
