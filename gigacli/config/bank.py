@@ -27,7 +27,7 @@ class BankConfig(Config):
 
     encoder: str | None = run_option(None, "An encoder of the store, a weights file, timm:MODEL, or random-resnet18.")
     name: str | None = run_option(None, "Name of the bank and the features; default: the encoder's.")
-    augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).", (1, 10_000))
+    augmentations: int = option(12, "Augmentations per slide, each shared by all its tiles (paper: 50).", (1, 10_000))
     draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).", (1, 100_000))
     independent: bool = option(False, "Draw the parameters per tile instead (the paper's ablation NS).")
     stain: float = option(

@@ -70,7 +70,7 @@ def bank(
     *,
     encoder: str | None = None,
     name: str | None = None,
-    augmentations: int = 50,
+    augmentations: int = 12,
     draws: int = 256,
     independent: bool = False,
     stain: float = 0.0,
