@@ -290,7 +290,7 @@ def _room(store: str | Path | None, folder: Path, found: machine.FileSystem) -> 
     if space.bytes > found.free or files:
         text = f"{need} and {space.files} files, of which {found.free_files} can be made" if files else need
         yield Check(
-            "room", "note", text, "make room, or a smaller bank: giga bank STORE --augmentations 25 --draws 128"
+            "room", "note", text, "make room, or a smaller bank: giga bank STORE --draws 64"
         )
     else:
         yield Check("room", "ok", need)
