@@ -72,20 +72,29 @@ def fit_cox(
     return Model(partial(_risks, weights), shown, mean, deviation, chosen, stopped + (not converged), note)
 
 
-def fit_coxnet(
-    vectors: Vectors, truth: Truth, _: NDArray[np.str_] | None, *, alpha: float, scale: bool = False
-) -> Model:
-    """Fit a Cox regression with an elastic net, as scikit-survival does; `alpha` is its strength."""
+def fit_coxnet(vectors: Vectors, truth: Truth, _: NDArray[np.str_] | None, *, alpha: float) -> Model:
+    """Fit a Cox regression with an elastic net of strength `alpha` to standardised vectors, as scikit-survival does.
+
+    Without the standardising one strength would mean another thing for every embedding, and leave nothing of vectors of
+    length 1. A fit that leaves nothing all the same gives everybody one risk.
+    """
+    from sklearn.exceptions import ConvergenceWarning
     from sksurv.linear_model import CoxnetSurvivalAnalysis
 
-    mean, deviation = spread(vectors, scale=scale, centre=True)
+    mean, deviation = spread(vectors, scale=True, centre=True)
     train = prepared(vectors.astype(np.float64), mean, deviation)
     model = CoxnetSurvivalAnalysis(alphas=[alpha], l1_ratio=L1_RATIO)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         weights = model.fit(train, _structured(truth)).coef_[:, 0]
     shown = np.append(weights, 0.0)[None]
-    return Model(partial(_risks, weights), shown, mean, deviation, not_converged=int(bool(caught)))
+    return Model(
+        partial(_risks, weights),
+        shown,
+        mean,
+        deviation,
+        not_converged=sum(issubclass(one.category, ConvergenceWarning) for one in caught),
+    )
 
 
 @dataclass(frozen=True, eq=False)
