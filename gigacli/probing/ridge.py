@@ -39,7 +39,9 @@ def fit_numbers(
         scale: Whether to standardise.
         seed: Of the splits of that.
     """
-    chosen, _, note = _choose(vectors, truth.y, truth.strata, groups, C=C, scale=scale, seed=seed)
+    chosen, note = C, ""
+    if chosen == "auto":
+        chosen, _, note = _choose(vectors, truth.y, truth.strata, groups, C=C, scale=scale, seed=seed)
     mean, deviation = spread(vectors, scale=scale, centre=True)
     weights = ridge(prepared(vectors.astype(np.float64), mean, deviation), truth.y, (chosen,))[0]  # (features + 1,)
     return Model(partial(_numbers, weights), weights[None], mean, deviation, chosen, note=note)
