@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 TILE_PX, SETS, CALIBRATION_TILES, LEAST_SLIDES, SHARE = 128, 64, 2000, 30, 0.2
-BANK, FRESH = (12, 48), (4, 32)
+BANK, FRESH, LARGE = (12, 48), (4, 32), (50, 48)
 """Augmentations and draws."""
+MOCO_EPOCHS = {"moco": 2, "moco8": 8}
 IDC_BANK, IDC_SLIDES, IDC_LEAST_TILES = 8, 40, 30
 FULL_RANK = 10**6
 
@@ -110,6 +111,12 @@ class Cohort:
     labels: NDArray[np.int64]  # (s,) -1 for none
     patients: NDArray[Any]
     few: int
+    largest: Augmented  # a bank of more augmentations, or the same
+
+    def bank_of(self, augmentations: int) -> Augmented:
+        """A bank of so many; those of few are of the bank itself."""
+        whole = self.bank if augmentations <= self.bank.augmentations else self.largest
+        return Augmented(whole.vectors[:, :augmentations], whole.tile[:, :augmentations])
 
     @cached_property
     def spread(self) -> Spread:
@@ -192,11 +199,13 @@ def idc(path: Path) -> Cohort:
         if n >= IDC_LEAST_TILES
         for at in [slice(start, start + n)]
     ]
+    bank = Augmented(rows[:, :IDC_BANK], tiles[:, :IDC_BANK])
     return Cohort(
         name="idc",
         plain=plain,
         positions=TilePositions((grid, 1.0) for grid in grids),
-        bank=Augmented(rows[:, :IDC_BANK], tiles[:, :IDC_BANK]),
+        bank=bank,
+        largest=bank,
         fresh=Augmented(rows[:, IDC_BANK:], tiles[:, IDC_BANK:]),
         calibrations=calibrations,
         labels=arrays["label"].astype(np.int64),
@@ -206,16 +215,24 @@ def idc(path: Path) -> Cohort:
 
 
 def drawn(folder: Path, encoder: str) -> Cohort:
-    """The drawn cohort, encoded where it is not yet."""
+    """The drawn cohort, encoded where it is not yet; of the MoCo that `giga demo` trains there is a bank of 50, too."""
     made = write_cohort(folder / "drawn", slides=96, patients=48, labs=3, seed=0, size_px=(3072, 2304), workers=1)
     path, kept = made.folder / "cohort.zarr", folder / f"{encoder}.npz"
     if not kept.exists():
         giga.tile(path, csv=made.cohort_csv, mpp=1.0, tile_px=TILE_PX, workers=1)
-        moco = {"epochs": 2, "max_tiles": 1024, "batch_size": 64, "queue": 1024}  # as `giga demo`
-        giga.pretrain_tiles(path, name="moco", precision="bf16", workers=1, **moco)
-        np.savez(kept, **Encoding(path, encoder).run())
+        if encoder in MOCO_EPOCHS:
+            moco = {"max_tiles": 1024, "batch_size": 64, "queue": 1024}  # as `giga demo`
+            giga.pretrain_tiles(path, name=encoder, epochs=MOCO_EPOCHS[encoder], precision="bf16", workers=1, **moco)
+        np.savez(kept, **Encoding(path, encoder, {"bank": BANK, "fresh": FRESH}, sets=SETS).run())
     with np.load(kept) as file:
         arrays = dict(file)
+    bank = largest = Augmented(arrays["bank"], arrays["banktile"])
+    if encoder == "moco":
+        kept = folder / f"{encoder}-{LARGE[0]}.npz"
+        if not kept.exists():
+            np.savez(kept, **Encoding(path, encoder, {"large": LARGE}, sets=0).run())
+        with np.load(kept) as file:
+            largest = Augmented(file["large"], file["largetile"])
     with made.labels_csv.open() as file:
         rows = {row["slide_id"]: row for row in csv.DictReader(file)}
     table = [rows[name] for name in arrays["ids"].tolist()]
@@ -226,7 +243,8 @@ def drawn(folder: Path, encoder: str) -> Cohort:
         name=f"drawn-{encoder}",
         plain=plain,
         positions=TilePositions((grid, float(2 * TILE_PX)) for grid in grids),
-        bank=Augmented(arrays["bank"], arrays["banktile"]),
+        bank=bank,
+        largest=largest,
         fresh=Augmented(arrays["fresh"], arrays["freshtile"]),
         calibrations=[Calibration(arrays["plain"][at], arrays["cal_aug"], arrays["cal_slide"])],
         labels=np.unique([row["label"] for row in table], return_inverse=True)[1],
@@ -236,15 +254,16 @@ def drawn(folder: Path, encoder: str) -> Cohort:
 
 
 class Encoding:
-    """Encodes the drawn cohort: what operators, a real bank and their judges need."""
+    """Encodes the drawn cohort: what operators, real banks and their judges need."""
 
-    def __init__(self, path: Path, encoder: str) -> None:
+    def __init__(self, path: Path, encoder: str, banks: dict[str, tuple[int, int]], *, sets: int) -> None:
         self.store = giga.open(path)
         weights = None if encoder == "random" else self.store.encoder(encoder).weights()
         network = random_resnet18(0) if weights is None else resnet18_from_bytes(weights, trunk=True)
         frozen = FrozenTileEncoder(network, device=CPU, precision="bf16")
         self.batches = Batches(frozen, tile_px=TILE_PX, size=64, say=print)
-        self.sets = draw_augmentation(keyed_rng(0, "sets"), SETS, tile_px=TILE_PX)
+        self.banks = banks
+        self.sets = draw_augmentation(keyed_rng(0, "sets"), sets, tile_px=TILE_PX) if sets else None
         self.rows = np.flatnonzero(self.store.tiles.done().counts > 0)
         slides = max(LEAST_SLIDES, round(SHARE * len(self.rows)))
         self.chosen = set(np.sort(keyed_rng(0, "calibration").permutation(self.rows)[:slides]).tolist())
@@ -263,18 +282,18 @@ class Encoding:
                 made = self.slide(torch.from_numpy(block.tiles), number, table[row].id, calibrate=row in self.chosen)
                 for name, values in {**made, "coords": block.slide.coords}.items():
                     found.setdefault(name, []).append(values)
-        stacked = ("bank", "banktile", "fresh", "freshtile", "ids", "counts")
+        stacked = ("ids", "counts", *self.banks, *(f"{name}tile" for name in self.banks))
         return {k: (np.stack if k in stacked else np.concatenate)(v) for k, v in found.items()}
 
     def slide(self, images: torch.Tensor, number: int, name: str, *, calibrate: bool) -> dict[str, NDArray[Any]]:
         """What is encoded of a slide."""
         plain = np.concatenate([features.numpy() for _, features in self.batches.plain(images)])
         made: dict[str, Any] = {"plain": plain, "counts": np.array(len(plain)), "ids": np.array(name)}
-        if calibrate:
+        if calibrate and self.sets is not None:
             some = np.sort(keyed_rng(0, "caltiles", name).permutation(len(images))[: self.share])
             features = self.augmented(images, self.sets, np.tile(some, (SETS, 1)))
             made |= {"cal_aug": features.swapaxes(0, 1), "cal_tile": some, "cal_slide": np.full(len(some), number)}
-        for key, (augmentations, draws) in {"bank": BANK, "fresh": FRESH}.items():
+        for key, (augmentations, draws) in self.banks.items():
             own = draw_augmentation(keyed_rng(0, key, name), augmentations, tile_px=TILE_PX)
             rng = keyed_rng(0, f"{key}t", name)
             tile = np.stack([np.resize(rng.permutation(len(images)), draws) for _ in range(augmentations)])

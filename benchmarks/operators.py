@@ -1,14 +1,14 @@
 """Operators in the place of a bank: how well they foresee augmentations, and what is trained from them.
 
 python benchmarks/operators.py r2 --folder DIR --idc idc.npz [--cohorts idc drawn-moco drawn-random]
-python benchmarks/operators.py train --folder DIR --idc idc.npz [--cohorts ...] [--seeds 3]
+python benchmarks/operators.py train --folder DIR --idc idc.npz [--cohorts ...] [--aggregators ...] [--variants ...]
 python benchmarks/operators.py tables --folder DIR
 
 Cohorts are those of `benchmarks/feature_cohorts.py`; encoding a drawn one takes some ten minutes on one core, once.
 
-`r2` prints what operators foresee on slides left out; `train` trains the transformer from operators, from the real
-bank and from un-augmented tiles, and appends a row a run to the table DIR/operators.csv; what is there is not run
-again. `tables` sums it up. What drawing the views of a step costs is in `benchmarks/operators_draw.py`.
+`r2` prints what operators foresee on slides left out; `train` trains slide encoders from operators, from real banks
+and from un-augmented tiles, and appends a row a run to the table DIR/operators.csv; what is there is not run again, and
+what a cohort has not is left out. `tables` sums it up. What drawing a step's views costs: `operators_draw.py`.
 
 Judged: ten splits by patient (`benchmarks/judge.py`). *clean* AUC with all labels and with 50 (32 where drawn);
 *shift*: the same classifiers on test slides seen under a fresh augmentation; *found*: share of slides whose vector
@@ -58,6 +58,8 @@ VIEWS, TILES, FOLDS, DRAWS, TEST = 50, 5, 10, 5, 0.25
 VARIANTS: dict[str, dict[str, int]] = {
     "nothing": {},
     "bank": {},
+    "bank of 4": {"augmentations": 4},
+    "bank of 50": {"augmentations": 50},
     "operators": {},
     "family": {},
     "operators, 16 sets": {"sets": 16},
@@ -65,7 +67,7 @@ VARIANTS: dict[str, dict[str, int]] = {
     "operators, rank 64": {"rank": 64},
     "operators, rank 32": {"rank": 32},
 }
-"""What views are drawn from: only the first four where sets are not shared by slides."""
+"""What views are drawn from. Where sets are not shared by slides there are no numbers of them, nor ranks."""
 R2_SPLITS, FORM, OF_FORM = 5, ViewWhitened.name, ("bank", "operators", "family")
 
 
@@ -93,9 +95,25 @@ def learnt_for(cohort: Cohort, variant: str) -> Operators | None:
     return cohort.operators(**VARIANTS[variant]) if variant.startswith("operators") else None
 
 
+def source_of(cohort: Cohort, variant: str) -> Plain | Augmented:
+    """What views are drawn from: rows of a bank, or un-augmented tiles."""
+    if not variant.startswith("bank"):
+        return cohort.plain
+    return cohort.bank_of(VARIANTS[variant].get("augmentations", cohort.bank.augmentations))
+
+
+def has(cohort: Cohort, aggregator: str, variant: str) -> bool:
+    """Whether a cohort can show it."""
+    if aggregator == FORM and variant not in OF_FORM:
+        return False
+    if "augmentations" in VARIANTS[variant]:
+        return VARIANTS[variant]["augmentations"] <= cohort.largest.augmentations
+    return len(cohort.calibrations) == 1 or not VARIANTS[variant]
+
+
 def trained(cohort: Cohort, aggregator: str, variant: str, seed: int) -> GigaSSL:
     """Train as the stage does; variants differ in nothing but what views are drawn from."""
-    regime, source = REGIMES[aggregator], cohort.bank if variant == "bank" else cohort.plain
+    regime, source = REGIMES[aggregator], source_of(cohort, variant)
     precision, slides = pick_precision("auto", CPU), len(cohort.labels)
     of_epoch = steps_per_epoch(slides, regime.batch_size)
     epochs = -(-regime.steps(slides) // of_epoch)
@@ -128,7 +146,7 @@ def trained(cohort: Cohort, aggregator: str, variant: str, seed: int) -> GigaSSL
             optimizer=torch.optim.Adam(method.parameters(), lr=1e-3, weight_decay=regime.weight_decay, fused=True),
             schedule=loop.Schedule(1e-3, max(1, int(0.05 * total)), total),
             epochs=epochs,
-            batches=sampler,
+            batches=lambda epoch, start: ((batch,) for batch in sampler(epoch, start)),  # of one seed
             step=method,
             precision=precision,
             save=lambda checkpoint, history: None,
@@ -202,12 +220,11 @@ def judged(cohort: Cohort, clean: NDArray[np.float32], shifted: list[NDArray[np.
     return {k: float(np.mean(v)) for k, v in {**scores, "found": found, "moved": moved_by}.items()}
 
 
-def train(cohort: Cohort, aggregators: list[str], seeds: int, table: Path) -> None:
+def train(cohort: Cohort, aggregators: list[str], variants: list[str], seeds: int, table: Path) -> None:
     """Run what is not in the table."""
     done = {(run.aggregator, run.variant, run.seed) for run in known(table) if run.cohort == cohort.name}
-    variants = list(VARIANTS)[: 4 if len(cohort.calibrations) > 1 else None]
     for seed, aggregator, variant in itertools.product(range(seeds), aggregators, variants):
-        if (aggregator, variant, seed) in done or (aggregator == FORM and variant not in OF_FORM):
+        if (aggregator, variant, seed) in done or not has(cohort, aggregator, variant):
             continue
         began = time.process_time()
         if aggregator == FORM:
@@ -307,8 +324,9 @@ def main() -> None:
     parser.add_argument("what", choices=("r2", "train", "tables"))
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--idc", type=Path)
-    parser.add_argument("--cohorts", nargs="+", default=["idc", "drawn-moco", "drawn-random"])
+    parser.add_argument("--cohorts", nargs="+", default=["idc", "drawn-moco", "drawn-moco8", "drawn-random"])
     parser.add_argument("--aggregators", nargs="+", default=[FORM, "transformer"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -321,7 +339,7 @@ def main() -> None:
         if options.what == "r2":
             r2(cohort)
         else:
-            train(cohort, options.aggregators, options.seeds, options.folder / "operators.csv")
+            train(cohort, options.aggregators, options.variants, options.seeds, options.folder / "operators.csv")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What drawing the views of a step from operators costs beside the step of the sparse CNN: 256 slides, 2 views, T 5.
+"""What drawing the views of a step from operators costs beside the step of each encoder, two views of T 5 a slide.
 
 python benchmarks/operators_draw.py
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from feature_cohorts import CPU, SETS, Plain
 
+from gigacli.config.training import REGIMES
 from gigacli.nn.giga import GigaSSL
 from gigacli.nn.operators import AppliedOperators, Gate, Operators
 from gigacli.nn.sampler import Sampler
@@ -26,27 +27,31 @@ from gigacli.nn.whitening import FeatureSpace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TILES = 5
+TILES, ENCODERS = 5, ("transformer", "sparse-resnet")
 
 
 def draw() -> None:
-    """Print what the views of a step cost beside the step of the sparse CNN, by width and rank, in processor time."""
+    """Print what the views of a step cost beside the step itself, by width and rank, in processor time."""
     rng = np.random.default_rng(0)
     sizes = [(192, 192), (192, 64), (256, 256), (256, 128), (256, 64), *((1536, rank) for rank in (32, 64, 128, 256))]
-    print("| features | rank | drawing fp32, ms | of a step of | share | drawing bf16, ms | of a step of | share |")
-    print("|---" * 8 + "|")
-    for width, of_width in itertools.groupby(sizes, key=lambda cell: cell[0]):
-        plain = Plain(rng.standard_normal((256 * 40, width)).astype(np.float16), np.full(256, 40))
+    groups = itertools.groupby(sizes, key=lambda cell: cell[0])
+    print(
+        "| encoder | features | rank | drawing fp32, ms | of a step of | share | drawing bf16 | of a step of | share |"
+    )
+    print("|---" * 9 + "|")
+    for aggregator, (width, of_width) in itertools.product(ENCODERS, [(w, list(g)) for w, g in groups]):
+        slides = REGIMES[aggregator].batch_size
+        plain = Plain(rng.standard_normal((slides * 40, width)).astype(np.float16), np.full(slides, 40))
         corner = np.stack(np.divmod(np.arange(40), 7), axis=1).astype(np.int32)
-        positions = TilePositions((corner, 1.0) for _ in range(256))
-        method = GigaSSL(width, temperature=0.2, seed=0, standardise=True, whiten=True)
+        positions = TilePositions((corner, 1.0) for _ in range(slides))
+        method = GigaSSL(width, temperature=0.2, seed=0, standardise=True, whiten=True, aggregator=aggregator)
         optimizer = torch.optim.Adam(method.parameters(), lr=1e-3, fused=True)
-        options = {"tiles": TILES, "slide_aug": True, "seed": 0, "batch_size": 256, "device": CPU}
-        views = Sampler(plain, positions, **options).views(np.arange(256), rng)
+        options = {"tiles": TILES, "slide_aug": True, "seed": 0, "batch_size": slides, "device": CPU}
+        views = Sampler(plain, positions, **options).views(np.arange(slides), rng)
 
         def step(half: bool, method: GigaSSL = method, optimizer: Any = optimizer, views: Any = views) -> None:  # noqa: FBT001
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-                loss = method(views).loss
+                loss = method((views,)).loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -56,10 +61,10 @@ def draw() -> None:
             operators, cells = made_up(width, rank), []
             for precision, of in zip(("fp32", "bf16"), whole, strict=True):
                 applied = AppliedOperators(operators, device=CPU, precision=precision)
-                drawn = operators.draw(rng, 512, TILES)
+                drawn = operators.draw(rng, 2 * slides, TILES)
                 spent = milliseconds(partial(applied, views.features, drawn), repeats=15)
                 cells += [f"{spent:.1f}", f"{of:.0f}", f"{100 * spent / of:.1f} %"]
-            print(f"| {width} | {rank} | {' | '.join(cells)} |", flush=True)
+            print(f"| {aggregator} | {width} | {rank} | {' | '.join(cells)} |", flush=True)
 
 
 def milliseconds(work: Callable[[], object], *, repeats: int) -> float:

@@ -43,9 +43,6 @@ FORMS = ("whitened-mean", "mean-std", "view-whitened", "gmm", "arrangement")
 ALONE, JOINED, SPATIAL = "alone", "joined", "joined, arrangement"
 """The vector of an encoder; beside the closed form that its model keeps, as by default; and with a block more."""
 
-SPARSE = {"idc": "sparse-resnet, batch 128, 1200 steps"}
-"""What stands for the default sparse CNN where that was too dear: two batches of 237 slides cost half of one."""
-
 
 @dataclass(frozen=True)
 class Encoder:
@@ -86,7 +83,7 @@ def encoders() -> list[Encoder]:
         Encoder("transformer", light, 1),
         Encoder("sparse-resnet", sparse, 2, ("idc",)),  # whose bars are of the default
         Encoder("sparse-resnet", sparse, 2, (*simulations, *drawn), 1),
-        Encoder(SPARSE["idc"], {**sparse, "steps": 1200, "batch_size": 128}, 2, ("idc",)),
+        Encoder("sparse-resnet, batch 128, 1200 steps", {**sparse, "steps": 1200, "batch_size": 128}, 2, ("idc",)),
         *(Encoder(f"transformer, {name}", {**light, **more}, 3, at) for name, (at, more) in changes.items()),
         *(Encoder(name, {"aggregator": name}, 4) for name in ("mlp", "attention")),
         Encoder("sparse-resnet", sparse, 5, (*simulations, *drawn)),
@@ -163,7 +160,7 @@ class Study:
         self.add(encoder.name, ALONE, blocks["model"], seconds)
         self.add(encoder.name, JOINED, self.embedded(encoder.name, model=name)[0], seconds)
         self.join(encoder.name, SPATIAL, blocks)
-        if encoder.name == SPARSE.get(self.cohort.name, "sparse-resnet"):
+        if encoder.name == "sparse-resnet":
             other = self.named("transformer")
             blocks["other"] = self.embedded("transformer, alone", model=other, join=False)[0]
             for join in (JOINED, SPATIAL):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cohorts import COHORTS
-from study import ALONE, FORMS, HERE, JOINED, SPARSE, SPATIAL
+from study import ALONE, FORMS, HERE, JOINED, SPATIAL
 
 BEGIN, END = "<!-- tables: python benchmarks/study_tables.py -->", "<!-- end of tables -->"
 LEAST = 0.005
@@ -68,8 +68,7 @@ class Table:
 
     def values(self, cohort: str, key: Key, score: str) -> dict[str, float]:
         """A score by seed."""
-        vector = SPARSE.get(cohort, key[0]) if key[0] == "sparse-resnet" else key[0]
-        rows = self.cells[cohort].get((vector, key[1]), {})
+        rows = self.cells[cohort].get(key, {})
         return {seed: float(row[score]) for seed, row in rows.items() if row[score] not in ("", "nan")}
 
     def difference(self, cohort: str, one: Key, other: Key, score: str) -> list[float]:
@@ -133,7 +132,7 @@ def pairs(table: Table, contrasts: Iterable[tuple[str, Key, Key]]) -> Iterator[s
 def changes(table: Table) -> list[tuple[str, Key, Key]]:
     """Every change of a default that was tried, against the default."""
     names = dict.fromkeys(vector for cells in table.cells.values() for vector, join in cells if join == ALONE)
-    tried = [name for name in names if "," in name and "untrained" not in name and name not in SPARSE.values()]
+    tried = [name for name in names if "," in name and "untrained" not in name]
     return [(f"{name}: {join}", (name, join), (name.split(",")[0], join)) for name in tried for join in (ALONE, JOINED)]
 
 

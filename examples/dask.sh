@@ -25,5 +25,5 @@ if [ -z "${SCHEDULER:-}" ]; then
 fi
 
 giga tile "$STORE" "$SLIDES" --mpp "${MPP:-1.0}" --tile-px "${TILE_PX:-256}" --dask "$SCHEDULER"
-giga bank "$STORE" --encoder random-resnet18 --augmentations "${AUGMENTATIONS:-50}" --draws "${DRAWS:-256}" --dask "$SCHEDULER"
+giga bank "$STORE" --encoder random-resnet18 ${AUGMENTATIONS:+--augmentations "$AUGMENTATIONS" --draws "${DRAWS:-256}"} --dask "$SCHEDULER"
 giga info "$STORE"

@@ -10,6 +10,6 @@ set -euo pipefail
 STORE=${STORE:-cohort.zarr}
 
 giga import "$STORE" "$FEATURES"
-giga train "$STORE" --epochs "${EPOCHS:-1000}"
+giga train "$STORE" ${EPOCHS:+--epochs "$EPOCHS"}
 giga embed "$STORE"
 giga probe "$STORE" --labels "$LABELS"

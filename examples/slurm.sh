@@ -28,7 +28,7 @@ submit() { # submit NAME "SBATCH OPTIONS" 'COMMAND LINE': a job that starts when
 submit tile "$CPU --array=1-$SHARDS" 'giga tile "$STORE" --shard "$SLURM_ARRAY_TASK_ID/$SHARDS"'
 submit pretrain-tiles "$GPU" 'giga pretrain-tiles "$STORE" --epochs "${TILE_EPOCHS:-200}"'
 submit bank "$GPU --array=1-$SHARDS" \
-    'giga bank "$STORE" --encoder moco --augmentations "${AUGMENTATIONS:-50}" --draws "${DRAWS:-256}" --shard "$SLURM_ARRAY_TASK_ID/$SHARDS"'
-submit train "$GPU" 'giga train "$STORE" --epochs "${EPOCHS:-1000}"'
+    'giga bank "$STORE" --encoder moco ${AUGMENTATIONS:+--augmentations "$AUGMENTATIONS" --draws "${DRAWS:-256}"} --shard "$SLURM_ARRAY_TASK_ID/$SHARDS"'
+submit train "$GPU" 'giga train "$STORE" ${EPOCHS:+--epochs "$EPOCHS"}'
 submit embed "$GPU" 'giga embed "$STORE" --views 50'
 submit probe "$CPU" 'giga probe "$STORE" --labels "$LABELS" --fraction 0.25'

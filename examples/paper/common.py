@@ -51,7 +51,9 @@ def parser(description: str | None, tasks: Iterable[str] = TASKS) -> argparse.Ar
     made.add_argument("--out", type=Path, default=Path("paper"), help="folder for tables and figures (paper)")
     made.add_argument("--tasks", nargs="+", choices=tuple(tasks), default=list(tasks), help="only some of the tasks")
     made.add_argument("--encoder", default="moco", help="tile encoder in the store (moco)")
-    made.add_argument("--recipe", choices=("paper", "default"), default="paper", help="settings of giga train (paper)")
+    made.add_argument(
+        "--recipe", choices=("paper", "default"), default="paper", help="settings of giga bank and giga train (paper)"
+    )
     made.add_argument("--epochs", type=int, help="of giga train (1000)")
     made.add_argument("--augmentations", type=int, help="of giga bank (50)")
     made.add_argument("--draws", type=int, help="of giga bank (256)")
@@ -75,6 +77,7 @@ class Run:
             self.options.store,
             encoder=encoder,
             name=name,
+            preset=self.options.recipe,
             device=self.options.device,
             progress=self.progress,
             **given,

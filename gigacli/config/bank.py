@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from gigacli.config.base import SEEDS, WORKERS, Config, option
-from gigacli.config.options import DASK, DEVICE, PRECISION, SEED, SHARD, SYNC, Precision, run_option
+from gigacli.config.options import DASK, DEVICE, PRECISION, SEED, SHARD, SYNC, Precision, Preset, run_option
 from gigacli.errors import InvalidInput
 
 Compile = Literal["auto", "yes", "no"]
 BankMode = Literal["tiles", "operators"]
 Residuals = Literal["auto", "yes", "no"]
+
+OPERATORS_ONLY = ("features", "sets", "calibration_tiles", "rank", "residuals")
+OWN: dict[BankMode, tuple[str, ...]] = {
+    "tiles": ("augmentations", "draws", "independent"),
+    "operators": OPERATORS_ONLY,
+}
+"""Options of one mode alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,16 +27,17 @@ class BankConfig(Config):
 
     encoder: str | None = run_option(None, "An encoder of the store, a weights file, timm:MODEL, or random-resnet18.")
     name: str | None = run_option(None, "Name of the bank and the features; default: the encoder's.")
-    augmentations: int = option(50, "Augmentations per slide, each shared by all its tiles (paper: 50).", (1, 10_000))
+    augmentations: int = option(12, "Augmentations per slide, each shared by all its tiles (paper: 50).", (1, 10_000))
     draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).", (1, 100_000))
     independent: bool = option(False, "Draw the parameters per tile instead (the paper's ablation NS).")
     stain: float = option(
         0.0, "Jitter the stains, too: how far concentrations are scaled and shifted (Tellez: 0.05; paper: 0).", (0, 1)
     )
-    mode: BankMode = option(
-        "tiles",
-        "tiles: encode augmented tiles of every slide (paper); operators: encode every tile once, and learn from a few "
-        "what augmentation does to features.",
+    mode: BankMode | None = option(
+        None,
+        "operators: encode every tile once, and learn from a few what augmentation does to features; tiles: encode "
+        "augmented tiles of every slide (paper). Default: operators, of fewer than 10 slides tiles; or whose options "
+        "are given.",
     )
     features: str | None = option(
         None, "Imported features to learn operators for, with the `encoder` that made them; with `mode` operators."
@@ -51,6 +59,9 @@ class BankConfig(Config):
     read_timeout: float = run_option(
         600.0, "Seconds after which a slide that does not answer is given up.", (0.001, 1e6)
     )
+    preset: Preset = run_option(
+        "default", "Settings of what is not given; paper: augmented tiles, 50 times 256.", flag="--recipe"
+    )
     plan: bool = run_option(False, "Encode for ten seconds, say what both modes would cost, and stop.")
     shard: str | None = run_option(None, SHARD)
     dask: str | None = run_option(None, DASK)
@@ -59,6 +70,11 @@ class BankConfig(Config):
     seed: int = option(0, SEED, SEEDS)
     redo: bool = run_option(False, "Replace the bank that is there.")
     sync: bool = run_option(True, SYNC)
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Self:
+        """Build from keyword arguments; what a preset says counts as given where nothing else is."""
+        return super().of({**PAPER_BANK, **options} if options.get("preset") == "paper" else options)
 
     def _check(self) -> None:
         self._name("name", "features")
@@ -75,11 +91,15 @@ class BankConfig(Config):
         Raises:
             InvalidInput: An option of the other mode was given.
         """
-        if earlier is not None and "mode" in self.given and earlier.get("mode", "tiles") != self.mode:
-            earlier = None
+        own = next((mode for mode, names in OWN.items() if self.given & set(names)), None)
+        if earlier is not None:
+            earlier = {"mode": "tiles", **earlier}
+            if "mode" in self.given and earlier["mode"] != self.mode:
+                earlier = None
         config = super().following(earlier)
-        wrong = [name for name in (TILES_ONLY if config.mode == "operators" else OPERATORS_ONLY) if name in self.given]
-        if wrong:
+        config = config.but(mode=config.mode or own)
+        wrong = [name for mode, names in OWN.items() if mode != config.mode for name in names if name in self.given]
+        if config.mode is not None and wrong:
             raise InvalidInput(
                 f"`mode` is {config.mode}, which takes no {' '.join(f'`{name}`' for name in wrong)}",
                 f"leave that out, or set `mode` {'tiles' if config.mode == 'operators' else 'operators'}",
@@ -93,5 +113,11 @@ class BankConfig(Config):
         return {name: value for name, value in super().recipe().items() if name not in out}
 
 
-TILES_ONLY = ("augmentations", "draws", "independent")
-OPERATORS_ONLY = ("features", "sets", "calibration_tiles", "rank", "residuals")
+PAPER_BANK: dict[str, Any] = {
+    "mode": "tiles",
+    "augmentations": 50,
+    "draws": 256,
+    "independent": False,
+    "stain": 0.0,
+}
+"""``--recipe paper``."""

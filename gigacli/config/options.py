@@ -11,6 +11,7 @@ run_option = partial(option, result=False)
 """An option that does not change what is computed (how many workers, which shard): it is left out of the recipe."""
 
 Precision = Literal["auto", "bf16", "fp32"]
+Preset = Literal["default", "paper"]
 
 PASSES: Limits = (1, 1_000_000)
 BATCHES: Limits = (3, 65536)

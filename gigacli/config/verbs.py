@@ -25,6 +25,7 @@ from gigacli.config.options import (
     SYNC,
     TEMPERATURES,
     Precision,
+    Preset,
     run_option,
 )
 from gigacli.config.training import PAPER, REGIMES, Regime
@@ -32,7 +33,6 @@ from gigacli.errors import InvalidInput
 
 SlideAggregator = Literal["sparse-resnet", "transformer", "attention", "mlp"]
 Whitening = Literal["slides", "augmentations"]
-Preset = Literal["default", "paper"]
 SparseBackend = Literal["auto", "torch", "spconv"]
 ClosedForm = Literal["whitened-mean", "mean-std", "view-whitened", "gmm", "arrangement"]
 EmbedAggregator = Literal[
@@ -130,25 +130,30 @@ class PretrainTilesConfig(Config):
         self._name("name")
 
 
+OF_SPARSE = {"blocks": 2, "stride": 2, "sparse_backend": "auto"}
+"""Options of the sparse CNN alone, and their defaults."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
     """Options of ``giga train``."""
 
     bank: str | None = run_option(None, "The bank, or imported features, to train on; may be left out if there is one.")
     name: str = run_option("giga", "Name of the model in the store.")
-    tiles: int = option(
-        5, "Tiles per view, T (paper: 5); where slides have hundreds, a transformer gains from 25.", (1, 10_000)
+    tiles: int | None = option(
+        None, "Tiles per view, T; default: 5 (paper), of a transformer 25 where slides have 100 and more.", (1, 10_000)
     )
     epochs: int | None = option(
         None,
-        "Passes over the slides; default: 1000 (paper), or what makes 1200 steps if that is more; of a transformer 300 "
-        "and 600.",
+        "Passes over the slides; default: 300, or what makes 600 steps if that is more; of other aggregators 1000 "
+        "(paper) and 1200.",
         PASSES,
     )
     steps: int | None = run_option(None, "The same in steps, rounded up to whole passes.", COUNTS)
     batch_size: int | None = option(
         None,
-        "Slides per step over all processes; fewer slides than that are one batch. Default: 256, of a transformer 128.",
+        "Slides per step over all processes; fewer slides than that are one batch. Default: 128, of other aggregators "
+        "256.",
         BATCHES,
     )
     lr: float = option(1e-3, "Peak learning rate of Adam.", RATES)
@@ -156,7 +161,7 @@ class TrainConfig(Config):
         0.05, "Share of the steps in which the learning rate rises; then it falls as a cosine.", (0, 1)
     )
     temperature: float = option(0.2, "Temperature of NT-Xent.", TEMPERATURES)
-    aggregator: SlideAggregator = option("sparse-resnet", "What makes a vector of tiles (paper: sparse-resnet).")
+    aggregator: SlideAggregator = option("transformer", "What makes a vector of tiles (paper: sparse-resnet).")
     blocks: int = option(2, "Residual blocks of sparse-resnet (paper: 2, as in ResNet18).", (1, 16))
     stride: int = option(2, "Stride of its first block: 2 (paper), or 1, blind to the parity of a cell.", (1, 2))
     standardise: bool = option(True, "Bring every feature to mean 0 and deviation 1 over all tiles first (paper: no).")
@@ -194,10 +199,15 @@ class TrainConfig(Config):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """Build from keyword arguments; what a preset says counts as given where nothing else is."""
+        """Build from keyword arguments; what a preset says counts as given where nothing else is.
+
+        What only the sparse CNN has asks for it.
+        """
         if options.get("steps") is not None and options.get("epochs") is not None:
             raise InvalidInput(f"`steps` {options['steps']} and `epochs` {options['epochs']} say the same", "give one")
         options = {**PAPER, **options} if options.get("preset") == "paper" else options
+        if any(options.get(name, usual) != usual for name, usual in OF_SPARSE.items()):
+            options = {"aggregator": "sparse-resnet", **options}
         if options.get("whitening") and options.get("whiten") is False:
             raise InvalidInput(
                 f"`whitening` is {options['whitening']}, and nothing is whitened", "leave it out, or set `whiten`"
@@ -205,8 +215,7 @@ class TrainConfig(Config):
         return super().of(options)
 
     def _check(self) -> None:
-        sparse = {"blocks": 2, "stride": 2, "sparse_backend": "auto"}
-        given = [f"`{k}` {getattr(self, k)}" for k, v in sparse.items() if getattr(self, k) != v]
+        given = [f"`{k}` {getattr(self, k)}" for k, v in OF_SPARSE.items() if getattr(self, k) != v]
         if self.aggregator != "sparse-resnet" and given:
             raise InvalidInput(
                 f"`aggregator` {self.aggregator} has no sparse convolutions for {' '.join(given)}",
@@ -217,10 +226,10 @@ class TrainConfig(Config):
     def following(self, earlier: dict[str, Any] | None) -> Self:
         """Return this configuration with what was left out as an earlier run had it.
 
-        Of another aggregator, how long and in what batches it was trained is not followed.
+        Of another aggregator, how long, in what batches and on how many tiles it was trained is not followed.
         """
         if earlier is not None and "aggregator" in self.given and earlier.get("aggregator") != self.aggregator:
-            earlier = {k: v for k, v in earlier.items() if k not in ("epochs", "batch_size")}
+            earlier = {k: v for k, v in earlier.items() if k not in ("epochs", "batch_size", "tiles")}
         return super().following(earlier)
 
     @property

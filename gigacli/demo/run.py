@@ -69,15 +69,16 @@ def steps(cohort: DemoCohort, config: DemoConfig) -> list[tuple[str, ...]]:
     """Return the command lines, after ``giga``; quick ones learn next to nothing."""
     store, seeded = str(cohort.folder / "cohort.zarr"), ("--seed", str(config.seed))
     labels = ("--labels", str(cohort.labels_csv))
-    tile_px, tile_epochs, tiles, batch, augmentations, draws, epochs = (
-        ("64", "1", "128", "32", "2", "16", "20") if config.quick else ("128", "2", "1024", "64", "12", "32", "400")
+    tile_px, tile_epochs, tiles, batch, train_steps = (
+        ("64", "1", "128", "32", "20") if config.quick else ("128", "2", "1024", "64", "1800")
     )
+    small = ("--augmentations", "2", "--draws", "16") if config.quick else ()
     moco = ("--epochs", tile_epochs, "--max-tiles", tiles, "--batch-size", batch, "--queue", tiles)
     return [
         ("tile", store, "--csv", str(cohort.cohort_csv), "--mpp", "1.0", "--tile-px", tile_px),
         ("pretrain-tiles", store, *moco, *seeded),
-        ("bank", store, "--encoder", "moco", "--augmentations", augmentations, "--draws", draws, *seeded),
-        ("train", store, "--epochs", epochs, "--batch-size", "32", *seeded),
+        ("bank", store, "--encoder", "moco", *small, *seeded),
+        ("train", store, "--steps", train_steps, "--batch-size", "32", "--tiles", "16", *seeded),
         ("embed", store, "--views", "50", *seeded),
         ("embed", store, "--views", "50", "--aggregator", "random-init", *seeded),
         ("embed", store, "--aggregator", "view-whitened", *seeded),

@@ -179,13 +179,14 @@ class AppliedOperators:
     @torch.no_grad()
     def __call__(self, features: Features | Tensor, drawn: Drawn) -> Tensor:
         """Features (b, t, d) of the tiles of b views, moved by the augmentation of each: (b, t, d) float32."""
-        given = features if isinstance(features, Tensor) else torch.tensor(features)
-        plain = given.to(self.device, torch.float32)  # (b, t, d)
+        given = features if isinstance(features, Tensor) else torch.from_numpy(np.ascontiguousarray(features))
+        result = given.to(self.device, torch.float32, copy=True)  # (b, t, d)
         weight = torch.from_numpy(drawn.weight).to(self.device, torch.float32)  # (b, j)
-        inner = (plain - self._centre).to(self._dtype) @ self._left  # (b, t, r)
+        centred = torch.sub(result, self._centre, out=torch.empty_like(result, dtype=self._dtype))
+        inner = centred @ self._left  # (b, t, r)
         moved = (inner @ self._mean_core + self._mixed(inner, drawn.which, weight)) @ self._right  # (b, t, d)
         shift = (self._shift[torch.from_numpy(drawn.which).to(self.device)] * weight[..., None]).sum(dim=1)  # (b, d)
-        result = moved.float().add_(plain).add_((self._mean_shift + shift)[:, None])
+        result.add_(moved).add_((self._mean_shift + shift)[:, None])
         if self._residuals is not None and drawn.tile is not None:
             left_out = self._residuals.values[drawn.tile, drawn.which[:, :1]]  # (b, t, d)
             result += torch.from_numpy(left_out).to(self.device)
@@ -194,21 +195,20 @@ class AppliedOperators:
     def _mixed(self, inner: Tensor, which: NDArray[np.int64], weight: Tensor) -> Tensor:
         """Sum over j of weight_j inner core_(which_j), about the mean core: (b, t, r).
 
-        Pairs of a view and an operator are sorted by operator, so that each core is multiplied with once.
+        Pairs of a view and an operator lie in a table, a row of equal length for each operator: one batched product.
         """
         b, j = which.shape
         _, t, r = inner.shape
-        order = np.argsort(which, axis=None, kind="stable")  # (b * j,)
-        pairs = torch.from_numpy(order).to(self.device)
-        scaled = inner[pairs // j] * weight.flatten()[pairs].to(self._dtype)[:, None, None]  # (b * j, t, r)
-        products = torch.empty_like(scaled)
-        ends = np.cumsum(np.bincount(which.ravel(), minlength=len(self._core))).tolist()
-        for k, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            if start < end:
-                torch.mm(scaled[start:end].view(-1, r), self._core[k], out=products[start:end].view(-1, r))
-        back = torch.empty_like(pairs)
-        back[pairs] = torch.arange(len(pairs), device=self.device)
-        return products[back].view(b, j, t, r).sum(dim=1)
+        flat = which.ravel()
+        counts = np.bincount(flat, minlength=len(self._core))  # (k,) pairs of each operator
+        place, order = np.empty_like(flat), np.argsort(flat, kind="stable")
+        place[order] = np.arange(b * j) - np.repeat(np.cumsum(counts) - counts, counts)  # in the row of its operator
+        longest = int(counts.max())
+        cell = torch.from_numpy(flat * longest + place).to(self.device)  # (b * j,)
+        table = inner.new_zeros(len(self._core) * longest, t, r)
+        table[cell] = (inner[:, None] * weight.to(self._dtype)[..., None, None]).view(b * j, t, r)
+        products = torch.bmm(table.view(len(self._core), longest * t, r), self._core)
+        return products.view(-1, t, r)[cell].view(b, j, t, r).sum(dim=1)
 
     def under(self, features: Features, k: int) -> NDArray[np.float32]:
         """Features (n, d) of tiles as they would be under parameter set k of the calibration."""

@@ -174,7 +174,7 @@ def _training(store: Store) -> list[dict[str, Any]]:
     """Everything in the store that has a training to show."""
     shown: list[dict[str, Any]] = []
     for trained in (*store.groups(Encoder), *store.groups(Model)):
-        histories = {name: trained.history(name) for name in ("loss", "chance", "rank")}
+        histories = {name: trained.history(name) for name in ("loss", "chance", "rank", "found", "moved")}
         if histories["loss"] is None:
             continue
         finite = {name: values[np.isfinite(values)] for name, values in histories.items() if values is not None}
@@ -200,6 +200,11 @@ def _sentences(last: dict[str, float], seen: int | None) -> list[str]:
         sentences.append(f"Loss {last['loss']:.3f}{chance}.")
     if "rank" in last:
         sentences.append(f"Effective rank of the vectors of a batch: {last['rank']:.1f}.")
+    if "found" in last:
+        sentences.append(
+            f"Seen under other augmentations, {last['found']:.0%} of slides are nearest to themselves; they move by "
+            f"{last['moved']:.2f} of the distance between two slides."
+        )
     if seen is not None:
         sentences.append(f"Trained on {seen:,} slides, without labels.")
     return sentences

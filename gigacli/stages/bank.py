@@ -20,13 +20,10 @@ from numpy.typing import NDArray
 from gigacli.cohort.content import slide_problem
 from gigacli.config.bank import BankConfig, BankMode, Compile, Residuals
 from gigacli.config.base import options_of, parse_shard
-from gigacli.config.options import Precision
+from gigacli.config.options import Precision, Preset
 from gigacli.errors import InvalidInput, reason_of
 from gigacli.nn.device import pick_device
-from gigacli.nn.tile_features import (
-    Batches,
-    TileEncoder,
-)
+from gigacli.nn.tile_features import Batches, TileEncoder
 from gigacli.parallel import BackgroundWriter, run_on_dask, worker_count
 from gigacli.progress import SILENT, Progress, Summary, Throughput
 from gigacli.store.groups import Bank, Features
@@ -35,7 +32,7 @@ from gigacli.store.slide_group import shard_rows
 from gigacli.store.store import Store
 from gigacli.weights.bank_price import BankEstimate, price
 from gigacli.weights.bank_slides import BankSlides
-from gigacli.weights.operators import calibrating_of, check_imported, fit_bank_operators
+from gigacli.weights.operators import calibrating_of, check_imported, fit_bank_operators, with_mode
 from gigacli.weights.reproduce import check_reproduces
 from gigacli.weights.tile_encoders import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
 from gigacli.wsi.reader import SlideTiles, TileReader
@@ -73,11 +70,11 @@ def bank(
     *,
     encoder: str | None = None,
     name: str | None = None,
-    augmentations: int = 50,
+    augmentations: int = 12,
     draws: int = 256,
     independent: bool = False,
     stain: float = 0.0,
-    mode: BankMode = "tiles",
+    mode: BankMode | None = None,
     features: str | None = None,
     sets: int = 64,
     calibration_tiles: int | None = None,
@@ -87,6 +84,7 @@ def bank(
     compile: Compile = "auto",  # noqa: A002 - the name of the flag
     batch_size: int | None = None,
     read_timeout: float = 600.0,
+    preset: Preset = "default",
     plan: bool = False,
     shard: str | None = None,
     dask: str | None = None,
@@ -185,7 +183,7 @@ def prepare(config: BankConfig, store: Store) -> Plan:
     name = config.features or config.name or choice.name
     bank = store.bank(name)
     features = store.features(name) if config.features is None else store.pick(Features, name)
-    config = config.following(bank.found.config if bank.found else None)
+    config = with_mode(config.following(bank.found.config if bank.found else None), store)
     calibrating, slides = np.empty(0, dtype=np.int64), store.registered
     if config.mode == "operators":
         calibrating, config = calibrating_of(bank, config)

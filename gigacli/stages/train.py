@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from gigacli.cohort.exclusion import left_out
 from gigacli.config.base import fingerprint, options_of
-from gigacli.config.options import Precision
-from gigacli.config.verbs import Preset, SlideAggregator, SparseBackend, TrainConfig, Whitening
+from gigacli.config.options import Precision, Preset
+from gigacli.config.verbs import SlideAggregator, SparseBackend, TrainConfig, Whitening
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
@@ -59,14 +60,14 @@ def train(
     *,
     bank: str | None = None,
     name: str = "giga",
-    tiles: int = 5,
+    tiles: int | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
     lr: float = 0.001,
     warmup: float = 0.05,
     temperature: float = 0.2,
-    aggregator: SlideAggregator = "sparse-resnet",
+    aggregator: SlideAggregator = "transformer",
     blocks: int = 2,
     stride: int = 2,
     standardise: bool = True,
@@ -199,10 +200,12 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
             f"batches of {n // steps} slides cannot be split over {processes.count} processes",
             f"use a larger `batch_size`, or torchrun --nproc-per-node {n // steps}",
         )
+    tiles = config.tiles or config.regime.tiles_of_view(float(np.median(store.tiles.done().counts[views.rows])))
     features = _plain(source, views, config)
     ids = [slide.id for slide, is_out in zip(store.slides.rows, out, strict=True) if is_out]
     settings = {
         **config.settings(n, steps),
+        "tiles": tiles,
         "bank": source.name,
         "precision": pick_precision(config.precision, device),
         "excluded": fingerprint(sorted(ids)) if ids else None,
@@ -210,7 +213,7 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
     recipe = Recipe("train", settings, {source.input_name: source.fingerprint})
     model.check(recipe, redo=config.redo)
     return Plan(
-        material=Material(config, source, views, features),
+        material=Material(config, source, views, features, tiles),
         excluded=len(ids),
         missing=missing,
         recipe=recipe,
@@ -257,7 +260,7 @@ def work(
         views,
         TilePositions(views.grids()),
         operators=operators_for(plan),
-        tiles=config.tiles,
+        tiles=plan.material.tiles,
         slide_aug=config.slide_aug,
         log_scale=regime.log_scale,
         seed=config.seed,

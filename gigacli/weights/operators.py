@@ -22,6 +22,7 @@ from gigacli.nn.whitening import spread_of
 from gigacli.progress import Progress
 from gigacli.randomness import keyed_rng, keyed_seed
 from gigacli.store.groups import Bank, Features
+from gigacli.store.store import Store
 
 CALIBRATING_SHARE, LEAST_CALIBRATING, MOST_CALIBRATING = 0.2, 30, 100
 """Slides whose tiles operators are learnt from: a share of all, but so many at least and at most."""
@@ -31,6 +32,14 @@ LEAST_TILES, MOST_TILES, PASSES = 360, 2000, 5
 
 BANK_AUGMENTATIONS, BANK_DRAWS = 16, 48
 """Augmented tiles of a slide that whitening and closed forms look at, where a bank would hold them."""
+
+
+def with_mode(config: BankConfig, store: Store) -> BankConfig:
+    """The options with a mode: operators where nobody says and slides with tiles are enough to learn them from."""
+    if config.mode is not None:
+        return config
+    enough = int(store.tiles.done().filled.sum()) >= LEAST_SLIDES
+    return config.but(mode="operators" if enough else "tiles")
 
 
 def calibrating_of(bank: Bank, config: BankConfig) -> tuple[NDArray[np.int64], BankConfig]:

@@ -40,6 +40,7 @@ class Material:
     source: Bank | Features  # the bank, or the imported features that stand in for one
     views: MappedBank | MappedFeatures  # its slides to train on, mapped into memory
     features: Features  # of the same tiles, without augmentation
+    tiles: int  # of a view
 
 
 def initial_method(material: Material, progress: Progress) -> tuple[GigaSSL, str]:
@@ -68,7 +69,7 @@ def learnt(material: Material, method: GigaSSL, *, device: torch.device, progres
         material.features,
         source if isinstance(source, Bank) else None,
         material.views.rows,
-        tiles=config.tiles,
+        tiles=material.tiles,
         seed=config.seed,
         device=device,
     )
@@ -130,12 +131,12 @@ LOOKED_AT, LOOKS = 256, 8
 
 def withstands(material: Material, method: GigaSSL, *, device: torch.device) -> dict[str, float]:
     """How far the encoder's vectors move under another augmentation: "found" and "moved"; empty without a bank."""
-    config, source, features = material.config, material.source, material.features
+    source, features = material.source, material.features
     rows = material.views.rows[spread_rows(len(material.views.rows), LOOKED_AT)]
     if not isinstance(source, Bank) or features.found is None or not features.done().filled[rows].all():
         return {}
     clean, fresh = (
-        encode_slides(method.eval().vectors, seen, rows, views=LOOKS, tiles=config.tiles, seed=0, device=device)
+        encode_slides(method.eval().vectors, seen, rows, views=LOOKS, tiles=material.tiles, seed=0, device=device)
         for seen in (features, FreshFeatures(features, 0))
     )
     return asdict(robustness(clean, fresh[:, None], scale=False))

@@ -25,7 +25,7 @@ from gigacli.config.tools import (
     TileMapConfig,
     ValidateConfig,
 )
-from gigacli.config.verbs import EmbedConfig, PretrainTilesConfig, TileConfig, TrainConfig
+from gigacli.config.verbs import OF_SPARSE, EmbedConfig, PretrainTilesConfig, TileConfig, TrainConfig
 from gigacli.errors import InvalidInput
 
 CONFIGS = [
@@ -154,6 +154,7 @@ def test_every_field_has_a_default_a_help_and_a_place(cls, field):
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=[f"{c.__name__}.{f.name}" for c, f in FIELDS])
 def test_the_recipe_holds_what_decides_the_result_and_nothing_else(cls, field):
     of_mode = {"mode": "operators"} if cls is BankConfig and field.name in OPERATORS_ONLY else {}
+    of_mode |= {"aggregator": "sparse-resnet"} if cls is TrainConfig and field.name in OF_SPARSE else {}
     changed, default = cls(**of_mode, **{field.name: another(cls, field.name)}), cls(**of_mode)
     assert getattr(changed, field.name) == another(cls, field.name) != field.default
     assert (field.name in changed.recipe()) is field.metadata["result"]
@@ -334,7 +335,7 @@ def test_without_an_earlier_run_there_is_nothing_to_follow():
 def test_only_what_decides_the_result_is_followed():
     earlier = {**BankConfig(draws=9).recipe(), "encoder": "another", "workers": 64, "of_a_later_release": 1}
     followed = BankConfig().following(earlier)
-    assert followed == BankConfig(draws=9)
+    assert followed == BankConfig(draws=9, mode="tiles")
 
 
 def test_what_is_followed_is_checked_like_anything_else():

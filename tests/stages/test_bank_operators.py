@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import gigacli as giga
+from gigacli.config.bank import BankConfig
 from gigacli.demo.cohort import write_cohort
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn.augment import augment, draw_augmentation, fold, output_px
@@ -12,7 +13,7 @@ from gigacli.nn.device import pick_device
 from gigacli.nn.frozen import FrozenTileEncoder
 from gigacli.randomness import keyed_rng
 from gigacli.store.layout import NOT_DONE
-from gigacli.weights.operators import applied, read_operators
+from gigacli.weights.operators import applied, read_operators, with_mode
 from gigacli.weights.resnet18 import resnet18_from_bytes
 from gigacli.wsi.slide import Slide
 from tests.conftest import copy_store
@@ -160,7 +161,7 @@ def test_what_does_not_go_together_is_refused(dozen, learnt, store_at, tmp_path)
     with pytest.raises(InvalidInput, match="`mode` is operators, which takes no `draws`"):
         giga.bank(path, **OPTIONS, draws=4)
     with pytest.raises(InvalidInput, match="`mode` is tiles, which takes no `rank`"):
-        giga.bank(path, encoder="random-resnet18", rank=4)
+        giga.bank(path, encoder="random-resnet18", mode="tiles", rank=4)
     with pytest.raises(InvalidInput, match="8 have tiles"):
         giga.bank(store_at("tile", "eight.zarr"), **OPTIONS)
     again = copy_store(learnt, tmp_path / "learnt.zarr")
@@ -321,3 +322,20 @@ def test_a_plan_prices_both_kinds_and_writes_nothing(dozen, tmp_path, chunks, mo
     assert found.tiles_gib > found.operators_gib > 0
     giga.bank(path, **OPTIONS)  # and of what is there in the other mode
     assert giga.bank(path, mode="tiles", encoder=NAME, precision="fp32", plan=True).tiles_encodings > 0
+
+
+def test_operators_are_the_default_where_slides_are_enough(dozen, store_at, tmp_path):
+    """Unless an option of the other mode says what is meant, or the paper is asked for."""
+    store = giga.open(dozen[0])
+    assert with_mode(BankConfig.of({}).following(None), store).mode == "operators"
+    assert with_mode(BankConfig.of({}).following(None), giga.open(store_at("tile"))).mode == "tiles"  # eight slides
+    assert BankConfig.of({"draws": 4}).following(None).mode == "tiles"
+    assert BankConfig.of({"sets": 8}).following(None).mode == "operators"
+    paper = BankConfig.of({"preset": "paper"}).following(None)
+    assert (paper.mode, paper.augmentations, paper.draws) == ("tiles", 50, 256)
+    assert BankConfig.of({}).following({**paper.recipe(), "draws": 9}).mode == "tiles"  # as it was
+    with pytest.raises(InvalidInput, match="`mode` is operators, which takes no `draws`"):
+        BankConfig.of({"draws": 4, "sets": 8, "mode": "operators"}).following(None)
+    path = copy_store(dozen[0], tmp_path / "dozen.zarr")
+    made = giga.bank(path, **{k: v for k, v in OPTIONS.items() if k != "mode"})
+    assert made.notes[0].startswith("on slides left out")

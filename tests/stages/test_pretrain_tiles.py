@@ -60,7 +60,8 @@ def test_a_bank_uses_it_by_name_and_a_model_starts_from_it(trained, tmp_path):
 
     path = shutil.copytree(trained[0], tmp_path / "cohort.zarr")
     assert giga.bank(path, augmentations=2, draws=4).bank == "moco"  # the only encoder need not be named
-    assert giga.train(path, epochs=1).initial_weights == "layer4 of encoder 'moco'"
+    trained_on_it = giga.train(path, epochs=1, aggregator="sparse-resnet")
+    assert trained_on_it.initial_weights == "layer4 of encoder 'moco'"
 
 
 @pytest.mark.parametrize("saves", [2, 5])

@@ -12,6 +12,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 import gigacli as giga
+from gigacli.config import training
 from gigacli.config.verbs import TrainConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn import loop
@@ -43,7 +44,7 @@ def test_a_model_with_its_history_and_the_slides_it_saw(chain):
 @pytest.mark.slow
 def test_starts_from_layer4_of_the_tile_encoder(store_at):
     path = store_at("bank")
-    summary = giga.train(path, epochs=1, lr=1e-12)
+    summary = giga.train(path, epochs=1, lr=1e-12, aggregator="sparse-resnet")
     assert summary.initial_weights == "layer4 of encoder 'random-resnet18'"
     store = giga.open(path)
     born = load_safetensors(store.encoder("random-resnet18").weights())["layer4.1.conv2.weight"]
@@ -231,12 +232,13 @@ def test_encoders_side_by_side_are_those_of_each_seed_alone(store_at, aggregator
 
 
 def test_small_cohorts_train_for_enough_steps():
-    assert TrainConfig().epochs_for(12_032, 47) == 1000
-    assert TrainConfig().epochs_for(512, 2) == 1000
-    assert TrainConfig().epochs_for(257, 2) == 600  # no jump where a second batch begins
-    assert TrainConfig().epochs_for(256, 1) == 1200  # a batch or less
+    sparse = TrainConfig(aggregator="sparse-resnet")
+    assert sparse.epochs_for(12_032, 47) == 1000
+    assert sparse.epochs_for(512, 2) == 1000
+    assert sparse.epochs_for(257, 2) == 600  # no jump where a second batch begins
+    assert sparse.epochs_for(256, 1) == 1200  # a batch or less
     assert TrainConfig(epochs=3).epochs_for(256, 1) == 3
-    transformer = TrainConfig(aggregator="transformer")
+    transformer = TrainConfig()
     assert transformer.epochs_for(237, 2) == 300
     assert transformer.epochs_for(1280, 10) == 300
 
@@ -263,9 +265,29 @@ def test_another_aggregator_does_not_follow_the_length_of_the_first():
         "tiles": 9,
     }
     other = TrainConfig.of({"aggregator": "mlp"}).following(earlier)
-    assert (other.epochs_for(300, 2), other.regime.batch_size, other.tiles) == (600, 256, 9)
+    assert (other.epochs_for(300, 2), other.regime.batch_size, other.tiles) == (600, 256, None)
     same = TrainConfig.of({"lr": 1e-3}).following({**earlier, "epochs": 77})
-    assert (same.epochs_for(300, 3), same.regime.batch_size) == (77, 128)
+    assert (same.epochs_for(300, 3), same.regime.batch_size, same.tiles) == (77, 128, 9)
+
+
+def test_slides_of_many_tiles_are_seen_by_larger_views(store_at, monkeypatch):
+    regime = TrainConfig().regime
+    assert [regime.tiles_of_view(n) for n in (34, 99.5, 100, 1000)] == [5, 5, 25, 25]
+    assert TrainConfig(aggregator="sparse-resnet").regime.tiles_of_view(1000) == 5
+    path = store_at("bank")
+    monkeypatch.setattr(training, "MANY_TILES", 1)
+    giga.train(path, epochs=1, join=False)
+    assert giga.open(path).model("giga").config["tiles"] == 25
+    with pytest.raises(Mismatch, match="tiles: 25 here, 9 asked for"):
+        giga.train(path, epochs=1, join=False, tiles=9)
+    assert giga.train(path, epochs=1, join=False, redo=True, aggregator="mlp").done == 1
+    assert giga.open(path).model("giga").config["tiles"] == 5
+
+
+def test_options_of_the_sparse_cnn_ask_for_it():
+    assert TrainConfig.of({"stride": 1}).aggregator == "sparse-resnet"
+    assert TrainConfig.of({"stride": 2}).aggregator == "transformer"
+    assert TrainConfig.of({"preset": "paper"}).aggregator == "sparse-resnet"
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_the_card(chain, files):
     store = giga.open(chain("train"))
     with safe_open(files / "giga.safetensors", framework="np") as file:
         card = WeightsCard.from_metadata(file.metadata(), origin="it")
-    assert (card.kind, card.variant, card.features, card.width, card.slides) == ("model", "giga", 256, 512, 8)
+    assert (card.kind, card.variant, card.features, card.width, card.slides) == ("model", "giga", 256, 256, 8)
     assert (card.mpp, card.tile_px, card.encoder) == (1.0, 64, "random-resnet18")
     assert card.encoder_sha256 == store.bank("random-resnet18").recipe.inputs["encoder"]
     assert Recipe(**card.recipes["model"]).fingerprint == store.model("giga").recipe.fingerprint
