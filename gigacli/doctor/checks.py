@@ -289,9 +289,7 @@ def _room(store: str | Path | None, folder: Path, found: machine.FileSystem) -> 
     files = found.free_files is not None and found.free_files < space.files
     if space.bytes > found.free or files:
         text = f"{need} and {space.files} files, of which {found.free_files} can be made" if files else need
-        yield Check(
-            "room", "note", text, "make room, or a smaller bank: giga bank STORE --draws 64"
-        )
+        yield Check("room", "note", text, "make room, or a smaller bank: giga bank STORE --draws 64")
     else:
         yield Check("room", "ok", need)
     most = machine.most_mappings()

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli.config import bank, tools, verbs
+from gigacli.config import bank, probe, tools, verbs
 from gigacli.config.bank import OPERATORS_ONLY, BankConfig
 from gigacli.config.base import Config, fingerprint, kinds_of, parse_shard
+from gigacli.config.probe import ProbeConfig
 from gigacli.config.tools import (
     DemoConfig,
     DoctorConfig,
@@ -24,7 +25,7 @@ from gigacli.config.tools import (
     TileMapConfig,
     ValidateConfig,
 )
-from gigacli.config.verbs import OF_SPARSE, EmbedConfig, PretrainTilesConfig, ProbeConfig, TileConfig, TrainConfig
+from gigacli.config.verbs import OF_SPARSE, EmbedConfig, PretrainTilesConfig, TileConfig, TrainConfig
 from gigacli.errors import InvalidInput
 
 CONFIGS = [
@@ -36,6 +37,11 @@ FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
 # A value of every field that is allowed and is not the default.
 ANOTHER = {
     "slide": ("a",),
+    "task": "regression",
+    "time": "months",
+    "event": "died",
+    "shots": (10,),
+    "wide": True,
     "aggregator": "mean",
     "allow_missing": True,
     "augmentations": 3,
@@ -133,7 +139,7 @@ def another(cls, name):
 
 
 def test_every_configuration_is_listed_here():
-    members = [cls for module in (bank, verbs, tools) for _, cls in inspect.getmembers(module, inspect.isclass)]
+    members = [cls for module in (bank, probe, verbs, tools) for _, cls in inspect.getmembers(module, inspect.isclass)]
     assert {cls for cls in members if issubclass(cls, Config) and cls is not Config} == set(CONFIGS)
 
 
@@ -225,7 +231,7 @@ REFUSED = [
     (ProbeConfig, {"folds": 1}, ["`folds` is 1", "2 and 1000"]),
     (ProbeConfig, {"group": "slide"}, ["`group` is 'slide'", "patient, none"]),
     (ProbeConfig, {"level": "tile"}, ["`level` is 'tile'", "slide, patient"]),
-    (ProbeConfig, {"method": ("linear", "svm")}, ["`method` is 'svm'", "linear, abmil"]),
+    (ProbeConfig, {"method": ("linear", "svm")}, ["`method` is 'svm'", "linear, coxnet, abmil, mlp, knn, simpleshot"]),
     (ProbeConfig, {"fraction": (0.5, 0.0)}, ["`fraction` is 0.0"]),
     (ProbeConfig, {"fraction": (25,)}, ["`fraction` is 25"]),
     (ProbeConfig, {"n_train": (50, 1)}, ["`n_train` is 1", "2 and 1000000000"]),
