@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gigacli.probing.retrieval import agreement, nearest
 from gigacli.probing.standardise import moments, standardise
 from gigacli.probing.task import MEAN, WHITENED
 from gigacli.progress import Progress
-from gigacli.reporting.neighbours import FEWEST, agreement, nearest, neighbour_map, pca
+from gigacli.reporting.neighbours import FEWEST, neighbour_map, pca
 from gigacli.reporting.slides import Grouping
 from gigacli.store.groups import Embedding
 from gigacli.store.store import Store
