@@ -1,0 +1,213 @@
+"""A fitted head as a file: a linear map of slide vectors, and a card that says what it goes with.
+
+Every head of a probe that is kept is linear: vectors are standardised, multiplied with weights, and linked to what is
+predicted. The file is safetensors, with the card in its metadata: loading it runs no code, and everything in it is
+checked.
+"""
+# ruff: noqa: N803 - C is what scikit-learn and everyone else calls it
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.files import new_file
+from gigacli.probing.head_card import HINT, HeadCard, HeadTask, Link
+from gigacli.probing.linear import CONVERGED, PAPER_C, score
+from gigacli.probing.logistic import Logistic, fit
+from gigacli.probing.splits import Split
+from gigacli.probing.standardise import moments, standardise
+
+ENDING: Final = ".safetensors"
+LINKS: Final[dict[HeadTask, tuple[Link, ...]]] = {
+    "classification": ("logistic", "softmax"),
+    "survival": ("identity",),
+    "regression": ("identity",),
+    "ordinal": ("identity",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """What turns vectors into predictions.
+
+    Attributes:
+        mean: Subtracted from vectors first, float64 (features,); 0 where they are taken as they are.
+        deviation: What they are then divided by, float64 (features,), positive; 1 likewise.
+        weights: float32 or float64, (scores, features). Vectors are taken in this precision.
+        bias: Of the same precision, (scores,).
+        link: From scores to predictions.
+    """
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    weights: NDArray[np.floating]
+    bias: NDArray[np.floating]
+    link: Link
+
+    def predict(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Predictions of vectors (n, features): probabilities (n, classes), or (n, 1) risks or values; float64."""
+        rows = standardise(vectors.astype(self.weights.dtype), self.mean, self.deviation)
+        if self.link == "identity":
+            return (rows @ self.weights.T + self.bias).astype(np.float64)
+        return Logistic(np.column_stack([self.weights, self.bias]), converged=True, steps=0).probabilities(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedClassifier:
+    """A logistic regression that was fitted on a whole cohort.
+
+    Attributes:
+        map: What it learnt.
+        classes: In sorted order, that of the columns of its predictions.
+        C: The inverse regularisation used.
+        not_converged: Fits that stopped short, those by which C was chosen included.
+        note: Why ``C="auto"`` could not choose, or "".
+    """
+
+    map: LinearMap
+    classes: tuple[str, ...]
+    C: float
+    not_converged: int
+    note: str
+
+
+def fit_classifier(
+    vectors: NDArray[np.floating],
+    labels: ArrayLike,
+    *,
+    C: float | Literal["auto"] = PAPER_C,
+    scale: bool = False,
+    seed: int = 0,
+    groups: ArrayLike | None = None,
+    converged: bool = False,
+) -> FittedClassifier:
+    """Fit on all slides what :func:`gigacli.probing.linear.score` fits on the training side of a split.
+
+    Args:
+        vectors: One per slide, finite, (slides, features).
+        labels: Text (slides,), of two classes or more.
+        C: Inverse regularisation; "auto" chooses it by a cross-validation inside these slides.
+        scale: Standardise first. Unit-length vectors go in as they are or, with C="auto", less their mean.
+        seed: Of the splits of C="auto".
+        groups: The patient of each slide, text (slides,), kept together by these splits.
+        converged: Fit to the optimum, in float64.
+
+    Raises:
+        InvalidInput: Vectors that are not finite, or fewer than two classes.
+    """
+    names = np.asarray(labels)
+    classes, y = np.unique(names, return_inverse=True)  # (classes,), (slides,)
+    if len(classes) < 2:
+        raise InvalidInput(f"all {len(y)} slides have the same label: {classes.tolist()}", "A head needs two classes.")
+    everyone = np.arange(len(y))
+    options = {"C": C, "scale": scale, "seed": seed, "groups": groups, "converged": converged}
+    [fold] = score(vectors, names, [Split(train=everyone, test=everyone)], **options)  # type: ignore[arg-type]
+    assert fold.C is not None
+    rows = vectors.astype(np.float64) if converged else vectors
+    mean, deviation = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
+    if scale or C == "auto":
+        mean, spread = moments(rows)
+        deviation = spread if scale else deviation
+    model = fit(standardise(rows, mean, deviation), y, C=fold.C, **(CONVERGED if converged else {}))  # type: ignore[arg-type]
+    link: Link = "logistic" if len(classes) == 2 else "softmax"
+    learnt = LinearMap(mean, deviation, model.weights[:, :-1], model.weights[:, -1], link)
+    return FittedClassifier(learnt, tuple(classes.tolist()), fold.C, fold.not_converged, fold.note)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A fitted head: its card and its map."""
+
+    card: HeadCard
+    map: LinearMap
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what is predicted: ``p_CLASS`` for probabilities, ``risk`` of survival, else ``value``."""
+        if self.map.link == "identity":
+            return ("risk" if self.card.task == "survival" else "value",)
+        return tuple(f"p_{name}" for name in self.card.classes)
+
+    def save(self, path: str | Path) -> str:
+        """Write it to a file, which appears as a whole or not at all; the same head gives the same bytes.
+
+        Returns:
+            The SHA-256 of the file.
+
+        Raises:
+            InvalidInput: The file is not called ``.safetensors``, or the head is not sound.
+        """
+        from safetensors.numpy import save
+
+        path = Path(path)
+        if path.suffix != ENDING:
+            raise InvalidInput(f"a head is a file {ENDING}; found {path.name!r}", f"name it {path.stem}{ENDING}")
+        if problem := _problem(self.card, self.map):
+            raise InvalidInput(f"this head cannot be kept: {problem}")
+        tensors = {name: np.ascontiguousarray(getattr(self.map, name)) for name in TENSORS}
+        data = save(tensors, metadata=self.card.to_metadata())
+        with new_file(path) as partial:
+            partial.write_bytes(data)
+        return hashlib.sha256(data).hexdigest()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Head:
+        """Read a head from its file. Nothing in the file is run, and all of it is checked.
+
+        Raises:
+            NotFound: There is no such file.
+            Mismatch: It is no head, of a version this giga does not read, or damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise NotFound(f"{path}: no such file", HINT)
+        try:
+            with safe_open(path, framework="np") as opened:
+                card = HeadCard.from_metadata(opened.metadata(), origin=str(path))
+                if (found := sorted(opened.keys())) != sorted(TENSORS):
+                    raise Mismatch(f"{path} holds {', '.join(found)[:200]}; a head holds {', '.join(TENSORS)}", HINT)
+                tensors = {name: opened.get_tensor(name) for name in TENSORS}
+        except SafetensorError as error:
+            raise Mismatch(f"{path} is not a safetensors file: {error}", HINT) from error
+        except (TypeError, AttributeError, KeyError) as error:  # a kind of numbers that numpy has not got
+            raise Mismatch(f"{path} is damaged: its numbers are of a kind that no head has: {error}", HINT) from error
+        head = cls(card, LinearMap(link=card.link, **tensors))
+        if problem := _problem(card, head.map):
+            raise Mismatch(f"{path} is damaged: {problem}", HINT)
+        return head
+
+
+TENSORS: Final = ("mean", "deviation", "weights", "bias")
+
+
+def _problem(card: HeadCard, learnt: LinearMap) -> str:
+    """What is wrong with a head, "" if nothing is."""
+    scores = {"logistic": 1, "softmax": len(card.classes), "identity": 1}[card.link]
+    features, weights = card.vectors.width, learnt.weights
+    shapes = {"mean": (features,), "deviation": (features,), "weights": (scores, features), "bias": (scores,)}
+    for name, shape in shapes.items():
+        found = getattr(learnt, name)
+        dtypes = ("float64",) if name in ("mean", "deviation") else ("float32", "float64")
+        if found.shape != shape or found.dtype not in dtypes:
+            return f"{name} is {found.dtype} {found.shape}; it must be {' or '.join(dtypes)} {shape}"
+        if not np.isfinite(found).all():
+            return f"{name} holds values that are not numbers"
+    classes = len(set(card.classes))
+    if card.link not in LINKS[card.task] or card.link != learnt.link:
+        return f"{card.task} is linked by {card.link}; it must be {' or '.join(LINKS[card.task])}"
+    if classes != len(card.classes) or not {"logistic": classes == 2, "softmax": classes > 2}.get(card.link, True):
+        return f"its classes are {', '.join(card.classes)[:200] or 'none'}, which do not go with {card.link}"
+    if not (learnt.deviation > 0).all():
+        return "deviation holds values that are not positive"
+    if weights.dtype != learnt.bias.dtype:
+        return f"weights are {weights.dtype}, bias is {learnt.bias.dtype}"
+    return ""

@@ -1,0 +1,242 @@
+"""Heads as files: what is read back is what was written, what a probe would say, and nothing else is taken for one."""
+
+import json
+import pickle
+import struct
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
+from gigacli.probing.head import Head, LinearMap, fit_classifier
+from gigacli.probing.head_card import HeadCard, HeadScore, VectorKind
+from gigacli.probing.linear import score
+from gigacli.probing.splits import Split
+
+VECTORS = VectorKind(
+    aggregator="model",
+    width=6,
+    model="giga",
+    learnt="a" * 64,
+    start=None,
+    blocks={"encoder": (0, 4), "view-whitened": (4, 6)},
+    encoder="uni",
+    encoder_sha256="b" * 64,
+    mpp=1.0,
+    tile_px=256,
+)
+CARD = HeadCard(
+    task="classification",
+    target="label",
+    classes=("normal", "tumour"),
+    link="logistic",
+    method="logistic regression",
+    c=10.0,
+    level="slide",
+    unit_length=True,
+    embedding="giga",
+    recipe="c" * 32,
+    vectors=VECTORS,
+    slide_table="d" * 32,
+    slides=40,
+    patients=20,
+    sites=None,
+    score=HeadScore(metric="AUC", mean=0.9, low=0.85, high=0.95, splits=10),
+    created_by="giga 1",
+)
+
+
+def cohort(n=90, classes=2, width=6, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    vectors = rng.normal(size=(n, width)).astype(np.float32)
+    vectors[:, :classes] += 1.5 * np.eye(classes)[y]
+    return vectors, np.array([f"class {c}" for c in y]), [f"p{i // 3}" for i in range(n)]
+
+
+def head_of(learnt, **changes):
+    return Head(replace(CARD, vectors=replace(VECTORS, width=len(learnt.mean)), link=learnt.link, **changes), learnt)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("c", [10.0, "auto"])
+def test_a_head_says_what_the_probe_would(classes, scale, c, tmp_path):
+    vectors, labels, groups = cohort(classes=classes)
+    new = cohort(60, classes, seed=1)[0]
+    split = Split(train=np.arange(90), test=np.arange(90, 150))
+    options = {"C": c, "scale": scale, "seed": 3}
+    [fold] = score(
+        np.concatenate([vectors, new]), [*labels, *labels[:60]], [split], groups=[*groups, *groups[:60]], **options
+    )
+    fitted = fit_classifier(vectors, labels, groups=groups, **options)
+    assert (fitted.C, fitted.note, fitted.not_converged) == (fold.C, "", 0)
+    head_of(fitted.map, classes=fitted.classes).save(tmp_path / "head.safetensors")
+    read = Head.load(tmp_path / "head.safetensors")
+    np.testing.assert_array_equal(read.map.predict(new), fold.probabilities)
+    assert read.columns == tuple(f"p_class {i}" for i in range(classes))
+
+
+def test_a_converged_head_is_that_of_scikit_learn():
+    vectors, labels, _ = cohort()
+    fitted = fit_classifier(vectors, labels, scale=True, converged=True)
+    logistic = LogisticRegression(C=10, class_weight="balanced", max_iter=10_000, tol=1e-10)
+    oracle = make_pipeline(StandardScaler(), logistic).fit(vectors.astype(np.float64), labels)
+    new = cohort(seed=1)[0]
+    np.testing.assert_allclose(fitted.map.predict(new), oracle.predict_proba(new.astype(np.float64)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("task", "column"), [("survival", "risk"), ("regression", "value"), ("ordinal", "value")])
+def test_a_head_of_numbers_is_the_linear_map(task, column, tmp_path):
+    rng = np.random.default_rng(0)
+    mean, deviation, weights = rng.normal(size=6), rng.random(6) + 0.1, rng.normal(size=(1, 6))
+    learnt = LinearMap(mean, deviation, weights, np.array([0.5]), "identity")
+    head_of(learnt, task=task, classes=(), c=None).save(tmp_path / "head.safetensors")
+    read = Head.load(tmp_path / "head.safetensors")
+    vectors = rng.normal(size=(5, 6))
+    expected = ((vectors - mean) / deviation * weights[0]).sum(axis=1) + 0.5
+    np.testing.assert_allclose(read.map.predict(vectors)[:, 0], expected)
+    assert read.columns == (column,)
+
+
+@pytest.fixture
+def learnt():
+    vectors, labels, groups = cohort()
+    return fit_classifier(vectors, labels, groups=groups).map
+
+
+def test_the_same_head_is_the_same_file_and_its_card_comes_back(learnt, tmp_path):
+    first = head_of(learnt).save(tmp_path / "a.safetensors")
+    assert head_of(learnt).save(tmp_path / "b.safetensors") == first
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert Head.load(tmp_path / "a.safetensors").card == CARD
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+    assert load_file(tmp_path / "a.safetensors")["weights"].dtype == np.float32
+
+
+def test_what_cannot_be_kept_is_refused(learnt, tmp_path):
+    with pytest.raises(InvalidInput, match=r"found 'head\.pkl'"):
+        head_of(learnt).save(tmp_path / "head.pkl")
+    for changes, says in (
+        ({"classes": ("a",)}, "classes are a, which do not go with logistic"),
+        ({"classes": ("a", "a")}, "classes are a, a"),
+        ({"task": "survival"}, "survival is linked by logistic; it must be identity"),
+        ({"vectors": VECTORS if len(learnt.mean) != 6 else replace(VECTORS, width=7)}, r"mean is float64 \(6,\)"),
+    ):
+        with pytest.raises(InvalidInput, match=says):
+            Head(replace(head_of(learnt).card, **changes), learnt).save(tmp_path / "head.safetensors")
+    with pytest.raises(InvalidInput, match="bias holds values that are not numbers"):
+        head_of(replace(learnt, bias=np.array([np.nan], dtype=np.float32))).save(tmp_path / "head.safetensors")
+    with pytest.raises(InvalidInput, match="all 2 slides have the same label"):
+        fit_classifier(np.eye(2, dtype=np.float32), ["a", "a"])
+    assert not list(tmp_path.iterdir())
+
+
+def written(learnt, path, *, card=None, **tensors):
+    """A file like a head's, with another card or other tensors (None: without it)."""
+    head_of(learnt).save(path)
+    found = {**load_file(path), **tensors}
+    metadata = head_of(learnt).card.to_metadata() if card is None else card
+    save_file({name: value for name, value in found.items() if value is not None}, path, metadata=metadata)
+    return path
+
+
+def test_other_files_are_not_taken_for_a_head(learnt, tmp_path):
+    file = tmp_path / "head.safetensors"
+    with pytest.raises(NotFound, match="no such file"):
+        Head.load(file)
+    file.write_bytes(pickle.dumps({"weights": 1}))
+    with pytest.raises(Mismatch, match="not a safetensors file"):
+        Head.load(file)
+    card = {"kind": "head", "version": "0.1", **asdict(head_of(learnt).card)}
+    deep = "[" * 100_000
+    for metadata, says in (
+        (None, "no card 'giga'"),
+        ({"giga": "{"}, "no card 'giga'"),
+        ({"giga": deep}, "no card 'giga'"),
+        ({"giga": "[]"}, "no card 'giga'"),
+        ({"giga": json.dumps({**card, "kind": "model"})}, "the file of a slide encoder, not of a head"),
+        ({"giga": json.dumps({**card, "kind": [1]})}, "the file of something else"),
+        ({"giga": json.dumps({**card, "version": "9"})}, "version 9; this giga reads 0.1"),
+        ({"giga": json.dumps({"kind": "head", "version": "0.1"})}, "card lacks c, classes"),
+    ):
+        with pytest.raises(Mismatch, match=says):
+            Head.load(written(learnt, file, card=metadata or {"other": ""}))
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "says"),
+    [
+        ("task", "alchemy", "card.task is 'alchemy'"),
+        ("slides", "many", "card.slides is 'many'"),
+        ("slides", True, "card.slides is 'True'"),
+        ("patients", 1.5, "card.patients is '1.5'"),
+        ("c", float("nan"), "card.c is 'nan'"),
+        ("c", 10**400, "card.c is '1000"),
+        ("classes", ["a", 2], r"card.classes\[1\] is '2'"),
+        ("classes", "ab", "card.classes is 'ab'"),
+        ("unit_length", 1, "card.unit_length is '1'"),
+        ("vectors", 3, "card.vectors is no object"),
+        ("vectors", {}, "card.vectors lacks aggregator"),
+        ("score", {**asdict(CARD.score), "low": "x"}, "card.score.low is 'x'"),
+        ("vectors", {**asdict(VECTORS), "blocks": {"a": [1]}}, "card.vectors.blocks.a has 1 values, not 2"),
+        ("link", "softmax", r"weights is float32 \(1, 6\)"),
+        ("classes", [], "its classes are none"),
+    ],
+)
+def test_a_card_is_checked_member_by_member(learnt, tmp_path, member, value, says):
+    card = {"kind": "head", "version": "0.1", **asdict(CARD), member: value}
+    with pytest.raises(Mismatch, match=says):
+        Head.load(written(learnt, tmp_path / "head.safetensors", card={"giga": json.dumps(card)}))
+
+
+def test_tensors_are_checked(learnt, tmp_path):
+    file = tmp_path / "head.safetensors"
+    for tensors, says in (
+        ({"mean": None}, "holds bias, deviation, weights; a head holds mean"),
+        ({"more": np.ones(1)}, "holds bias, deviation, mean, more"),
+        ({"mean": np.zeros(7)}, r"mean is float64 \(7,\)"),
+        ({"weights": np.zeros((2, 6), np.float32)}, "weights is float32"),
+        ({"weights": np.zeros((1, 6), np.int32)}, "weights is int32"),
+        ({"weights": np.zeros((1, 6))}, "weights are float64, bias is float32"),
+        ({"deviation": np.zeros(6)}, "not positive"),
+        ({"mean": np.full(6, np.inf)}, "mean holds values that are not numbers"),
+    ):
+        with pytest.raises(Mismatch, match=says):
+            Head.load(written(learnt, file, **tensors))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_damaged_file_is_refused_or_harmless(tmp_path_factory, at, by):
+    file = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    vectors, labels, _ = cohort(12)
+    head = head_of(fit_classifier(vectors, labels).map)
+    head.save(file)
+    data = bytearray(file.read_bytes())
+    data[at % len(data)] ^= by
+    file.write_bytes(data)
+    try:
+        read = Head.load(file)
+    except GigaError:
+        return
+    assert read.map.predict(vectors).shape == (12, 2)
+
+
+def test_numbers_of_a_kind_that_numpy_has_not_got(learnt, tmp_path):
+    file = tmp_path / "head.safetensors"
+    head_of(learnt).save(file)
+    data = file.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    header["weights"] = {**header["weights"], "dtype": "BF16", "shape": [1, 12]}
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    with pytest.raises(Mismatch, match="damaged"):
+        Head.load(file)
