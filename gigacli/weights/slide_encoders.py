@@ -27,7 +27,7 @@ from gigacli.store.store import Store
 from gigacli.weights.authors import WIDTH_IN, read_gigassl
 from gigacli.weights.card import WeightsCard, encoder_text
 from gigacli.weights.joined import Joined, split_weights
-from gigacli.weights.vector_kind import same_encoder, same_mpp, tile_encoder_of
+from gigacli.weights.vector_kind import same_mpp, same_weights, tile_encoder_of
 
 PAPER_TILES = 5
 """T of the paper, for the authors' checkpoints: they do not name theirs in a form that could be relied on."""
@@ -167,7 +167,7 @@ def read_weights_file(path: Path, *, kind: str) -> tuple[WeightsCard, dict[str, 
 def _check_encoder(features: Features, wanted: tuple[str, str], *, origin: str) -> None:
     """Refuse features of another tile encoder."""
     found = tile_encoder_of(features.recipe)
-    if not same_encoder(found, wanted):
+    if not same_weights(found, wanted):
         raise Mismatch(
             f"{origin} goes with tile encoder {encoder_text(*wanted)}; features {features.name!r} of "
             f"{features.store.url} were made with {encoder_text(*found)}",
@@ -182,7 +182,7 @@ def _features_for(store: Store, card: WeightsCard, named: str | None, path: Path
         _check_encoder(store.pick(Features, named), wanted, origin=str(path))
         return named
     there = {features.name: tile_encoder_of(features.recipe) for features in store.groups(Features)}
-    fit = [name for name, encoder in there.items() if same_encoder(encoder, wanted)]
+    fit = [name for name, encoder in there.items() if same_weights(encoder, wanted)]
     if len(fit) > 1:
         found = ", ".join(fit)
         raise InvalidInput(f"{store.url} holds several features that {path} goes with: {found}", "name one: `features`")

@@ -50,14 +50,14 @@ def same_kind(found: Embedding | VectorKind, expected: Embedding | HeadCard | Ve
     """
     mine, wanted = (_kind(one) for one in (found, expected))
     texts = (
-        ("tiles", _tiles(mine), _tiles(wanted), _same_tiles(mine, wanted)),
-        ("tile encoder", _encoder(mine), _encoder(wanted), same_encoder(_names(mine), _names(wanted))),
-        ("vectors", mine.aggregator, wanted.aggregator, mine.aggregator == wanted.aggregator),
-        ("model", _learnt(mine), _learnt(wanted), (mine.learnt, mine.start) == (wanted.learnt, wanted.start)),
+        ("tiles", _tiles(mine), _tiles(wanted), same_tiles(mine, wanted)),
+        ("tile encoder", _encoder(mine), _encoder(wanted), same_encoder(mine, wanted)),
+        ("vectors", _maker(mine), _maker(wanted), _origin(mine) == _origin(wanted)),
         ("join", _blocks(mine), _blocks(wanted), mine.blocks == wanted.blocks),
         ("values of a vector", str(mine.width), str(wanted.width), mine.width == wanted.width),
     )
-    return [f"{what}: found {here}, expected {there}" for what, here, there, same in texts if not same]
+    compared = texts if mine.aggregator == wanted.aggregator else texts[:3]  # the others follow from that
+    return [f"{what}: found {here}, expected {there}" for what, here, there, same in compared if not same]
 
 
 def tile_encoder_of(recipe: Recipe) -> tuple[str, str]:
@@ -65,14 +65,26 @@ def tile_encoder_of(recipe: Recipe) -> tuple[str, str]:
     return str(recipe.config.get("encoder", "")), recipe.inputs.get("encoder", "")
 
 
-def same_encoder(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Compare the hashes, or the names too where a hash is not known: one hash alone proves nothing."""
+def same_encoder(one: VectorKind, other: VectorKind) -> bool:
+    """Whether vectors are of tile features of the same encoder."""
+    return same_weights((one.encoder, one.encoder_sha256), (other.encoder, other.encoder_sha256))
+
+
+def same_weights(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Compare hashes, or the names (first) too where a hash is not known: one hash alone proves nothing."""
     return one[1] == other[1] if one[1] and other[1] else one == other
+
+
+def same_tiles(one: VectorKind, other: VectorKind) -> bool:
+    """Whether vectors are of tiles of one size and resolution; where these are not known, of both."""
+    if one.mpp is None or other.mpp is None:
+        return (one.mpp, one.tile_px) == (other.mpp, other.tile_px)
+    return one.tile_px == other.tile_px and same_mpp(one.mpp, other.mpp)
 
 
 def same_mpp(one: float, other: float) -> bool:
     """Whether two resolutions count as the same."""
-    return abs(one / other - 1) <= MPP_TOLERANCE
+    return abs(one - other) <= MPP_TOLERANCE * other
 
 
 def _kind(of: Embedding | HeadCard | VectorKind) -> VectorKind:
@@ -86,31 +98,25 @@ def _hash_of_state(embedding: Embedding) -> str:
     return hashlib.sha256(state).hexdigest() if state else ""
 
 
-def _names(kind: VectorKind) -> tuple[str, str]:
-    return kind.encoder, kind.encoder_sha256
-
-
-def _same_tiles(one: VectorKind, other: VectorKind) -> bool:
-    if one.mpp is None or other.mpp is None:
-        return (one.mpp, one.tile_px) == (other.mpp, other.tile_px)
-    return one.tile_px == other.tile_px and same_mpp(one.mpp, other.mpp)
-
-
 def _tiles(kind: VectorKind) -> str:
     return "not known" if kind.mpp is None else f"{kind.tile_px} px at {kind.mpp:g} µm per px"
 
 
 def _encoder(kind: VectorKind) -> str:
-    return encoder_text(*_names(kind)) if kind.encoder else "not known"
+    return encoder_text(kind.encoder, kind.encoder_sha256) if kind.encoder else "not known"
 
 
-def _learnt(kind: VectorKind) -> str:
+def _origin(kind: VectorKind) -> tuple[str, str, int | None]:
+    return kind.aggregator, kind.learnt, kind.start
+
+
+def _maker(kind: VectorKind) -> str:
     if not kind.learnt:
-        return "none"
+        return kind.aggregator
     if not kind.model:
         return f"{kind.aggregator} fitted on slides of its own ({kind.learnt[:12]})"
-    start = "" if kind.start is None else f", random weights of seed {kind.start}"
-    return f"{kind.model!r} (weights {kind.learnt[:12]}{start})"
+    start = "" if kind.start is None else f", started at random from seed {kind.start}"
+    return f"{kind.aggregator} {kind.model!r} (weights {kind.learnt[:12]}{start})"
 
 
 def _blocks(kind: VectorKind) -> str:

@@ -81,7 +81,7 @@ def test_a_model_gives_the_same_vectors_on_another_cohort(chain, other, files):
     assert kind_of(theirs.embedding("random-giga")).start == 0
     # a closed form is fitted on the slides of its own cohort
     [line] = same_kind(*(store.embedding(f"whitened-mean-{n}") for store, n in ((theirs, "tile-encoder"), (ours, R18))))
-    assert line.startswith("model: found whitened-mean fitted on slides of its own (")
+    assert line.startswith("vectors: found whitened-mean fitted on slides of its own (")
 
 
 def test_the_card(chain, files):
