@@ -38,7 +38,8 @@ class PredictSummary:
         predicted: Slides, or patients, that there is a prediction of.
         without_vector: Slides that have no vector, and no prediction.
         predictions: One row each: ``slide_id`` and ``patient_id`` ("" where not known), or of a head of patients
-            ``patient_id`` and ``slides`` (how many); then ``p_CLASS`` for every class, ``risk`` or ``value``.
+            ``patient_id`` and ``slides`` (how many); then ``p_CLASS`` for every class, ``risk``, ``value``, or
+            ``level`` and ``value``.
         seconds: Time it took.
         files: What was written.
         notes: Remarks for the reader.
@@ -133,10 +134,8 @@ def _rows(head: Head, embedding: Embedding, have: NDArray[np.bool_]) -> list[dic
         return []
     nothing = np.full(len(parts), "")  # labels, which a prediction does not need
     units = Units(head.card.level, tuple(nothing.tolist()), nothing, known, parts)
-    said = head.map.predict(units.vectors(embedding.read(), unit_length=head.card.unit_length))  # (units, columns)
-    return [
-        name | dict(zip(head.columns, values, strict=True)) for name, values in zip(names, said.tolist(), strict=True)
-    ]
+    said = head.table(units.vectors(embedding.read(), unit_length=head.card.unit_length))
+    return [name | values for name, values in zip(names, said, strict=True)]
 
 
 def _write(to: Path, rows: list[dict[str, str | int | float]]) -> str:

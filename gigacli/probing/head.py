@@ -29,7 +29,7 @@ LINKS: Final[dict[HeadTask, tuple[Link, ...]]] = {
     "classification": ("logistic", "softmax"),
     "survival": ("identity",),
     "regression": ("identity",),
-    "ordinal": ("identity",),
+    "ordinal": ("levels",),
 }
 
 
@@ -40,9 +40,10 @@ class LinearMap:
     Attributes:
         mean: Subtracted from vectors first, float64 (features,); 0 where they are taken as they are.
         deviation: What they are then divided by, float64 (features,), positive; 1 likewise.
-        weights: float32 or float64, (scores, features). Vectors are taken in this precision.
+        weights: float32 or float64, (scores, features).
         bias: Of the same precision, (scores,).
         link: From scores to predictions.
+        cuts: Where one level ends and the next begins, ascending, float64 (levels - 1,); None but for levels.
     """
 
     mean: NDArray[np.float64]
@@ -50,13 +51,36 @@ class LinearMap:
     weights: NDArray[np.floating]
     bias: NDArray[np.floating]
     link: Link
+    cuts: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        weights: NDArray[np.floating],
+        mean: NDArray[np.float64] | None,
+        deviation: NDArray[np.float64] | None,
+        *,
+        task: HeadTask,
+        cuts: NDArray[np.float64] | None = None,
+    ) -> LinearMap:
+        """A fit as the probe has it: weights (scores, features + 1), the intercept last; None: nothing to subtract."""
+        features, link = weights.shape[1] - 1, LINKS[task][-1 if len(weights) > 1 else 0]
+        mean = np.zeros(features) if mean is None else mean
+        deviation = np.ones(features) if deviation is None else deviation
+        return cls(mean, deviation, weights[:, :-1], weights[:, -1], link, cuts)
 
     def predict(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Predictions of vectors (n, features): probabilities (n, classes), or (n, 1) risks or values; float64."""
-        rows = standardise(vectors.astype(self.weights.dtype), self.mean, self.deviation)
-        if self.link == "identity":
-            return (rows @ self.weights.T + self.bias).astype(np.float64)
-        return Logistic(np.column_stack([self.weights, self.bias]), converged=True, steps=0).probabilities(rows)
+        """Predictions of vectors (n, features): probabilities (n, classes), risks or values (n, 1), float64.
+
+        Of levels the place of each and the number behind it, (n, 2).
+        """
+        rows = standardise(vectors, self.mean, self.deviation)
+        if self.link in ("logistic", "softmax"):
+            return Logistic(np.column_stack([self.weights, self.bias]), converged=True, steps=0).probabilities(rows)
+        scores = (rows.astype(self.weights.dtype) @ self.weights.T + self.bias).astype(np.float64)
+        if self.cuts is None:
+            return scores
+        return np.column_stack([np.searchsorted(self.cuts, scores[:, 0], side="right"), scores])
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +140,7 @@ def fit_classifier(
         mean, spread = moments(rows)
         deviation = spread if scale else deviation
     model = fit(standardise(rows, mean, deviation), y, C=fold.C, **(CONVERGED if converged else {}))  # type: ignore[arg-type]
-    link: Link = "logistic" if len(classes) == 2 else "softmax"
-    learnt = LinearMap(mean, deviation, model.weights[:, :-1], model.weights[:, -1], link)
+    learnt = LinearMap.of(model.weights, mean, deviation, task="classification")
     return FittedClassifier(learnt, tuple(classes.tolist()), fold.C, fold.not_converged, fold.note)
 
 
@@ -128,12 +151,17 @@ class Head:
     card: HeadCard
     map: LinearMap
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of what is predicted: ``p_CLASS`` for probabilities, ``risk`` of survival, else ``value``."""
-        if self.map.link == "identity":
-            return ("risk" if self.card.task == "survival" else "value",)
-        return tuple(f"p_{name}" for name in self.card.classes)
+    def table(self, vectors: NDArray[np.floating]) -> list[dict[str, str | float]]:
+        """What is predicted of each of vectors (n, features), by name.
+
+        ``p_CLASS`` for every class; ``risk`` of survival; ``value`` of regression; ``level`` and ``value`` of levels.
+        """
+        said = self.map.predict(vectors).tolist()
+        if self.map.link == "levels":
+            return [{"level": self.card.classes[int(place)], "value": value} for place, value in said]
+        numbers = ("risk" if self.card.task == "survival" else "value",)
+        names = tuple(f"p_{name}" for name in self.card.classes) or numbers
+        return [dict(zip(names, values, strict=True)) for values in said]
 
     def save(self, path: str | Path) -> str:
         """Write it to a file, which appears as a whole or not at all; the same head gives the same bytes.
@@ -151,7 +179,7 @@ class Head:
             raise InvalidInput(f"a head is a file {ENDING}; found {path.name!r}", f"name it {path.stem}{ENDING}")
         if problem := _problem(self.card, self.map):
             raise InvalidInput(f"this head cannot be kept: {problem}")
-        tensors = {name: np.ascontiguousarray(getattr(self.map, name)) for name in TENSORS}
+        tensors = {name: np.ascontiguousarray(getattr(self.map, name)) for name in _tensors(self.map.link)}
         data = save(tensors, metadata=self.card.to_metadata())
         with new_file(path) as partial:
             partial.write_bytes(data)
@@ -173,9 +201,10 @@ class Head:
         try:
             with safe_open(path, framework="np") as opened:
                 card = HeadCard.from_metadata(opened.metadata(), origin=str(path))
-                if (found := sorted(opened.keys())) != sorted(TENSORS):
-                    raise Mismatch(f"{path} holds {', '.join(found)[:200]}; a head holds {', '.join(TENSORS)}", HINT)
-                tensors = {name: opened.get_tensor(name) for name in TENSORS}
+                wanted = _tensors(card.link)
+                if (found := sorted(opened.keys())) != sorted(wanted):
+                    raise Mismatch(f"{path} holds {', '.join(found)[:200]}; a head holds {', '.join(wanted)}", HINT)
+                tensors = {name: opened.get_tensor(name) for name in wanted}
         except SafetensorError as error:
             raise Mismatch(f"{path} is not a safetensors file: {error}", HINT) from error
         except (TypeError, AttributeError, KeyError) as error:  # a kind of numbers that numpy has not got
@@ -186,28 +215,35 @@ class Head:
         return head
 
 
-TENSORS: Final = ("mean", "deviation", "weights", "bias")
+def _tensors(link: Link) -> tuple[str, ...]:
+    """Names of what the file of a head holds."""
+    return ("mean", "deviation", "weights", "bias", *(("cuts",) if link == "levels" else ()))
 
 
 def _problem(card: HeadCard, learnt: LinearMap) -> str:
     """What is wrong with a head, "" if nothing is."""
-    scores = {"logistic": 1, "softmax": len(card.classes), "identity": 1}[card.link]
+    scores = len(card.classes) if card.link == "softmax" else 1
     features, weights = card.vectors.width, learnt.weights
     shapes = {"mean": (features,), "deviation": (features,), "weights": (scores, features), "bias": (scores,)}
-    for name, shape in shapes.items():
-        found = getattr(learnt, name)
-        dtypes = ("float64",) if name in ("mean", "deviation") else ("float32", "float64")
-        if found.shape != shape or found.dtype not in dtypes:
-            return f"{name} is {found.dtype} {found.shape}; it must be {' or '.join(dtypes)} {shape}"
-        if not np.isfinite(found).all():
-            return f"{name} holds values that are not numbers"
-    classes = len(set(card.classes))
     if card.link not in LINKS[card.task] or card.link != learnt.link:
         return f"{card.task} is linked by {card.link}; it must be {' or '.join(LINKS[card.task])}"
-    if classes != len(card.classes) or not {"logistic": classes == 2, "softmax": classes > 2}.get(card.link, True):
+    classes, fits = len(set(card.classes)), {"logistic": 2, "identity": 0}.get(card.link, len(card.classes))
+    if not len(card.classes) == classes == fits or (card.link == "softmax" and classes < 3):
         return f"its classes are {', '.join(card.classes)[:200] or 'none'}, which do not go with {card.link}"
+    if card.link == "levels":
+        shapes["cuts"] = (classes - 1,)
+    for name, shape in shapes.items():
+        found = getattr(learnt, name)
+        dtypes = ("float32", "float64") if name in ("weights", "bias") else ("float64",)
+        if found is None or found.shape != shape or found.dtype not in dtypes:
+            is_ = "none" if found is None else f"{found.dtype} {found.shape}"
+            return f"{name} is {is_}; it must be {' or '.join(dtypes)} {shape}"
+        if not np.isfinite(found).all():
+            return f"{name} holds values that are not numbers"
     if not (learnt.deviation > 0).all():
         return "deviation holds values that are not positive"
+    if learnt.cuts is not None and (np.diff(learnt.cuts) < 0).any():
+        return "cuts do not ascend"
     if weights.dtype != learnt.bias.dtype:
         return f"weights are {weights.dtype}, bias is {learnt.bias.dtype}"
     return ""

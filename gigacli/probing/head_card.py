@@ -15,9 +15,10 @@ CARD_VERSION = "0.1"
 HINT = "use a file of: giga probe STORE --labels CSV --save head.safetensors"
 
 HeadTask = Literal["classification", "survival", "regression", "ordinal"]
-Link = Literal["logistic", "softmax", "identity"]
+Link = Literal["logistic", "softmax", "identity", "levels"]
 """From scores to what is predicted. logistic: one score, the probability of the second of two classes; softmax: one
-score per class, a probability each; identity: one score, which is the prediction (a risk, a value)."""
+score per class, a probability each; identity: one score, which is the prediction (a risk, a value); levels: one score,
+cut into the levels of an order."""
 
 MOST = 1e300
 """Of a number in a card: neither NaN nor infinite, nor a whole number that no float holds."""
@@ -60,7 +61,8 @@ class HeadCard:
 
     task: HeadTask
     target: str  # column of the labels
-    classes: tuple[str, ...]  # in the order of what is predicted; empty for survival and regression
+    # in the order of what is predicted, levels from low to high; empty for survival and regression
+    classes: tuple[str, ...]
     link: Link
     method: str  # what was fitted, in words: "logistic regression"
     c: float | None  # inverse regularisation; None where there is none

@@ -81,7 +81,7 @@ def test_a_head_says_what_the_probe_would(classes, scale, c, tmp_path):
     head_of(fitted.map, classes=fitted.classes).save(tmp_path / "head.safetensors")
     read = Head.load(tmp_path / "head.safetensors")
     np.testing.assert_array_equal(read.map.predict(new), fold.probabilities)
-    assert read.columns == tuple(f"p_class {i}" for i in range(classes))
+    assert list(read.table(new)[0]) == [f"p_class {i}" for i in range(classes)]
 
 
 def test_a_converged_head_is_that_of_scikit_learn():
@@ -93,7 +93,7 @@ def test_a_converged_head_is_that_of_scikit_learn():
     np.testing.assert_allclose(fitted.map.predict(new), oracle.predict_proba(new.astype(np.float64)), atol=1e-6)
 
 
-@pytest.mark.parametrize(("task", "column"), [("survival", "risk"), ("regression", "value"), ("ordinal", "value")])
+@pytest.mark.parametrize(("task", "column"), [("survival", "risk"), ("regression", "value")])
 def test_a_head_of_numbers_is_the_linear_map(task, column, tmp_path):
     rng = np.random.default_rng(0)
     mean, deviation, weights = rng.normal(size=6), rng.random(6) + 0.1, rng.normal(size=(1, 6))
@@ -103,7 +103,28 @@ def test_a_head_of_numbers_is_the_linear_map(task, column, tmp_path):
     vectors = rng.normal(size=(5, 6))
     expected = ((vectors - mean) / deviation * weights[0]).sum(axis=1) + 0.5
     np.testing.assert_allclose(read.map.predict(vectors)[:, 0], expected)
-    assert read.columns == (column,)
+    assert [row[column] for row in read.table(vectors)] == read.map.predict(vectors)[:, 0].tolist()
+
+
+def test_a_head_of_levels_cuts_its_numbers(tmp_path):
+    weights, cuts = np.array([[1.0, 0.0, 0.5]]), np.array([0.0, 2.0])
+    learnt = LinearMap.of(weights, None, None, task="ordinal", cuts=cuts)
+    head_of(learnt, task="ordinal", classes=("G1", "G2", "G3"), c=None).save(tmp_path / "head.safetensors")
+    read = Head.load(tmp_path / "head.safetensors")
+    vectors = np.array([[-3.0, 9.0], [-0.5, 9.0], [1.0, 9.0], [1.5, 9.0]])
+    assert read.table(vectors) == [
+        {"level": "G1", "value": -2.5},
+        {"level": "G2", "value": 0.0},  # a cut belongs to the level above it
+        {"level": "G2", "value": 1.5},
+        {"level": "G3", "value": 2.0},
+    ]
+    for wrong, says in (
+        (np.array([2.0, 0.0]), "cuts do not ascend"),
+        (np.array([2.0]), r"cuts is float64 \(1,\); it must be float64 \(2,\)"),
+        (None, "cuts is none"),
+    ):
+        with pytest.raises(InvalidInput, match=says):
+            Head(read.card, replace(learnt, cuts=wrong)).save(tmp_path / "head.safetensors")
 
 
 @pytest.fixture
@@ -187,7 +208,7 @@ def test_other_files_are_not_taken_for_a_head(learnt, tmp_path):
         ("vectors", {}, "card.vectors lacks aggregator"),
         ("score", {**asdict(CARD.score), "low": "x"}, "card.score.low is 'x'"),
         ("vectors", {**asdict(VECTORS), "blocks": {"a": [1]}}, "card.vectors.blocks.a has 1 values, not 2"),
-        ("link", "softmax", r"weights is float32 \(1, 6\)"),
+        ("link", "softmax", "classes are normal, tumour, which do not go with softmax"),
         ("classes", [], "its classes are none"),
     ],
 )
