@@ -206,12 +206,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show a table on standard output; columns after the first are aligned to the right where they hold figures."""
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, folded: bool = True) -> None:
+    """Show a table on standard output; columns after the first are aligned to the right where they hold figures.
+
+    Cells that the screen has no room for are folded, or else left as they are.
+    """
     table = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for i, column in enumerate(columns):
         figures = all(isinstance(row[i], int | float) or _looks_like_figure(str(row[i])) for row in rows)
-        table.add_column(column, justify="right" if figures and i else "left", overflow="fold")
+        table.add_column(column, justify="right" if figures and i else "left", overflow="fold", no_wrap=not folded)
     for row in rows:
         table.add_row(*(escape(_visible(str(value))) for value in row))
     out.print(table)
@@ -263,14 +266,12 @@ def _figure(value: object) -> str:
 
 def show_scores(result: Any) -> None:
     """Show what a probe found, and what to keep in mind of it."""
-    from gigacli.probing import results
+    from gigacli.probing import shown
 
-    targets = list(dict.fromkeys(row.target for row in result.scores))
-    for target, (title, rows) in zip(targets, results.tables(result), strict=True):
-        show_table(title, results.COLUMNS, rows)
-        if robust := results.robust_rows(result, target):
-            show_table(f"{target}: slides seen under other augmentations", results.ROBUST_COLUMNS, robust)
-    for line in results.lines(result):
+    for _, found in shown.tables(result, wide=result.wide):
+        for table in found:
+            show_table(table.title, table.columns, table.rows, folded=result.wide)
+    for line in shown.lines(result):
         say(line)
 
 

@@ -6,6 +6,7 @@ from gigacli.cli.command import STORE, Argument, Command, add, app
 from gigacli.cli.tools import TOOLS
 from gigacli.config import verbs as configs
 from gigacli.config.bank import BankConfig
+from gigacli.config.probe import ProbeConfig
 
 __all__ = ["VERBS", "app"]
 
@@ -55,7 +56,7 @@ VERBS = (
     ),
     Command(
         name="probe",
-        config=configs.ProbeConfig,
+        config=ProbeConfig,
         home="gigacli.stages.probe:probe",
         help="Say what the vectors are worth: logistic regression on labels, beside the baselines.\n\n"
         "Reads embeddings and labels; writes nothing.",

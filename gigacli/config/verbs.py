@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from gigacli.config.base import SEEDS, SHARES, WORKERS, Config, one_resolution, option
+from gigacli.config.base import SEEDS, WORKERS, Config, one_resolution, option
 from gigacli.config.options import (
     BATCHES,
     COUNTS,
@@ -38,9 +38,6 @@ ClosedForm = Literal["whitened-mean", "mean-std", "view-whitened", "gmm", "arran
 EmbedAggregator = Literal[
     "model", "mean", "random-init", "whitened-mean", "mean-std", "view-whitened", "gmm", "arrangement"
 ]
-Method = Literal["linear", "abmil"]
-Level = Literal["slide", "patient"]
-Group = Literal["patient", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,53 +273,3 @@ class EmbedConfig(Config):
     def recipe(self) -> dict[str, Any]:
         """The values that decide the result; where no other augmentations are asked for, nothing is said of them."""
         return {name: value for name, value in super().recipe().items() if name != "augmented" or value}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig(Config):
-    """Options of ``giga probe``."""
-
-    target: tuple[str, ...] = option((), "Column of the table to predict, repeatable; default: label.")
-    embedding: tuple[str, ...] = option((), "Embedding to probe, repeatable; default: all.")
-    method: tuple[Method, ...] = option(
-        ("linear",), "linear: logistic regression; abmil: attention MIL, trained from scratch on the tiles; repeatable."
-    )
-    level: Level = option("slide", "Unit of labels; patient: one vector per patient, the mean of the slides'.")
-    baseline: str | None = option(
-        None, "Embedding to compare with, or abmil; default: the mean of tiles, else the first."
-    )
-    fraction: tuple[float, ...] = option((), "Share of the training labels to use, repeatable.", SHARES)
-    n_train: tuple[int, ...] = option((), "Number of training labels to use, repeatable.", (2, 1_000_000_000))
-    splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
-    allow_missing: bool = run_option(False, "Go on where these name slides without a label or vector.")
-    stale: bool = run_option(False, "Go on where vectors were made from what has been replaced since.")
-    robust: bool = option(
-        False, "Judge test slides as they are seen under other augmentations, too: giga embed --augmented makes these."
-    )
-    folds: int = option(10, "Number of splits, stratified and grouped by patient.", (2, 1000))
-    group: Group = option(
-        "patient", "patient: keep a patient's slides on one side of a split where patients are known; none: do not."
-    )
-    c: str | float = option("10", "Inverse regularisation C, or auto: chosen inside each training set.", flag="-C")
-    converged: bool = option(False, "Fit to the optimum; scikit-learn's call, the paper's, stops before it.")
-    out: Path | None = run_option(None, "Folder for scores.csv, predictions.csv and figures.")
-    device: str = run_option("auto", "auto, cpu, cuda or cuda:I; for `method` abmil.")
-    seed: int = option(0, "Seed of splits, budgets and abmil.", SEEDS)
-
-    def _check(self) -> None:
-        if not self.method:
-            raise InvalidInput("`method` names none", "leave it out, or name linear, abmil or both")
-        self.c_value  # noqa: B018 - raises where C is not a number
-
-    @property
-    def c_value(self) -> float | Literal["auto"]:
-        """C as a number, or "auto"."""
-        if self.c == "auto":
-            return "auto"
-        try:
-            value = float(self.c)
-        except (TypeError, ValueError):
-            value = 0.0
-        if not 1e-12 <= value <= 1e12:
-            raise InvalidInput(f"`c` is {self.c!r}; it must be a number between 1e-12 and 1e12, or auto")
-        return value

@@ -25,12 +25,12 @@ def conclusion(cohort: DemoCohort, *, seed: int) -> str:
 
     rows = probe(cohort.folder / "cohort.zarr", cohort.labels_csv, c="auto", seed=seed).scores
     ours = next(row for row in rows if row.embedding == "giga")
-    best = max((row for row in rows if row.embedding not in ("giga", "random-giga")), key=lambda row: row.auc_mean)
-    gap = ours.auc_mean - best.auc_mean
+    best = max((row for row in rows if row.embedding not in ("giga", "random-giga")), key=lambda row: row.score_mean)
+    gap = ours.score_mean - best.score_mean
     said = "level with" if abs(gap) < LEVEL else ("above" if gap > 0 else "below")
     return (
-        f"Here the trained vectors have an AUC of {ours.auc_mean:.3f}, {said} the best of what needs no training, "
-        f"{best.embedding} with {best.auc_mean:.3f}; one split differs from the next by {ours.auc_std or 0:.3f}."
+        f"Here the trained vectors have an AUC of {ours.score_mean:.3f}, {said} the best of what needs no training, "
+        f"{best.embedding} with {best.score_mean:.3f}; one split differs from the next by {ours.score_std or 0:.3f}."
     )
 
 

@@ -13,7 +13,7 @@ from gigacli.probing.labels import Labels, join
 from gigacli.probing.linear import PAPER_C, score
 from gigacli.probing.logistic import fit
 from gigacli.probing.patients import patients_of
-from gigacli.probing.scores import auc_interval
+from gigacli.probing.scores import score_interval
 from gigacli.probing.splits import make_splits
 from gigacli.probing.standardise import moments, standardise
 
@@ -104,7 +104,7 @@ def _evaluate(
         folds = score(vectors, names, make_splits(names, patient)[0], scale=scale)
     except InvalidInput as error:
         return (None, None, None), f"how well the probe tells the class apart is not known: {error.message}"
-    mean, (low, high) = float(np.mean([fold.auc for fold in folds])), auc_interval(folds)
+    mean, (low, high) = float(np.mean([fold.auc for fold in folds])), score_interval(folds)
     note = (
         f"the probe does not tell {name!r} from the others for sure (AUC {mean:.3f}, 95 % "
         f"interval {low:.3f} to {high:.3f}): its map need not mean anything"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gigacli.config.verbs import ProbeConfig
-from gigacli.probing.linear import score
+from gigacli.config.probe import Method, ProbeConfig, TaskKind
+from gigacli.probing.heads import fit_of
+from gigacli.probing.model import Fit, Transform, score_splits
 from gigacli.probing.results import ProbeRow
 from gigacli.probing.robust import Robustness, robustness
-from gigacli.probing.scores import Fold, auc_interval, difference
+from gigacli.probing.scores import Fold, difference, score_interval
 from gigacli.probing.task import Candidate, Task
 
 
@@ -20,34 +23,54 @@ class Evaluation:
     """A candidate judged on a task with one label budget."""
 
     candidate: Candidate  # what was judged
+    method: Method  # how
     task: Task  # what it predicted
     budget: str  # with which of the task's label budgets
-    c: str  # inverse regularisation, or "auto"; "" where there is none
+    c: str  # inverse regularisation, "auto", or "alpha=0.07" of an elastic net; "" where there is none
     folds: Sequence[Fold]  # how it went, one per split of the budget
     robustness: Robustness | None = None  # how far its vectors move under other augmentations, where that is known
 
     @property
     def name(self) -> str:
         """What was judged and how, for a legend or a sentence."""
-        if self.candidate.method == "linear" and self.c == "10":
+        usual = "10" if self.task.truth.kind == "classification" else "auto"
+        if self.method == "linear" and self.c == usual:
             return self.candidate.name
-        return f"{self.candidate.name} ({f'C={self.c}' if self.c else self.candidate.method})"
+        return f"{self.candidate.name} ({f'C={self.c}' if self.method == 'linear' else self.setting})"
 
     @property
-    def auc(self) -> float:
-        """Mean AUC over the splits."""
-        return float(np.mean([fold.auc for fold in self.folds]))
+    def setting(self) -> str:
+        """The method, and the strength of an elastic net."""
+        return f"{self.method}, {self.c}" if self.c else self.method
+
+    @property
+    def score(self) -> float:
+        """Mean over the splits of what methods are compared by: AUC, c-index, R2 or quadratic kappa."""
+        return float(np.mean([fold.score for fold in self.folds]))
+
+    @cached_property
+    def metrics(self) -> dict[str, float | None]:
+        """Every metric: its mean over the splits where it is defined, or its value for all test sides together."""
+        names = self.folds[0].metrics
+        means: dict[str, float | None] = {name: _mean([fold.metrics[name] for fold in self.folds]) for name in names}
+        pooled = self.task.kind.pooled(self.task.truth, [(fold.split.test, fold.predicted) for fold in self.folds])
+        return means | {name: _mean([value]) for name, value in pooled.items()}
 
     @property
     def warnings(self) -> Iterator[str]:
-        """Fits that stopped short, and what could not be chosen."""
+        """Fits that stopped short, what could not be chosen, and what was not defined on some test sides."""
         stopped = sum(fold.not_converged for fold in self.folds)
         texts = [*(fold.note for fold in self.folds), f"{stopped} fits stopped before they converged" * bool(stopped)]
         return (f"{self.name}, {self.budget}: {text}" for text in dict.fromkeys(texts) if text)
 
 
-def evaluate_linear(candidate: Candidate, task: Task, budget: str, config: ProbeConfig) -> Iterator[Evaluation]:
-    """Judge an embedding by logistic regression, at every C of :meth:`Candidate.strengths`."""
+def evaluate_vectors(
+    candidate: Candidate, task: Task, budget: str, config: ProbeConfig, transform: Transform | None = None
+) -> Iterator[Evaluation]:
+    """Judge an embedding by every method that was asked for, and by each of its strengths.
+
+    `transform` changes vectors, fitted on every training side anew.
+    """
     assert candidate.vectors is not None
     vectors = task.units.vectors(candidate.vectors, unit_length=not candidate.scaled)  # (units, features)
     augmented, moved = None, None
@@ -56,19 +79,33 @@ def evaluate_linear(candidate: Candidate, task: Task, budget: str, config: Probe
         seen = [task.units.vectors(one, unit_length=not candidate.scaled) for one in each]
         augmented = np.stack(seen, axis=1)  # (units, augmentations, features)
         moved = robustness(vectors, augmented, scale=candidate.scaled)
-    for c in candidate.strengths(config.c_value):
-        folds = score(
+    for method, c, fit in fits_of(candidate, task.truth.kind, config):
+        folds = score_splits(
             vectors,
-            task.units.label,
+            task.truth,
             task.budgets[budget],
-            C=c,
-            scale=candidate.scaled,
-            seed=config.seed,
+            fit,
             groups=task.groups,
-            converged=config.converged,
             augmented=augmented,
+            transform=transform,
         )
-        yield Evaluation(candidate, task, budget, c if c == "auto" else f"{c:g}", folds, moved)
+        yield Evaluation(candidate, method, task, budget, c, folds, moved)
+
+
+def fits_of(candidate: Candidate, kind: TaskKind, config: ProbeConfig) -> Iterator[tuple[Method, str, Fit]]:
+    """The methods that judge an embedding, each with its strength in words, of which there may be several."""
+    fitted = partial(fit_of, kind, scale=candidate.scaled, seed=config.seed, converged=config.converged)
+    for method in candidate.methods(config.method):
+        if method == "linear":
+            for c in candidate.strengths(kind, config.strength(kind)):
+                yield method, c if c == "auto" else f"{c:g}", fitted(method, C=c)
+        elif method == "coxnet":
+            from gigacli.probing.survival import ALPHAS
+
+            for alpha in ALPHAS:
+                yield method, f"alpha={alpha:g}", fitted(method, alpha=alpha)
+        else:
+            yield method, "", fitted(method)
 
 
 def compare(evaluations: Sequence[Evaluation], baseline: str | None) -> list[ProbeRow]:
@@ -86,54 +123,76 @@ def compare(evaluations: Sequence[Evaluation], baseline: str | None) -> list[Pro
 
 
 def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
-    aucs = np.array([fold.auc for fold in one.folds])  # (splits,)
-    low, high = auc_interval(one.folds)
+    scores = np.array([fold.score for fold in one.folds])  # (splits,)
+    kind, counts = one.task.kind, one.task.joined
+    of_classes = one.task.truth.kind == "classification"
+    low, high = score_interval(one.folds, lowest=kind.lowest)
+    std = float(scores.std(ddof=1)) if len(scores) > 1 else None
     compared = base is not None and base is not one
-    gap = difference(one.folds, base.folds) if base is not None and compared else (None, None, None)
-    per_class = one.task.units.per_class()
+    gap: tuple[float | None, float | None, float | None] = (None, None, None)
+    if base is not None and compared:
+        gap = difference(one.folds, base.folds, lowest=kind.lowest)
+    seen = _mean([fold.augmented for fold in one.folds if fold.augmented is not None])
     return ProbeRow(
         embedding=one.candidate.name,
         target=one.task.target,
-        method=one.candidate.method,
+        method=one.method,
         c=one.c,
         scaled=one.candidate.scaled,
         budget=one.budget,
         n_train=float(np.mean([len(fold.split.train) for fold in one.folds])),
         n_test=float(np.mean([len(fold.split.test) for fold in one.folds])),
         splits=len(one.folds),
-        auc_mean=one.auc,
-        auc_std=float(aucs.std(ddof=1)) if len(aucs) > 1 else None,
-        auc_low=low,
-        auc_high=high,
-        accuracy=float(np.mean([fold.accuracy for fold in one.folds])),
-        balanced_accuracy=float(np.mean([fold.balanced_accuracy for fold in one.folds])),
+        auc_mean=one.score if of_classes else None,
+        auc_std=std if of_classes else None,
+        auc_low=low if of_classes else None,
+        auc_high=high if of_classes else None,
+        accuracy=one.metrics.get("accuracy"),
+        balanced_accuracy=one.metrics.get("balanced_accuracy"),
         baseline=base.name if base is not None and compared else "",
         difference=gap[0],
         difference_low=gap[1],
         difference_high=gap[2],
-        classes=per_class["classes"],
-        patients=per_class.get("patients"),
-        aucs=tuple(fold.auc for fold in one.folds),
-        augmented_auc=_mean([fold.augmented_auc for fold in one.folds if fold.augmented_auc is not None]),
+        classes=counts["classes"],
+        patients=counts.get("patients"),
+        aucs=tuple(fold.score for fold in one.folds) if of_classes else (),
+        augmented_auc=seen if of_classes else None,
         found=one.robustness.found if one.robustness is not None else None,
         moved=one.robustness.moved if one.robustness is not None else None,
+        task=one.task.truth.kind,
+        slides=sum(len(rows) for rows in one.task.units.slides),
+        metric=kind.metric,
+        chance=kind.chance,
+        score_mean=one.score,
+        score_std=std,
+        score_low=low,
+        score_high=high,
+        scores=tuple(fold.score for fold in one.folds),
+        metrics=one.metrics,
+        augmented_score=seen,
     )
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+    """Mean of the values that are defined; None where none is."""
+    found: NDArray[np.float64] = np.array(values, dtype=np.float64)
+    found = found[np.isfinite(found)]
+    return float(found.mean()) if len(found) else None
 
 
 def _baseline(one: Evaluation, peers: Sequence[Evaluation], named: str | None) -> Evaluation | None:
-    """The baseline of an evaluation among those on the same task and budget, if there is one."""
+    """The baseline of an evaluation among those on the same task and budget, if there is one.
+
+    Where several methods judge it, that is the linear one, unless another was named.
+    """
     if named is not None:
-        known = [e for e in peers if named in (e.candidate.name, e.candidate.method)]
-        abmil = [e for e in known if e.candidate.method == named == "abmil"]
-        known = abmil or [e for e in known if e.candidate.method == "linear"] or known
+        known = [e for e in peers if named in (e.candidate.name, e.method)]
+        of_method = [e for e in known if e.method == named]
+        known = of_method or [e for e in known if e.method == "linear"] or known
     else:
         known = [e for e in peers if e.candidate.rival]
     best = [e for e in known if e.c == "auto"] or known
     mine = [e for e in best if e.candidate.features and e.candidate.features == one.candidate.features]
     if mine or best:
-        return max(mine or best, key=lambda e: e.auc)
+        return max(mine or best, key=lambda e: e.score)
     return peers[0] if len(peers) > 1 and named is None else None

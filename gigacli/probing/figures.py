@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from gigacli.files import new_file
 from gigacli.probing.evaluation import Evaluation
+from gigacli.probing.metrics import roc
 from gigacli.probing.results import ProbeRow
-from gigacli.probing.scores import roc
 
 DPI = 200
 _GRID = np.linspace(0, 1, 201)
@@ -47,8 +47,8 @@ def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = F
             ends = np.array([(row.difference_low, row.difference_high) for row in points], dtype=float).T  # (2, points)
             reach = np.abs(ends - y)
         else:
-            y = np.array([row.auc_mean for row in points])
-            reach = np.array([[row.auc_std or 0.0 for row in points]] * 2)
+            y = np.array([row.score_mean for row in points])
+            reach = np.array([[row.score_std or 0.0 for row in points]] * 2)
         style: dict[str, Any] = {"color": f"C{i}", "marker": "o", "markersize": 3, "linewidth": 1}
         axes.errorbar(x, y, yerr=np.nan_to_num(reach), label=name, capsize=2, elinewidth=0.7, **style)
     if difference:
@@ -73,10 +73,10 @@ def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = F
 def roc_curves(evaluations: Sequence[Evaluation], axes: Axes) -> Axes:
     """Mean ROC curve over splits, and over many classes, of one target and budget: a line per embedding and method."""
     for one in evaluations:
-        y = np.searchsorted(one.task.units.classes, one.task.units.label)  # (units,)
-        curves = [curve for fold in one.folds for curve in _curves(y[fold.split.test], fold.probabilities)]
+        y = one.task.truth.y  # (units,)
+        curves = [curve for fold in one.folds for curve in _curves(y[fold.split.test], fold.predicted)]
         mean = np.mean(curves, axis=0)  # (points,)
-        axes.plot(_GRID, mean, linewidth=1, label=f"{one.name}: {one.auc:.3f}")
+        axes.plot(_GRID, mean, linewidth=1, label=f"{one.name}: {one.score:.3f}")
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.6, linestyle=":")
     axes.set_aspect("equal")
     axes.set_xlabel("false positive rate")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -32,6 +32,7 @@ class Labels:
     missing: int  # rows left out because their label is empty
     notes: tuple[str, ...]  # what was decided while reading, one sentence each
     per_patient: bool = False  # whether the table has a row per patient and no column of slides
+    beside: dict[str, tuple[str, ...]] = field(default_factory=dict)  # other columns that were asked for, as text
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class Join:
             `unlabelled_first`, `missing` (rows with an empty label) and `classes` (matched slides per label). In a
             table of patients, `labels`, `unmatched` and `without_vector` are patients.
         warnings: Unmatched labels whose slide or patient has the name in other capitals, in words.
+        beside: Other columns of the table, text (matched,).
     """
 
     index: NDArray[np.int64]
@@ -55,15 +57,23 @@ class Join:
     patients: tuple[str, ...]
     counts: dict[str, Any]
     warnings: tuple[str, ...] = ()
+    beside: dict[str, NDArray[np.str_]] = field(default_factory=dict)
 
 
-def read_labels(path: str | Path, *, target: str | None = None, level: Literal["slide", "patient"] = "slide") -> Labels:
+def read_labels(
+    path: str | Path,
+    *,
+    target: str | None = None,
+    level: Literal["slide", "patient"] = "slide",
+    required: Sequence[str] = (),
+) -> Labels:
     """Read a table of labels, one row per slide; for patients it may have one row per patient and no slides.
 
     Args:
         path: Any table that :func:`gigacli.tables.read_columns` reads, with a column of slide ids.
         target: The column of labels. Default: `label`, or else the only column that is nothing else.
         level: What is to be judged.
+        required: Other columns that go with the label: a row without one of them has none.
 
     Raises:
         NotFound: There is no such file.
@@ -77,29 +87,33 @@ def read_labels(path: str | Path, *, target: str | None = None, level: Literal["
         slide_column = require_column(table, "slide_id", path=path)
     unit_column = patient_column if per_patient else slide_column
     label_column = _label_column(table, target, path)
+    beside = {name: table[require_column(table, name, path=path)] for name in required}
     notes = []
     if target is None and label_column.casefold() != "label":
         notes.append(f"No column 'label': the labels are those of {label_column!r}.")
     units, labels = table[str(unit_column)], table[label_column]
     patients = [""] * len(units) if patient_column is None else table[patient_column]
-    known = [label.casefold() not in MISSING for label in labels]
+    values = list(zip(labels, *beside.values(), strict=True))
+    known = [all(text.casefold() not in MISSING for text in cells) for cells in values]
     nameless = sum(label_is_known and not unit for unit, label_is_known in zip(units, known, strict=True))
     if nameless:
         notes.append(f"{nameless} labels without a {'patient' if per_patient else 'slide'} id are left out.")
-    cells = zip(units, labels, patients, known, strict=True)
-    rows = list(dict.fromkeys((unit, label, patient) for unit, label, patient, known in cells if known and unit))
+    cells = zip(units, patients, values, known, strict=True)
+    rows = list(dict.fromkeys((unit, patient, *texts) for unit, patient, texts, known in cells if known and unit))
     if not rows:
-        raise InvalidInput(f"{path}: every cell of the column {label_column!r} is empty", "Choose another `target`.")
-    _check_consistent(rows, path, per_patient=per_patient)
-    known_patients = tuple(None if patient.casefold() in MISSING else patient for _, _, patient in rows)
+        columns = " or ".join(map(repr, (label_column, *beside)))
+        raise InvalidInput(f"{path}: every cell of the column {columns} is empty", "Choose another `target`.")
+    _check_consistent(rows, path, columns=("patient", "label", *beside), per_patient=per_patient)
+    known_patients = tuple(None if patient.casefold() in MISSING else patient for _, patient, *_ in rows)
     return Labels(
-        slide_id=tuple(unit for unit, _, _ in rows),
-        label=tuple(label for _, label, _ in rows),
+        slide_id=tuple(row[0] for row in rows),
+        label=tuple(row[2] for row in rows),
         patient_id=None if patient_column is None else known_patients,
         target=label_column,
         missing=len(known) - sum(known),
         notes=tuple(notes),
         per_patient=per_patient,
+        beside={name: tuple(row[3 + i] for row in rows) for i, name in enumerate(beside)},
     )
 
 
@@ -129,7 +143,7 @@ def join(
         patients: Their patients, (slides,), "" where not known: where a table of patients is joined.
 
     Raises:
-        InvalidInput: No label meets a vector, two labels meet the same one, or only one class is left.
+        InvalidInput: No label meets a vector, two labels meet the same one, or all that are left are the same.
     """
     has = np.asarray(has_vector, dtype=bool)  # (slides,)
     row_of, unmatched = _rows_of_patients(labels, patients) if labels.per_patient else _rows_of(labels, slide_ids)
@@ -163,7 +177,8 @@ def join(
     said = {} if labels.patient_id is None else {i: labels.patient_id[row] or "" for i, row in row_of.items()}
     alike = differ_in_capitals(unmatched, names)
     warnings = (f"of {len(unmatched)} labels that name no {unit} here, {alike}",) if alike else ()
-    return Join(index, matched, tuple(said.get(i, "") for i in range(len(slide_ids))), counts, warnings)
+    beside = {name: np.array([texts[row] for row in rows]) for name, texts in labels.beside.items()}
+    return Join(index, matched, tuple(said.get(i, "") for i in range(len(slide_ids))), counts, warnings, beside)
 
 
 def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], list[str]]:
@@ -172,7 +187,7 @@ def _rows_of(labels: Labels, slide_ids: Sequence[str]) -> tuple[dict[int, int], 
     row_of: dict[int, int] = {}
     for row, place in enumerate(places):
         earlier = row_of.setdefault(place, row) if place >= 0 else row
-        for what, values in (("labels", labels.label), ("patients", labels.patient_id)):
+        for what, values in (("labels", labels.label), ("patients", labels.patient_id), *labels.beside.items()):
             if values is not None and values[row] != values[earlier]:
                 first, second = labels.slide_id[earlier], labels.slide_id[row]
                 raise InvalidInput(
@@ -205,9 +220,12 @@ def _label_column(table: dict[str, list[str]], target: str | None, path: str | P
     )
 
 
-def _check_consistent(rows: Sequence[tuple[str, str, str]], path: str | Path, *, per_patient: bool) -> None:
+def _check_consistent(
+    rows: Sequence[tuple[str, ...]], path: str | Path, *, columns: Sequence[str], per_patient: bool
+) -> None:
+    """Refuse a unit that comes with several values of a column; `rows` are the unit, then the columns."""
     unit = "patients" if per_patient else "slides"
-    for what, place in (("label", 1), ("patient", 2)):
+    for place, what in enumerate(columns, start=1):
         values_of: dict[str, list[str]] = {}
         for row in rows:
             values = values_of.setdefault(row[0], [])

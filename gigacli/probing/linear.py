@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
 from gigacli.errors import InvalidInput
 from gigacli.probing.logistic import fit
-from gigacli.probing.scores import Fold, auc, check_split, score_fold
+from gigacli.probing.model import Model, score_splits
+from gigacli.probing.scores import Fold
 from gigacli.probing.splits import Split, make_splits
-from gigacli.probing.standardise import moments, standardise
+from gigacli.probing.standardise import prepared, spread
+from gigacli.probing.truth import Truth, classes_of
 
 PAPER_C: Final = 10.0
 GRID: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -45,115 +46,97 @@ def score(
     converged: bool = False,
     augmented: NDArray[np.floating] | None = None,
 ) -> list[Fold]:
-    """Fit and score every split, in their order, with one BLAS thread: these problems are too small to share.
+    """Judge vectors by logistic regression, as :func:`score_splits` does with any other fit.
 
     Args:
         vectors: One per slide, finite, (slides, features). They are fitted in their own precision.
         labels: Text (slides,).
         splits: Indices of slides. Every class must be on both sides.
-        C: Inverse regularisation; "auto" takes the one of :data:`GRID` with the least log loss, balanced by class, of
-            what a cross-validation inside the training side predicts (AUC, which sees ranks alone, is too coarse to
-            choose by: on real vectors it was worse than 10); where that is hardly less than knowing nothing, the one
-            with the least when its scores may be scaled by a number; 10 where a class has too few slides (or
-            patients) there.
-        scale: Subtract the mean and divide by the standard deviation of the training side first (the paper's
-            baseline). Unit-length vectors go in as they are or, with C="auto", less the mean of the training side.
+        C: As in :func:`fit_logistic`; the same goes for `scale`, `seed` and `converged`.
+        scale: Whether to standardise.
         seed: Of the inner splits of C="auto".
         groups: The patient of each slide, text (slides,), kept together by the inner splits too.
-        converged: Fit to the optimum, in float64, instead of as the authors do.
+        converged: Fit to the optimum.
         augmented: (slides, augmentations, features) of the same slides seen otherwise: test sides are judged so, too.
 
     Raises:
         InvalidInput: No split, vectors that are not finite, or a split with a class missing from one side.
     """
-    if not splits:
-        raise InvalidInput("there are no splits to score", "Make or read at least one.")
-    names = np.asarray(labels)
-    classes, y = np.unique(names, return_inverse=True)  # (classes,), (slides,)
+    fit_one = partial(fit_logistic, C=C, scale=scale, seed=seed, converged=converged)
+    return score_splits(vectors, classes_of(labels), splits, fit_one, groups=groups, augmented=augmented)
+
+
+def fit_logistic(
+    vectors: NDArray[np.floating],
+    truth: Truth,
+    groups: NDArray[np.str_] | None,
+    *,
+    C: float | Literal["auto"] = PAPER_C,
+    scale: bool = False,
+    seed: int = 0,
+    converged: bool = False,
+) -> Model:
+    """Fit a balanced logistic regression to the vectors of a training side, (n, features).
+
+    Args:
+        vectors: Of the training side.
+        truth: Its classes, each there.
+        groups: Its patients, (n,), kept together where C is chosen.
+        C: Inverse regularisation; "auto" takes the one of :data:`GRID` with the least log loss, balanced by class, of
+            what a cross-validation inside the training side predicts (AUC, which sees ranks alone, is too coarse to
+            choose by: on real vectors it was worse than 10); where that is hardly less than knowing nothing, the one
+            with the least when its scores may be scaled by a number; 10 where a class has too few slides (or
+            patients) there.
+        scale: Subtract the mean and divide by the standard deviation first (the paper's baseline). Unit-length vectors
+            go in as they are or, with C="auto", less the mean.
+        seed: Of the inner splits of C="auto".
+        converged: Fit to the optimum, in float64, instead of as the authors do.
+    """
     limits: dict[str, Any] = CONVERGED if converged else {}
     if converged:
         vectors = vectors.astype(np.float64)
-    folds = []
-    with threadpool_limits(1):
-        for split in splits:
-            check_split(y, split, classes.tolist())
-            _check_finite(vectors, split)
-            chosen, stopped, note = C, 0, ""
-            if chosen == "auto":
-                chosen, stopped, note = _choose(
-                    vectors, names, y, split, scale=scale, limits=limits, groups=groups, seed=seed
-                )
-            train, test = _sides(vectors, split, scale=scale, centre=C == "auto")
-            model = fit(train, y[split.train], C=chosen, **limits)
-            fold = score_fold(y, model.probabilities(test), split)
-            if augmented is not None:
-                seen = [
-                    _sides(vectors, split, scale=scale, centre=C == "auto", test=augmented[split.test, a])[1]
-                    for a in range(augmented.shape[1])
-                ]
-                aucs = [auc(y[split.test], model.probabilities(side)) for side in seen]
-                fold = replace(fold, augmented_auc=float(np.mean(aucs)))
-            folds.append(replace(fold, C=chosen, not_converged=stopped + (not model.converged), note=note))
-    return folds
-
-
-def _sides(
-    vectors: NDArray[np.floating],
-    split: Split,
-    *,
-    scale: bool,
-    centre: bool,
-    test: NDArray[np.floating] | None = None,
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Vectors of the training and the test side, (n_train, features) and (n_test, features), as they are fitted.
-
-    `test` are those of the test side where they are not among `vectors`.
-    """
-    train, test = vectors[split.train], vectors[split.test] if test is None else test
-    if scale or centre:
-        mean, deviation = moments(train)
-        deviation = deviation if scale else np.ones_like(deviation)
-        return standardise(train, mean, deviation), standardise(test, mean, deviation)
-    return train, test
+    chosen, stopped, note = C, 0, ""
+    if chosen == "auto":
+        chosen, stopped, note = _choose(vectors, truth, groups, scale=scale, limits=limits, seed=seed)
+    mean, deviation = spread(vectors, scale=scale, centre=C == "auto")
+    fitted = fit(prepared(vectors, mean, deviation), truth.y, C=chosen, **limits)
+    return Model(fitted.probabilities, fitted.weights, mean, deviation, chosen, stopped + (not fitted.converged), note)
 
 
 def _choose(
     vectors: NDArray[np.floating],
-    labels: NDArray[np.str_],
-    y: NDArray[np.int64],
-    split: Split,
+    truth: Truth,
+    groups: NDArray[np.str_] | None,
     *,
     scale: bool,
     limits: dict[str, Any],
-    groups: ArrayLike | None,
     seed: int,
 ) -> tuple[float, int, str]:
-    """Return the best C of the grid inside the training side, how many fits stopped short, and why it could not choose.
+    """Return the best C of the grid, how many fits stopped short, and why it could not choose.
 
     From weak to strong, each fit starting where the last one ended.
     """
-    inside = None if groups is None else np.asarray(groups)[split.train]
     try:
-        inner, _ = make_splits(labels[split.train], inside, folds=INNER_FOLDS, seed=seed)
+        inner, _ = make_splits(truth.strata, groups, folds=INNER_FOLDS, seed=seed)
     except InvalidInput as error:
         return PAPER_C, 0, f"C = {PAPER_C:g} where it could not be chosen inside the training set: {error.message}."
     losses = np.zeros(len(GRID))
     stopped = 0
-    mine, k = y[split.train], len(np.unique(y[split.train]))
-    logs = np.zeros((len(GRID), len(mine), k))  # log probabilities, by the model that has not seen the slide
+    y, k = truth.y, len(truth.classes)
+    logs = np.zeros((len(GRID), len(y), k))  # log probabilities, by the model that has not seen the slide
     for part in inner:
-        fold = Split(train=split.train[part.train], test=split.train[part.test])
-        train, test = _sides(vectors, fold, scale=scale, centre=True)
+        mean, deviation = spread(vectors[part.train], scale=scale, centre=True)
+        train, test = (prepared(vectors[side], mean, deviation) for side in (part.train, part.test))
         start = None
         for i, candidate in enumerate(GRID):
-            model = fit(train, y[fold.train], C=candidate, start=start, **limits)
+            model = fit(train, y[part.train], C=candidate, start=start, **limits)
             start = model.weights
             probabilities = model.probabilities(test)
-            losses[i] += balanced_log_loss(y[fold.test], probabilities) / len(inner)
+            losses[i] += balanced_log_loss(y[part.test], probabilities) / len(inner)
             logs[i, part.test] = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
             stopped += not model.converged
     if losses.min() > UNSURE * np.log(k):
-        losses = np.array([_scaled_loss(mine, one) for one in logs])
+        losses = np.array([_scaled_loss(y, one) for one in logs])
     return GRID[int(losses.argmin())], stopped, ""
 
 
@@ -173,9 +156,3 @@ def balanced_log_loss(y: NDArray[np.int64], probabilities: NDArray[np.float64]) 
     loss = -np.log(np.maximum(probabilities[np.arange(len(y)), y], np.finfo(np.float64).tiny))
     counts = np.bincount(y)
     return float((loss / counts[y]).sum() / np.count_nonzero(counts))
-
-
-def _check_finite(vectors: NDArray[np.floating], split: Split) -> None:
-    for side, places in (("training", split.train), ("test", split.test)):
-        if not np.isfinite(vectors[places]).all():
-            raise InvalidInput(f"{side} vectors are not finite", "Leave out slides without a vector.")

@@ -24,6 +24,7 @@ class Split:
     train: NDArray[np.int64]  # places in the list of slides that was split, int64 (n_train,)
     test: NDArray[np.int64]  # places in the same list, int64 (n_test,)
     pool: int | None = None  # of how many slides the training side is a part, where a smaller budget took some
+    draw_of: int | None = None  # number of the split it was drawn from, where there are several draws of each
 
 
 def make_splits(

@@ -29,3 +29,22 @@ def standardise(vectors: NDArray[Float], mean: NDArray[np.float64], deviation: N
     result -= mean
     result /= deviation
     return result
+
+
+Moments = NDArray[np.float64] | None
+
+
+def spread(vectors: NDArray[np.floating], *, scale: bool, centre: bool) -> tuple[Moments, Moments]:
+    """What :func:`prepared` is to subtract and to divide by, of vectors (n, features); None, None for neither.
+
+    `scale` standardises; `centre` alone subtracts the mean.
+    """
+    if not (scale or centre):
+        return None, None
+    mean, deviation = moments(vectors)
+    return mean, deviation if scale else np.ones_like(deviation)
+
+
+def prepared(vectors: NDArray[Float], mean: Moments, deviation: Moments) -> NDArray[Float]:
+    """Vectors (n, features) as they are fitted: standardised, or as they are where there is nothing to subtract."""
+    return vectors if mean is None or deviation is None else standardise(vectors, mean, deviation)

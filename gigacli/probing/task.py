@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gigacli.config.verbs import ProbeConfig
-from gigacli.probing.labels import Labels, join
+from gigacli.config.probe import Method, ProbeConfig, TaskKind
+from gigacli.probing.budgets import make_budgets
+from gigacli.probing.kinds import KINDS, Kind
+from gigacli.probing.labels import Labels, join, read_labels
 from gigacli.probing.linear import PAPER_C
 from gigacli.probing.patients import patients_of
-from gigacli.probing.scores import check_split
-from gigacli.probing.splits import Split, leaking_patients, make_splits, read_splits, subsample
+from gigacli.probing.splits import Split, leaking_patients, make_splits, read_splits
+from gigacli.probing.truth import CENSORED, EVENT, Truth, classes_of, guess_kind, levels_of, numbers_of, times_of
 from gigacli.probing.units import Units, units_of
+from gigacli.tables import find_column, read_columns
 
 MEAN, WHITENED = "mean", "whitened-mean"
 RIVALS = (MEAN, WHITENED)
@@ -43,17 +47,20 @@ class Candidate:
     # reads the tile features (tiles, features) of the slide in a row of the store
     tiles: Callable[[int], NDArray[np.float16]] | None = None
 
-    @property
-    def method(self) -> Literal["linear", "abmil"]:
-        """Logistic regression on vectors, attention MIL on tiles."""
-        return "abmil" if self.vectors is None else "linear"
+    def methods(self, wanted: Sequence[Method]) -> list[Method]:
+        """Those of the wanted methods that can judge it; the mean of tiles stands beside attention MIL alone, too."""
+        if self.vectors is None:
+            return [method for method in wanted if method == "abmil"]
+        of_vectors: list[Method] = [method for method in wanted if method != "abmil"]
+        return of_vectors or (["linear"] if self.rival else [])
 
-    def strengths(self, c: float | Literal["auto"]) -> list[float | Literal["auto"]]:
+    def strengths(self, kind: TaskKind, c: float | Literal["auto"]) -> list[float | Literal["auto"]]:
         """Values of C to judge at where `c` was asked for.
 
-        The mean of tiles is judged as in the paper and at its best, for an untuned baseline would flatter all else.
+        On classes the mean of tiles is judged as in the paper and at its best, for an untuned baseline would flatter
+        all else.
         """
-        if self.scaled:
+        if self.scaled and kind == "classification":
             return [PAPER_C if c == "auto" else c, "auto"]
         return ["auto"] if self.tuned else [c]
 
@@ -62,19 +69,58 @@ class Candidate:
 class Task:
     """A target to predict: its slides or patients, and the splits of every label budget."""
 
-    target: str  # column of the labels
+    target: str  # column of the labels; of times to an event that of the times
     units: Units  # the slides or patients
+    truth: Truth  # what is known of them, and of what kind it is
     # the patient of each unit, kept on one side of every split; None where each unit stands alone
     groups: tuple[str, ...] | None
-    budgets: dict[str, list[Split]]  # splits by label budget: "all", "25 %" or "50"
+    budgets: dict[str, list[Split]]  # splits by label budget: "all", "25 %", "50" or "10 per class"
     # how labels and vectors met: counts of `Join` and of the classes
     joined: dict[str, Any]
     notes: list[str]  # what was decided
     warnings: list[str]  # what casts doubt on the scores: leaks, budgets that cannot be met
 
+    @property
+    def kind(self) -> Kind:
+        """The kind of task."""
+        return KINDS[self.truth.kind]
+
+
+def read_tasks(path: str | Path, config: ProbeConfig) -> list[tuple[Labels, TaskKind]]:
+    """Read the labels of every target, and say of what kind each is, with a note where that is a guess.
+
+    Raises:
+        NotFound: There is no such file.
+        InvalidInput: It is not a table, lacks a column, or options make no sense for the kind of task.
+    """
+    found: list[tuple[Labels, TaskKind, str]]
+    if _is_survival(path, config):
+        time, event = config.time or "time", config.event or "event"
+        labels = read_labels(path, target=time, level=config.level, required=(event,))
+        found = [(labels, "survival", f"the table has columns {time!r} and {event!r}")]
+    else:
+        tables = [read_labels(path, target=target, level=config.level) for target in config.target or (None,)]
+        found = [(labels, *guess_kind(labels.label)) for labels in tables]
+    tasks: list[tuple[Labels, TaskKind]] = []
+    for labels, guess, why in found:
+        kind = config.task or guess
+        config.check_task(kind)
+        note = (f"{labels.target}: a task of {kind}, as {why}",) if config.task is None else ()
+        tasks.append((replace(labels, notes=(*labels.notes, *note)), kind))
+    return tasks
+
+
+def _is_survival(path: str | Path, config: ProbeConfig) -> bool:
+    if config.task is not None or config.time or config.event or config.target:
+        return config.task == "survival" or bool(config.time or config.event)
+    table = read_columns(path)
+    time, event, label = (find_column(table, name, path=path) for name in ("time", "event", "label"))
+    return time is not None and event is not None and label is None
+
 
 def make_task(
     labels: Labels,
+    kind: TaskKind,
     slide_ids: Sequence[str],
     patients: Sequence[str],
     has_vector: NDArray[np.bool_],
@@ -85,55 +131,61 @@ def make_task(
     """Join labels and vectors as :func:`join` does, split as `config` says, and look for leaks to the candidates.
 
     Raises:
-        InvalidInput: Labels and vectors do not meet, or a class is too small to be on both sides of a split.
+        InvalidInput: Labels and vectors do not meet, are not of the kind, or a class is too small to be on both sides
+            of a split.
     """
     joined = join(labels, slide_ids, has_vector, patients=patients_of(slide_ids, from_store=patients).names)
     known = patients_of(slide_ids, from_store=patients, from_labels=joined.patients)
     units = units_of(joined, slide_ids, patients=known, level=config.level)
     groups = None if config.group == "none" else units.patient
+    truth = _truth(labels, kind, units, parts=max(2, min(4, len(set(groups or units.ids)) // config.folds)))
     notes = [*labels.notes]
     notes.append(f"patients: {known.source}" if units.patient else "patients are not known: each slide counts as one")
     if config.level == "patient":
         notes.append(f"{len(units.ids)} patients are judged, each by the mean of the vectors of its slides")
-    splits, found, fewer = _splits(units, slide_ids, groups, config)
+    splits, found, fewer = _splits(units, truth, slide_ids, groups, config)
     seen, unseen = _training_leaks(units, splits, candidates)
-    budgets = {
-        name: [subsample(split, units.label, seed=config.seed, **limit) if limit else split for split in splits]
-        for name, limit in _budgets(config).items()
-    }
-    y = np.searchsorted(units.classes, units.label)  # (units,)
+    budgets, short, drawn = make_budgets(splits, truth.strata, config)
     for split in itertools.chain(*budgets.values()):
-        check_split(y, split, units.classes)
-    least = min(len(split.train) for split in splits)
-    short = [
-        f"{n} training labels were asked for, but a split has only {least}: all are used"
-        for n in config.n_train
-        if n > least
-    ]
+        KINDS[kind].check(truth, split)
     warnings = [*joined.warnings, *known.warnings, *fewer, *_patient_leaks(units, splits, config), *seen, *short]
-    counts = {**joined.counts, **units.per_class()}
-    return Task(labels.target, units, groups, budgets, counts, [*notes, *found, *unseen], warnings)
+    if kind == "survival" and units.patient is not None and len(set(units.patient)) < len(units.ids):
+        warnings.append(
+            f"{len(units.ids)} slides of {len(set(units.patient))} patients are judged one by one, as if each were a "
+            "patient: `level='patient'` judges patients"
+        )
+    counts = {**joined.counts, "classes": {}}
+    if kind != "regression":
+        names = truth.strata.tolist() if truth.event is None else np.where(truth.event, EVENT, CENSORED).tolist()
+        counts |= units.per_class(names)
+    return Task(labels.target, units, truth, groups, budgets, counts, [*notes, *found, *unseen, *drawn], warnings)
+
+
+def _truth(labels: Labels, kind: TaskKind, units: Units, *, parts: int) -> Truth:
+    """What is known of the units; `parts`, early and late or low and high, are kept in proportion by the splits."""
+    texts = units.label.tolist()
+    if kind == "classification":
+        return classes_of(units.label)
+    if kind == "ordinal":
+        return levels_of(texts, column=labels.target)
+    if kind == "regression":
+        return numbers_of(texts, column=labels.target, parts=parts)
+    ((event, seen),) = units.beside.items()
+    return times_of(texts, seen.tolist(), time=labels.target, event=event, parts=parts)
 
 
 def _splits(
-    units: Units, slide_ids: Sequence[str], groups: Sequence[str] | None, config: ProbeConfig
+    units: Units, truth: Truth, slide_ids: Sequence[str], groups: Sequence[str] | None, config: ProbeConfig
 ) -> tuple[list[Split], list[str], list[str]]:
     """Splits of the units, made or read, notes about them, and warnings."""
     if config.splits is None:
-        splits, warnings = make_splits(units.label, groups, folds=config.folds, seed=config.seed)
+        splits, warnings = make_splits(truth.strata, groups, folds=config.folds, seed=config.seed)
         return splits, [], warnings
     slides = [slide_ids[row] for rows in units.slides for row in rows.tolist()]
     owners = [name for name, rows in zip(units.ids, units.slides, strict=True) for _ in rows]
     patients = owners if config.level == "patient" else None
     splits, notes = read_splits(config.splits, slides, patients=patients, allow_missing=config.allow_missing)
     return splits, [f"splits: {len(splits)} files of {config.splits}", *notes], []
-
-
-def _budgets(config: ProbeConfig) -> dict[str, dict[str, Any]]:
-    """Arguments of :func:`subsample` by the name of the label budget; all labels where no budget was asked for."""
-    budgets: dict[str, dict[str, Any]] = {f"{100 * f:g} %": {"fraction": f} for f in config.fraction}
-    budgets |= {str(n): {"n_train": n} for n in config.n_train}
-    return budgets or {"all": {}}
 
 
 def _patient_leaks(units: Units, splits: Sequence[Split], config: ProbeConfig) -> list[str]:

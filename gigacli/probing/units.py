@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -26,11 +26,7 @@ class Units:
     label: NDArray[np.str_]  # their labels, text (units,)
     patient: tuple[str, ...] | None  # their patients, (units,), or None when nothing is known of any
     slides: tuple[NDArray[np.int64], ...]  # rows of the slides of each in the store, int64, one or several
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The distinct labels in sorted order: the columns of predicted probabilities."""
-        return tuple(np.unique(self.label).tolist())
+    beside: dict[str, NDArray[np.str_]] = field(default_factory=dict)  # other columns of the table, text (units,)
 
     def vectors(self, of_slides: NDArray[np.float32], *, unit_length: bool) -> NDArray[np.float32]:
         """One vector per unit, (units, features); a patient's is the mean of the slides'.
@@ -46,15 +42,15 @@ class Units:
             means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float64).tiny)
         return means.astype(np.float32)
 
-    def per_class(self) -> dict[str, dict[str, int]]:
-        """Slides and, where they are known, patients of every class."""
+    def per_class(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Slides and, where they are known, patients of every class, of the class of each unit (units,)."""
         slides: Counter[str] = Counter()
-        for label, rows in zip(self.label.tolist(), self.slides, strict=True):
-            slides[label] += len(rows)
+        for name, rows in zip(names, self.slides, strict=True):
+            slides[name] += len(rows)
         counts = {"classes": dict(sorted(slides.items()))}
         if self.patient is not None:
-            pairs = set(zip(self.label.tolist(), self.patient, strict=True))
-            counts["patients"] = dict(sorted(Counter(label for label, _ in pairs).items()))
+            pairs = set(zip(names, self.patient, strict=True))
+            counts["patients"] = dict(sorted(Counter(name for name, _ in pairs).items()))
         return counts
 
 
@@ -70,24 +66,31 @@ def units_of(
     known = None if patients.names is None else [patients.names[i] for i in joined.index]
     if level == "slide":
         rows = tuple(joined.index[:, None])
-        return Units(level, tuple(mine), joined.label, None if known is None else tuple(known), rows)
+        mine_of = None if known is None else tuple(known)
+        return Units(level, tuple(mine), joined.label, mine_of, rows, joined.beside)
     if known is None:
         raise InvalidInput(
             "`level='patient'`: it is not known which slides belong to one patient",
             "Add a column patient_id to the labels, or to the slides: giga tile STORE --csv TABLE.",
         )
-    slides: dict[str, list[int]] = {}  # in the order in which the patients come
-    labels: dict[str, set[str]] = {}
-    for patient, label, row in zip(known, joined.label.tolist(), joined.index.tolist(), strict=True):
-        slides.setdefault(patient, []).append(row)
-        labels.setdefault(patient, set()).add(label)
-    ambiguous = [patient for patient, values in labels.items() if len(values) > 1]
+    places: dict[str, list[int]] = {}  # of the slides among those that were joined, in the order of the patients
+    for place, patient in enumerate(known):
+        places.setdefault(patient, []).append(place)
+    names, first = tuple(places), [mine[0] for mine in places.values()]
+    for what, texts in (("class", joined.label), *joined.beside.items()):
+        _check_one(places, texts, what)
+    slides = tuple(joined.index[np.array(places[name])] for name in names)
+    beside = {what: texts[first] for what, texts in joined.beside.items()}
+    return Units(level, names, joined.label[first], names, slides, beside)
+
+
+def _check_one(places: dict[str, list[int]], texts: NDArray[np.str_], what: str) -> None:
+    """Refuse patients whose slides do not agree on a column."""
+    found = {patient: sorted(set(texts[mine].tolist())) for patient, mine in places.items()}
+    ambiguous = [patient for patient, values in found.items() if len(values) > 1]
     if ambiguous:
         raise InvalidInput(
-            f"{len(ambiguous)} patients have slides of more than one class: {', '.join(ambiguous[:_SHOWN])} "
-            f"(the first: {' and '.join(sorted(labels[ambiguous[0]]))})",
+            f"{len(ambiguous)} patients have slides of more than one {what}: {', '.join(ambiguous[:_SHOWN])} "
+            f"(the first: {' and '.join(found[ambiguous[0]])})",
             "Give all slides of a patient one label, or judge slides: `level='slide'`.",
         )
-    names = tuple(slides)
-    label = np.array([next(iter(labels[name])) for name in names])
-    return Units(level, names, label, names, tuple(np.array(slides[n], dtype=np.int64) for n in names))

@@ -16,7 +16,7 @@ from gigacli.config.base import options_of
 from gigacli.config.tools import ReportConfig
 from gigacli.errors import InvalidInput
 from gigacli.files import new_file
-from gigacli.probing import results
+from gigacli.probing import shown
 from gigacli.probing.results import ProbeResult
 from gigacli.progress import SILENT, Progress
 from gigacli.reporting import plots, slides, vectors
@@ -208,12 +208,13 @@ def _sentences(last: dict[str, float], seen: int | None) -> list[str]:
 def _probe(result: ProbeResult) -> list[dict[str, Any]]:
     """Per target: its table, its figures; and, with the last, what was noted."""
     parts = []
-    targets = dict.fromkeys(row.target for row in result.scores)
-    for number, (target, (title, texts)) in enumerate(zip(targets, results.tables(result), strict=True)):
+    for number, (target, (table, *_)) in enumerate(shown.tables(result, wide=True)):
         rows = [row for row in result.scores if row.target == target]
         figures = learning_curves(rows, number=number) if len({row.budget for row in rows}) > 1 else []
-        parts.append({"title": title, "rows": texts, "columns": results.COLUMNS, "figures": figures, "lines": []})
-    parts[-1]["lines"] = list(results.lines(result))
+        parts.append(
+            {"title": table.title, "rows": table.rows, "columns": table.columns, "figures": figures, "lines": []}
+        )
+    parts[-1]["lines"] = list(shown.lines(result))
     return parts
 
 

@@ -1,29 +1,30 @@
 """``giga probe``: what the vectors are worth (paper, section 4.2).
 
-Logistic regression on frozen vectors over splits that keep a patient on one side, for every target, embedding and
-label budget, beside the mean of tiles; on request an attention MIL trained from scratch. Writes nothing in the store.
+Logistic regression on frozen vectors (of numbers ridge, of times Cox regression) over splits that keep a patient on one
+side, for every target, embedding and label budget, beside the mean of tiles; on request other methods, among them an
+attention MIL trained from scratch. Writes nothing in the store.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from time import monotonic
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.config.base import options_of
-from gigacli.config.verbs import ClosedForm, Group, Level, Method, ProbeConfig
+from gigacli.config.probe import Group, Level, Method, ProbeConfig, TaskKind
+from gigacli.config.verbs import ClosedForm
 from gigacli.errors import InvalidInput, NotFound
-from gigacli.probing.evaluation import Evaluation, compare, evaluate_linear
-from gigacli.probing.labels import read_labels
+from gigacli.probing.evaluation import Evaluation, compare, evaluate_vectors
 from gigacli.probing.results import ProbeResult, write
 from gigacli.probing.scores import score_fold
-from gigacli.probing.task import MEAN, RIVALS, Candidate, Task, make_task
+from gigacli.probing.task import MEAN, RIVALS, Candidate, Task, make_task, read_tasks
 from gigacli.progress import SILENT, Progress
 from gigacli.randomness import keyed_rng
 from gigacli.store.address import find_store
@@ -45,12 +46,16 @@ def probe(
     labels: str | Path,
     *,
     target: str | Sequence[str] = (),
+    task: TaskKind | None = None,
+    time: str | None = None,
+    event: str | None = None,
     embedding: str | Sequence[str] = (),
     method: Method | Sequence[Method] = ("linear",),
     level: Level = "slide",
     baseline: str | None = None,
     fraction: float | Sequence[float] = (),
     n_train: int | Sequence[int] = (),
+    shots: int | Sequence[int] = (),
     splits: str | Path | None = None,
     allow_missing: bool = False,
     stale: bool = False,
@@ -59,6 +64,7 @@ def probe(
     group: Group = "patient",
     c: str | float = "10",
     converged: bool = False,
+    wide: bool = False,
     out: str | Path | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -68,15 +74,16 @@ def probe(
 
     Args:
         store: A store; ``None``: $GIGA_STORE, ./cohort.zarr, or the only ``*.zarr`` here.
-        labels: CSV with columns slide_id, label[, patient_id]; for patients also patient_id, label.
+        labels: CSV with columns slide_id, label[, patient_id]; for patients also patient_id, label; time and event in
+            place of label for survival.
         progress: Receives progress.
 
     Raises:
-        NotFound: No store, embedding, table or column of that name.
+        NotFound: No store, embedding, table or column of that name, or no scikit-survival for a task of survival.
         InvalidInput: A table that cannot be used, or too few slides per class.
         Mismatch: What an embedding was made from has been replaced, and `stale` is off.
     """
-    started = time.monotonic()
+    started = monotonic()
     plan = prepare(config, store, labels)
     return summary(plan, work(plan, progress), started=started)
 
@@ -100,16 +107,19 @@ def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str |
         NotFound: The store or the table lacks something.
         InvalidInput: A table that cannot be used, too few slides per class, or an unknown baseline.
     """
-    tables = [read_labels(labels, target=target, level=config.level) for target in config.target or (None,)]
+    tables = read_tasks(labels, config)
+    if any(kind == "survival" for _, kind in tables):
+        from gigacli.probing.survival import require_survival
+
+        require_survival()
     opened = Store.open(store if store is not None else find_store())
     slides, found = opened.slides, read_candidates(opened, config)
-    # the mean of tiles stands beside attention MIL alone, too
-    candidates = [one for one in found if one.method in config.method or one.rival]
-    if config.baseline is not None and not any(config.baseline in (one.name, one.method) for one in candidates):
+    candidates = [one for one in found if one.methods(config.method)]
+    if config.baseline is not None and config.baseline not in (*(one.name for one in candidates), *config.method):
         raise InvalidInput(
             f"`baseline` is {config.baseline!r}, which is not among what is probed: "
             f"{', '.join(one.name for one in candidates)}",
-            "Name an embedding, or abmil together with `method='abmil'`.",
+            "Name an embedding, or a method that is among `method`, as abmil.",
         )
     if config.robust and not any(one.augmented is not None for one in candidates):
         raise NotFound(
@@ -118,7 +128,9 @@ def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str |
         )
     has_vector = np.logical_and.reduce([one.have for one in found])  # (slides,)
     patients = [row.patient for row in slides.rows]
-    tasks = [make_task(table, slides.ids, patients, has_vector, candidates, config=config) for table in tables]
+    tasks = [
+        make_task(table, kind, slides.ids, patients, has_vector, candidates, config=config) for table, kind in tables
+    ]
     stale = [f"{one.name} is stale: {'; '.join(one.stale)}" for one in found if one.stale]
     return Plan(config, candidates, tasks, stale)
 
@@ -130,11 +142,11 @@ def work(plan: Plan, progress: Progress) -> list[Evaluation]:
     for task in plan.tasks:
         for budget in task.budgets:
             for candidate in plan.candidates:
-                if candidate.method == "linear":
-                    evaluations += evaluate_linear(candidate, task, budget, plan.config)
+                if candidate.tiles is None:
+                    evaluations += evaluate_vectors(candidate, task, budget, plan.config)
                 else:
                     evaluations.append(_evaluate_attention(candidate, task, budget, plan.config, progress))
-                progress.advance(note=f"{candidate.name}, {candidate.method} {evaluations[-1].auc:.3f}")
+                progress.advance(note=f"{candidate.name}, {evaluations[-1].method} {evaluations[-1].score:.3f}")
     return evaluations
 
 
@@ -156,7 +168,8 @@ def summary(plan: Plan, evaluations: Sequence[Evaluation], *, started: float) ->
         warnings=list(dict.fromkeys(warnings)),
         notes=list(dict.fromkeys(notes)),
         files=files,
-        seconds=time.monotonic() - started,
+        seconds=monotonic() - started,
+        wide=plan.config.wide,
     )
 
 
@@ -169,15 +182,16 @@ def _evaluate_attention(
 
     assert candidate.tiles is not None
     device = pick_device(config.device)
-    y = np.searchsorted(task.units.classes, task.units.label)  # (units,)
+    y = task.truth.y  # (units,)
     bags = [np.concatenate([candidate.tiles(row) for row in rows.tolist()]) for rows in task.units.slides]
     folds = []
     for split in task.budgets[budget]:
         mine = [bags[i] for i in split.train.tolist()]
-        model = train(mine, y[split.train], classes=len(task.units.classes), seed=config.seed, device=device)
-        folds.append(score_fold(y, probabilities(model, [bags[i] for i in split.test.tolist()]), split))
-        progress.advance(0, note=f"{candidate.name}, abmil, split {len(folds)}: {folds[-1].auc:.3f}")
-    return Evaluation(candidate, task, budget, "", folds)
+        model = train(mine, y[split.train], classes=len(task.truth.classes), seed=config.seed, device=device)
+        predicted = probabilities(model, [bags[i] for i in split.test.tolist()])
+        folds.append(score_fold(task.truth, predicted, split))
+        progress.advance(0, note=f"{candidate.name}, abmil, split {len(folds)}: {folds[-1].score:.3f}")
+    return Evaluation(candidate, "abmil", task, budget, "", folds)
 
 
 def read_candidates(store: Store, config: ProbeConfig) -> list[Candidate]:

@@ -16,6 +16,7 @@ import pytest
 from gigacli.config import tools, verbs
 from gigacli.config.bank import BankConfig
 from gigacli.config.base import help_of, options_of
+from gigacli.config.probe import ProbeConfig
 from gigacli.errors import InvalidInput
 from gigacli.progress import SILENT, Progress
 
@@ -25,7 +26,7 @@ FUNCTIONS = {
     "gigacli.stages.bank:bank": BankConfig,
     "gigacli.stages.train:train": verbs.TrainConfig,
     "gigacli.stages.embed:embed": verbs.EmbedConfig,
-    "gigacli.stages.probe:probe": verbs.ProbeConfig,
+    "gigacli.stages.probe:probe": ProbeConfig,
     "gigacli.store.info:info": tools.InfoConfig,
     "gigacli.store.validate:validate": tools.ValidateConfig,
     "gigacli.exporting.export:export": tools.ExportConfig,

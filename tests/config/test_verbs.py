@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gigacli.config import bank, tools, verbs
 from gigacli.config.bank import OPERATORS_ONLY, BankConfig
 from gigacli.config.base import Config, fingerprint, kinds_of, parse_shard
+from gigacli.config.probe import ProbeConfig
 from gigacli.config.tools import (
     DemoConfig,
     DoctorConfig,
@@ -24,7 +25,7 @@ from gigacli.config.tools import (
     TileMapConfig,
     ValidateConfig,
 )
-from gigacli.config.verbs import EmbedConfig, PretrainTilesConfig, ProbeConfig, TileConfig, TrainConfig
+from gigacli.config.verbs import EmbedConfig, PretrainTilesConfig, TileConfig, TrainConfig
 from gigacli.errors import InvalidInput
 
 CONFIGS = [
@@ -224,7 +225,7 @@ REFUSED = [
     (ProbeConfig, {"folds": 1}, ["`folds` is 1", "2 and 1000"]),
     (ProbeConfig, {"group": "slide"}, ["`group` is 'slide'", "patient, none"]),
     (ProbeConfig, {"level": "tile"}, ["`level` is 'tile'", "slide, patient"]),
-    (ProbeConfig, {"method": ("linear", "svm")}, ["`method` is 'svm'", "linear, abmil"]),
+    (ProbeConfig, {"method": ("linear", "svm")}, ["`method` is 'svm'", "linear, coxnet, abmil, mlp, knn, simpleshot"]),
     (ProbeConfig, {"fraction": (0.5, 0.0)}, ["`fraction` is 0.0"]),
     (ProbeConfig, {"fraction": (25,)}, ["`fraction` is 25"]),
     (ProbeConfig, {"n_train": (50, 1)}, ["`n_train` is 1", "2 and 1000000000"]),

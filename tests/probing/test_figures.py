@@ -31,6 +31,16 @@ ROW = ProbeRow(
     classes={"a": 500, "b": 500},
     patients=None,
     aucs=(0.9,) * 10,
+    task="classification",
+    slides=1000,
+    metric="auc",
+    chance=0.5,
+    score_mean=0.9,
+    score_std=0.02,
+    score_low=0.88,
+    score_high=0.92,
+    scores=(0.9,) * 10,
+    metrics={"auc": 0.9},
 )
 GAP = {"baseline": "mean", "difference": 0.05, "difference_low": 0.02, "difference_high": 0.08}
 

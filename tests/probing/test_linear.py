@@ -16,7 +16,7 @@ from gigacli.probing import linear
 from gigacli.probing.labels import read_labels
 from gigacli.probing.linear import GRID, INNER_FOLDS, balanced_log_loss, score
 from gigacli.probing.logistic import fit
-from gigacli.probing.scores import auc_interval, interval
+from gigacli.probing.scores import interval, score_interval
 from gigacli.probing.splits import Split, leaking_patients, make_splits, read_splits
 
 
@@ -83,9 +83,9 @@ def test_parity_with_scikit_learn_on_the_published_splits(tcga, name, dtype, sca
                 assert fold.auc == pytest.approx(auc, abs=3e-3)
                 continue
             assert fold.auc == pytest.approx(auc, abs=1e-6)
-            assert fold.accuracy == pytest.approx(accuracy, abs=1e-9)
-            assert fold.balanced_accuracy == pytest.approx(balanced, abs=1e-9)
-            np.testing.assert_allclose(fold.probabilities, probabilities, atol=1e-2 if dtype == np.float32 else 1e-9)
+            assert fold.metrics["accuracy"] == pytest.approx(accuracy, abs=1e-9)
+            assert fold.metrics["balanced_accuracy"] == pytest.approx(balanced, abs=1e-9)
+            np.testing.assert_allclose(fold.predicted, probabilities, atol=1e-2 if dtype == np.float32 else 1e-9)
         assert 0.55 < mean_auc(folds) < 0.999  # neither chance nor perfect, so that the comparison means something
     assert elsewhere <= len(budgets) // 2  # of ten times as many
 
@@ -106,9 +106,9 @@ def test_parity_in_either_precision_and_for_uneven_classes(sizes, dtype):
     for split in make_splits(labels, None, folds=4)[0]:
         fold = fit_and_score(vectors, labels, split)
         auc, accuracy, balanced, probabilities = plain(vectors, labels, split, scale=False)
-        assert (fold.auc, fold.accuracy) == pytest.approx((auc, accuracy), abs=1e-9)
-        assert fold.balanced_accuracy == pytest.approx(balanced, abs=1e-9)
-        np.testing.assert_allclose(fold.probabilities, probabilities, atol=1e-4 if dtype == np.float32 else 1e-9)
+        assert (fold.auc, fold.metrics["accuracy"]) == pytest.approx((auc, accuracy), abs=1e-9)
+        assert fold.metrics["balanced_accuracy"] == pytest.approx(balanced, abs=1e-9)
+        np.testing.assert_allclose(fold.predicted, probabilities, atol=1e-4 if dtype == np.float32 else 1e-9)
         assert (fold.split, fold.C) == (split, 10)
 
 
@@ -117,13 +117,13 @@ def test_perfect_random_and_reversed_vectors():
     y = (labels == "b").astype(float)
     split = Split(train=np.arange(100), test=np.arange(100, 200))
     perfect = fit_and_score(y[:, None], labels, split)
-    assert (perfect.auc, perfect.accuracy, perfect.balanced_accuracy) == (1, 1, 1)
+    assert (perfect.auc, perfect.metrics["accuracy"], perfect.metrics["balanced_accuracy"]) == (1, 1, 1)
     turned = np.where(np.arange(200) < 100, y, 1 - y)[:, None]  # the meaning is reversed on the test side
     assert fit_and_score(turned, labels, split).auc == 0
     many = np.array(["a", "b"] * 1000)
     noise = score(np.random.default_rng(0).standard_normal((2000, 4)), many, make_splits(many, None)[0])
     assert abs(mean_auc(noise) - 0.5) < 0.05
-    low, high = auc_interval(noise)
+    low, high = score_interval(noise)
     assert low < 0.5 < high
     assert fit_and_score(np.zeros((200, 3)), labels, split).auc == 0.5
 
@@ -132,18 +132,18 @@ def test_the_second_class_is_the_positive_one():
     vectors, labels = cohort((30, 30))
     split = make_splits(labels, None)[0][0]
     fold = fit_and_score(vectors, labels, split)
-    by_hand = roc_auc_score(labels[split.test] == "class 1", fold.probabilities[:, 1])
+    by_hand = roc_auc_score(labels[split.test] == "class 1", fold.predicted[:, 1])
     assert fold.auc == by_hand
 
 
 def test_scaling_is_fitted_on_the_training_side():
     vectors, labels = cohort((40, 40), dtype=np.float64)
     split = make_splits(labels, None)[0][0]
-    before = fit_and_score(vectors, labels, split, scale=True).probabilities
+    before = fit_and_score(vectors, labels, split, scale=True).predicted
     moved = vectors.copy()
     moved[split.test[1:]] += 1000  # other test slides must not change what is said of the first
-    np.testing.assert_array_equal(fit_and_score(moved, labels, split, scale=True).probabilities[0], before[0])
-    assert not np.allclose(fit_and_score(vectors, labels, split).probabilities[0], before[0])
+    np.testing.assert_array_equal(fit_and_score(moved, labels, split, scale=True).predicted[0], before[0])
+    assert not np.allclose(fit_and_score(vectors, labels, split).predicted[0], before[0])
 
 
 def test_converged_reaches_the_optimum():
@@ -151,10 +151,10 @@ def test_converged_reaches_the_optimum():
     split = make_splits(labels, None)[0][0]
     oracle = LogisticRegression(C=10, class_weight="balanced", solver="newton-cholesky", tol=1e-10, max_iter=100)
     best = oracle.fit(vectors[split.train].astype(float), labels[split.train]).predict_proba(vectors[split.test])
-    plain_fit = fit_and_score(vectors, labels, split).probabilities
+    plain_fit = fit_and_score(vectors, labels, split).predicted
     converged = fit_and_score(vectors, labels, split, converged=True)
-    assert np.abs(converged.probabilities - best).max() < 1e-5
-    assert np.abs(plain_fit - best).max() > 10 * np.abs(converged.probabilities - best).max()
+    assert np.abs(converged.predicted - best).max() < 1e-5
+    assert np.abs(plain_fit - best).max() > 10 * np.abs(converged.predicted - best).max()
     assert converged.not_converged == 0
 
 
@@ -218,8 +218,8 @@ def test_one_fold_per_split():
     splits, _ = make_splits(labels, None, folds=5)
     folds = score(vectors, labels, splits)
     assert [fold.split for fold in folds] == splits
-    assert all(fold.probabilities.shape == (13, 2) for fold in folds)
-    low, high = auc_interval(folds)
+    assert all(fold.predicted.shape == (13, 2) for fold in folds)
+    low, high = score_interval(folds)
     assert (low, high) == interval([fold.auc for fold in folds], n_train=52, n_test=13)
     assert low < mean_auc(folds) < high
 

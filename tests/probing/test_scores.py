@@ -7,13 +7,21 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.scores import auc, auc_interval, check_split, difference, interval, roc, score_fold
+from gigacli.probing.kinds import check_split
+from gigacli.probing.metrics import auc, roc
+from gigacli.probing.scores import difference, interval, score_fold, score_interval
 from gigacli.probing.splits import Split
+from gigacli.probing.truth import classes_of
 
 # few distinct values, so that there are ties
 tied = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=40).filter(
     lambda pairs: 0 < sum(positive for positive, _ in pairs) < len(pairs)
 )
+
+
+def known(y):
+    """Classes of at least as many units as splits name."""
+    return classes_of(np.resize(y, max(len(y), 9)))
 
 
 @given(tied)
@@ -38,9 +46,9 @@ def test_many_classes_equal_scikit_learn(classes, seed):
     truth = np.concatenate([np.arange(classes), rng.integers(0, classes, 30)])
     shares = rng.dirichlet(np.ones(classes), len(truth)).round(2) + 1e-6
     shares /= shares.sum(axis=1, keepdims=True)
-    fold = score_fold(truth, shares, Split(train=np.arange(9), test=np.arange(len(truth))))
+    fold = score_fold(known(truth), shares, Split(train=np.arange(9), test=np.arange(len(truth))))
     assert fold.auc == pytest.approx(roc_auc_score(truth, shares, multi_class="ovr"))
-    assert fold.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, shares.argmax(axis=1)))
+    assert fold.metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, shares.argmax(axis=1)))
 
 
 def folds_of(aucs):
@@ -49,7 +57,9 @@ def folds_of(aucs):
     for value in aucs:
         second = {1.0: [0.1, 0.2, 0.8, 0.9], 0.75: [0.1, 0.5, 0.4, 0.9], 0.5: [0.1, 0.9, 0.4, 0.6]}[value]
         shares = np.stack([1 - np.array(second), second], axis=1)
-        found.append(score_fold(np.array([0, 0, 1, 1]), shares, Split(train=np.arange(9), test=np.arange(4), pool=36)))
+        found.append(
+            score_fold(known(np.array([0, 0, 1, 1])), shares, Split(train=np.arange(9), test=np.arange(4), pool=36))
+        )
     assert [fold.auc for fold in found] == list(aucs)
     return found
 
@@ -65,8 +75,8 @@ def test_differences_are_paired():
 
 
 def test_the_interval_counts_all_labels_there_were():
-    assert auc_interval(folds_of([1.0, 0.5])) == interval([1.0, 0.5], n_train=36, n_test=4)
-    assert auc_interval(folds_of([1.0])) == (None, None)
+    assert score_interval(folds_of([1.0, 0.5])) == interval([1.0, 0.5], n_train=36, n_test=4)
+    assert score_interval(folds_of([1.0])) == (None, None)
 
 
 def test_a_class_missing_from_a_side_is_named():

@@ -32,7 +32,7 @@ def test_a_patients_vector_is_the_mean_of_the_slides_at_unit_length(csv):
     np.testing.assert_allclose(made.vectors(vectors, unit_length=False), [[1.5, 1.5], [0, 2], [1, 1]])
     half = np.sqrt(0.5)
     np.testing.assert_allclose(made.vectors(vectors, unit_length=True), [[half, half], [0, 1], [half, half]], rtol=1e-6)
-    assert made.per_class() == {"classes": {"x": 2, "y": 2}, "patients": {"x": 1, "y": 2}}
+    assert made.per_class(made.label.tolist()) == {"classes": {"x": 2, "y": 2}, "patients": {"x": 1, "y": 2}}
 
 
 def test_a_table_of_patients_labels_all_their_slides(csv):
@@ -69,7 +69,7 @@ def test_patients_must_be_known(csv):
         units(found, level="patient", patients=[""] * 6)
     made = units(found, level="slide", patients=[""] * 6)
     assert made.patient is None
-    assert made.per_class() == {"classes": {"x": 1, "y": 1}}
+    assert made.per_class(made.label.tolist()) == {"classes": {"x": 1, "y": 1}}
 
 
 def test_splits_of_slides_or_patients_become_splits_of_patients(csv):

@@ -1,0 +1,186 @@
+"""What a probe found, as text: tables that fit 80 columns, wide ones, HTML for a notebook, and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from textwrap import wrap
+from typing import Any, Final
+
+from gigacli.probing.kinds import KINDS
+from gigacli.probing.results import ProbeResult, ProbeRow
+
+WIDTH: Final = 80
+"""Columns of a terminal that a table fits unless it is to be wide."""
+
+SHORT: Final = {
+    "accuracy": "acc.",
+    "balanced_accuracy": "bal. acc.",
+    "f1_macro": "F1",
+    "f1_weighted": "F1 wtd.",
+    "average_precision": "AP",
+    "kappa": "kappa",
+    "brier": "Brier",
+    "calibration_error": "ECE",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "mae": "MAE",
+    "c_index_uno": "Uno's",
+    "auc_over_time": "AUC(t)",
+    "log_rank_p": "log-rank p",
+}
+"""Metrics in the head of a table."""
+
+ROBUST: Final = ("embedding", "method", "labels", "{metric}", "{metric}, augmented", "found", "moved")
+"""Head of the second table: how vectors withstand augmentation."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to show."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def tables(result: ProbeResult, *, wide: bool) -> Iterator[tuple[str, list[Table]]]:
+    """Every target with its table and, where it was asked for, that of slides seen under other augmentations."""
+    for target in dict.fromkeys(row.target for row in result.scores):
+        rows = [row for row in result.scores if row.target == target]
+        table = Table(_title(rows[0]), *(_wide(rows) if wide else _narrow(rows)))
+        robust = [row for row in rows if row.augmented_score is not None]
+        second = [Table(f"{target}: slides seen under other augmentations", _robust_head(rows[0]), _robust(robust))]
+        yield target, [table, *(second if robust else [])]
+
+
+def _title(row: ProbeRow) -> str:
+    known = row.patients or {}
+    counts = (f"{c} {n}" + (f" of {known[c]} patients" if c in known else "") for c, n in row.classes.items())
+    listed = f" ({', '.join(counts)})" if row.classes else ""
+    kind = "" if row.task == "classification" else f", {row.task}"
+    return f"{row.target}{kind}: {row.slides} slides{listed}, {row.splits} splits"
+
+
+def _wide(rows: Sequence[ProbeRow]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Every column."""
+    metric, kind = rows[0].metric, KINDS[rows[0].task]
+    others = [name for name in rows[0].metrics if name != metric]
+    first = ("embedding", "method", "labels", f"{kind.title} ± sd", "95 % interval", "above baseline")
+    head = (*first, *(SHORT[name] for name in others), "train", "test")
+    texts = [
+        (
+            row.embedding,
+            row.setting,
+            row.budget,
+            f"{row.score_mean:.3f}" + ("" if row.score_std is None else f" ± {row.score_std:.3f}"),
+            _interval(row),
+            _above(row),
+            *(_figure(name, row.metrics[name]) for name in others),
+            f"{row.n_train:.0f}",
+            f"{row.n_test:.0f}",
+        )
+        for row in rows
+    ]
+    return head, texts
+
+
+def _narrow(rows: Sequence[ProbeRow]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The columns that fit; names of embeddings are folded between their parts, never inside a word."""
+    texts = [
+        (
+            row.embedding,
+            row.setting.removeprefix("scaled, "),
+            row.budget,
+            f"{row.score_mean:.3f}",
+            _interval(row),
+            _above(row, short=True),
+        )
+        for row in rows
+    ]
+    head = ("embedding", "method", "labels", KINDS[rows[0].task].title, "95 % interval", "above baseline")
+    kept = [i for i in range(len(head)) if i != 2 or {row.budget for row in rows} != {"all"}]
+    kept = [i for i in kept if i < 3 or any(text[i] for text in texts)]
+    room = WIDTH - sum(2 + max(len(text[i]) for text in (head, *texts)) for i in kept[1:]) - 2
+    return tuple(head[i] for i in kept), [(_folded(t[0], room), *(t[i] for i in kept[1:])) for t in texts]
+
+
+def _folded(name: str, width: int) -> str:
+    return "\n".join(wrap(name, max(1, width), break_long_words=False))
+
+
+def _robust_head(row: ProbeRow) -> tuple[str, ...]:
+    return tuple(text.format(metric=KINDS[row.task].title) for text in ROBUST)
+
+
+def _robust(rows: Sequence[ProbeRow]) -> list[tuple[str, ...]]:
+    return [
+        (
+            row.embedding,
+            row.setting,
+            row.budget,
+            *(f"{x:.3f}" for x in (row.score_mean, row.augmented_score, row.found, row.moved) if x is not None),
+        )
+        for row in rows
+    ]
+
+
+def html(result: ProbeResult) -> str:
+    """The tables as HTML, every column, and the warnings."""
+    parts = []
+    for _, found in tables(result, wide=True):
+        for table in found:
+            head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
+            body = "".join(f"<tr>{''.join(f'<td>{escape(x)}</td>' for x in row)}</tr>" for row in table.rows)
+            caption = f"<caption>{escape(table.title)}</caption>"
+            parts.append(f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    if result.warnings:
+        parts.append(f"<ul>{''.join(f'<li>warning: {escape(text)}</li>' for text in result.warnings)}</ul>")
+    return "\n".join(parts)
+
+
+def lines(result: ProbeResult) -> Iterator[str]:
+    """Sentences to show: how labels and vectors met, what was decided, warnings, and what was written."""
+    for target, counts in result.joins.items():
+        for line in _join_lines(counts):
+            yield line if len(result.joins) == 1 else f"{target}: {line}"
+    yield from result.notes
+    yield from (f"warning: {text}" for text in result.warnings)
+    yield from (f"wrote {file}" for file in result.files)
+
+
+def _join_lines(counts: dict[str, Any]) -> Iterator[str]:
+    yield f"joined {counts['labels']} labels with {counts['vectors']} vectors: {counts['matched']} slides matched"
+    for key, what in (
+        ("unmatched", "labels name no slide here"),
+        ("without_vector", "labelled slides have no vector"),
+        ("unlabelled", "vectors have no label"),
+    ):
+        if counts[key]:
+            yield f"{counts[key]} {what}, first: {', '.join(counts[f'{key}_first'])}"
+    if counts["missing"]:
+        yield f"{counts['missing']} rows of the labels have an empty label"
+
+
+def _interval(row: ProbeRow) -> str:
+    if row.score_low is None or row.score_high is None:
+        return ""
+    return f"{row.score_low:.3f}{'-' if row.score_low >= 0 else ' to '}{row.score_high:.3f}"
+
+
+def _above(row: ProbeRow, *, short: bool = False) -> str:
+    """The difference to the baseline with its interval, or with half the width of that."""
+    if row.difference is None:
+        return ""
+    low, high = row.difference_low, row.difference_high
+    if low is None or high is None:
+        return f"{row.difference:+.3f}"
+    ends = f" ± {(high - low) / 2:.3f}" if short else f" ({low:+.3f} to {high:+.3f})"
+    return f"{row.difference:+.3f}{ends}"
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2g}" if name == "log_rank_p" else f"{value:.3g}" if name == "mae" else f"{value:.3f}"
