@@ -1,19 +1,22 @@
 """Another cohort: a probe fitted on all of one cohort, judged on another, with an interval over its patients."""
-# ruff: noqa: N803 - C is what scikit-learn and everyone else calls it
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gigacli.config.probe import TaskKind
 from gigacli.errors import InvalidInput
-from gigacli.probing.linear import PAPER_C, score
-from gigacli.probing.scores import Fold, auc
+from gigacli.probing import metrics
+from gigacli.probing.kinds import KINDS
+from gigacli.probing.model import Fit, Transform, score_splits
+from gigacli.probing.scores import Fold
 from gigacli.probing.splits import Split
+from gigacli.probing.truth import Truth
 from gigacli.randomness import keyed_rng
 
 DRAWS: Final = 1000
@@ -25,11 +28,16 @@ _SHOWN = 3
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """Vectors and labels of the slides, or patients, of one cohort."""
+    """Vectors of the slides, or patients, of one cohort, and the truth about them."""
 
     vectors: NDArray[np.floating]  # (n, features), finite
-    labels: NDArray[np.str_]  # text (n,)
+    truth: Truth  # (n,)
     groups: NDArray[np.str_] | None = None  # the patient of each, text (n,); None: each is its own
+
+    @property
+    def owners(self) -> NDArray[np.str_]:
+        """The patient of each, or a name of its own, text (n,)."""
+        return np.arange(len(self.truth)).astype(str) if self.groups is None else self.groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +46,7 @@ class ExternalScore:
 
     Attributes:
         fold: What was predicted and how well; its split counts the slides of both cohorts, those of the other last.
-        low: Lower end of the 95 % interval of the AUC: draws of the other cohort's patients, with replacement. None
+        low: Lower end of the 95 % interval of the score: draws of the other cohort's patients, with replacement. None
             where there are too few patients to say.
         high: Upper end.
         draws: Draws that this comes from.
@@ -63,50 +71,67 @@ class ExternalScore:
 def score_external(
     train: Cohort,
     test: Cohort,
+    fit: Fit,
     *,
-    C: float | Literal["auto"] = PAPER_C,
-    scale: bool = False,
-    seed: int = 0,
-    converged: bool = False,
+    transform: Transform | None = None,
     draws: int = DRAWS,
+    seed: int = 0,
 ) -> ExternalScore:
     """Fit on all of one cohort and judge on all of another; nothing is chosen or standardised by the second.
 
-    It is :func:`gigacli.probing.linear.score` with a single split, so that what is said of its options holds here.
+    It is :func:`gigacli.probing.model.score_splits` with a single split.
 
     Args:
-        train: The cohort to fit on; C="auto" is chosen inside it.
+        train: The cohort to fit on; what has to be chosen is chosen inside it.
         test: The cohort to judge on, with the same classes.
-        C: Inverse regularisation, or "auto".
-        scale: Standardise by the mean and deviation of `train`.
-        seed: Of the splits of C="auto", and of the draws.
-        converged: Fit to the optimum, in float64.
+        fit: Of :func:`gigacli.probing.heads.fit_of`.
+        transform: Changes vectors, fitted on `train`.
         draws: Of the patients of `test`.
+        seed: Of the draws.
 
     Raises:
-        InvalidInput: The cohorts have other classes or widths, or vectors that are not finite.
+        InvalidInput: The cohorts have other classes or widths, vectors that are not finite, or nothing to score.
     """
     if train.vectors.shape[1] != test.vectors.shape[1]:
         raise InvalidInput(
             f"vectors of {train.vectors.shape[1]} values, and {test.vectors.shape[1]} in the test cohort",
             "probe embeddings that were made alike",
         )
-    _check_classes(train, test)
-    vectors = np.concatenate([train.vectors, test.vectors])
-    labels = np.concatenate([train.labels, test.labels])
-    split = Split(train=np.arange(len(train.labels)), test=np.arange(len(train.labels), len(labels)))
-    groups = None if train.groups is None else np.concatenate([train.groups, _owners(test)])
-    [fold] = score(vectors, labels, [split], C=C, scale=scale, seed=seed, groups=groups, converged=converged)
-    truth = np.unique(labels, return_inverse=True)[1][split.test]  # (n_test,)
-    classes = fold.probabilities.shape[1]
+    both, vectors = joined(train.truth, test.truth), np.concatenate([train.vectors, test.vectors])
+    split = Split(train=np.arange(len(train.truth)), test=np.arange(len(train.truth), len(both)))
+    groups = None if train.groups is None else np.concatenate([train.groups, test.owners])
+    [fold] = score_splits(vectors, both, [split], fit, groups=groups, transform=transform)
+    score, kind = SCORES[both.kind], KINDS[both.kind]
 
-    def area(drawn: NDArray[np.int64]) -> float:
-        whole = np.bincount(truth[drawn], minlength=classes).all()
-        return auc(truth[drawn], fold.probabilities[drawn]) if whole else np.nan
+    def of_drawn(drawn: NDArray[np.int64]) -> float:
+        try:
+            kind.check(both, replace(split, test=split.test[drawn]))
+        except InvalidInput:  # a class is missing, or nothing differs
+            return np.nan
+        return score(both.take(split.test[drawn]), fold.predicted[drawn])
 
-    low, high, made = bootstrap(area, _owners(test), draws=draws, seed=seed)
-    both = set() if train.groups is None or test.groups is None else {*train.groups.tolist()} & {*test.groups.tolist()}
-    return ExternalScore(fold, low, high, made, tuple(sorted(both)))
+    low, high, made = bootstrap(of_drawn, test.owners, draws=draws, seed=seed)
+    shared = {*(train.groups if train.groups is not None else ())} & {*(test.groups if test.groups is not None else ())}
+    return ExternalScore(fold, low, high, made, tuple(sorted(map(str, shared))))
+
+
+def joined(train: Truth, test: Truth) -> Truth:
+    """The truth about the units of two cohorts, those of `test` last.
+
+    Raises:
+        InvalidInput: They are of two kinds, or have other classes.
+    """
+    if (train.kind, train.classes) != (test.kind, test.classes):
+        mine, theirs = (", ".join(one.classes) or one.kind for one in (train, test))
+        raise InvalidInput(
+            f"the cohort to fit on has the classes {mine}; the test cohort has {theirs}",
+            "give classes the same names in both tables, and leave out (an empty label) what only one of them has",
+        )
+    event = None
+    if train.event is not None and test.event is not None:
+        event = np.concatenate([train.event, test.event])
+    strata = np.concatenate([train.strata, test.strata])
+    return replace(train, y=np.concatenate([train.y, test.y]), strata=strata, event=event)
 
 
 def bootstrap(
@@ -141,14 +166,21 @@ def bootstrap(
     return float(low), float(high), len(values)
 
 
-def _owners(cohort: Cohort) -> NDArray[np.str_]:
-    return np.arange(len(cohort.labels)).astype(str) if cohort.groups is None else cohort.groups
+def _c_index(truth: Truth, predicted: NDArray[np.float64]) -> float:
+    from sksurv.metrics import concordance_index_censored
+
+    assert truth.event is not None
+    return float(concordance_index_censored(truth.event, truth.y, predicted[:, 0])[0])
 
 
-def _check_classes(train: Cohort, test: Cohort) -> None:
-    mine, theirs = (sorted(set(cohort.labels.tolist())) for cohort in (train, test))
-    if mine != theirs:
-        raise InvalidInput(
-            f"the cohort to fit on has the classes {', '.join(mine)}; the test cohort has {', '.join(theirs)}",
-            "give classes the same names in both tables, and leave out (an empty label) what only one of them has",
-        )
+def _quadratic_kappa(truth: Truth, predicted: NDArray[np.float64]) -> float:
+    return metrics.kappa(truth.y, predicted[:, 0].astype(np.int64), len(truth.classes), quadratic=True)
+
+
+SCORES: Final[dict[TaskKind, Callable[[Truth, NDArray[np.float64]], float]]] = {
+    "classification": lambda truth, predicted: metrics.auc(truth.y, predicted),
+    "ordinal": _quadratic_kappa,
+    "regression": lambda truth, predicted: metrics.r2(truth.y, predicted[:, 0]),
+    "survival": _c_index,
+}
+"""The metric that methods are compared by, alone: a thousand draws need no others."""

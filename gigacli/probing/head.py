@@ -4,28 +4,27 @@ Every head of a probe that is kept is linear: vectors are standardised, multipli
 predicted. The file is safetensors, with the card in its metadata: loading it runs no code, and everything in it is
 checked.
 """
-# ruff: noqa: N803 - C is what scikit-learn and everyone else calls it
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from gigacli.config.probe import TaskKind
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.files import new_file
-from gigacli.probing.head_card import HINT, HeadCard, HeadTask, Link
-from gigacli.probing.linear import CONVERGED, PAPER_C, score
-from gigacli.probing.logistic import Logistic, fit
-from gigacli.probing.splits import Split
-from gigacli.probing.standardise import moments, standardise
+from gigacli.probing.head_card import HINT, HeadCard, Link
+from gigacli.probing.logistic import Logistic
+from gigacli.probing.model import Model
+from gigacli.probing.standardise import standardise
 
 ENDING: Final = ".safetensors"
-LINKS: Final[dict[HeadTask, tuple[Link, ...]]] = {
+LINKS: Final[dict[TaskKind, tuple[Link, ...]]] = {
     "classification": ("logistic", "softmax"),
     "survival": ("identity",),
     "regression": ("identity",),
@@ -54,20 +53,19 @@ class LinearMap:
     cuts: NDArray[np.float64] | None = None
 
     @classmethod
-    def of(
-        cls,
-        weights: NDArray[np.floating],
-        mean: NDArray[np.float64] | None,
-        deviation: NDArray[np.float64] | None,
-        *,
-        task: HeadTask,
-        cuts: NDArray[np.float64] | None = None,
-    ) -> LinearMap:
-        """A fit as the probe has it: weights (scores, features + 1), the intercept last; None: nothing to subtract."""
+    def of(cls, model: Model, task: TaskKind) -> LinearMap:
+        """What a linear method of the probe has learnt.
+
+        Raises:
+            InvalidInput: The method is not linear.
+        """
+        weights = model.weights
+        if weights is None:
+            raise InvalidInput("only linear heads are kept, and this method is not linear", "use `method` linear")
         features, link = weights.shape[1] - 1, LINKS[task][-1 if len(weights) > 1 else 0]
-        mean = np.zeros(features) if mean is None else mean
-        deviation = np.ones(features) if deviation is None else deviation
-        return cls(mean, deviation, weights[:, :-1], weights[:, -1], link, cuts)
+        mean = np.zeros(features) if model.mean is None else model.mean
+        deviation = np.ones(features) if model.deviation is None else model.deviation
+        return cls(mean, deviation, weights[:, :-1], weights[:, -1], link, model.cuts)
 
     def predict(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """Predictions of vectors (n, features): probabilities (n, classes), risks or values (n, 1), float64.
@@ -81,67 +79,6 @@ class LinearMap:
         if self.cuts is None:
             return scores
         return np.column_stack([np.searchsorted(self.cuts, scores[:, 0], side="right"), scores])
-
-
-@dataclass(frozen=True, eq=False)
-class FittedClassifier:
-    """A logistic regression that was fitted on a whole cohort.
-
-    Attributes:
-        map: What it learnt.
-        classes: In sorted order, that of the columns of its predictions.
-        C: The inverse regularisation used.
-        not_converged: Fits that stopped short, those by which C was chosen included.
-        note: Why ``C="auto"`` could not choose, or "".
-    """
-
-    map: LinearMap
-    classes: tuple[str, ...]
-    C: float
-    not_converged: int
-    note: str
-
-
-def fit_classifier(
-    vectors: NDArray[np.floating],
-    labels: ArrayLike,
-    *,
-    C: float | Literal["auto"] = PAPER_C,
-    scale: bool = False,
-    seed: int = 0,
-    groups: ArrayLike | None = None,
-    converged: bool = False,
-) -> FittedClassifier:
-    """Fit on all slides what :func:`gigacli.probing.linear.score` fits on the training side of a split.
-
-    Args:
-        vectors: One per slide, finite, (slides, features).
-        labels: Text (slides,), of two classes or more.
-        C: Inverse regularisation; "auto" chooses it by a cross-validation inside these slides.
-        scale: Standardise first. Unit-length vectors go in as they are or, with C="auto", less their mean.
-        seed: Of the splits of C="auto".
-        groups: The patient of each slide, text (slides,), kept together by these splits.
-        converged: Fit to the optimum, in float64.
-
-    Raises:
-        InvalidInput: Vectors that are not finite, or fewer than two classes.
-    """
-    names = np.asarray(labels)
-    classes, y = np.unique(names, return_inverse=True)  # (classes,), (slides,)
-    if len(classes) < 2:
-        raise InvalidInput(f"all {len(y)} slides have the same label: {classes.tolist()}", "A head needs two classes.")
-    everyone = np.arange(len(y))
-    options = {"C": C, "scale": scale, "seed": seed, "groups": groups, "converged": converged}
-    [fold] = score(vectors, names, [Split(train=everyone, test=everyone)], **options)  # type: ignore[arg-type]
-    assert fold.C is not None
-    rows = vectors.astype(np.float64) if converged else vectors
-    mean, deviation = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
-    if scale or C == "auto":
-        mean, spread = moments(rows)
-        deviation = spread if scale else deviation
-    model = fit(standardise(rows, mean, deviation), y, C=fold.C, **(CONVERGED if converged else {}))  # type: ignore[arg-type]
-    learnt = LinearMap.of(model.weights, mean, deviation, task="classification")
-    return FittedClassifier(learnt, tuple(classes.tolist()), fold.C, fold.not_converged, fold.note)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import types
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from gigacli.config.probe import TaskKind
 from gigacli.errors import Mismatch
 
 KEY = "giga"
@@ -14,7 +15,6 @@ KIND = "head"
 CARD_VERSION = "0.1"
 HINT = "use a file of: giga probe STORE --labels CSV --save head.safetensors"
 
-HeadTask = Literal["classification", "survival", "regression", "ordinal"]
 Link = Literal["logistic", "softmax", "identity", "levels"]
 """From scores to what is predicted. logistic: one score, the probability of the second of two classes; softmax: one
 score per class, a probability each; identity: one score, which is the prediction (a risk, a value); levels: one score,
@@ -59,7 +59,7 @@ class HeadScore:
 class HeadCard:
     """The card of a head."""
 
-    task: HeadTask
+    task: TaskKind
     target: str  # column of the labels
     # in the order of what is predicted, levels from low to high; empty for survival and regression
     classes: tuple[str, ...]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from gigacli.config.probe import TaskKind
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.probing.head import Head, LinearMap
-from gigacli.probing.head_card import HeadCard, HeadScore, HeadTask, VectorKind
+from gigacli.probing.head_card import HeadCard, HeadScore, VectorKind
 from gigacli.store.groups import Embedding
 from gigacli.store.recipe import CREATED_BY
 from gigacli.store.store import Store
@@ -17,7 +18,7 @@ def head_of(
     embedding: Embedding,
     learnt: LinearMap,
     *,
-    task: HeadTask,
+    task: TaskKind,
     target: str,
     classes: tuple[str, ...],
     method: str,

@@ -10,9 +10,11 @@ import pytest
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.probing.head import Head, LinearMap, fit_classifier
+from gigacli.probing.head import Head, LinearMap
 from gigacli.probing.head_card import HeadScore
+from gigacli.probing.heads import fit_of
 from gigacli.probing.standardise import moments
+from gigacli.probing.truth import classes_of
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
@@ -40,7 +42,9 @@ def fitted(store, **changes):
     """A head of classes a and b, and its map."""
     vectors = store.embedding("titan").read()
     labels = np.array(list("ab"))[np.arange(len(vectors)) // 2 % 2]
-    learnt = fit_classifier(vectors, labels).map
+    learnt = LinearMap.of(
+        fit_of("classification", "linear", C=10.0)(vectors, classes_of(labels), None), "classification"
+    )
     options = {
         "task": "classification",
         "target": "grade",

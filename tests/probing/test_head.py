@@ -10,15 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound
-from gigacli.probing.head import Head, LinearMap, fit_classifier
+from gigacli.probing.head import Head, LinearMap
 from gigacli.probing.head_card import HeadCard, HeadScore, VectorKind
-from gigacli.probing.linear import score
-from gigacli.probing.splits import Split
+from gigacli.probing.heads import fit_of
+from gigacli.probing.truth import classes_of, levels_of, numbers_of, times_of
 
 VECTORS = VectorKind(
     aggregator="model",
@@ -66,31 +63,42 @@ def head_of(learnt, **changes):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("scale", [False, True])
-@pytest.mark.parametrize("c", [10.0, "auto"])
-def test_a_head_says_what_the_probe_would(classes, scale, c, tmp_path):
+@pytest.mark.parametrize("options", [{"C": 10.0}, {"C": "auto"}, {"scale": True}, {"C": "auto", "converged": True}])
+def test_a_head_says_what_the_probe_would(classes, options, tmp_path):
     vectors, labels, groups = cohort(classes=classes)
-    new = cohort(60, classes, seed=1)[0]
-    split = Split(train=np.arange(90), test=np.arange(90, 150))
-    options = {"C": c, "scale": scale, "seed": 3}
-    [fold] = score(
-        np.concatenate([vectors, new]), [*labels, *labels[:60]], [split], groups=[*groups, *groups[:60]], **options
-    )
-    fitted = fit_classifier(vectors, labels, groups=groups, **options)
-    assert (fitted.C, fitted.note, fitted.not_converged) == (fold.C, "", 0)
-    head_of(fitted.map, classes=fitted.classes).save(tmp_path / "head.safetensors")
+    new, model = cohort(60, classes, seed=1)[0], fit_of("classification", "linear", **options)
+    truth = classes_of(labels)
+    fitted = model(vectors, truth, np.array(groups))
+    head_of(LinearMap.of(fitted, "classification"), classes=truth.classes).save(tmp_path / "head.safetensors")
     read = Head.load(tmp_path / "head.safetensors")
-    np.testing.assert_array_equal(read.map.predict(new), fold.probabilities)
+    np.testing.assert_array_equal(read.map.predict(new), fitted.predict(new))
     assert list(read.table(new)[0]) == [f"p_class {i}" for i in range(classes)]
 
 
-def test_a_converged_head_is_that_of_scikit_learn():
-    vectors, labels, _ = cohort()
-    fitted = fit_classifier(vectors, labels, scale=True, converged=True)
-    logistic = LogisticRegression(C=10, class_weight="balanced", max_iter=10_000, tol=1e-10)
-    oracle = make_pipeline(StandardScaler(), logistic).fit(vectors.astype(np.float64), labels)
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("task", ["regression", "ordinal", "survival"])
+def test_heads_of_other_tasks_say_what_the_probe_would(task, scale, tmp_path):
+    vectors, _, groups = cohort()
+    number = vectors[:, 0] + 0.1 * np.random.default_rng(0).normal(size=90)
+    levels = [str(i) for i in np.digitize(number, [0, 1])]
+    truth = {
+        "regression": lambda: numbers_of([str(v) for v in number], column="age"),
+        "ordinal": lambda: levels_of(levels, column="grade"),
+        "survival": lambda: times_of([str(v) for v in np.exp(number)], ["1", "0", "1"] * 30, time="t", event="e"),
+    }[task]()
+    fitted = fit_of(task, "linear", scale=scale)(vectors, truth, np.array(groups))
+    head_of(LinearMap.of(fitted, task), task=task, classes=truth.classes).save(tmp_path / "head.safetensors")
     new = cohort(seed=1)[0]
-    np.testing.assert_allclose(fitted.map.predict(new), oracle.predict_proba(new.astype(np.float64)), atol=1e-6)
+    np.testing.assert_allclose(
+        Head.load(tmp_path / "head.safetensors").map.predict(new), fitted.predict(new), rtol=1e-10
+    )
+
+
+def test_a_method_that_is_not_linear_is_not_kept():
+    vectors, labels, _ = cohort()
+    fitted = fit_of("classification", "knn")(vectors, classes_of(labels), None)
+    with pytest.raises(InvalidInput, match="only linear heads are kept"):
+        LinearMap.of(fitted, "classification")
 
 
 @pytest.mark.parametrize(("task", "column"), [("survival", "risk"), ("regression", "value")])
@@ -108,7 +116,7 @@ def test_a_head_of_numbers_is_the_linear_map(task, column, tmp_path):
 
 def test_a_head_of_levels_cuts_its_numbers(tmp_path):
     weights, cuts = np.array([[1.0, 0.0, 0.5]]), np.array([0.0, 2.0])
-    learnt = LinearMap.of(weights, None, None, task="ordinal", cuts=cuts)
+    learnt = LinearMap(np.zeros(2), np.ones(2), weights[:, :2], weights[:, 2], "levels", cuts)
     head_of(learnt, task="ordinal", classes=("G1", "G2", "G3"), c=None).save(tmp_path / "head.safetensors")
     read = Head.load(tmp_path / "head.safetensors")
     vectors = np.array([[-3.0, 9.0], [-0.5, 9.0], [1.0, 9.0], [1.5, 9.0]])
@@ -129,8 +137,8 @@ def test_a_head_of_levels_cuts_its_numbers(tmp_path):
 
 @pytest.fixture
 def learnt():
-    vectors, labels, groups = cohort()
-    return fit_classifier(vectors, labels, groups=groups).map
+    vectors, labels, _ = cohort()
+    return LinearMap.of(fit_of("classification", "linear", C=10.0)(vectors, classes_of(labels), None), "classification")
 
 
 def test_the_same_head_is_the_same_file_and_its_card_comes_back(learnt, tmp_path):
@@ -155,8 +163,6 @@ def test_what_cannot_be_kept_is_refused(learnt, tmp_path):
             Head(replace(head_of(learnt).card, **changes), learnt).save(tmp_path / "head.safetensors")
     with pytest.raises(InvalidInput, match="bias holds values that are not numbers"):
         head_of(replace(learnt, bias=np.array([np.nan], dtype=np.float32))).save(tmp_path / "head.safetensors")
-    with pytest.raises(InvalidInput, match="all 2 slides have the same label"):
-        fit_classifier(np.eye(2, dtype=np.float32), ["a", "a"])
     assert not list(tmp_path.iterdir())
 
 
@@ -237,8 +243,8 @@ def test_tensors_are_checked(learnt, tmp_path):
 @given(st.integers(0, 10_000), st.integers(1, 255))
 def test_a_damaged_file_is_refused_or_harmless(tmp_path_factory, at, by):
     file = tmp_path_factory.getbasetemp() / "damaged.safetensors"
-    vectors, labels, _ = cohort(12)
-    head = head_of(fit_classifier(vectors, labels).map)
+    vectors = cohort(12)[0]
+    head = head_of(LinearMap(np.zeros(6), np.ones(6), np.ones((1, 6)), np.zeros(1), "logistic"))
     head.save(file)
     data = bytearray(file.read_bytes())
     data[at % len(data)] ^= by
