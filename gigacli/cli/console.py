@@ -209,9 +209,10 @@ def _plain(value: Any) -> Any:
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, folded: bool = True) -> None:
     """Show a table on standard output; columns after the first are aligned to the right where they hold figures.
 
-    Cells that the screen has no room for are folded, or else left as they are.
+    Cells that the screen has no room for are folded; without that nothing is, and columns stand closer.
     """
-    table = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    look: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "pad_edge": False}
+    table = Table(title=title or None, box=SIMPLE_HEAD, collapse_padding=not folded, show_edge=folded, **look)
     for i, column in enumerate(columns):
         figures = all(isinstance(row[i], int | float) or _looks_like_figure(str(row[i])) for row in rows)
         table.add_column(column, justify="right" if figures and i else "left", overflow="fold", no_wrap=not folded)

@@ -1,8 +1,8 @@
-"""Figures of a probe: learning curves and ROC curves, drawn into matplotlib axes or written to files."""
+"""Figures of a probe: learning curves, ROC curves and :mod:`panels`, drawn into matplotlib axes or written to files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from gigacli.config.probe import TaskKind
 from gigacli.files import new_file
+from gigacli.probing import panels
 from gigacli.probing.evaluation import Evaluation
+from gigacli.probing.kinds import KINDS
 from gigacli.probing.metrics import roc
 from gigacli.probing.results import ProbeRow
 
@@ -25,14 +28,15 @@ _COLUMNS = 3  # panels side by side
 
 
 def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = False) -> Axes:
-    """AUC over the number of training labels, a line per embedding and method (paper, figure 2).
+    """The score over the number of training labels, a line per embedding and method (paper, figure 2).
 
     Args:
         rows: Of one target.
         axes: To draw into.
-        difference: Draw how far the AUC is above the baseline instead, with its paired 95 % interval; else the bars
+        difference: Draw how far the score is above the baseline instead, with its paired 95 % interval; else the bars
             are standard deviations over the splits.
     """
+    title = KINDS[rows[0].task].title
     lines: dict[str, list[ProbeRow]] = {}
     for row in rows:
         lines.setdefault(f"{row.embedding}, {row.setting}", []).append(row)
@@ -54,10 +58,10 @@ def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = F
     if difference:
         baselines = " / ".join(dict.fromkeys(row.baseline for row in rows if row.baseline))
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_ylabel(f"AUC above {baselines}")
+        axes.set_ylabel(f"{title} above {baselines}")
         axes.set_xlabel("training labels (bars: 95 % interval)")
     else:
-        axes.set_ylabel("AUC")
+        axes.set_ylabel(title)
         axes.set_xlabel("training labels (bars: standard deviation over splits)")
     ticks: list[int] = []
     for n in sorted({round(row.n_train) for row in rows}):
@@ -93,11 +97,16 @@ def _curves(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> Ite
 
 
 def write_probe(folder: Path, rows: Sequence[ProbeRow], evaluations: Sequence[Evaluation]) -> list[str]:
-    """Write learning-curve.png and roc.png of every target; with several, their names end in the target's."""
+    """Write learning-curve.png of every target, and the figures of its kind.
+
+    Of classes roc.png and reliability.png, of numbers and levels predicted.png, of times survival.png. With several
+    targets, their names end in the target's.
+    """
     targets = list(dict.fromkeys(row.target for row in rows))
     files = []
     for target in targets:
         mine = [row for row in rows if row.target == target]
+        judged = [one for one in evaluations if one.task.target == target]
         ending = f"-{''.join(c if c.isalnum() else '_' for c in target)}" if len(targets) > 1 else ""
         compared = any(row.difference is not None for row in mine)
         figure = Figure(figsize=(4.5 * (1 + compared), 3.5), layout="constrained")
@@ -105,13 +114,40 @@ def write_probe(folder: Path, rows: Sequence[ProbeRow], evaluations: Sequence[Ev
             learning_curve(mine, figure.add_subplot(1, 1 + compared, i + 1, title=target), difference=i == 1)
         files.append(save(figure, folder / f"learning-curve{ending}.png"))
         budgets = list(dict.fromkeys(row.budget for row in sorted(mine, key=lambda row: row.n_train)))
-        across, down = min(len(budgets), _COLUMNS), -(-len(budgets) // _COLUMNS)
-        figure = Figure(figsize=(3.7 * across, 4.0 * down), layout="constrained")
-        for i, budget in enumerate(budgets):
-            panel = figure.add_subplot(down, across, i + 1, title=f"{target}, {_labels(budget)}")
-            roc_curves([one for one in evaluations if (one.task.target, one.budget) == (target, budget)], panel)
-        files.append(save(figure, folder / f"roc{ending}.png"))
+        for name, draw in _FIGURES[mine[0].task].items():
+            figure = _by_budget(judged, budgets, draw) if name in _SHARED else _by_evaluation(judged, budgets[-1], draw)
+            files.append(save(figure, folder / f"{name}{ending}.png"))
     return files
+
+
+_FIGURES: dict[TaskKind, dict[str, Callable[[Any, Axes], Axes]]] = {
+    "classification": {"roc": roc_curves, "reliability": panels.reliability_curves},
+    "regression": {"predicted": panels.predicted_over_truth},
+    "ordinal": {"predicted": panels.predicted_over_truth},
+    "survival": {"survival": panels.survival_of_halves},
+}
+_SHARED = ("roc", "reliability")
+"""Figures with a panel per budget, in which embeddings and methods are lines; others have a panel for each of these."""
+
+
+def _by_budget(
+    evaluations: Sequence[Evaluation], budgets: Sequence[str], draw: Callable[[Sequence[Evaluation], Axes], Axes]
+) -> Figure:
+    across, down = min(len(budgets), _COLUMNS), -(-len(budgets) // _COLUMNS)
+    figure = Figure(figsize=(3.7 * across, 4.0 * down), layout="constrained")
+    for i, budget in enumerate(budgets):
+        title = f"{evaluations[0].task.target}, {_labels(budget)}"
+        draw([one for one in evaluations if one.budget == budget], figure.add_subplot(down, across, i + 1, title=title))
+    return figure
+
+
+def _by_evaluation(evaluations: Sequence[Evaluation], budget: str, draw: Callable[[Evaluation, Axes], Axes]) -> Figure:
+    shown = [one for one in evaluations if one.budget == budget]
+    across, down = min(len(shown), _COLUMNS), -(-len(shown) // _COLUMNS)
+    figure = Figure(figsize=(3.2 * across, 2.8 * down), layout="constrained")
+    for i, one in enumerate(shown):
+        draw(one, figure.add_subplot(down, across, i + 1))
+    return figure
 
 
 def save(figure: Figure, path: Path) -> str:
@@ -123,5 +159,11 @@ def save(figure: Figure, path: Path) -> str:
 
 
 def _labels(budget: str) -> str:
-    """A budget in words: "all labels", "25 % of the labels", "50 labels"."""
-    return f"{budget} of the labels" if budget.endswith("%") else f"{budget} labels"
+    """A budget in words: "all labels", "25 % of the labels", "50 labels", "10 labels per class"."""
+    return (
+        budget.replace(" per", " labels per")
+        if "per" in budget
+        else f"{budget} of the labels"
+        if budget.endswith("%")
+        else f"{budget} labels"
+    )

@@ -20,7 +20,8 @@ from gigacli.probing.truth import Truth
 HIDDEN: Final = 128
 """Units of the hidden layer of the multi-layer perceptron."""
 EPOCHS: Final = 100
-WEIGHT_DECAY: Final = 0.1
+WEIGHT_DECAY: Final = 10.0
+"""Much: vectors have hundreds of values that say nothing of the label, and a hidden layer learns them by heart."""
 TEMPERATURE: Final = 0.1
 """By which cosines of the nearest class mean are divided before they become probabilities: it does not touch ranks."""
 
@@ -58,7 +59,7 @@ def fit_of(
     if method == "coxnet":
         from gigacli.probing.survival import fit_coxnet
 
-        return partial(fit_coxnet, alpha=alpha, scale=scale)
+        return partial(fit_coxnet, alpha=alpha)
     if method == "mlp":
         return partial(fit_perceptron, seed=seed)
     return partial(fit_neighbours if method == "knn" else fit_class_means, scale=scale)

@@ -92,7 +92,7 @@ def _narrow(rows: Sequence[ProbeRow]) -> tuple[tuple[str, ...], list[tuple[str, 
         (
             row.embedding,
             row.setting.removeprefix("scaled, "),
-            row.budget,
+            row.budget.replace(" per ", "/"),
             f"{row.score_mean:.3f}",
             _interval(row),
             _above(row, short=True),
@@ -102,7 +102,7 @@ def _narrow(rows: Sequence[ProbeRow]) -> tuple[tuple[str, ...], list[tuple[str, 
     head = ("embedding", "method", "labels", KINDS[rows[0].task].title, "95 % interval", "above baseline")
     kept = [i for i in range(len(head)) if i != 2 or {row.budget for row in rows} != {"all"}]
     kept = [i for i in kept if i < 3 or any(text[i] for text in texts)]
-    room = WIDTH - sum(2 + max(len(text[i]) for text in (head, *texts)) for i in kept[1:]) - 2
+    room = WIDTH - sum(2 + max(len(text[i]) for text in (head, *texts)) for i in kept[1:])
     return tuple(head[i] for i in kept), [(_folded(t[0], room), *(t[i] for i in kept[1:])) for t in texts]
 
 

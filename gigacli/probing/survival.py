@@ -26,6 +26,8 @@ from gigacli.probing.truth import Truth
 GRID: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """What C is chosen from."""
 INNER_FOLDS: Final = 5
+ENOUGH: Final = 1e-5
+"""Largest slope, per event, of a fit that counts as converged."""
 ALPHAS: Final = (0.01, 0.02, 0.07)
 """Strengths of the elastic net, as Patho-Bench has them; half of it is lasso."""
 L1_RATIO: Final = 0.5
@@ -72,20 +74,29 @@ def fit_cox(
     return Model(partial(_risks, weights), shown, mean, deviation, chosen, stopped + (not converged), note)
 
 
-def fit_coxnet(
-    vectors: Vectors, truth: Truth, _: NDArray[np.str_] | None, *, alpha: float, scale: bool = False
-) -> Model:
-    """Fit a Cox regression with an elastic net, as scikit-survival does; `alpha` is its strength."""
+def fit_coxnet(vectors: Vectors, truth: Truth, _: NDArray[np.str_] | None, *, alpha: float) -> Model:
+    """Fit a Cox regression with an elastic net of strength `alpha` to standardised vectors, as scikit-survival does.
+
+    Without the standardising one strength would mean another thing for every embedding, and leave nothing of vectors of
+    length 1. A fit that leaves nothing all the same gives everybody one risk.
+    """
+    from sklearn.exceptions import ConvergenceWarning
     from sksurv.linear_model import CoxnetSurvivalAnalysis
 
-    mean, deviation = spread(vectors, scale=scale, centre=True)
+    mean, deviation = spread(vectors, scale=True, centre=True)
     train = prepared(vectors.astype(np.float64), mean, deviation)
-    model = CoxnetSurvivalAnalysis(alphas=[alpha], l1_ratio=L1_RATIO)
+    model = CoxnetSurvivalAnalysis(alphas=np.geomspace(1.0, alpha, 30), l1_ratio=L1_RATIO)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        weights = model.fit(train, _structured(truth)).coef_[:, 0]
+        weights = model.fit(train, _structured(truth)).coef_[:, -1]
     shown = np.append(weights, 0.0)[None]
-    return Model(partial(_risks, weights), shown, mean, deviation, not_converged=int(bool(caught)))
+    return Model(
+        partial(_risks, weights),
+        shown,
+        mean,
+        deviation,
+        not_converged=sum(issubclass(one.category, ConvergenceWarning) for one in caught),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +119,11 @@ class _Risks:
     def loss(self, scores: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Minus the log of it, and its slope by the scores (n,), which are in the order of the units."""
         ordered = scores[self.order]
-        highest = float(ordered.max(initial=-np.inf))
-        share = np.exp(ordered - highest)
-        at_risk = np.maximum(np.cumsum(share)[self.last], np.finfo(np.float64).tiny)  # of all that live at that time
-        value = float((highest + np.log(at_risk) - ordered)[self.event].sum())
-        seen = np.cumsum((self.event / at_risk)[::-1])[::-1]  # events up to each time, that a unit is at risk in
+        at_risk = np.logaddexp.accumulate(ordered)[self.last]  # logarithm of the sum of all that live at that time
+        value = float((at_risk - ordered)[self.event].sum())
+        seen = np.logaddexp.accumulate(np.where(self.event, -at_risk, -np.inf)[::-1])[::-1]
         slope = np.empty_like(scores)
-        slope[self.order] = share * seen[self.first] - self.event
+        slope[self.order] = np.exp(ordered + seen[self.first]) - self.event  # over the events that a unit is at risk in
         return value, slope
 
 
@@ -138,7 +147,7 @@ def cox(
         jac=True,
         options={"maxiter": 5000, "maxls": 50, "gtol": 1e-7, "ftol": np.finfo(float).eps},
     )
-    return found.x, bool(found.success)
+    return found.x, bool(found.success or np.abs(found.jac).max() < ENOUGH)  # where rounding ends a search for less
 
 
 def _choose(

@@ -81,7 +81,7 @@ def levels_of(labels: Sequence[str], *, column: str) -> Truth:
             f"the order of the labels of {column!r} is not known, as each needs one number: found {_listed(unclear)}",
             "Write levels as numbers, 0, 1, 2, from low to high.",
         )
-    classes = sorted(number, key=lambda label: float(number[label][0]))
+    classes = sorted(number, key=lambda label: (float(number[label][0]), label))
     if len({float(number[label][0]) for label in classes}) < len(classes):
         raise InvalidInput(
             f"two levels of {column!r} have the same number: {_listed(classes)}",

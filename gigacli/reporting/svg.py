@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gigacli.probing.figures import learning_curve
+from gigacli.probing.kinds import KINDS
 from gigacli.probing.results import ProbeRow
 
 PALETTE = 8
@@ -83,19 +84,23 @@ def svg(draw: Callable[[Axes], object], *, name: str, label: str, size: tuple[fl
     return picture.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
 
 
-def _auc(rows: Sequence[ProbeRow], axes: Axes) -> None:
+def _curve(rows: Sequence[ProbeRow], axes: Axes) -> None:
     learning_curve(rows, axes)
     low, high = axes.get_ylim()
-    axes.set_ylim(max(0.0, min(low, 0.45)), min(1.02, high))
-    axes.axhline(0.5, color="grey", linestyle=":", linewidth=1)
+    chance = rows[0].chance
+    axes.set_ylim(max(0.0, min(low, chance - 0.05)) if chance else low, min(1.02, high))
+    axes.axhline(chance, color="grey", linestyle=":", linewidth=1)
 
 
 def learning_curves(rows: Sequence[ProbeRow], *, number: int) -> list[str]:
-    """AUC over training labels, and how far above the baseline it is, of one target."""
+    """Scores over training labels, and how far above the baseline they are, of one target."""
+    title = KINDS[rows[0].task].title
     target, over = rows[0].target, "over the number of training labels"
-    figures: list[tuple[str, str, Callable[..., object]]] = [("curve", f"AUC of {target} {over}", _auc)]
+    figures: list[tuple[str, str, Callable[..., object]]] = [("curve", f"{title} of {target} {over}", _curve)]
     if any(row.difference is not None for row in rows):
-        figures.append(("gain", f"AUC of {target} above the baseline {over}", partial(learning_curve, difference=True)))
+        figures.append(
+            ("gain", f"{title} of {target} above the baseline {over}", partial(learning_curve, difference=True))
+        )
     return [
         svg(partial(draw, rows), name=f"{name}{number}", label=label, size=(4.2, 3.2)) for name, label, draw in figures
     ]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigacli.config import bank, tools, verbs
+from gigacli.config import bank, probe, tools, verbs
 from gigacli.config.bank import OPERATORS_ONLY, BankConfig
 from gigacli.config.base import Config, fingerprint, kinds_of, parse_shard
 from gigacli.config.probe import ProbeConfig
@@ -40,6 +40,11 @@ FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
 # A value of every field that is allowed and is not the default.
 ANOTHER = {
     "slide": ("a",),
+    "task": "regression",
+    "time": "months",
+    "event": "died",
+    "shots": (10,),
+    "wide": True,
     "aggregator": "mean",
     "allow_missing": True,
     "augmentations": 3,
@@ -139,7 +144,7 @@ def another(cls, name):
 
 
 def test_every_configuration_is_listed_here():
-    members = [cls for module in (bank, verbs, tools) for _, cls in inspect.getmembers(module, inspect.isclass)]
+    members = [cls for module in (bank, probe, verbs, tools) for _, cls in inspect.getmembers(module, inspect.isclass)]
     assert {cls for cls in members if issubclass(cls, Config) and cls is not Config} == set(CONFIGS)
 
 

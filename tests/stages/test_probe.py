@@ -271,7 +271,9 @@ def test_several_targets_are_one_table(store, tmp_path):
     assert [row.target for row in result.scores] == ["grade"] * 3 + ["stage"] * 3
     assert (result.joins["grade"]["matched"], result.joins["stage"]["matched"]) == (120, 96)
     assert result.joins["stage"]["missing"] == 24
-    figures = {f"{kind}-{target}.png" for kind in ("roc", "learning-curve") for target in ("grade", "stage")}
+    figures = {
+        f"{kind}-{target}.png" for kind in ("roc", "reliability", "learning-curve") for target in ("grade", "stage")
+    }
     assert {f.name for f in (tmp_path / "out").iterdir()} == figures | {"scores.csv", "predictions.csv"}
     rows = read(tmp_path / "out" / "predictions.csv")
     assert {"p_0", "p_1", "p_x", "p_y", "p_z"} <= rows[0].keys()
