@@ -23,7 +23,9 @@ _HOMES = {
     **{verb: f"gigacli.stages.{verb}" for verb in ("tile", "pretrain_tiles", "bank", "train", "embed", "probe")},
     "export": "gigacli.exporting.export",
     "import_features": "gigacli.importing.features",
+    "predict": "gigacli.exporting.predict",
     "report": "gigacli.reporting.report",
+    "search": "gigacli.reporting.search",
     "tile_map": "gigacli.reporting.tile_map",
     "open": "gigacli.store.store",
     "Store": "gigacli.store.store",
@@ -40,9 +42,11 @@ __all__ = [
     "export",
     "import_features",
     "open",
+    "predict",
     "pretrain_tiles",
     "probe",
     "report",
+    "search",
     "tile",
     "tile_map",
     "train",
@@ -52,8 +56,10 @@ __all__ = [
 if TYPE_CHECKING:
     from gigacli.errors import GigaError
     from gigacli.exporting.export import export
+    from gigacli.exporting.predict import predict
     from gigacli.importing.features import import_features
     from gigacli.reporting.report import report
+    from gigacli.reporting.search import search
     from gigacli.reporting.tile_map import tile_map
     from gigacli.stages.bank import bank
     from gigacli.stages.embed import embed

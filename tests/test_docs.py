@@ -40,7 +40,11 @@ LEAST = {
 }
 HERE = {"SLIDE": "lab1_patient01_a", "tumour": "solid"}
 """What stands for something of the reader's, and what it is here."""
-ELSEWHERE = {"demo": "tests/test_wheel.py", "doctor": "tests/doctor/test_checks.py"}
+ELSEWHERE = {
+    "demo": "tests/test_wheel.py",
+    "doctor": "tests/doctor/test_checks.py",
+    "predict": "tests/exporting/test_predict.py",
+}
 """Commands that are run, whole, by another test."""
 
 

@@ -228,6 +228,8 @@ def _looks_like_figure(text: str) -> bool:
 def show_result(title: str, result: Any) -> None:
     """Show the result of a command: its figures, then the tables, notes and files that it has."""
     _show_figures(title, result)
+    if hasattr(result, "table"):
+        _show_some(*result.table)
     failures, reasons = getattr(result, "failures", {}), getattr(result, "reasons", {})
     _show_some("failures", ("slide", "reason"), failures.items())
     _show_some("slides without tiles", ("slide", "reason"), getattr(result, "why_empty", {}).items())

@@ -16,6 +16,8 @@ TO = "File (.csv, .parquet, .h5ad, .safetensors), or folder (npy, h5, geojson)."
 FILES = "Feature files, or folders that hold them."
 PLACE = "A store, or where one shall be; default: this folder."
 
+HEAD = "File of giga probe --save. Nothing in it is run."
+
 TOOLS = (
     Command(
         name="info",
@@ -79,6 +81,28 @@ TOOLS = (
             Argument("slide", "Id of the slide.", metavar="SLIDE"),
             Argument("labels", LABELS, flag="--labels"),
         ),
+    ),
+    Command(
+        name="search",
+        config=configs.SearchConfig,
+        home="gigacli.reporting.search:search",
+        help="Find the slides of other patients that are most like a slide.\n\n"
+        "By the cosine of their vectors; with a picture of all of them on request.",
+        example="giga search cohort.zarr SLIDE --labels labels.csv --image alike.png",
+        arguments=(
+            STORE,
+            Argument("slide", "Id of the slide.", metavar="SLIDE"),
+            Argument("labels", LABELS, flag="--labels", kind=str | None, default=None),
+        ),
+    ),
+    Command(
+        name="predict",
+        config=configs.PredictConfig,
+        home="gigacli.exporting.predict:predict",
+        help="Say what a head that was fitted on another cohort, and saved, predicts of the slides of a store.\n\n"
+        "Reads an embedding, which must be made as the one that the head was fitted on; writes a table.",
+        example="giga predict cohort.zarr --head head.safetensors --out predictions.csv",
+        arguments=(STORE, Argument("head", HEAD, flag="--head")),
     ),
     Command(
         name="doctor",

@@ -1,4 +1,4 @@
-"""The configurations of the tools beside the six verbs: info, validate, export, import, report, tile-map, doctor, demo.
+"""The configurations of the tools beside the six verbs, from info to demo.
 
 None of their options decides what a store holds, so that none belongs to a recipe.
 """
@@ -111,6 +111,24 @@ class TileMapConfig(Config):
     out: Path = option(Path(), "Folder for the picture and the GeoJSON, which replace those of an earlier run.")
     device: str = option("auto", DEVICE)
     seed: int = option(0, SEED, SEEDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(Config):
+    """Options of ``giga search``."""
+
+    embedding: str | None = option(None, "The embedding; may be left out when there is one of a slide encoder.")
+    k: int = option(5, "How many slides to find.", (1, 100))
+    image: Path | None = option(None, "PNG to write: the slide and those found. A file that is there is replaced.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Config):
+    """Options of ``giga predict``."""
+
+    embedding: str | None = option(None, "The embedding; default: the one that the head goes with.")
+    out: Path | None = option(None, "CSV of all predictions; default: only the first ones are shown.")
+    redo: bool = option(False, "Replace the CSV that is there.")
 
 
 @dataclass(frozen=True, kw_only=True)

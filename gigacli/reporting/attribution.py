@@ -23,6 +23,8 @@ from gigacli.probing.labels import read_labels
 from gigacli.probing.task import MEAN
 from gigacli.progress import SILENT, Progress
 from gigacli.randomness import keyed_rng
+from gigacli.reporting.slides import find_slide
+from gigacli.reporting.vectors import one_embedding
 from gigacli.store.groups import Embedding
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
@@ -65,13 +67,9 @@ def explain(
         Mismatch: The embedding was made from tiles or with a model that are no longer there.
     """
     slides = store.slides
-    row = slides.index.get(slide)
-    if row is None:
-        raise NotFound(
-            f"{store.url} holds no slide {slide!r}", f"its slides are named like {', '.join(slides.ids[:3])}"
-        )
-    embedding = store.embedding(config.embedding) if config.embedding else _only(store)
-    embedding.refuse_stale()
+    row = find_slide(store, slide)
+    slide = slides[row].id
+    embedding = one_embedding(store, config.embedding)
     table, vectors, have = read_labels(labels, target=config.target), embedding.read(), embedding.done().filled
     if not have[row]:
         raise NotFound(f"slide {slide!r} has no vector in {embedding.name!r}", f"run: giga embed {store.url}")
@@ -100,12 +98,6 @@ def explain(
     return Explanation(
         slides[row], embedding.name, probe, coords, edge_px, attribution, views, similarity, tuple(notes)
     )
-
-
-def _only(store: Store) -> Embedding:
-    """The one embedding that a slide encoder made, where none was named."""
-    ours = [one for one in store.groups(Embedding) if one.aggregator == "model"]
-    return ours[0] if len(ours) == 1 else store.pick(Embedding, None)
 
 
 def _attribute_mean(

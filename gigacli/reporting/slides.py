@@ -1,4 +1,4 @@
-"""What a report says about slides: how many, how they differ, what failed, what they look like."""
+"""What is shown of slides: how many, how they differ, what failed, what they look like; and how one is found."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from gigacli.cohort.content import slide_problem
-from gigacli.errors import InvalidInput, kind_of, reason_of
+from gigacli.errors import InvalidInput, NotFound, kind_of, reason_of
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import MISSING, match
 from gigacli.probing.patients import patients_of
 from gigacli.progress import Progress
 from gigacli.store.layout import STAGES
 from gigacli.store.store import Store
-from gigacli.store.table import SlideRow, SlideTable
+from gigacli.store.table import SlideTable
 from gigacli.store.tiles import TileGrid
 from gigacli.tables import SYNONYMS, find_column, read_columns, require_column, tcga_site
 from gigacli.wsi.overlay import draw_grid, thumbnail
@@ -33,6 +35,7 @@ MOST_GROUPS = 0.5
 """A column of the labels with more values than this share of its rows is an id or a figure, and colours nothing."""
 
 MOST_REASONS = 12
+NAMED = 3  # slides that a message names
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +67,38 @@ class GalleryImage:
     uri: str = ""
 
 
-def groupings_of(slides: SlideTable, labels: str | Path | None) -> tuple[list[Grouping], list[str]]:
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A thumbnail of a slide with its tiles."""
+
+    image: Image.Image | None  # None where it cannot be read
+    note: str  # how many tiles it has, or why there is no picture
+
+
+def find_slide(store: Store, name: str) -> int:
+    """The row of a slide, by its id or, where only one is called so, by that without folders and extension.
+
+    Raises:
+        NotFound: There is none; the message names some that are called like it.
+    """
+    ids = store.slides.ids
+    row = int(match([name], ids)[0])
+    if row >= 0:
+        return row
+    alike = [one for one in ids if name.casefold() in one.casefold()][:NAMED] or get_close_matches(name, ids, n=NAMED)
+    hint = f"did you mean {' or '.join(alike)}?" if alike else f"its slides are named like {', '.join(ids[:NAMED])}"
+    raise NotFound(f"{store.url} holds no slide {name!r}", hint)
+
+
+def groupings_of(
+    slides: SlideTable, labels: str | Path | None, *, every: bool = False
+) -> tuple[list[Grouping], list[str]]:
     """What slides can be coloured by: columns of the labels, TCGA's tissue source site, scanner; and patients.
 
     Args:
         slides: The slides of the store.
         labels: Table of labels, if any.
+        every: Whether columns that divide slides into too many groups to be coloured by are wanted, too.
 
     Returns:
         The groupings; and the patient of each slide, its own id where that is not known.
@@ -79,6 +108,7 @@ def groupings_of(slides: SlideTable, labels: str | Path | None) -> tuple[list[Gr
     """
     ids = slides.ids
     found, patient_cells = _columns(ids, labels) if labels is not None else ([], None)
+    found = [one for one in found if every or _divides(one.values)]
     patients = patients_of(ids, from_store=[row.patient for row in slides.rows], from_labels=patient_cells).names
     sites = [tcga_site(slide) for slide in ids]
     if all(sites):
@@ -92,7 +122,7 @@ def groupings_of(slides: SlideTable, labels: str | Path | None) -> tuple[list[Gr
 
 
 def _columns(ids: Sequence[str], labels: str | Path) -> tuple[list[Grouping], list[str] | None]:
-    """Columns of the table that group slides, and the patient of each slide if the table has them."""
+    """Columns of the table that are no ids or paths, and the patient of each slide if the table has them."""
     table = read_columns(labels)
     slide_column = require_column(table, "slide_id", path=labels)
     patient_column = find_column(table, "patient_id", path=labels)
@@ -112,12 +142,15 @@ def _columns(ids: Sequence[str], labels: str | Path) -> tuple[list[Grouping], li
                 values[where] = cell
         if column == patient_column:
             patients = values
-        groups = set(values) - {""}
-        some = sum(value != "" for value in values)
-        foreign = column not in (slide_column, patient_column) and column.casefold() not in ours
-        if foreign and 1 < len(groups) <= max(2, MOST_GROUPS * some):
+        if column not in (slide_column, patient_column) and column.casefold() not in ours:
             groupings.append(Grouping(column, values))
     return groupings, patients
+
+
+def _divides(values: Sequence[str]) -> bool:
+    """Whether values, "" where not known, divide slides into a few groups."""
+    some = sum(value != "" for value in values)
+    return 1 < len(set(values) - {""}) <= max(2, MOST_GROUPS * some)
 
 
 def failures_of(store: Store, ids: Sequence[str]) -> list[Failed]:
@@ -169,26 +202,29 @@ def gallery_of(
     progress.start("drawing slides", len(rows))
 
     def draw(row: int) -> GalleryImage:
-        made = _image(store, slides[row], row, tiles=int(counts[row]))
+        made = picture_of(store, row, tiles=int(counts[row]))
         progress.advance()
-        return made
+        if made.image is None:
+            return GalleryImage(row, slides[row].id, made.note)
+        data = BytesIO()
+        made.image.save(data, "JPEG", quality=QUALITY)
+        uri = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+        return GalleryImage(row, slides[row].id, made.note, uri)
 
     with ThreadPoolExecutor(worker_count(workers)) as pool:
         return list(pool.map(draw, rows))
 
 
-def _image(store: Store, slide: SlideRow, row: int, *, tiles: int) -> GalleryImage:
+def picture_of(store: Store, row: int, *, tiles: int) -> Picture:
+    """A small picture of the slide in a row, and its tiles, of which there are so many; -1 where it is not tiled."""
+    slide = store.slides[row]
     why = slide_problem(store, row) or ("" if slide.usable else "its size or resolution is not known")
     if why:
-        return GalleryImage(row, slide.id, why)
+        return Picture(None, why)
     try:
         small = thumbnail(slide.path, mpp=slide.mpp, long_px=THUMBNAIL_PX)
         grid = store.tiles.grid(row) if tiles > 0 else TileGrid(np.zeros((0, 2), np.int32), 1.0)
-    except Exception as error:  # a damaged slide can raise anything, and must not take the report with it
-        return GalleryImage(row, slide.id, reason_of(error))
-    picture = draw_grid(small, grid.coords, edge_px=grid.edge_px)
-    data = BytesIO()
-    picture.save(data, "JPEG", quality=QUALITY)
+    except Exception as error:  # a damaged slide can raise anything, and must not take the others with it
+        return Picture(None, reason_of(error))
     note = f"{tiles:,} tiles" if tiles >= 0 else "not tiled"
-    uri = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-    return GalleryImage(row, slide.id, note, uri)
+    return Picture(draw_grid(small, grid.coords, edge_px=grid.edge_px), note)

@@ -116,7 +116,7 @@ def tile_map(
     found = explain(opened, slide, labels, config, progress=progress)
     small, notes = _thumbnail(opened, found.slide)
     config.out.mkdir(parents=True, exist_ok=True)
-    stem = config.out / re.sub(r"[^\w.-]", "_", f"{slide}.{found.probe.positive}").lstrip(".")
+    stem = config.out / re.sub(r"[^\w.-]", "_", f"{found.slide.id}.{found.probe.positive}").lstrip(".")
     files = [f"{stem}.geojson", f"{stem}.png"]
     with new_file(Path(files[0])) as partial:
         partial.write_bytes(json.dumps(geojson(found), ensure_ascii=False, allow_nan=False).encode())

@@ -1,4 +1,4 @@
-"""What a report says about vectors: where slides lie, what lies next to them, what neighbours have in common."""
+"""What is shown of vectors: where slides lie, what lies next to them, what neighbours have in common."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gigacli.probing.retrieval import agreement, nearest
 from gigacli.probing.standardise import moments, standardise
 from gigacli.probing.task import MEAN, WHITENED
 from gigacli.progress import Progress
-from gigacli.reporting.neighbours import FEWEST, agreement, nearest, neighbour_map, pca
+from gigacli.reporting.neighbours import FEWEST, neighbour_map, pca
 from gigacli.reporting.slides import Grouping
 from gigacli.store.groups import Embedding
 from gigacli.store.store import Store
@@ -42,6 +43,32 @@ def embeddings_of(store: Store, wanted: Sequence[str]) -> list[Embedding]:
     return sorted(chosen, key=lambda one: (rank.get(one.aggregator, 1), one.name))
 
 
+def one_embedding(store: Store, name: str | None) -> Embedding:
+    """The embedding of a name; without one, the only one that a slide encoder made, or the only one there is.
+
+    Raises:
+        NotFound: There is none, or none of that name.
+        InvalidInput: There are several, and none was named.
+        Mismatch: It was made from what has been replaced.
+    """
+    ours = [one for one in store.groups(Embedding) if one.aggregator == "model"]
+    chosen = ours[0] if name is None and len(ours) == 1 else store.pick(Embedding, name)
+    chosen.refuse_stale()
+    return chosen
+
+
+def comparable(embedding: Embedding) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Rows (n,) of the slides that have a vector, and these (n, width), ready for cosines.
+
+    A mean of tiles is standardised first, as the probe does.
+    """
+    rows = embedding.done().rows
+    vectors: NDArray[np.floating] = embedding.read()[rows]
+    if embedding.aggregator == MEAN and len(rows):
+        vectors = standardise(vectors.astype(np.float64), *moments(vectors))
+    return rows, vectors
+
+
 def maps_of(
     embeddings: Sequence[Embedding],
     groupings: Sequence[Grouping],
@@ -50,18 +77,12 @@ def maps_of(
     seed: int,
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], list[NeighbourAgreement]]:
-    """Places and neighbours of all slides in every embedding, ready for JSON; and how often neighbours agree.
-
-    A mean of tiles is standardised first, as the probe does.
-    """
+    """Places and neighbours of all slides in every embedding, ready for JSON; and how often neighbours agree."""
     maps: list[dict[str, Any]] = []
     agreements: list[NeighbourAgreement] = []
     progress.start("mapping vectors", len(embeddings))
     for embedding in embeddings:
-        name, rows = embedding.name, embedding.done().rows
-        vectors: NDArray[np.floating] = embedding.read()[rows]  # (n, width)
-        if embedding.aggregator == MEAN and len(rows):
-            vectors = standardise(vectors.astype(np.float64), *moments(vectors))
+        name, (rows, vectors) = embedding.name, comparable(embedding)
         if len(rows) >= 2:
             maps.append(_map(name, vectors, rows, seed))
         if len(rows) >= FEWEST:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
 
 from gigacli.config.base import NAME_PATTERN
 from gigacli.config.verbs import EmbedConfig
@@ -22,16 +23,14 @@ from gigacli.nn.giga import GigaSSL, is_of_encoder
 from gigacli.nn.gigassl import DOWNMAP, LEVEL0_PER_PX
 from gigacli.nn.views import ViewBatch
 from gigacli.store.groups import Features, Model
-from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.authors import WIDTH_IN, read_gigassl
 from gigacli.weights.card import WeightsCard, encoder_text
 from gigacli.weights.joined import Joined, split_weights
+from gigacli.weights.vector_kind import same_mpp, same_weights, tile_encoder_of
 
 PAPER_TILES = 5
 """T of the paper, for the authors' checkpoints: they do not name theirs in a form that could be relied on."""
-
-MPP_TOLERANCE = 0.01  # relative difference of resolutions that count as the same: tools round what scanners state
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelC
     trained = model.usable
     features = model.store.features(config.features or trained.config["bank"])
     if config.features is not None:
-        _check_encoder(features, _encoder(model.source.recipe), origin=f"model {model.name!r}")
+        _check_encoder(features, tile_encoder_of(model.source.recipe), origin=f"model {model.name!r}")
     weights, joined = split_weights(load_safetensors(model.weights()))
     method = _method(config, trained.config, weights, features.width).to(device).eval()
     return ModelChoice(
@@ -113,7 +112,7 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
         raise Mismatch(f"{path} is a model of variant {card.variant!r}; this giga knows 'giga'", "update giga")
     tiles = store.tiles
     assert card.mpp is not None  # of a model's file: read_weights_file looked
-    if tiles.tile_px != card.tile_px or abs(tiles.mpp / card.mpp - 1) > MPP_TOLERANCE:
+    if tiles.tile_px != card.tile_px or not same_mpp(tiles.mpp, card.mpp):
         raise Mismatch(
             f"{path} was trained on {card.tiles}; {store.url} holds tiles of {tiles.tile_px} px at {tiles.mpp:g} µm "
             "per px",
@@ -140,7 +139,9 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
 
 
 def read_weights_file(path: Path, *, kind: str) -> tuple[WeightsCard, dict[str, torch.Tensor], str]:
-    """Read a file of ``giga export``: its card, its tensors and its SHA-256.
+    """Read a file of ``giga export``: its card, its tensors, and their SHA-256 as the store they are from keeps it.
+
+    That is without the card, so that vectors of a model are known to be its own in every store.
 
     Raises:
         Mismatch: It is no such file, or not of this kind.
@@ -160,23 +161,13 @@ def read_weights_file(path: Path, *, kind: str) -> tuple[WeightsCard, dict[str, 
         )
     if kind == "model" and not (card.mpp and card.tile_px and "model" in card.recipes):
         raise Mismatch(f"{path}: its card does not say what tiles or which training it is of", "export it again")
-    return card, weights, hashlib.sha256(data).hexdigest()
-
-
-def _encoder(recipe: Recipe) -> tuple[str, str]:
-    """Return name and hash of the tile encoder behind features or a bank; no hash for what was imported."""
-    return str(recipe.config.get("encoder", "")), recipe.inputs.get("encoder", "")
-
-
-def _same_encoder(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Compare the hashes, or the names too where a hash is not known: one hash alone proves nothing."""
-    return one[1] == other[1] if one[1] and other[1] else one == other
+    return card, weights, hashlib.sha256(save_safetensors(weights)).hexdigest()
 
 
 def _check_encoder(features: Features, wanted: tuple[str, str], *, origin: str) -> None:
     """Refuse features of another tile encoder."""
-    found = _encoder(features.recipe)
-    if not _same_encoder(found, wanted):
+    found = tile_encoder_of(features.recipe)
+    if not same_weights(found, wanted):
         raise Mismatch(
             f"{origin} goes with tile encoder {encoder_text(*wanted)}; features {features.name!r} of "
             f"{features.store.url} were made with {encoder_text(*found)}",
@@ -190,8 +181,8 @@ def _features_for(store: Store, card: WeightsCard, named: str | None, path: Path
     if named is not None:
         _check_encoder(store.pick(Features, named), wanted, origin=str(path))
         return named
-    there = {features.name: _encoder(features.recipe) for features in store.groups(Features)}
-    fit = [name for name, encoder in there.items() if _same_encoder(encoder, wanted)]
+    there = {features.name: tile_encoder_of(features.recipe) for features in store.groups(Features)}
+    fit = [name for name, encoder in there.items() if same_weights(encoder, wanted)]
     if len(fit) > 1:
         found = ", ".join(fit)
         raise InvalidInput(f"{store.url} holds several features that {path} goes with: {found}", "name one: `features`")
@@ -240,7 +231,7 @@ def _of_authors(store: Store, path: Path, config: EmbedConfig, device: torch.dev
         f"{path} is a checkpoint of the authors' code and does not say what it goes with: expected are {WIDTH_IN} "
         "values per tile of the ResNet18 (up to layer3) it was trained with, from tiles of 224 px at 10x, about 1 µm "
         f"per px. Not checked: features {features.name!r} are of encoder "
-        f"{encoder_text(*_encoder(features.recipe))}, tiles of {tiles.tile_px} px at {tiles.mpp:g} µm per px"
+        f"{encoder_text(*tile_encoder_of(features.recipe))}, tiles of {tiles.tile_px} px at {tiles.mpp:g} µm per px"
     )
     cell_px = DOWNMAP / LEVEL0_PER_PX
     return ModelChoice(

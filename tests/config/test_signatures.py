@@ -33,10 +33,12 @@ FUNCTIONS = {
     "gigacli.importing.features:import_features": tools.ImportConfig,
     "gigacli.reporting.report:report": tools.ReportConfig,
     "gigacli.reporting.tile_map:tile_map": tools.TileMapConfig,
+    "gigacli.reporting.search:search": tools.SearchConfig,
+    "gigacli.exporting.predict:predict": tools.PredictConfig,
     "gigacli.doctor.checks:doctor": tools.DoctorConfig,
     "gigacli.demo.run:demo": tools.DemoConfig,
 }
-WITHOUT_PROGRESS = ("info", "validate")
+WITHOUT_PROGRESS = ("info", "validate", "predict")
 
 every_function = pytest.mark.parametrize(("home", "cls"), FUNCTIONS.items(), ids=[h.split(":")[1] for h in FUNCTIONS])
 

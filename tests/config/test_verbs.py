@@ -21,7 +21,9 @@ from gigacli.config.tools import (
     ExportConfig,
     ImportConfig,
     InfoConfig,
+    PredictConfig,
     ReportConfig,
+    SearchConfig,
     TileMapConfig,
     ValidateConfig,
 )
@@ -30,7 +32,8 @@ from gigacli.errors import InvalidInput
 
 CONFIGS = [
     *(TileConfig, PretrainTilesConfig, BankConfig, TrainConfig, EmbedConfig, ProbeConfig),
-    *(InfoConfig, ValidateConfig, ExportConfig, ImportConfig, ReportConfig, TileMapConfig, DoctorConfig, DemoConfig),
+    *(InfoConfig, ValidateConfig, ExportConfig, ImportConfig, ReportConfig, TileMapConfig),
+    *(SearchConfig, PredictConfig, DoctorConfig, DemoConfig),
 ]
 FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
 
@@ -127,6 +130,8 @@ ANOTHER = {
     "workers": 1,
     "format": "csv",
     "positive": "tumour",
+    "k": 7,
+    "image": Path("alike.png"),
     "quick": True,
     "self_test": False,
     "slides": True,

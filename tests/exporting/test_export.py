@@ -26,6 +26,8 @@ from gigacli.exporting.export import FILES, FORMATS, KINDS, WRITERS, formats_of
 from gigacli.exporting.origin import note_of
 from gigacli.exporting.output import export_folder
 from gigacli.files import PARTIAL
+from gigacli.probing import head_card
+from gigacli.probing.head import _tensors
 from gigacli.store.groups import Embedding, Model
 from gigacli.store.table import SlideRow, SlideTable
 from gigacli.weights.card import CARD_VERSION, WeightsCard
@@ -381,8 +383,8 @@ def test_a_kill_between_the_renames_loses_nothing(store, tmp_path):
 
 
 def test_the_page_of_exports_lists_every_format_and_every_member_of_the_card():
-    text = (Path(__file__).parents[2] / "spec" / "exports.md").read_text()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    text, heads = (Path(__file__).parents[2] / "spec" / "exports.md").read_text().split("## Heads")
+    rows = rows_of(text)
     formats = {(row[0], row[1]): row[2] for row in rows if len(row) == 4 and row[0] in {kind.kind for kind in KINDS}}
     assert set(formats) == {
         *((kind.kind, name) for kind, name in WRITERS),
@@ -393,3 +395,12 @@ def test_the_page_of_exports_lists_every_format_and_every_member_of_the_card():
     members = [row[0].strip("`") for row in rows if len(row) == 3 and row[0].startswith("`")]
     assert members == [field.name for field in fields(WeightsCard)]
     assert f"of this card: `{CARD_VERSION}`" in text
+    members = [row[0].strip("`") for row in rows_of(heads) if len(row) == 3 and row[0].startswith("`")]
+    assert members == ["kind", "version", *(field.name for field in fields(head_card.HeadCard))]
+    assert f"of this card: `{head_card.CARD_VERSION}`" in heads
+    assert f"{{{', '.join(field.name for field in fields(head_card.VectorKind))}}}" in heads
+    assert [row[0] for row in rows_of(heads) if len(row) == 4][2:] == [f"`{name}`" for name in _tensors("levels")]
+
+
+def rows_of(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]

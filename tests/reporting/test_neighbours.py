@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from gigacli.reporting.neighbours import agreement, nearest, neighbour_map, pca
+from gigacli.probing.retrieval import nearest
+from gigacli.reporting.neighbours import neighbour_map, pca
 
 
 @pytest.fixture
@@ -28,33 +29,6 @@ def test_components_that_are_not_there_are_zero():
     places, share = pca(np.array([[0.0], [1.0], [5.0]]))
     assert (places[:, 1] == 0).all()
     np.testing.assert_allclose(share, [1, 0])
-
-
-def test_neighbours_are_those_of_all_cosines(vectors, monkeypatch):
-    monkeypatch.setattr("gigacli.reporting.neighbours.ROWS_AT_ONCE", 7)
-    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosine = units @ units.T
-    np.fill_diagonal(cosine, -2)
-    places, similar = nearest(vectors, 4)
-    assert (places == np.argsort(-cosine, axis=1)[:, :4]).all()
-    np.testing.assert_allclose(similar, -np.sort(-cosine, axis=1)[:, :4], atol=1e-5)
-
-
-def test_neighbours_of_another_patient(vectors):
-    groups = [f"p{i // 20}" for i in range(60)]
-    places, _ = nearest(vectors, 3, groups=groups)
-    assert not (places // 20 == np.arange(60)[:, None] // 20).any()
-    alone, _ = nearest(vectors[:4], 2, groups=["p"] * 4)
-    assert (alone == -1).all()
-
-
-def test_agreement_counts_known_pairs_and_says_what_chance_gives():
-    values, patients = ["a", "a", "b", "", "b"], ["p1", "p2", "p3", "p4", "p5"]
-    neighbour = np.array([1, 3, 4, 0, 0])  # a-a, a-unknown, b-b, unknown-a, b-a
-    share, chance = agreement(values, patients, neighbour)
-    assert share == pytest.approx(2 / 3)
-    assert chance == pytest.approx(1 / 3)  # of three known slides of others, one is alike
-    assert agreement(["a", "a", ""], ["1", "2", "3"], np.array([1, 0, 0])) is None
 
 
 def test_a_map_of_neighbours_keeps_groups_together_and_is_the_same_again():

@@ -207,7 +207,7 @@ def test_refusals(planted, store_at, tmp_path):
         ((slide, labels), {"positive": "c"}, InvalidInput, "no class 'c' in 'label'"),
         ((slide, lonely), {}, InvalidInput, "has no label in 'label'"),
         ((slide, labels), {"views": 3}, InvalidInput, "`views` is 3"),
-        ((slide, labels), {"embedding": "x"}, NotFound, "no embeddings/x"),
+        ((slide, labels), {"embedding": "x"}, NotFound, "no 'x' in embeddings"),
         ((slide, tmp_path / "gone.csv"), {}, NotFound, "no such file"),
     ):
         with pytest.raises(error, match=says):

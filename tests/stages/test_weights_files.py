@@ -20,7 +20,9 @@ from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.validate import validate
 from gigacli.weights.card import WeightsCard
+from gigacli.weights.vector_kind import kind_of, same_kind
 
+R18 = "random-resnet18"
 TILE = {"mpp": 1.0, "tile_px": 64}
 SMALL = {"augmentations": 1, "draws": 4, "precision": "fp32"}
 
@@ -69,11 +71,17 @@ def test_a_model_gives_the_same_vectors_on_another_cohort(chain, other, files):
     assert recipe.config["model"] == "giga.safetensors"
     assert recipe.config["variant"] == "giga"
     assert recipe.config["features_name"] == "tile-encoder"
-    assert recipe.inputs["model"] == weights_hash((files / "giga.safetensors").read_bytes())
+    assert recipe.inputs["model"] == ours.model("giga").sha256  # that of the weights, whatever file they came in
+    assert same_kind(theirs.embedding("giga"), ours.embedding("giga")) == []
+    assert same_kind(theirs.embedding("mean-tile-encoder"), ours.embedding("mean-random-resnet18")) == []
     assert not validate(theirs).problems
     assert giga.embed(other, model=str(files / "giga.safetensors")).done == 0  # views as the store has them
     random = giga.embed(other, model=str(files / "giga.safetensors"), views=2, aggregator="random-init")
     assert (random.embedding, random.done) == ("random-giga", 4)
+    assert kind_of(theirs.embedding("random-giga")).start == 0
+    # a closed form is fitted on the slides of its own cohort
+    [line] = same_kind(*(store.embedding(f"whitened-mean-{n}") for store, n in ((theirs, "tile-encoder"), (ours, R18))))
+    assert line.startswith("vectors: found whitened-mean fitted on slides of its own (")
 
 
 def test_the_card(chain, files):
