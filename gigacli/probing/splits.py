@@ -27,7 +27,7 @@ class Split:
 
 
 def make_splits(
-    labels: ArrayLike, groups: ArrayLike | None, *, folds: int = 10, seed: int = 0
+    labels: ArrayLike, groups: ArrayLike | None, *, folds: int = 10, seed: int = 0, unit: str = "patients"
 ) -> tuple[list[Split], list[str]]:
     """Split slides `folds` times, every group (patient) on one side only and every class on both.
 
@@ -40,6 +40,7 @@ def make_splits(
         groups: The patient of each slide, text (slides,); None: each slide is its own.
         folds: How many splits, at least 2.
         seed: Decides the shuffles.
+        unit: What the groups are, for messages.
 
     Returns:
         The splits, with ascending indices, and a warning when k is less than `folds`.
@@ -58,7 +59,7 @@ def make_splits(
     slides = np.zeros((group_of.max() + 1, len(classes)), dtype=np.int64)  # (groups, classes)
     np.add.at(slides, (group_of, y), 1)
     sizes = (slides > 0).sum(axis=0)  # (classes,) groups that have a class
-    unit = "slides" if groups is None else "patients"
+    unit = "slides" if groups is None else unit
     if sizes.min() < 2:
         raise _too_small(classes, sizes, slides.sum(axis=0), unit)
     k, rng, splits = min(folds, int(sizes.min())), np.random.default_rng(seed), list[Split]()
@@ -66,8 +67,8 @@ def make_splits(
         found = _folds(slides, k, rng)
         if found is None and k == 2:
             raise InvalidInput(
-                f"{len(slides)} patients have their classes so mixed that no two sides have all {len(classes)} of them",
-                "Leave a class out of the table (an empty label), or label more patients.",
+                f"{len(slides)} {unit} have their classes so mixed that no two sides have all {len(classes)} of them",
+                f"Leave a class out of the table (an empty label), or label more {unit}.",
             )
         if found is None:
             k, splits = k - 1, []
