@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gigacli.errors import InvalidInput, NotFound
+from gigacli.errors import InvalidInput
 from gigacli.probing.labels import match
-from gigacli.tables import read_columns, refuse_missing, require_column
+from gigacli.probing.protocols import named_splits, split_of_column
+from gigacli.tables import read_columns, refuse_missing
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _SHOWN = 3
 
@@ -83,53 +87,50 @@ def make_splits(
 
 
 def read_splits(
-    folder: str | Path,
+    source: str | Path | DataFrame,
     slide_ids: Sequence[str],
     *,
     patients: Sequence[str] | None = None,
+    column: str | None = None,
     allow_missing: bool = False,
 ) -> tuple[list[Split], list[str]]:
-    """Read given splits: files `split_*.csv` with columns `train` and `test`, each a list of slides.
+    """Read given splits, in any of the ways of :mod:`gigacli.probing.protocols`.
 
     Args:
-        folder: Where the files are; they are taken in natural order, `split_2` before `split_10`.
+        source: A folder of split files or a table with columns of folds; with `column`, any table.
         slide_ids: The slides that have a label and a vector, (n,). Names are matched as in :func:`labels.match`.
         patients: Their patients, (n,), where these are to be split; the files may name slides or patients, and indices
             count the patients in the order in which they come here.
+        column: Take the one split that this column of the table makes. Its rows are those of the labels: the ones
+            without a label or a vector are left out.
         allow_missing: Whether the files may name others, which are left out.
 
     Returns:
-        The splits, indices in the order of the files, and notes: how many names have no label or no vector, or
-        stand twice on one side. Both are left out.
+        The splits, indices in the order of the files, and notes: how many names are on neither side (validation), have
+        no label or no vector, or stand twice on one side. All are left out.
 
     Raises:
         NotFound: There is no such folder or no such file in it, or a name has no label or vector and must have.
         InvalidInput: A file lacks a column, has a side without any of the slides, or a slide (or a patient that is to
             be split) on both sides.
     """
-    folder = Path(folder)
-    numbers = re.compile(r"(\d+)")
-    files = sorted(
-        folder.glob("split_*.csv"), key=lambda f: [int(t) if t.isdigit() else t for t in numbers.split(f.stem)]
-    )
-    if not files:
-        raise NotFound(
-            f"{folder} {'has no files `split_*.csv`' if folder.is_dir() else 'is not a folder'}",
-            "Each split is a file split_0.csv, split_1.csv, ... with the columns train,test.",
-        )
-    named = [_names(file) for file in files]  # per file the names of train and of test
-    names = [name for sides in named for side in sides for name in side]
+    named = named_splits(source) if column is None else [split_of_column(read_columns(source), column, source)]
+    names = [name for split in named for side in (split.train, split.test) for name in side]
     units = list(slide_ids if patients is None else dict.fromkeys(patients))
     place = _places(list(dict.fromkeys(names)), slide_ids, patients, units)
     unknown = [name for name in names if place[name] < 0]
     said = f"of the {len(names)} names in the splits have no label or vector"
-    missing = refuse_missing(unknown, among=[*slide_ids, *units], said=said, allow=allow_missing)
+    allowed = allow_missing or column is not None
+    missing = refuse_missing(unknown, among=[*slide_ids, *units], said=said, allow=allowed)
     notes, splits = [missing] if missing else [], []
-    for file, sides in zip(files, named, strict=True):
-        known = [dict.fromkeys(place[name] for name in side if place[name] >= 0) for side in sides]
+    unused = sum(split.unused for split in named)
+    if unused:
+        notes.append(f"{unused} names in the splits are on neither side, for validation, and are left out.")
+    for split in named:
+        known = [dict.fromkeys(place[name] for name in side if place[name] >= 0) for side in (split.train, split.test)]
         train, test = (np.array(list(side), dtype=np.int64) for side in known)
         what = "slides" if patients is None else "patients"
-        splits.append(_checked(Split(train=train, test=test), units, file, what=what))
+        splits.append(_checked(Split(train=train, test=test), units, split.source, what=what))
     twice = len(names) - len(unknown) - sum(len(split.train) + len(split.test) for split in splits)
     if twice and patients is None:
         notes.append(f"{twice} names stand twice on one side of a split and count once.")
@@ -234,20 +235,17 @@ def _balanced(slides: NDArray[np.int64], k: int, rng: np.random.Generator) -> ND
     return folds
 
 
-def _names(file: Path) -> list[list[str]]:
-    table = read_columns(file)
-    return [[name for name in table[require_column(table, side, path=file)] if name] for side in ("train", "test")]
-
-
-def _checked(split: Split, ids: Sequence[str], file: Path, *, what: str) -> Split:
+def _checked(split: Split, ids: Sequence[str], source: str, *, what: str) -> Split:
     both = np.intersect1d(split.train, split.test)
     if len(both):
         examples = ", ".join(ids[i] for i in both[:_SHOWN].tolist())
-        raise InvalidInput(f"{file} has {len(both)} {what} in both train and test: {examples}", "Remove them from one.")
+        raise InvalidInput(
+            f"{source} has {len(both)} {what} in both train and test: {examples}", "Remove them from one."
+        )
     for side, places in (("train", split.train), ("test", split.test)):
         if not len(places):
             raise InvalidInput(
-                f"no slide of the column {side!r} of {file} has a label and a vector",
+                f"no slide on the {side} side of {source} has a label and a vector",
                 "Make the names in the splits those of the labels and the store.",
             )
     return split
