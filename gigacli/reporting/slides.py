@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -115,9 +115,17 @@ def _columns(ids: Sequence[str], labels: str | Path) -> tuple[list[Grouping], li
         groups = set(values) - {""}
         some = sum(value != "" for value in values)
         foreign = column not in (slide_column, patient_column) and column.casefold() not in ours
-        if foreign and 1 < len(groups) <= max(2, MOST_GROUPS * some):
+        if foreign and 1 < len(groups) <= max(2, MOST_GROUPS * some) and not _are_measured(groups):
             groupings.append(Grouping(column, values))
     return groupings, patients
+
+
+def _are_measured(groups: Iterable[str]) -> bool:
+    """Whether names are numbers, some of them with decimals: a time or a size, which groups no slides."""
+    try:
+        return any(not float(group).is_integer() for group in groups)
+    except ValueError:
+        return False
 
 
 def failures_of(store: Store, ids: Sequence[str]) -> list[Failed]:

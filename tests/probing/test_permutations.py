@@ -132,10 +132,10 @@ def area(y, scores):
 def test_p_values_of_noise_are_uniform():
     """And they would not be, were slides exchanged in place of patients."""
     # p-values are multiples of 1 / 20: moved to the middle of their step they are compared with the uniform
-    found = np.array([of_noise(seed, exchanged="patients") for seed in range(300)])
+    found = np.array([of_noise(seed, exchanged="patients") for seed in range(200)])
     assert kstest(found - 1 / 40, "uniform").pvalue > 0.01
     assert 0.02 < np.mean(found <= 0.05) < 0.09
-    wrong = np.array([of_noise(seed, exchanged="slides") for seed in range(300)])
+    wrong = np.array([of_noise(seed, exchanged="slides") for seed in range(200)])
     assert np.mean(wrong <= 0.05) > 0.11
 
 
