@@ -52,6 +52,8 @@ class Within:
     """The score among slides of one site, all sites together."""
 
     auc: float  # share of pairs of slides of two classes in the right order: from one site, and one test side
+    low: float | None  # its 95 % interval; None where fewer than two test sides have such pairs
+    high: float | None
     pairs: int  # such pairs
     sites: int  # that have any
     slides: int  # of these sites
@@ -120,8 +122,8 @@ def within_sites(y: NDArray[np.int64], tested: Tested, sites: Sequence[str]) -> 
     """Score predictions within sites only, where knowing the site is of no use.
 
     The AUC is the share of pairs of slides of two classes that are in the right order; here pairs are of one site, and
-    of one test side, since models of two splits have different scales. For more than two classes it is the mean over
-    each against the rest.
+    of one test side: between the models of two splits there are shifts, and pairs across them would count up to .07 too
+    little where there is nothing to lose. For more than two classes it is the mean over each against the rest.
 
     Args:
         y: Classes 0 ... k - 1, (slides,).
@@ -131,23 +133,28 @@ def within_sites(y: NDArray[np.int64], tested: Tested, sites: Sequence[str]) -> 
     Returns:
         The score; None where no test side has two classes of one site.
     """
-    names, site = np.unique(np.asarray(sites), return_inverse=True)
-    k = tested[0][1].shape[1]
-    right, pairs = np.zeros(k), np.zeros((len(names), k))
-    for places, probabilities in tested:
+    site, k = np.unique(np.asarray(sites), return_inverse=True)[1], tested[0][1].shape[1]
+    scored = [1] if k == 2 else list(range(k))
+    # Pairs, and those in the right order, of each test side, site and class against the rest.
+    pairs, right = np.zeros((2, len(tested), site.max() + 1, len(scored)))
+    for i, (places, probabilities) in enumerate(tested):
         for number in np.unique(site[places]).tolist():
             here = site[places] == number
-            for c in [1] if k == 2 else range(k):
+            for j, c in enumerate(scored):
                 mine = y[places][here] == c
-                found = int(mine.sum()) * int((~mine).sum())
-                pairs[number, c] += found
-                right[c] += found * _share_in_order(mine, probabilities[here, c]) if found else 0.0
-    counted = pairs.sum(axis=0)
-    if not counted.any():
+                pairs[i, number, j] = int(mine.sum()) * int((~mine).sum())
+                if pairs[i, number, j]:
+                    right[i, number, j] = pairs[i, number, j] * _share_in_order(mine, probabilities[here, c])
+    if not pairs.any():
         return None
-    judged = np.flatnonzero(pairs.any(axis=1))
-    score = float(np.mean(right[counted > 0] / counted[counted > 0]))
-    return Within(score, int(counted.sum()), len(judged), int(np.isin(site, judged).sum()))
+    judged, counted = np.flatnonzero(pairs.any(axis=(0, 2))), pairs.any(axis=(0, 1))
+    of, good = pairs.sum(axis=1)[:, counted], right.sum(axis=1)[:, counted]  # (test sides, classes)
+    shares = good.sum(axis=0) / of.sum(axis=0)
+    # How far each test side moves the score: a ratio of sums, to first order.
+    moves = ((good - shares * of) / of.sum(axis=0)).mean(axis=1)
+    score, n_test = float(shares.mean()), float(np.mean([len(places) for places, _ in tested]))
+    low, high = _interval(score, moves[of.any(axis=1)], n_test / max(1.0, len(y) - n_test))
+    return Within(score, low, high, int(pairs.sum()), len(judged), int(np.isin(site, judged).sum()))
 
 
 def score_sites(
@@ -217,7 +224,8 @@ def verdict(score: float, within: Within | None, alone: Confounding) -> tuple[bo
     site = f"the site alone predicts the label with an AUC of {alone.auc:.3f}"
     if within is None:
         return True, f"disease and site cannot be told apart: no site has two classes on one test side; {site}"
-    inside = f"within sites the vectors' AUC is {within.auc:.3f}, {score:.3f} over all"
+    reach = "" if within.low is None else f" ({within.low:.2f} to {within.high:.2f})"
+    inside = f"within sites the vectors' AUC is {within.auc:.3f}{reach}, {score:.3f} over all"
     if not alone.found:
         return False, f"the site does not explain the label, which it hardly predicts; {inside}"
     if score - 0.5 < NOTHING:
@@ -225,6 +233,18 @@ def verdict(score: float, within: Within | None, alone: Confounding) -> tuple[bo
     if within.auc - 0.5 < (score - 0.5) / 2:
         return True, f"the site explains the label: {site}, and {inside}"
     return False, f"{site}, but it does not explain the score: {inside}"
+
+
+def _interval(score: float, moves: NDArray[np.float64], ratio: float) -> tuple[float | None, float | None]:
+    """95 % interval of a score from what each test side moves it by, widened as :func:`scores.interval` does."""
+    from scipy.special import stdtrit
+
+    n = len(moves)
+    if n < 2:
+        return None, None
+    error = np.sqrt((1 + n * ratio) * n / (n - 1) * np.square(moves).sum())
+    reach = float(stdtrit(n - 1, 0.975) * error)
+    return max(0.0, score - reach), min(1.0, score + reach)
 
 
 def _share_in_order(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:

@@ -48,7 +48,8 @@ class Confounding:
 def sites_of(slide_ids: Sequence[str], *, from_labels: Sequence[str | None] | None = None) -> Sites:
     """Say which site each slide comes from.
 
-    A slide without a site, where others have one, is a site of its own.
+    A slide without a site, where others have one, is a site of its own. TCGA's codes stand for a hospital *and a study*
+    of it: in a cohort of two of its studies every site has one class, and site and class cannot be told apart by them.
 
     Args:
         slide_ids: The slides, (n,).

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigacli.probing.linear import score
+from gigacli.probing.scores import auc_interval
 from gigacli.probing.site_scores import Within, as_frequent, read_sites, score_sites, verdict, within_sites
 from gigacli.probing.sites import Confounding, confounding
 from gigacli.probing.splits import make_splits
@@ -58,6 +59,8 @@ def test_one_site_within_is_the_score_itself():
     folds = score(vectors, y.astype(str), make_splits(y.astype(str), None, folds=2)[0])
     found = within_sites(y, [(f.split.test, f.probabilities) for f in folds], ["x"] * 40)
     assert found.auc == pytest.approx(np.mean([fold.auc for fold in folds]))
+    assert (found.low, found.high) == pytest.approx(auc_interval(folds))
+    assert within_sites(y, [(folds[0].split.test, folds[0].probabilities)], ["x"] * 40).low is None
 
 
 def cohort(*, shares, site_effect, class_effect, slides=2, seed=0, patients=25):
@@ -109,9 +112,9 @@ def test_the_verdict(cohort_of, explains, said):
 
 def test_the_limits_of_the_verdict():
     alone = Confounding(0.8, 0.01)
-    assert "there is nothing to explain" in verdict(0.54, Within(0.45, 100, 2, 20), alone)[1]
-    assert verdict(0.9, Within(0.69, 100, 2, 20), alone)[0]
-    assert not verdict(0.9, Within(0.71, 100, 2, 20), alone)[0]
+    assert "there is nothing to explain" in verdict(0.54, Within(0.45, None, None, 100, 2, 20), alone)[1]
+    assert verdict(0.9, Within(0.69, None, None, 100, 2, 20), alone)[0]
+    assert not verdict(0.9, Within(0.71, 0.61, 0.8, 100, 2, 20), alone)[0]
 
 
 def test_the_site_is_read_where_it_is_there():
