@@ -9,15 +9,18 @@ have to come from the test side. ``erase`` asks no slide for its site when it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, Protocol, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.splits import Split
 
+Vectors = NDArray[np.floating]
+Places = NDArray[np.int64]
+Apply = Callable[[Vectors, Places], Vectors]
+Transform = Callable[[Vectors, Places], Apply]
 Method = Literal["combat", "center", "erase"]
 
 STEPS: Final = 1000
@@ -130,36 +133,35 @@ HARMONISERS: Final[dict[str, type[Centre | Combat | Erase]]] = {"combat": Combat
 """By the name of the option; those of :data:`Method`."""
 
 
-def harmonise(
-    vectors: NDArray[np.floating], sites: Sequence[str], split: Split, *, method: Method
-) -> NDArray[np.floating]:
-    """Take the site out of both sides of a split as it is learnt from the training side alone.
+def harmonising(method: Method, sites: Sequence[str]) -> Transform:
+    """What takes the site out of both sides of a split as it is learnt from the training side alone.
 
     Args:
-        vectors: (slides, features), finite.
-        sites: Of each, (slides,).
-        split: Places among the slides.
         method: `combat`, `center` or `erase`.
+        sites: Of each unit, (units,).
 
     Returns:
-        (slides, features); slides on neither side are as they were.
+        A function that is fitted to a training side, its vectors (n, features) and their places among the units, and
+        returns another that takes vectors and their places, and gives them back without their site.
 
     Raises:
-        InvalidInput: No such method, or a training side of one site.
+        InvalidInput: No such method; or, when it is fitted, a training side of one site.
     """
     if method not in HARMONISERS:
         raise InvalidInput(f"`harmonise` is {method!r}", f"expected one of {', '.join(get_args(Method))}")
     names = np.asarray(sites)
-    if len(set(names[split.train].tolist())) < 2:
-        raise InvalidInput(
-            f"all {len(split.train)} training slides are of the site {str(names[split.train][0])!r}",
-            "There is nothing to take out: leave `harmonise` out, or take splits with several sites in training.",
-        )
-    fitted = HARMONISERS[method]().fit(vectors[split.train], names[split.train].tolist())
-    result = vectors.copy()
-    for side in (split.train, split.test):
-        result[side] = fitted.transform(vectors[side], names[side].tolist())
-    return result
+
+    def fit(train: Vectors, places: Places) -> Apply:
+        mine = names[places].tolist()
+        if len(set(mine)) < 2:
+            raise InvalidInput(
+                f"all {len(mine)} training slides are of the site {mine[0]!r}",
+                "There is nothing to take out: leave `harmonise` out, or take splits with several sites in training.",
+            )
+        fitted = HARMONISERS[method]().fit(train, mine)
+        return lambda vectors, places: fitted.transform(vectors, names[places].tolist())
+
+    return fit
 
 
 def oracle_shrinkage(variance: NDArray[np.float64], *, n: int, features: int) -> float:

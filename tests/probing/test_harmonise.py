@@ -8,11 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigacli.errors import InvalidInput
-from gigacli.probing.harmonise import HARMONISERS, Centre, Combat, Erase, harmonise, oracle_shrinkage
+from gigacli.probing.harmonise import HARMONISERS, Centre, Combat, Erase, harmonising, oracle_shrinkage
 from gigacli.probing.linear import score
 from gigacli.probing.splits import Split, make_splits
 
 METHODS = sorted(HARMONISERS)
+
+
+def harmonise(vectors, sites, split, *, method):
+    """All vectors with both sides of a split harmonised."""
+    result = vectors.copy()
+    apply = harmonising(method, sites)(vectors[split.train], split.train)
+    for side in (split.train, split.test):
+        result[side] = apply(vectors[side], side)
+    return result
 
 
 def formula():
