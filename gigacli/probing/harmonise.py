@@ -33,11 +33,11 @@ _NO_DIFFERENCE: Final = 1e-6  # between means of whitened vectors: rounding
 class Harmoniser(Protocol):
     """What is learnt of sites from training slides, and taken out of others."""
 
-    def fit(self, vectors: NDArray[np.floating], sites: Sequence[str]) -> Self:
+    def fit(self, vectors: Vectors, sites: Sequence[str]) -> Self:
         """Learn from training vectors (n, features) and the site of each, (n,); returns itself."""
         ...
 
-    def transform(self, vectors: NDArray[np.floating], sites: Sequence[str]) -> NDArray[np.floating]:
+    def transform(self, vectors: Vectors, sites: Sequence[str]) -> Vectors:
         """Return vectors (m, features) of slides of `sites` (m,) without their site, in their own precision."""
         ...
 
@@ -45,13 +45,13 @@ class Harmoniser(Protocol):
 class Centre:
     """Every site's mean is moved to the mean of all training slides."""
 
-    def fit(self, vectors: NDArray[np.floating], sites: Sequence[str]) -> Self:
+    def fit(self, vectors: Vectors, sites: Sequence[str]) -> Self:
         """Learn the mean of every site from vectors (n, features) and the site of each, (n,)."""
         rows, overall = _checked(vectors, sites), vectors.mean(axis=0, dtype=np.float64)
         self._shift = {site: overall - rows[where].mean(axis=0) for site, where in _places(sites).items()}
         return self
 
-    def transform(self, vectors: NDArray[np.floating], sites: Sequence[str]) -> NDArray[np.floating]:
+    def transform(self, vectors: Vectors, sites: Sequence[str]) -> Vectors:
         """Move vectors (m, features) of `sites` (m,); those of sites that were not in training stay."""
         moved = _checked(vectors, sites).copy()
         for site, where in _places(sites).items():
@@ -67,7 +67,7 @@ class Combat:
     its own: it is moved only. A feature that is the same on all training slides is left as it is.
     """
 
-    def fit(self, vectors: NDArray[np.floating], sites: Sequence[str]) -> Self:
+    def fit(self, vectors: Vectors, sites: Sequence[str]) -> Self:
         """Learn location and scale of every site from vectors (n, features) and the site of each, (n,)."""
         rows, places = _checked(vectors, sites), _places(sites)
         residual = rows.copy()
@@ -82,7 +82,7 @@ class Combat:
         self._effect = {site: _site_effect(standard[where]) for site, where in places.items()}
         return self
 
-    def transform(self, vectors: NDArray[np.floating], sites: Sequence[str]) -> NDArray[np.floating]:
+    def transform(self, vectors: Vectors, sites: Sequence[str]) -> Vectors:
         """Adjust vectors (m, features) of `sites` (m,); those of sites that were not in training stay."""
         adjusted = _checked(vectors, sites).copy()
         mean, deviation = self._mean[self._varies], self._deviation[self._varies]
@@ -104,7 +104,7 @@ class Erase:
     does. The sites of other slides stay readable as far as training slides do not tell how they look.
     """
 
-    def fit(self, vectors: NDArray[np.floating], sites: Sequence[str]) -> Self:
+    def fit(self, vectors: Vectors, sites: Sequence[str]) -> Self:
         """Learn the directions of the sites from vectors (n, features) and the site of each, (n,)."""
         rows = _checked(vectors, sites)
         self._mean = rows.mean(axis=0)
@@ -123,13 +123,13 @@ class Erase:
         self._out = (basis * scale) @ right  # (sites - 1, features)
         return self
 
-    def transform(self, vectors: NDArray[np.floating], sites: Sequence[str]) -> NDArray[np.floating]:
+    def transform(self, vectors: Vectors, sites: Sequence[str]) -> Vectors:
         """Take the directions out of vectors (m, features), whatever their `sites` (m,)."""
         rows = _checked(vectors, sites)
         return (rows - ((rows - self._mean) @ self._into) @ self._out).astype(vectors.dtype)
 
 
-HARMONISERS: Final[dict[str, type[Centre | Combat | Erase]]] = {"combat": Combat, "center": Centre, "erase": Erase}
+HARMONISERS: Final[dict[str, Callable[[], Harmoniser]]] = {"combat": Combat, "center": Centre, "erase": Erase}
 """By the name of the option; those of :data:`Method`."""
 
 
@@ -210,7 +210,7 @@ def _site_effect(standard: NDArray[np.float64]) -> tuple[NDArray[np.float64], ND
     return g, np.sqrt(d)
 
 
-def _checked(vectors: NDArray[np.floating], sites: Sequence[str]) -> NDArray[np.float64]:
+def _checked(vectors: Vectors, sites: Sequence[str]) -> NDArray[np.float64]:
     if vectors.ndim != 2 or len(vectors) != len(sites):
         raise InvalidInput(f"vectors of shape {vectors.shape} for {len(sites)} sites", "Give one site for each vector.")
     return vectors.astype(np.float64)
