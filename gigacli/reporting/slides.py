@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -120,7 +120,7 @@ def _columns(ids: Sequence[str], labels: str | Path) -> tuple[list[Grouping], li
     return groupings, patients
 
 
-def _are_measured(groups: Iterable[str]) -> bool:
+def _are_measured(groups: set[str]) -> bool:
     """Whether names are numbers, some of them with decimals: a time or a size, which groups no slides."""
     try:
         return any(not float(group).is_integer() for group in groups)
