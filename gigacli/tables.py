@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from gigacli.errors import InvalidInput, NotFound
+from gigacli.errors import InvalidInput, NotFound, from_clone
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     "slide_id": ("slide", "wsi", "wsi_id", "sample_id", "filename", "id"),
@@ -30,50 +34,55 @@ EXTENSIONS: Final = frozenset(_SLIDES | {"zarr", "png", "jpg", "jpeg", "h5", "pt
 
 
 _SHOWN: Final = 5
+_RAGGED: Final = "Every row needs as many cells as the header."
 _TCGA_BARCODE: Final = re.compile(r"TCGA-(\w\w)-\w{4}")
 
 
-def read_columns(path: str | Path) -> dict[str, list[str]]:
-    """Read a delimited text file; the header decides whether the delimiter is a comma, a semicolon or a tab.
+def read_columns(table: str | Path | DataFrame, *, unnamed: str = "") -> dict[str, list[str]]:
+    """Read a table: delimited text, a workbook, a Parquet file, or a DataFrame of pandas.
+
+    Of text the header decides whether the delimiter is a comma, a semicolon or a tab; of a workbook (``.xlsx``) the
+    first sheet is read, the values that formulas had when it was saved.
 
     Args:
-        path: A UTF-8 file (with or without byte order mark) whose first row names the columns.
+        table: A UTF-8 file (with or without byte order mark) whose first row names the columns, a workbook, a Parquet
+            file; or a DataFrame, whose index counts as a column where it has a name.
+        unnamed: What to call a first column without a name, such as a saved index; default: it is left out.
 
     Returns:
-        Name -> cells, one per non-empty line, every cell as stripped text (so `007` stays `007`), missing cells as
-        `""`. Columns without a name, such as a saved row index, are left out.
+        Name -> cells, one per non-empty line, every cell as stripped text (so `007` stays `007`, and a number that is
+        whole has no decimals), missing cells as `""`. Columns without a name are left out.
 
     Raises:
-        NotFound: There is no such file.
-        InvalidInput: The file is empty, unreadable or ragged, has no header, two columns of one name, or no rows.
+        NotFound: There is no such file, or a package that reads it is not installed.
+        InvalidInput: The table is empty, unreadable or ragged, has no header, two columns of one name, or no rows.
     """
-    path = Path(path)
-    text = _read_text(path)
-    if not text.strip():
-        raise InvalidInput(f"{path} is empty", "It should have a header and one row per slide.")
-    header = text.lstrip().splitlines()[0]
-    delimiter = max(",;\t", key=header.count)
-    lines = csv.reader(StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    names: list[str] = []
-    rows: list[list[str]] = []
-    try:
-        for cells in lines:
-            row = [cell.strip() for cell in cells]
-            if not names and (any(row) or len(row) > 1):  # the first line that is not blank
-                names = row
-                _check_header(names, path)
-            elif any(row):
-                if len(row) > len(names):
-                    raise csv.Error(f"Expected {len(names)} fields in line {lines.line_num}, saw {len(row)}")
-                rows.append(row + [""] * (len(names) - len(row)))
-    except csv.Error as error:
-        raise InvalidInput(f"{path} is not a table: {error}", "Every row needs as many cells as the header.") from error
-    named = [i for i, name in enumerate(names) if name]
-    rows = [row for row in rows if any(row[i] for i in named)]
-    if not rows:
-        found = ", ".join(names[i] for i in named)
-        raise InvalidInput(f"{path} has a header ({found}) but no rows", "Add one row per slide.")
-    return {names[i]: [row[i] for row in rows] for i in named}
+    name = name_of(table)
+    rows = _rows(table)
+    header: list[str] = []
+    cells: list[list[str]] = []
+    for number, row in rows:
+        if not header and (any(row) or len(row) > 1):  # the first line that is not blank
+            header = [unnamed if unnamed and i == 0 and not cell else cell for i, cell in enumerate(row)]
+            _check_header(header, name)
+        elif any(row):
+            if len(row) > len(header):
+                found = f"Expected {len(header)} fields in line {number}, saw {len(row)}"
+                raise InvalidInput(f"{name} is not a table: {found}", _RAGGED)
+            cells.append(row + [""] * (len(header) - len(row)))
+    if not header:
+        raise InvalidInput(f"{name} is empty", "It should have a header and one row per slide.")
+    named = [i for i, column in enumerate(header) if column]
+    cells = [row for row in cells if any(row[i] for i in named)]
+    if not cells:
+        found = ", ".join(header[i] for i in named)
+        raise InvalidInput(f"{name} has a header ({found}) but no rows", "Add one row per slide.")
+    return {header[i]: [row[i] for row in cells] for i in named}
+
+
+def name_of(table: str | Path | DataFrame) -> str:
+    """What to call a table in a message: its path, or "the DataFrame"."""
+    return str(table) if isinstance(table, str | Path) else "the DataFrame"
 
 
 def find_column(table: Iterable[Any], canonical: str, *, path: str | Path) -> str | None:
@@ -173,26 +182,106 @@ def tcga_site(slide_id: str) -> str:
     return barcode[1] if barcode else ""
 
 
+def _rows(table: str | Path | DataFrame) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table, the header first, each with its number."""
+    if not isinstance(table, str | Path):
+        return enumerate(_rows_of_frame(table), 1)
+    path = Path(table)
+    if path.suffix.casefold() == ".xls":
+        raise InvalidInput(f"{path} is a workbook of an old format", "Save it as .xlsx or as CSV.")
+    read = {".xlsx": _rows_of_workbook, ".xlsm": _rows_of_workbook, ".parquet": _rows_of_parquet}
+    reader = read.get(path.suffix.casefold())
+    if reader is None:
+        return _rows_of_text(path)
+    if not path.exists():
+        raise _no_such_file(path)
+    return enumerate(reader(path), 1)
+
+
+def _rows_of_text(path: Path) -> Iterator[tuple[int, list[str]]]:
+    text = _read_text(path)
+    header = next(iter(text.lstrip().splitlines()), "")
+    delimiter = max(",;\t", key=header.count)
+    lines = csv.reader(StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        for row in lines:
+            yield lines.line_num, [cell.strip() for cell in row]
+    except csv.Error as error:
+        raise InvalidInput(f"{path} is not a table: {error}", _RAGGED) from error
+
+
+def _rows_of_workbook(path: Path) -> Iterator[list[str]]:
+    try:
+        from openpyxl import load_workbook
+    except ModuleNotFoundError:
+        raise NotFound(
+            f"{path}: to read a workbook needs openpyxl", f"{from_clone('xlsx')}; or save it as CSV"
+        ) from None
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+        rows = [[_text(cell) for cell in row] for row in book.worksheets[0].iter_rows(values_only=True)]
+        book.close()
+    except Exception as error:  # a damaged or encrypted workbook fails in a dozen ways
+        raise InvalidInput(f"{path} cannot be read as a workbook: {error}", "Save the table as CSV (UTF-8).") from error
+    widest = max((len(row) for row in rows), default=0)
+    yield from (row + [""] * (widest - len(row)) for row in rows if any(row))
+
+
+def _rows_of_parquet(path: Path) -> Iterator[list[str]]:
+    try:
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        raise NotFound(
+            f"{path}: to read Parquet needs pyarrow", f"{from_clone('parquet')}; or save it as CSV"
+        ) from None
+    try:
+        columns = parquet.read_table(path).to_pydict()
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} cannot be read as Parquet: {error}", "Save the table as CSV (UTF-8).") from error
+    named = {name: cells for name, cells in columns.items() if not name.startswith("__index_level_")}  # pandas' index
+    yield list(named)
+    yield from ([_text(cell) for cell in row] for row in zip(*named.values(), strict=True))
+
+
+def _rows_of_frame(frame: DataFrame) -> Iterator[list[str]]:
+    frame = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
+    yield [str(name).strip() for name in frame.columns]
+    for row, missing in zip(frame.to_numpy(dtype=object), frame.isna().to_numpy(), strict=True):
+        yield ["" if none else _text(cell) for cell, none in zip(row, missing, strict=True)]
+
+
+def _text(cell: Any) -> str:
+    """A cell as text: nothing where it is missing; a number that is whole without decimals."""
+    if cell is None or cell != cell:
+        return ""
+    fraction = isinstance(cell, Real) and not isinstance(cell, Integral)
+    return str(int(cell)) if fraction and float(cell).is_integer() else str(cell).strip()
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise NotFound(f"{path}: no such file", f"Looked in {path.absolute().parent}.") from None
+        raise _no_such_file(path) from None
     except UnicodeDecodeError:
         raise InvalidInput(
-            f"{path} is not UTF-8 text", "Save the table as CSV (UTF-8); workbooks are not read."
+            f"{path} is not UTF-8 text", "Save the table as CSV (UTF-8), or call a workbook .xlsx."
         ) from None
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}", "Give a CSV file.") from error
 
 
-def _check_header(names: list[str], path: Path) -> None:
+def _no_such_file(path: Path) -> NotFound:
+    return NotFound(f"{path}: no such file", f"Looked in {path.absolute().parent}.")
+
+
+def _check_header(names: list[str], table: str) -> None:
     # A name without a letter is a value: a table whose first row has none starts with its first slide.
     if not any(character.isalpha() for name in names for character in name):
-        raise InvalidInput(f"{path} has no header: its first row is {_listed(names)}", "Add a row of column names.")
+        raise InvalidInput(f"{table} has no header: its first row is {_listed(names)}", "Add a row of column names.")
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
-        raise InvalidInput(f"{path} has more than one column named {_listed(twice)}", "Rename or remove the others.")
+        raise InvalidInput(f"{table} has more than one column named {_listed(twice)}", "Rename or remove the others.")
 
 
 def _listed(names: Iterable[object]) -> str:

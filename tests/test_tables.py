@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import sys
+
+import numpy as np
+import openpyxl
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +15,7 @@ from gigacli.tables import (
     SYNONYMS,
     bare_id,
     find_column,
+    name_of,
     read_columns,
     require_column,
     tcga_patient,
@@ -65,6 +71,81 @@ def test_unusable_files_say_why(table, text, complaint):
         table(text)
     assert "t.csv" in error.value.message
     assert error.value.hint
+
+
+CELLS = [("slide_id", "label", "age", ""), ("007", 1.0, 63.5, "x"), ("008", None, 70.0, ""), (None, None, None, None)]
+READ = {"slide_id": ["007", "008"], "label": ["1", ""], "age": ["63.5", "70"]}
+
+
+def test_workbooks(tmp_path):
+    """The first sheet; numbers as a person sees them."""
+    book = openpyxl.Workbook()
+    book.active.append([])
+    for row in CELLS:
+        book.active.append(row)
+    book.active["H9"].font = openpyxl.styles.Font(bold=True)  # a cell far out, formatted and empty
+    book.create_sheet("notes").append(["nothing"])
+    book.save(tmp_path / "t.XLSX")
+    assert read_columns(tmp_path / "t.XLSX") == READ
+    (tmp_path / "damaged.xlsx").write_bytes((tmp_path / "t.XLSX").read_bytes()[:900])
+    with pytest.raises(InvalidInput, match=r"damaged\.xlsx cannot be read as a workbook"):
+        read_columns(tmp_path / "damaged.xlsx")
+    with pytest.raises(InvalidInput, match="old format"):
+        read_columns(tmp_path / "t.xls")
+    with pytest.raises(NotFound, match="gone"):
+        read_columns(tmp_path / "gone.xlsx")
+
+
+def frame():
+    return pd.DataFrame(CELLS[1:], columns=CELLS[0])
+
+
+def test_parquet(tmp_path):
+    frame().iloc[::-1].iloc[1:].iloc[::-1].to_parquet(tmp_path / "t.parquet")
+    assert read_columns(tmp_path / "t.parquet") == READ
+    frame().dropna(how="all").set_index("slide_id").to_parquet(tmp_path / "t.parquet")
+    assert read_columns(tmp_path / "t.parquet") == {**READ, "slide_id": ["007", "008"]}
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InvalidInput, match="cannot be read as Parquet"):
+        read_columns(tmp_path / "t.parquet")
+
+
+def test_data_frames():
+    assert read_columns(frame()) == READ
+    assert read_columns(frame().set_index("slide_id")) == READ
+    typed = pd.DataFrame(
+        {"slide_id": ["a", "b"], "n": pd.array([1, None], dtype="Int64"), "f": np.array([2, 0.5], dtype=np.float32)}
+    )
+    typed["event"], typed["kind"] = [True, False], pd.Categorical(["x", None])
+    assert read_columns(typed) == {
+        "slide_id": ["a", "b"],
+        "n": ["1", ""],
+        "f": ["2", "0.5"],
+        "event": ["True", "False"],
+        "kind": ["x", ""],
+    }
+    assert (name_of(typed), name_of("a/t.csv")) == ("the DataFrame", "a/t.csv")
+    with pytest.raises(InvalidInput, match="the DataFrame has more than one column named 'a'"):
+        read_columns(pd.DataFrame([[1, 2]], columns=["a", "a"]))
+    with pytest.raises(InvalidInput, match="the DataFrame has no header"):
+        read_columns(pd.DataFrame([[1, 2]]))
+    with pytest.raises(InvalidInput, match=r"the DataFrame has a header \(a\) but no rows"):
+        read_columns(pd.DataFrame({"a": []}))
+
+
+@pytest.mark.parametrize(("package", "suffix"), [("openpyxl", "xlsx"), ("pyarrow", "parquet")])
+def test_a_reader_that_is_not_installed(tmp_path, monkeypatch, package, suffix):
+    (tmp_path / f"t.{suffix}").touch()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(NotFound, match=f"needs {package}") as error:
+        read_columns(tmp_path / f"t.{suffix}")
+    assert f".[{suffix}]" in error.value.hint
+
+
+def test_a_first_column_without_a_name_may_be_given_one(tmp_path):
+    (tmp_path / "t.csv").write_text(",train,\na,True,x\nb,False,y\n")
+    assert read_columns(tmp_path / "t.csv") == {"train": ["True", "False"]}
+    assert read_columns(tmp_path / "t.csv", unnamed="slide_id") == {"slide_id": ["a", "b"], "train": ["True", "False"]}
 
 
 def test_missing_file_and_folder(tmp_path):

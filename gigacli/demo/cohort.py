@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gigacli.demo.anatomy import CLASSES
+from gigacli.demo.anatomy import CLASSES, GLANDULAR, SOLID
 from gigacli.demo.draw import LABS, check_size, draw_slide
 from gigacli.demo.pyramid import write_pyramid
 from gigacli.errors import InvalidInput, Mismatch
@@ -21,6 +21,10 @@ from gigacli.progress import SILENT, Progress
 _DRAWING = 1  # raised whenever the same seed draws other pixels, so that two drawings never share a folder
 _VARY = 0.08  # of the width and height of a slide
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_LABELS = ("slide_id", "label", "patient_id", "lab", "time", "event", "glandular_percent")
+_MEDIAN_MONTHS = 24.0  # until the event, of a patient with as much glandular as solid tissue
+_LOG_HAZARD = 4.0  # by how much the logarithm of the hazard grows from all glandular to all solid
+_WATCHED_MONTHS = (6.0, 72.0)  # how long patients are watched, at least and at most
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,9 @@ class DemoCohort:
     folder: Path  # everything is in here
     slides: Path  # folder of the slides, `<slide_id>.tif`
     cohort_csv: Path  # columns path (relative to the table's folder), slide_id, patient_id
-    labels_csv: Path  # columns slide_id, label, patient_id, lab
+    # columns slide_id, label, patient_id, lab; time (months) and event (1: seen, 0: last watched then without it), of a
+    # patient, the sooner the more solid its slides are; glandular_percent of the patterned tissue of the slide
+    labels_csv: Path
     truth: Path  # folder of `<slide_id>.npz`: tissue, tile_type, pen and downsample of `draw.Drawing`
     count: int  # number of slides
 
@@ -53,14 +59,16 @@ def write_cohort(
     seed: int = 0,
     size_px: tuple[int, int] = (4096, 3072),
     mpp: float = 0.5,
+    site_effect: float = 0.0,
     workers: int = 2,
     progress: Progress = SILENT,
 ) -> DemoCohort:
     """Write a cohort of two classes that nothing but the architecture of the tissue tells apart.
 
     Every patient has one class, one lab and `slides / patients` slides; every lab has as many patients of one class as
-    of the other, and the labs differ by at most one patient of each class. Finished slides are kept, so an interrupted
-    call can be repeated. The bytes depend on neither `workers` nor on what was already there.
+    of the other, and the labs differ by at most one patient of each class. With a `site_effect` they do not: then the
+    stain of the lab tells the class, too, as it does where hospitals are sent different patients. Finished slides are
+    kept, so an interrupted call can be repeated. The bytes depend on neither `workers` nor on what was already there.
 
     Args:
         folder: Made if missing.
@@ -70,6 +78,9 @@ def write_cohort(
         seed: Slides are keyed by (seed, index of the slide).
         size_px: Mean (width, height) in pixels; a slide differs by up to 8 % in each.
         mpp: Microns per pixel.
+        site_effect: How far the class goes with the lab, 0 not at all to 1 entirely: so large a share of the patients
+            of one class in the first lab, the third, ... is of the other class instead, and the reverse in the second,
+            the fourth, ...; of an odd number of labs the last stays balanced.
         workers: Threads that draw.
         progress: Receives progress, slide by slide.
 
@@ -79,20 +90,23 @@ def write_cohort(
     """
     folder = Path(folder)
     _check(slides, patients, labs, seed, workers)
+    if not 0 <= site_effect <= 1:
+        raise InvalidInput(f"site_effect = {site_effect}, expected 0 to 1")
     check_size((int(size_px[0] * (1 - _VARY)), int(size_px[1] * (1 - _VARY))), mpp)
-    plan = _plan(slides, patients, labs, seed)
+    plan = _plan(slides, patients, labs, seed, site_effect)
     cohort = DemoCohort(
         folder, folder / "slides", folder / "cohort.csv", folder / "labels.csv", folder / "truth", slides
     )
     recipe = {"drawing": _DRAWING, "slides": slides, "patients": patients, "labs": labs, "seed": seed}
-    _claim(folder, recipe | {"size_px": list(size_px), "mpp": mpp})
-    _write_tables(cohort, plan)
+    _claim(folder, recipe | {"size_px": list(size_px), "mpp": mpp, "site_effect": site_effect})
+    _write_slides_table(cohort, plan)
     missing = [s for s in plan if not (_slide_path(cohort, s).exists() and _truth_path(cohort, s).exists())]
     progress.start("drawing slides", slides, done=slides - len(missing))
     for _, error in as_ready(lambda slide: _write_slide(cohort, slide, seed, size_px, mpp), missing, workers=workers):
         if error is not None:
             raise error
         progress.advance()
+    _write_labels(cohort, plan, seed)
     return cohort
 
 
@@ -115,14 +129,19 @@ def _check(slides: int, patients: int, labs: int, seed: int, workers: int) -> No
         raise InvalidInput(f"workers = {workers}, expected 1 or more")
 
 
-def _plan(slides: int, patients: int, labs: int, seed: int) -> list[_Slide]:
+def _plan(slides: int, patients: int, labs: int, seed: int, site_effect: float) -> list[_Slide]:
     """Plan the slides. Patients come in pairs of one class each, dealt out to the labs in turn."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     lab_of = np.arange(patients) // 2 % labs
     label_of = np.empty(patients, object)
     for lab in range(labs):  # shuffled within the lab, or the number of a patient would tell the class
         here = np.flatnonzero(lab_of == lab)
-        label_of[here] = rng.permutation(np.resize(CLASSES, len(here)))
+        classes = np.resize(CLASSES, len(here))
+        favoured = lab % 2 if lab < labs - labs % 2 else None
+        if favoured is not None:
+            others = np.flatnonzero(classes != CLASSES[favoured])
+            classes[others[: round(site_effect * len(others))]] = CLASSES[favoured]
+        label_of[here] = rng.permutation(classes)
     digits = max(2, len(str(patients)))
     plan = []
     for index in range(slides):
@@ -137,7 +156,7 @@ def _claim(folder: Path, recipe: dict[str, object]) -> None:
     """Leave the recipe in the folder, or refuse one that holds another."""
     path = folder / "demo.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        found = {"site_effect": 0.0} | json.loads(path.read_text())
         other = [f"{key} = {found.get(key)}, now {value}" for key, value in recipe.items() if found.get(key) != value]
         if other:
             raise Mismatch(
@@ -147,18 +166,44 @@ def _claim(folder: Path, recipe: dict[str, object]) -> None:
         part.write_text(json.dumps(recipe, indent=1))
 
 
-def _write_tables(cohort: DemoCohort, plan: list[_Slide]) -> None:
+def _write_slides_table(cohort: DemoCohort, plan: list[_Slide]) -> None:
     paths = [_slide_path(cohort, slide).relative_to(cohort.folder).as_posix() for slide in plan]
     _write_csv(
         cohort.cohort_csv,
         ("path", "slide_id", "patient_id"),
         ((path, slide.slide_id, slide.patient_id) for path, slide in zip(paths, plan, strict=True)),
     )
-    _write_csv(
-        cohort.labels_csv,
-        ("slide_id", "label", "patient_id", "lab"),
-        ((slide.slide_id, slide.label, slide.patient_id, f"lab{slide.lab + 1}") for slide in plan),
+
+
+def _write_labels(cohort: DemoCohort, plan: list[_Slide], seed: int) -> None:
+    """Write the table of labels, when all slides are drawn: what it says of a slide is measured on its tissue."""
+    glandular = [_glandular_share(cohort, slide) for slide in plan]
+    of_patient: dict[str, list[float]] = {}  # in the order in which patients were planned
+    for slide, share in zip(plan, glandular, strict=True):
+        of_patient.setdefault(slide.patient_id, []).append(share)
+    fate = {
+        patient: _fate(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2, i))), float(np.mean(shares)))
+        for i, (patient, shares) in enumerate(of_patient.items())
+    }
+    rows = (
+        (s.slide_id, s.label, s.patient_id, f"lab{s.lab + 1}", *fate[s.patient_id], f"{100 * share:.1f}")
+        for s, share in zip(plan, glandular, strict=True)
     )
+    _write_csv(cohort.labels_csv, _LABELS, rows)
+
+
+def _glandular_share(cohort: DemoCohort, slide: _Slide) -> float:
+    """Share of the patterned tissue of a slide that is glandular, 0 to 1."""
+    with np.load(_truth_path(cohort, slide)) as truth:
+        glandular, solid = (int((truth["tile_type"] == kind).sum()) for kind in (GLANDULAR, SOLID))
+    return glandular / max(1, glandular + solid)
+
+
+def _fate(rng: np.random.Generator, glandular: float) -> tuple[str, str]:
+    """Time in months and whether the event was seen: an exponential of the hazard, cut off where watching ends."""
+    hazard = np.log(2) / _MEDIAN_MONTHS * np.exp(_LOG_HAZARD * (0.5 - glandular))
+    event, end = rng.exponential(1 / hazard), rng.uniform(*_WATCHED_MONTHS)
+    return f"{max(0.1, min(event, end)):.1f}", str(int(event <= end))
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

@@ -62,7 +62,7 @@ def patients_of(
         source += f" ({unknown} slides without a patient count as one each)"
     alone = [barcode or slide for barcode, slide in zip(barcodes, slide_ids, strict=True)]
     filled = [(mine or theirs or own, theirs or mine or own) for (mine, theirs), own in zip(pairs, alone, strict=True)]
-    group = _groups(filled)
+    group = connected(filled)
     name_of = {g: theirs for g, theirs in zip(reversed(group), reversed(in_labels), strict=True) if theirs}
     for g, (_, name) in zip(group, filled, strict=True):
         name_of.setdefault(g, name)
@@ -70,7 +70,7 @@ def patients_of(
     return Patients(tuple(name_of[g] for g in group), source, (*_disagreements(pairs), *_alike(said)))
 
 
-def _groups(pairs: Sequence[tuple[str, str]]) -> list[int]:
+def connected(pairs: Sequence[tuple[str, str]]) -> list[int]:
     """Number of the connected component of each pair; the left and the right names are two kinds of nodes."""
     parent: dict[tuple[int, str], tuple[int, str]] = {}
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gigacli.errors import InvalidInput, NotFound
+from gigacli.errors import InvalidInput
 from gigacli.probing.labels import match
-from gigacli.tables import read_columns, refuse_missing, require_column
+from gigacli.probing.protocols import named_splits, split_of_column
+from gigacli.tables import read_columns, refuse_missing
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _SHOWN = 3
 
@@ -28,7 +32,7 @@ class Split:
 
 
 def make_splits(
-    labels: ArrayLike, groups: ArrayLike | None, *, folds: int = 10, seed: int = 0
+    labels: ArrayLike, groups: ArrayLike | None, *, folds: int = 10, seed: int = 0, unit: str = "patients"
 ) -> tuple[list[Split], list[str]]:
     """Split slides `folds` times, every group (patient) on one side only and every class on both.
 
@@ -41,6 +45,7 @@ def make_splits(
         groups: The patient of each slide, text (slides,); None: each slide is its own.
         folds: How many splits, at least 2.
         seed: Decides the shuffles.
+        unit: What the groups are, for messages.
 
     Returns:
         The splits, with ascending indices, and a warning when k is less than `folds`.
@@ -59,7 +64,7 @@ def make_splits(
     slides = np.zeros((group_of.max() + 1, len(classes)), dtype=np.int64)  # (groups, classes)
     np.add.at(slides, (group_of, y), 1)
     sizes = (slides > 0).sum(axis=0)  # (classes,) groups that have a class
-    unit = "slides" if groups is None else "patients"
+    unit = "slides" if groups is None else unit
     if sizes.min() < 2:
         raise _too_small(classes, sizes, slides.sum(axis=0), unit)
     k, rng, splits = min(folds, int(sizes.min())), np.random.default_rng(seed), list[Split]()
@@ -67,8 +72,8 @@ def make_splits(
         found = _folds(slides, k, rng)
         if found is None and k == 2:
             raise InvalidInput(
-                f"{len(slides)} patients have their classes so mixed that no two sides have all {len(classes)} of them",
-                "Leave a class out of the table (an empty label), or label more patients.",
+                f"{len(slides)} {unit} have their classes so mixed that no two sides have all {len(classes)} of them",
+                f"Leave a class out of the table (an empty label), or label more {unit}.",
             )
         if found is None:
             k, splits = k - 1, []
@@ -83,53 +88,50 @@ def make_splits(
 
 
 def read_splits(
-    folder: str | Path,
+    source: str | Path | DataFrame,
     slide_ids: Sequence[str],
     *,
     patients: Sequence[str] | None = None,
+    column: str | None = None,
     allow_missing: bool = False,
 ) -> tuple[list[Split], list[str]]:
-    """Read given splits: files `split_*.csv` with columns `train` and `test`, each a list of slides.
+    """Read given splits, in any of the ways of :mod:`gigacli.probing.protocols`.
 
     Args:
-        folder: Where the files are; they are taken in natural order, `split_2` before `split_10`.
+        source: A folder of split files or a table with columns of folds; with `column`, any table.
         slide_ids: The slides that have a label and a vector, (n,). Names are matched as in :func:`labels.match`.
         patients: Their patients, (n,), where these are to be split; the files may name slides or patients, and indices
             count the patients in the order in which they come here.
+        column: Take the one split that this column of the table makes. Its rows are those of the labels: the ones
+            without a label or a vector are left out.
         allow_missing: Whether the files may name others, which are left out.
 
     Returns:
-        The splits, indices in the order of the files, and notes: how many names have no label or no vector, or
-        stand twice on one side. Both are left out.
+        The splits, indices in the order of the files, and notes: how many names are on neither side (validation), have
+        no label or no vector, or stand twice on one side. All are left out.
 
     Raises:
         NotFound: There is no such folder or no such file in it, or a name has no label or vector and must have.
         InvalidInput: A file lacks a column, has a side without any of the slides, or a slide (or a patient that is to
             be split) on both sides.
     """
-    folder = Path(folder)
-    numbers = re.compile(r"(\d+)")
-    files = sorted(
-        folder.glob("split_*.csv"), key=lambda f: [int(t) if t.isdigit() else t for t in numbers.split(f.stem)]
-    )
-    if not files:
-        raise NotFound(
-            f"{folder} {'has no files `split_*.csv`' if folder.is_dir() else 'is not a folder'}",
-            "Each split is a file split_0.csv, split_1.csv, ... with the columns train,test.",
-        )
-    named = [_names(file) for file in files]  # per file the names of train and of test
-    names = [name for sides in named for side in sides for name in side]
+    named = named_splits(source) if column is None else [split_of_column(read_columns(source), column, source)]
+    names = [name for split in named for side in (split.train, split.test) for name in side]
     units = list(slide_ids if patients is None else dict.fromkeys(patients))
     place = _places(list(dict.fromkeys(names)), slide_ids, patients, units)
     unknown = [name for name in names if place[name] < 0]
     said = f"of the {len(names)} names in the splits have no label or vector"
-    missing = refuse_missing(unknown, among=[*slide_ids, *units], said=said, allow=allow_missing)
+    allowed = allow_missing or column is not None
+    missing = refuse_missing(unknown, among=[*slide_ids, *units], said=said, allow=allowed)
     notes, splits = [missing] if missing else [], []
-    for file, sides in zip(files, named, strict=True):
-        known = [dict.fromkeys(place[name] for name in side if place[name] >= 0) for side in sides]
+    unused = sum(split.unused for split in named)
+    if unused:
+        notes.append(f"{unused} names in the splits are on neither side, for validation, and are left out.")
+    for split in named:
+        known = [dict.fromkeys(place[name] for name in side if place[name] >= 0) for side in (split.train, split.test)]
         train, test = (np.array(list(side), dtype=np.int64) for side in known)
         what = "slides" if patients is None else "patients"
-        splits.append(_checked(Split(train=train, test=test), units, file, what=what))
+        splits.append(_checked(Split(train=train, test=test), units, split.source, what=what))
     twice = len(names) - len(unknown) - sum(len(split.train) + len(split.test) for split in splits)
     if twice and patients is None:
         notes.append(f"{twice} names stand twice on one side of a split and count once.")
@@ -234,20 +236,17 @@ def _balanced(slides: NDArray[np.int64], k: int, rng: np.random.Generator) -> ND
     return folds
 
 
-def _names(file: Path) -> list[list[str]]:
-    table = read_columns(file)
-    return [[name for name in table[require_column(table, side, path=file)] if name] for side in ("train", "test")]
-
-
-def _checked(split: Split, ids: Sequence[str], file: Path, *, what: str) -> Split:
+def _checked(split: Split, ids: Sequence[str], source: str, *, what: str) -> Split:
     both = np.intersect1d(split.train, split.test)
     if len(both):
         examples = ", ".join(ids[i] for i in both[:_SHOWN].tolist())
-        raise InvalidInput(f"{file} has {len(both)} {what} in both train and test: {examples}", "Remove them from one.")
+        raise InvalidInput(
+            f"{source} has {len(both)} {what} in both train and test: {examples}", "Remove them from one."
+        )
     for side, places in (("train", split.train), ("test", split.test)):
         if not len(places):
             raise InvalidInput(
-                f"no slide of the column {side!r} of {file} has a label and a vector",
+                f"no slide on the {side} side of {source} has a label and a vector",
                 "Make the names in the splits those of the labels and the store.",
             )
     return split

@@ -149,8 +149,16 @@ def _columns(ids: Sequence[str], labels: str | Path) -> tuple[list[Grouping], li
 
 def _divides(values: Sequence[str]) -> bool:
     """Whether values, "" where not known, divide slides into a few groups."""
-    some = sum(value != "" for value in values)
-    return 1 < len(set(values) - {""}) <= max(2, MOST_GROUPS * some)
+    some, groups = sum(value != "" for value in values), set(values) - {""}
+    return 1 < len(groups) <= max(2, MOST_GROUPS * some) and not _are_measured(groups)
+
+
+def _are_measured(groups: set[str]) -> bool:
+    """Whether names are numbers, some of them with decimals: a time or a size, which groups no slides."""
+    try:
+        return any(not float(group).is_integer() for group in groups)
+    except ValueError:
+        return False
 
 
 def failures_of(store: Store, ids: Sequence[str]) -> list[Failed]:

@@ -145,6 +145,7 @@ def test_read_splits(csv):
     assert all(side.dtype == np.int64 for s in splits for side in (s.train, s.test))
     assert notes == [
         "2 of the 11 names in the splits have no label or vector: 'gone', 'gone too'",
+        "1 names in the splits are on neither side, for validation, and are left out.",
         "1 names stand twice on one side of a split and count once.",
     ]
 
@@ -155,8 +156,8 @@ def test_read_splits(csv):
         ("train,test\na,b\nb,c\n", "1 slides in both train and test: b"),
         ("train,test\na,b\nb.svs,c\n", "1 slides in both train and test: b"),
         ("train,val\na,b\n", "no column 'test': found 'train', 'val'"),
-        ("train,test\na,x\n", "no slide of the column 'test'"),
-        ("train,test\nx,a\n", "no slide of the column 'train'"),
+        ("train,test\na,x\n", "no slide on the test side"),
+        ("train,test\nx,a\n", "no slide on the train side"),
         ("", "is empty"),
     ],
 )

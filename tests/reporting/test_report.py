@@ -95,7 +95,7 @@ def test_the_map_holds_every_slide_and_its_true_neighbours(page, chain, cohort):
     data, store = data_of(page.read_text(encoding="utf-8")), giga.open(chain("embed"))
     assert data["ids"] == store.slides.ids
     assert [m["embedding"] for m in data["maps"]] == ["giga", "whitened-mean-random-resnet18", "mean-random-resnet18"]
-    assert [g["name"] for g in data["groups"]] == ["label", "lab", "patient"]
+    assert [g["name"] for g in data["groups"]] == ["label", "lab", "event", "patient"]
     first = data["maps"][0]
     vectors = store.embedding("giga").read()
     cosine = vectors @ vectors.T - 3 * np.eye(8)
