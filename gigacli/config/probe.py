@@ -13,7 +13,8 @@ from gigacli.errors import InvalidInput
 TaskKind = Literal["classification", "survival", "regression", "ordinal"]
 Method = Literal["linear", "coxnet", "abmil", "mlp", "knn", "simpleshot"]
 Level = Literal["slide", "patient"]
-Group = Literal["patient", "none"]
+Group = Literal["patient", "site", "none"]
+Harmonise = Literal["combat", "center", "erase"]
 
 METHODS: Final[dict[TaskKind, tuple[Method, ...]]] = {
     "classification": ("linear", "abmil", "mlp", "knn", "simpleshot"),
@@ -59,6 +60,9 @@ class ProbeConfig(Config):
         (), "Number of training labels of every class to use, drawn 50 times, repeatable.", COUNTS
     )
     splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
+    split_column: str | None = option(
+        None, "Column of the labels that says train or test of every row: the one split that is judged."
+    )
     allow_missing: bool = run_option(False, "Go on where these name slides without a label or vector.")
     stale: bool = run_option(False, "Go on where vectors were made from what has been replaced since.")
     robust: bool = option(
@@ -66,7 +70,26 @@ class ProbeConfig(Config):
     )
     folds: int = option(10, "Number of splits, stratified and grouped by patient.", (2, 1000))
     group: Group = option(
-        "patient", "patient: keep a patient's slides on one side of a split where patients are known; none: do not."
+        "patient",
+        "patient: keep a patient's slides on one side of a split where patients are known; site: those of a site, too; "
+        "none: do not.",
+    )
+    site: str | None = option(
+        None,
+        "Column of sites (hospitals, laboratories, scanners): says whether a score is that of the site, and what is "
+        "left of it within sites; tcga: the tissue source site in the slide ids.",
+    )
+    harmonise: tuple[Harmonise, ...] = option(
+        (),
+        "Take the site out of the vectors, as it is learnt from each training side alone, and show that beside the "
+        "uncorrected rows: combat: its location and scale; center: its mean; erase: whatever is linear of it (LEACE); "
+        "repeatable.",
+    )
+    permutations: int = option(
+        0,
+        "Score so many times with labels permuted among patients, and give every score a p-value: 200, say; it takes "
+        "as long as so many probes without the choice of C.",
+        (0, 1_000_000),
     )
     c: str | float = option(
         "10",
@@ -88,6 +111,19 @@ class ProbeConfig(Config):
             self.check_task(self.task)
         if self.target and (self.task == "survival" or self.time or self.event):
             raise InvalidInput("a task of survival predicts `time` and `event`, no `target`", "leave out `target`")
+        given = [name for name in ("splits", "split_column") if getattr(self, name) is not None]
+        if len(given) > 1 or (given and self.group == "site"):
+            raise InvalidInput(
+                f"`{given[0]}` gives the splits, and so does `{given[1] if len(given) > 1 else 'group'}`",
+                "leave out one of them",
+            )
+        if self.harmonise and "abmil" in self.method:
+            raise InvalidInput("`harmonise` changes vectors, and `method` abmil judges tiles", "leave out one of them")
+
+    @property
+    def by_site(self) -> bool:
+        """Whether sites are needed."""
+        return self.site is not None or self.group == "site" or bool(self.harmonise)
 
     def check_task(self, task: TaskKind) -> None:
         """Refuse options that make no sense for a kind of task.

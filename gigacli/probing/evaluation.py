@@ -11,11 +11,20 @@ from numpy.typing import NDArray
 
 from gigacli.config.probe import Method, ProbeConfig, TaskKind
 from gigacli.probing.heads import fit_of
-from gigacli.probing.model import Fit, Transform, score_splits
+from gigacli.probing.model import Fit, Transform, Vectors, score_splits
 from gigacli.probing.results import ProbeRow
 from gigacli.probing.robust import Robustness, robustness
 from gigacli.probing.scores import Fold, difference, score_interval
 from gigacli.probing.task import Candidate, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """How vectors were judged, to do it again on other splits or other labels."""
+
+    vectors: Vectors  # one per unit, (units, features)
+    fit: Fit
+    transform: Transform | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +38,17 @@ class Evaluation:
     c: str  # inverse regularisation, "auto", or "alpha=0.07" of an elastic net; "" where there is none
     folds: Sequence[Fold]  # how it went, one per split of the budget
     robustness: Robustness | None = None  # how far its vectors move under other augmentations, where that is known
+    harmonised: str = ""  # how the site was taken out of its vectors, "" where it was not
+    judged: Judged | None = None  # of vectors
 
     @property
     def name(self) -> str:
         """What was judged and how, for a legend or a sentence."""
         usual = "10" if self.task.truth.kind == "classification" else "auto"
-        if self.method == "linear" and self.c == usual:
-            return self.candidate.name
-        return f"{self.candidate.name} ({f'C={self.c}' if self.method == 'linear' else self.setting})"
+        how = [] if self.method == "linear" and self.c == usual else [f"C={self.c}"]
+        how = [self.setting] if self.method != "linear" else how
+        how += [self.harmonised] if self.harmonised else []
+        return f"{self.candidate.name} ({', '.join(how)})" if how else self.candidate.name
 
     @property
     def setting(self) -> str:
@@ -64,12 +76,10 @@ class Evaluation:
         return (f"{self.name}, {self.budget}: {text}" for text in dict.fromkeys(texts) if text)
 
 
-def evaluate_vectors(
-    candidate: Candidate, task: Task, budget: str, config: ProbeConfig, transform: Transform | None = None
-) -> Iterator[Evaluation]:
+def evaluate_vectors(candidate: Candidate, task: Task, budget: str, config: ProbeConfig) -> Iterator[Evaluation]:
     """Judge an embedding by every method that was asked for, and by each of its strengths.
 
-    `transform` changes vectors, fitted on every training side anew.
+    Beside the vectors as they are stand those that are harmonised, fitted on every training side anew.
     """
     assert candidate.vectors is not None
     vectors = task.units.vectors(candidate.vectors, unit_length=not candidate.scaled)  # (units, features)
@@ -80,16 +90,29 @@ def evaluate_vectors(
         augmented = np.stack(seen, axis=1)  # (units, augmentations, features)
         moved = robustness(vectors, augmented, scale=candidate.scaled)
     for method, c, fit in fits_of(candidate, task.truth.kind, config):
-        folds = score_splits(
-            vectors,
-            task.truth,
-            task.budgets[budget],
-            fit,
-            groups=task.groups,
-            augmented=augmented,
-            transform=transform,
-        )
-        yield Evaluation(candidate, method, task, budget, c, folds, moved)
+        for harmonised, transform in _transforms(task, config):
+            folds = score_splits(
+                vectors,
+                task.truth,
+                task.budgets[budget],
+                fit,
+                groups=task.groups,
+                augmented=augmented,
+                transform=transform,
+            )
+            judged = Judged(vectors, fit, transform)
+            yield Evaluation(candidate, method, task, budget, c, folds, moved, harmonised, judged)
+
+
+def _transforms(task: Task, config: ProbeConfig) -> Iterator[tuple[str, Transform | None]]:
+    """What is done to vectors: nothing, then each harmonisation that was asked for."""
+    yield "", None
+    if config.harmonise:
+        from gigacli.probing.harmonise import harmonising
+
+        assert task.sites is not None
+        for name in config.harmonise:
+            yield name, harmonising(name, task.sites)
 
 
 def fits_of(candidate: Candidate, kind: TaskKind, config: ProbeConfig) -> Iterator[tuple[Method, str, Fit]]:
@@ -112,14 +135,18 @@ def compare(evaluations: Sequence[Evaluation], baseline: str | None) -> list[Pro
     """Rows of the table, each compared with the baseline on the same task and budget.
 
     Args:
-        evaluations: Those of one task and budget on the same splits.
+        evaluations: Those of one task and budget on the same splits; harmonised ones are compared among themselves.
         baseline: An embedding, or a method. Default: the better of the mean and the whitened mean of tiles, those of
             the same features where there are several, at their best C; without any, the first embedding.
     """
-    return [
-        _row(one, _baseline(one, [o for o in evaluations if (o.task, o.budget) == (one.task, one.budget)], baseline))
-        for one in evaluations
-    ]
+    alike: dict[tuple[int, str, str], list[Evaluation]] = {}
+    for one in evaluations:
+        alike.setdefault(_comparable(one), []).append(one)
+    return [_row(one, _baseline(one, alike[_comparable(one)], baseline)) for one in evaluations]
+
+
+def _comparable(one: Evaluation) -> tuple[int, str, str]:
+    return id(one.task), one.budget, one.harmonised
 
 
 def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
@@ -170,6 +197,7 @@ def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
         scores=tuple(fold.score for fold in one.folds),
         metrics=one.metrics,
         augmented_score=seen,
+        harmonised=one.harmonised,
     )
 
 

@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput
-from gigacli.tables import SYNONYMS, bare_id, differ_in_capitals, find_column, read_columns, require_column
+from gigacli.probing.protocols import FOLD
+from gigacli.tables import SYNONYMS, bare_id, differ_in_capitals, find_column, name_of, read_columns, require_column
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MISSING: Final = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null"})
 """Cells that say "not known", in lower case. `none` is not among them: it is the name of a class often enough."""
@@ -61,32 +65,34 @@ class Join:
 
 
 def read_labels(
-    path: str | Path,
+    source: str | Path | DataFrame,
     *,
     target: str | None = None,
     level: Literal["slide", "patient"] = "slide",
     required: Sequence[str] = (),
+    aside: Sequence[str | None] = (),
 ) -> Labels:
     """Read a table of labels, one row per slide; for patients it may have one row per patient and no slides.
 
     Args:
-        path: Any table that :func:`gigacli.tables.read_columns` reads, with a column of slide ids.
+        source: Any table that :func:`gigacli.tables.read_columns` reads, with a column of slide ids.
         target: The column of labels. Default: `label`, or else the only column that is nothing else.
         level: What is to be judged.
         required: Other columns that go with the label: a row without one of them has none.
+        aside: Columns that are no labels, nor are those of folds: where `target` is to be guessed.
 
     Raises:
         NotFound: There is no such file.
         InvalidInput: It is not a table, lacks a column, has no labels, or contradicts itself about a slide.
     """
-    table = read_columns(path)
+    table, path = read_columns(source), name_of(source)
     patient_column = find_column(table, "patient_id", path=path)
     slide_column = find_column(table, "slide_id", path=path)
     per_patient = level == "patient" and slide_column is None and patient_column is not None
     if not per_patient:
         slide_column = require_column(table, "slide_id", path=path)
     unit_column = patient_column if per_patient else slide_column
-    label_column = _label_column(table, target, path)
+    label_column = _label_column(table, target, path, aside)
     beside = {name: table[require_column(table, name, path=path)] for name in required}
     notes = []
     if target is None and label_column.casefold() != "label":
@@ -204,14 +210,15 @@ def _rows_of_patients(labels: Labels, patients: Sequence[str] | None) -> tuple[d
     return row_of, [name for name in labels.slide_id if name not in there]
 
 
-def _label_column(table: dict[str, list[str]], target: str | None, path: str | Path) -> str:
+def _label_column(table: dict[str, list[str]], target: str | None, path: str, aside: Sequence[str | None]) -> str:
     if target is not None:
         return require_column(table, target, path=path)
     found = find_column(table, "label", path=path)
     if found is not None:
         return found
     taken = {name for canonical, names in SYNONYMS.items() for name in (canonical, *names)}
-    candidates = [column for column in table if column.casefold() not in taken]
+    taken |= {name.casefold() for name in aside if name is not None}
+    candidates = [c for c in table if c.casefold() not in taken and not FOLD.fullmatch(c)]
     if len(candidates) == 1:
         return candidates[0]
     raise InvalidInput(

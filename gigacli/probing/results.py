@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from gigacli.probing.evaluation import Evaluation
+    from gigacli.probing.site_table import SiteRow
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,21 @@ class ProbeRow:
     found: float | None = None  # share of slides that are then still nearest to themselves
     moved: float | None = None  # how far they move, over the distance of two slides
     augmented_score: float | None = None  # mean score with test slides seen under other augmentations
+    harmonised: str = ""  # how the site was taken out of the vectors: combat, center or erase; "": not at all
+    p_value: float | None = (
+        None  # how often permuted labels score as high; None: not asked for, or not of attention MIL
+    )
+    p_holm: float | None = None  # the same, corrected for all lines of this target and budget (Holm 1979)
+    null_mean: float | None = None  # mean score with permuted labels
+    null_high: float | None = None  # what 95 % of such scores do not exceed
 
     @property
     def setting(self) -> str:
         """The method with its settings, in a few characters."""
+        text = f"{'scaled, ' if self.scaled else ''}C={self.c}"
         if self.method != "linear":
-            return " ".join([self.method, self.c.removeprefix("alpha=")]).strip()
-        return f"{'scaled, ' if self.scaled else ''}C={self.c}"
+            text = " ".join([self.method, self.c.removeprefix("alpha=")]).strip()
+        return f"{text}, {self.harmonised}" if self.harmonised else text
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,8 @@ class ProbeResult:
         files: What was written with ``out``.
         seconds: Time it took.
         wide: Whether to show every column.
+        sites: What there is to a score within sites, per line of `scores` that predicts classes; [] where no sites
+            were asked for.
     """
 
     scores: list[ProbeRow]
@@ -92,6 +103,7 @@ class ProbeResult:
     files: list[str] = field(default_factory=list)
     seconds: float = 0.0
     wide: bool = False
+    sites: list[SiteRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` shows: with a single target, `joins` are its counts."""
@@ -132,7 +144,14 @@ def write(folder: Path, rows: Sequence[ProbeRow], evaluations: Sequence[Evaluati
         table.writerow(names)
         table.writerows([_cell(one.get(name)) for name in names] for one in flat)
     unit = evaluations[0].task.units.level
-    what = ["target", "embedding", "method", "c", "budget"]
+    what = [
+        "target",
+        "embedding",
+        "method",
+        "c",
+        "budget",
+        *(["harmonised"] if any(r.harmonised for r in rows) else []),
+    ]
     columns = sorted({f"p_{name}" for one in evaluations for name in _classes(one.task.truth)})
     kinds = {one.task.truth.kind for one in evaluations}
     columns += [name for name, of in _OTHER_COLUMNS.items() if kinds & set(of)]

@@ -36,6 +36,10 @@ ROBUST: Final = ("embedding", "method", "labels", "{metric}", "{metric}, augment
 """Head of the second table: how vectors withstand augmentation."""
 
 
+CHANCE: Final = ("p, alone", "p", "chance, 95 %")
+"""Head of what permuted labels say, where they were asked."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table to show."""
@@ -52,7 +56,13 @@ def tables(result: ProbeResult, *, wide: bool) -> Iterator[tuple[str, list[Table
         table = Table(_title(rows[0]), *(_wide(rows) if wide else _narrow(rows)))
         robust = [row for row in rows if row.augmented_score is not None]
         second = [Table(f"{target}: slides seen under other augmentations", _robust_head(rows[0]), _robust(robust))]
-        yield target, [table, *(second if robust else [])]
+        found = [table, *(second if robust else [])]
+        if result.sites:
+            from gigacli.probing.site_table import site_tables
+
+            mine = [row for row in result.sites if row.target == target]
+            found += [Table(*parts) for parts in site_tables(mine, wide=wide)]
+        yield target, found
 
 
 def _title(row: ProbeRow) -> str:
@@ -67,8 +77,9 @@ def _wide(rows: Sequence[ProbeRow]) -> tuple[tuple[str, ...], list[tuple[str, ..
     """Every column."""
     metric, kind = rows[0].metric, KINDS[rows[0].task]
     others = [name for name in rows[0].metrics if name != metric]
-    first = ("embedding", "method", "labels", f"{kind.title} ± sd", "95 % interval", "above baseline")
-    head = (*first, *(SHORT[name] for name in others), "train", "test")
+    usual = ("embedding", "method", "labels", f"{kind.title} ± sd", "95 % interval", "above baseline")
+    chance = [i for i in range(len(CHANCE)) if any(_chance(row)[i] for row in rows)]
+    head = (*usual, *(CHANCE[i] for i in chance), *(SHORT[name] for name in others), "train", "test")
     texts = [
         (
             row.embedding,
@@ -77,6 +88,7 @@ def _wide(rows: Sequence[ProbeRow]) -> tuple[tuple[str, ...], list[tuple[str, ..
             f"{row.score_mean:.3f}" + ("" if row.score_std is None else f" ± {row.score_std:.3f}"),
             _interval(row),
             _above(row),
+            *(_chance(row)[i] for i in chance),
             *(_figure(name, row.metrics[name]) for name in others),
             f"{row.n_train:.0f}",
             f"{row.n_test:.0f}",
@@ -96,10 +108,11 @@ def _narrow(rows: Sequence[ProbeRow]) -> tuple[tuple[str, ...], list[tuple[str, 
             f"{row.score_mean:.3f}",
             _interval(row),
             _above(row, short=True),
+            _chance(row)[1],
         )
         for row in rows
     ]
-    head = ("embedding", "method", "labels", KINDS[rows[0].task].title, "95 % interval", "above baseline")
+    head = ("embedding", "method", "labels", KINDS[rows[0].task].title, "95 % interval", "above baseline", "p")
     kept = [i for i in range(len(head)) if i != 2 or {row.budget for row in rows} != {"all"}]
     kept = [i for i in kept if i < 3 or any(text[i] for text in texts)]
     room = WIDTH - sum(2 + max(len(text[i]) for text in (head, *texts)) for i in kept[1:])
@@ -178,6 +191,13 @@ def _above(row: ProbeRow, *, short: bool = False) -> str:
         return f"{row.difference:+.3f}"
     ends = f" ± {(high - low) / 2:.3f}" if short else f" ({low:+.3f} to {high:+.3f})"
     return f"{row.difference:+.3f}{ends}"
+
+
+def _chance(row: ProbeRow) -> tuple[str, str, str]:
+    """p-value, the same corrected, and what chance does not exceed."""
+    if row.p_value is None or row.p_holm is None or row.null_high is None:
+        return "", "", ""
+    return f"{row.p_value:.2g}", f"{row.p_holm:.2g}", f"{row.null_high:.3f}"
 
 
 def _figure(name: str, value: float | None) -> str:

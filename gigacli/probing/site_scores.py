@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from gigacli.errors import InvalidInput
 from gigacli.probing.logistic import fit
 from gigacli.probing.metrics import auc
+from gigacli.probing.model import Transform
 from gigacli.probing.sites import Confounding
 from gigacli.probing.splits import make_splits
 from gigacli.probing.standardise import moments, standardise
@@ -80,6 +81,7 @@ def read_sites(
     *,
     scale: bool,
     seed: int = 0,
+    transform: Transform | None = None,
 ) -> SiteReading | None:
     """Predict the site from vectors, with the same head and the same care for patients as the label.
 
@@ -89,6 +91,7 @@ def read_sites(
         patients: The patient of each, (slides,), or None.
         scale: Standardise first, as for the label.
         seed: Of the splits.
+        transform: Changes vectors, fitted on every training side anew.
 
     Returns:
         What is read; None where fewer than two sites have enough patients.
@@ -100,7 +103,7 @@ def read_sites(
     classes, y = np.unique(names[kept], return_inverse=True)
     if len(classes) < 2:
         return None
-    rows, aucs, shares = vectors[kept], [], []
+    rows, places, aucs, shares = vectors[kept], np.flatnonzero(kept), [], []
     try:
         splits, _ = make_splits(names[kept], who[kept], folds=LEAST_PATIENTS, seed=seed)
     except InvalidInput:  # patients who have been at several sites each
@@ -108,6 +111,9 @@ def read_sites(
     with threadpool_limits(1):
         for split in splits:
             train, test = rows[split.train], rows[split.test]
+            if transform is not None:
+                change = transform(train, places[split.train])
+                train, test = change(train, places[split.train]), change(test, places[split.test])
             if scale:
                 fitted = moments(train)
                 train, test = standardise(train, *fitted), standardise(test, *fitted)

@@ -10,16 +10,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput
+from gigacli.probing.labels import MISSING, match
 from gigacli.probing.metrics import auc
 from gigacli.probing.patients import connected
 from gigacli.probing.permutations import null_scores, p_value
 from gigacli.probing.splits import Split, make_splits
-from gigacli.tables import tcga_site
+from gigacli.tables import find_column, name_of, read_columns, require_column, tcga_site
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+TCGA: Final = "tcga"
+"""Name of a column that stands for the tissue source site in TCGA's slide ids."""
 
 _SHOWN = 3
 
@@ -43,6 +52,43 @@ class Confounding:
     def found(self) -> bool:
         """Whether sites differ in how often they see a class."""
         return self.p <= 0.05
+
+
+def read_site_column(
+    source: str | Path | DataFrame, column: str, slide_ids: Sequence[str], patients: Sequence[str]
+) -> list[str]:
+    """The site of each slide of a store, (slides,), "" where the table does not say.
+
+    Args:
+        source: The table of labels, with a column of slides or, without that, of patients.
+        column: That of the sites.
+        slide_ids: The slides of the store, (slides,).
+        patients: Their patients, (slides,), "" where not known.
+
+    Raises:
+        InvalidInput: There is no such column, or a slide has two sites.
+    """
+    table, name = read_columns(source), name_of(source)
+    cells = ["" if cell.casefold() in MISSING else cell for cell in table[require_column(table, column, path=name)]]
+    of_slides = find_column(table, "slide_id", path=name)
+    units = table[of_slides or require_column(table, "patient_id", path=name)]
+    said: dict[str, set[str]] = {}
+    for unit, cell in zip(units, cells, strict=True):
+        if unit and cell:
+            said.setdefault(unit, set()).add(cell)
+    found: list[set[str]] = [said.get(patient, set()) for patient in patients]
+    if of_slides is not None:
+        found = [set() for _ in slide_ids]
+        for unit, place in zip(said, match(list(said), slide_ids).tolist(), strict=True):
+            if place >= 0:
+                found[place] |= said[unit]
+    several = [slide for slide, names in zip(slide_ids, found, strict=True) if len(names) > 1]
+    if several:
+        raise InvalidInput(
+            f"{name}: {len(several)} slides have more than one {column!r}: {', '.join(several[:_SHOWN])}",
+            "Give each slide one site.",
+        )
+    return [next(iter(names), "") for names in found]
 
 
 def sites_of(slide_ids: Sequence[str], *, from_labels: Sequence[str | None] | None = None) -> Sites:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,10 @@ from gigacli.probing.patients import patients_of
 from gigacli.probing.splits import Split, leaking_patients, make_splits, read_splits
 from gigacli.probing.truth import CENSORED, EVENT, Truth, classes_of, guess_kind, levels_of, numbers_of, times_of
 from gigacli.probing.units import Units, units_of
-from gigacli.tables import find_column, read_columns
+from gigacli.tables import find_column, name_of, read_columns
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MEAN, WHITENED = "mean", "whitened-mean"
 RIVALS = (MEAN, WHITENED)
@@ -72,13 +75,17 @@ class Task:
     target: str  # column of the labels; of times to an event that of the times
     units: Units  # the slides or patients
     truth: Truth  # what is known of them, and of what kind it is
-    # the patient of each unit, kept on one side of every split; None where each unit stands alone
+    # the patient of each unit, or the group of its sites, kept on one side of every split; None where each unit stands
+    # alone
     groups: tuple[str, ...] | None
     budgets: dict[str, list[Split]]  # splits by label budget: "all", "25 %", "50" or "10 per class"
     # how labels and vectors met: counts of `Join` and of the classes
     joined: dict[str, Any]
     notes: list[str]  # what was decided
     warnings: list[str]  # what casts doubt on the scores: leaks, budgets that cannot be met
+    sites: tuple[str, ...] | None = (
+        None  # where each unit comes from, of a patient its first slide; None: not asked for
+    )
 
     @property
     def kind(self) -> Kind:
@@ -86,7 +93,7 @@ class Task:
         return KINDS[self.truth.kind]
 
 
-def read_tasks(path: str | Path, config: ProbeConfig) -> list[tuple[Labels, TaskKind]]:
+def read_tasks(path: str | Path | DataFrame, config: ProbeConfig) -> list[tuple[Labels, TaskKind]]:
     """Read the labels of every target, and say of what kind each is, with a note where that is a guess.
 
     Raises:
@@ -94,12 +101,14 @@ def read_tasks(path: str | Path, config: ProbeConfig) -> list[tuple[Labels, Task
         InvalidInput: It is not a table, lacks a column, or options make no sense for the kind of task.
     """
     found: list[tuple[Labels, TaskKind, str]]
+    aside = (config.site, config.split_column)
     if _is_survival(path, config):
         time, event = config.time or "time", config.event or "event"
         labels = read_labels(path, target=time, level=config.level, required=(event,))
         found = [(labels, "survival", f"the table has columns {time!r} and {event!r}")]
     else:
-        tables = [read_labels(path, target=target, level=config.level) for target in config.target or (None,)]
+        targets = config.target or (None,)
+        tables = [read_labels(path, target=target, level=config.level, aside=aside) for target in targets]
         found = [(labels, *guess_kind(labels.label)) for labels in tables]
     tasks: list[tuple[Labels, TaskKind]] = []
     for labels, guess, why in found:
@@ -110,11 +119,11 @@ def read_tasks(path: str | Path, config: ProbeConfig) -> list[tuple[Labels, Task
     return tasks
 
 
-def _is_survival(path: str | Path, config: ProbeConfig) -> bool:
+def _is_survival(path: str | Path | DataFrame, config: ProbeConfig) -> bool:
     if config.task is not None or config.time or config.event or config.target:
         return config.task == "survival" or bool(config.time or config.event)
     table = read_columns(path)
-    time, event, label = (find_column(table, name, path=path) for name in ("time", "event", "label"))
+    time, event, label = (find_column(table, name, path=name_of(path)) for name in ("time", "event", "label"))
     return time is not None and event is not None and label is None
 
 
@@ -127,8 +136,11 @@ def make_task(
     candidates: Sequence[Candidate],
     *,
     config: ProbeConfig,
+    source: str | Path | DataFrame,
 ) -> Task:
     """Join labels and vectors as :func:`join` does, split as `config` says, and look for leaks to the candidates.
+
+    `source` is the table that the labels come from.
 
     Raises:
         InvalidInput: Labels and vectors do not meet, are not of the kind, or a class is too small to be on both sides
@@ -137,13 +149,22 @@ def make_task(
     joined = join(labels, slide_ids, has_vector, patients=patients_of(slide_ids, from_store=patients).names)
     known = patients_of(slide_ids, from_store=patients, from_labels=joined.patients)
     units = units_of(joined, slide_ids, patients=known, level=config.level)
-    groups = None if config.group == "none" else units.patient
+    sites, groups = None, None if config.group == "none" else units.patient
+    where: list[str] = []
+    if config.by_site:
+        sites, where = _sites(units, slide_ids, known.names or joined.patients, source, config)
+    if config.group == "site":
+        from gigacli.probing.sites import site_groups
+
+        assert sites is not None
+        groups = site_groups(sites, units.patient)
     truth = _truth(labels, kind, units, parts=max(2, min(4, len(set(groups or units.ids)) // config.folds)))
     notes = [*labels.notes]
     notes.append(f"patients: {known.source}" if units.patient else "patients are not known: each slide counts as one")
     if config.level == "patient":
         notes.append(f"{len(units.ids)} patients are judged, each by the mean of the vectors of its slides")
-    splits, found, fewer = _splits(units, truth, slide_ids, groups, config)
+    notes += where
+    splits, found, fewer = _splits(units, truth, slide_ids, groups, config, source)
     seen, unseen = _training_leaks(units, splits, candidates)
     budgets, short, drawn = make_budgets(splits, truth.strata, config)
     for split in itertools.chain(*budgets.values()):
@@ -158,7 +179,26 @@ def make_task(
     if kind != "regression":
         names = truth.strata.tolist() if truth.event is None else np.where(truth.event, EVENT, CENSORED).tolist()
         counts |= units.per_class(names)
-    return Task(labels.target, units, truth, groups, budgets, counts, [*notes, *found, *unseen, *drawn], warnings)
+    said = [*notes, *found, *unseen, *drawn]
+    return Task(labels.target, units, truth, groups, budgets, counts, said, warnings, sites)
+
+
+def _sites(
+    units: Units,
+    slide_ids: Sequence[str],
+    patients: Sequence[str],
+    source: str | Path | DataFrame,
+    config: ProbeConfig,
+) -> tuple[tuple[str, ...], list[str]]:
+    """The site of each unit, (units,), and a note where they are known from."""
+    from gigacli.probing.sites import TCGA, read_site_column, sites_of
+
+    said = None
+    if config.site not in (None, TCGA):
+        said = read_site_column(source, str(config.site), slide_ids, patients)
+    first = [int(rows[0]) for rows in units.slides]
+    found = sites_of([slide_ids[i] for i in first], from_labels=None if said is None else [said[i] for i in first])
+    return found.names, [f"sites: {found.source}"]
 
 
 def _truth(labels: Labels, kind: TaskKind, units: Units, *, parts: int) -> Truth:
@@ -175,17 +215,25 @@ def _truth(labels: Labels, kind: TaskKind, units: Units, *, parts: int) -> Truth
 
 
 def _splits(
-    units: Units, truth: Truth, slide_ids: Sequence[str], groups: Sequence[str] | None, config: ProbeConfig
+    units: Units,
+    truth: Truth,
+    slide_ids: Sequence[str],
+    groups: Sequence[str] | None,
+    config: ProbeConfig,
+    source: str | Path | DataFrame,
 ) -> tuple[list[Split], list[str], list[str]]:
     """Splits of the units, made or read, notes about them, and warnings."""
-    if config.splits is None:
-        splits, warnings = make_splits(truth.strata, groups, folds=config.folds, seed=config.seed)
+    if config.splits is None and config.split_column is None:
+        unit = "sites" if config.group == "site" else "patients"
+        splits, warnings = make_splits(truth.strata, groups, folds=config.folds, seed=config.seed, unit=unit)
         return splits, [], warnings
     slides = [slide_ids[row] for rows in units.slides for row in rows.tolist()]
     owners = [name for name, rows in zip(units.ids, units.slides, strict=True) for _ in rows]
     patients = owners if config.level == "patient" else None
-    splits, notes = read_splits(config.splits, slides, patients=patients, allow_missing=config.allow_missing)
-    return splits, [f"splits: {len(splits)} files of {config.splits}", *notes], []
+    given, column = config.splits or source, config.split_column
+    splits, notes = read_splits(given, slides, patients=patients, column=column, allow_missing=config.allow_missing)
+    what = f"the column {column!r} of {name_of(given)}" if column else f"{len(splits)} of {given}"
+    return splits, [f"splits: {what}", *notes], []
 
 
 def _patient_leaks(units: Units, splits: Sequence[Split], config: ProbeConfig) -> list[str]:
@@ -193,7 +241,8 @@ def _patient_leaks(units: Units, splits: Sequence[Split], config: ProbeConfig) -
     leaks = sum(leaking_patients(split, units.patient) for split in splits) if units.patient is not None else 0
     if not leaks:
         return []
-    which = "`group='none'`: the splits" if config.splits is None else "the given splits"
+    made = config.splits is None and config.split_column is None
+    which = "`group='none'`: the splits" if made else "the given splits"
     share = f"{100 * leaks / sum(len(split.test) for split in splits):.1f} %"
     return [f"{which} leak: {share} of test slides have a slide of the same patient in training"]
 

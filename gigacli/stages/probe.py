@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from time import monotonic
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.config.base import options_of
-from gigacli.config.probe import Group, Level, Method, ProbeConfig, TaskKind
+from gigacli.config.probe import Group, Harmonise, Level, Method, ProbeConfig, TaskKind
 from gigacli.config.verbs import ClosedForm
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.evaluation import Evaluation, compare, evaluate_vectors
@@ -30,6 +30,11 @@ from gigacli.randomness import keyed_rng
 from gigacli.store.address import find_store
 from gigacli.store.groups import Embedding, Features
 from gigacli.store.store import Store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from gigacli.probing.site_table import SiteRow
 
 KEPT_TILES = 4096
 """Tiles of a slide that attention MIL keeps in memory, drawn once where there are more: 2 MB of 256 features."""
@@ -43,7 +48,7 @@ ORDER = ("model", *CLOSED_FORMS[1:], "random-init", *reversed(RIVALS))
 def probe(
     config: ProbeConfig,
     store: str | Path | Store | None,
-    labels: str | Path,
+    labels: str | Path | DataFrame,
     *,
     target: str | Sequence[str] = (),
     task: TaskKind | None = None,
@@ -57,11 +62,15 @@ def probe(
     n_train: int | Sequence[int] = (),
     shots: int | Sequence[int] = (),
     splits: str | Path | None = None,
+    split_column: str | None = None,
     allow_missing: bool = False,
     stale: bool = False,
     robust: bool = False,
     folds: int = 10,
     group: Group = "patient",
+    site: str | None = None,
+    harmonise: Harmonise | Sequence[Harmonise] = (),
+    permutations: int = 0,
     c: str | float = "10",
     converged: bool = False,
     wide: bool = False,
@@ -74,8 +83,8 @@ def probe(
 
     Args:
         store: A store; ``None``: $GIGA_STORE, ./cohort.zarr, or the only ``*.zarr`` here.
-        labels: CSV with columns slide_id, label[, patient_id]; for patients also patient_id, label; time and event in
-            place of label for survival.
+        labels: Table (CSV, TSV, xlsx, Parquet or a DataFrame) with columns slide_id, label[, patient_id]; for patients
+            also patient_id, label; time and event in place of label for survival.
         progress: Receives progress.
 
     Raises:
@@ -85,7 +94,7 @@ def probe(
     """
     started = monotonic()
     plan = prepare(config, store, labels)
-    return summary(plan, work(plan, progress), started=started)
+    return summary(plan, work(plan, progress), started=started, progress=progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +107,7 @@ class Plan:
     warnings: list[str]  # what is stale, where that is allowed
 
 
-def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str | Path) -> Plan:
+def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str | Path | DataFrame) -> Plan:
     """Read labels, then vectors, and split.
 
     All candidates are judged on the same slides: those that have a vector in every embedding, and tiles if need be.
@@ -129,7 +138,8 @@ def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str |
     has_vector = np.logical_and.reduce([one.have for one in found])  # (slides,)
     patients = [row.patient for row in slides.rows]
     tasks = [
-        make_task(table, kind, slides.ids, patients, has_vector, candidates, config=config) for table, kind in tables
+        make_task(table, kind, slides.ids, patients, has_vector, candidates, config=config, source=labels)
+        for table, kind in tables
     ]
     stale = [f"{one.name} is stale: {'; '.join(one.stale)}" for one in found if one.stale]
     return Plan(config, candidates, tasks, stale)
@@ -150,18 +160,35 @@ def work(plan: Plan, progress: Progress) -> list[Evaluation]:
     return evaluations
 
 
-def summary(plan: Plan, evaluations: Sequence[Evaluation], *, started: float) -> ProbeResult:
+def summary(
+    plan: Plan, evaluations: Sequence[Evaluation], *, started: float, progress: Progress = SILENT
+) -> ProbeResult:
     """Table, notes and warnings, written to files where these are wanted."""
     rows = compare(evaluations, plan.config.baseline)
     notes = [note for task in plan.tasks for note in task.notes]
     notes += [f"differences are to {row.baseline}, split by split" for row in rows if row.baseline]
     warnings = [*plan.warnings, *(text for task in plan.tasks for text in task.warnings)]
     warnings += [text for one in evaluations for text in one.warnings]
+    sites: list[SiteRow] = []
     files = []
+    if plan.config.permutations:
+        from gigacli.probing.chance import with_chance
+
+        rows, found = with_chance(rows, evaluations, plan.config, progress)
+        notes += found
+    if plan.config.by_site:
+        from gigacli.probing.site_table import compare_sites
+
+        sites, said, doubts = compare_sites(evaluations, plan.config, progress)
+        notes, warnings = [*notes, *said], [*warnings, *doubts]
     if plan.config.out is not None:
         from gigacli.probing.figures import write_probe
 
         files = [*write(plan.config.out, rows, evaluations), *write_probe(plan.config.out, rows, evaluations)]
+        if sites:
+            from gigacli.probing.site_table import write_sites
+
+            files.append(write_sites(plan.config.out, sites))
     return ProbeResult(
         scores=rows,
         joins={task.target: task.joined for task in plan.tasks},
@@ -170,6 +197,7 @@ def summary(plan: Plan, evaluations: Sequence[Evaluation], *, started: float) ->
         files=files,
         seconds=monotonic() - started,
         wide=plan.config.wide,
+        sites=sites,
     )
 
 
