@@ -92,6 +92,7 @@ class ReportConfig(Config):
     )
     splits: Path | None = option(None, "Folder of split_*.csv with columns train and test, used as they are.")
     allow_missing: bool = option(False, "Go on where these name slides without a label or vector.")
+    site: str | None = option(None, "Column of sites, as for giga probe.")
     out: Path | None = option(None, "The page; default: STORE-report.html here. A report that is there is replaced.")
     thumbnails: int = option(96, "Slides of which a picture is drawn, at most, spread over the cohort.", (0, 100_000))
     workers: int | None = option(None, "Threads that read slides; default: the number of processors.", WORKERS)

@@ -61,7 +61,7 @@ def tables(result: ProbeResult, *, wide: bool) -> Iterator[tuple[str, list[Table
             from gigacli.probing.site_table import site_tables
 
             mine = [row for row in result.sites if row.target == target]
-            found += [Table(*parts) for parts in site_tables(mine, wide=wide)]
+            found += [_fitting(Table(*parts), wide=wide) for parts in site_tables(mine, wide=wide)]
         yield target, found
 
 
@@ -117,6 +117,15 @@ def _narrow(rows: Sequence[ProbeRow]) -> tuple[tuple[str, ...], list[tuple[str, 
     kept = [i for i in kept if i < 3 or any(text[i] for text in texts)]
     room = WIDTH - sum(2 + max(len(text[i]) for text in (head, *texts)) for i in kept[1:])
     return tuple(head[i] for i in kept), [(_folded(t[0], room), *(t[i] for i in kept[1:])) for t in texts]
+
+
+def _fitting(table: Table, *, wide: bool) -> Table:
+    """A table whose first column is folded so that it fits, unless it is to be wide."""
+    columns = list(zip(table.columns, *table.rows, strict=True))
+    room = WIDTH - sum(2 + max(map(len, column)) for column in columns[1:])
+    return (
+        table if wide else Table(table.title, table.columns, [(_folded(row[0], room), *row[1:]) for row in table.rows])
+    )
 
 
 def _folded(name: str, width: int) -> str:

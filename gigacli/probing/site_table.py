@@ -49,6 +49,7 @@ class SiteRow:
     method: str
     c: str
     budget: str
+    n_train: float  # mean number of training slides (or patients)
     harmonised: str
     setting: str  # method, C and harmonisation, in a few characters
     auc: float  # over all
@@ -94,9 +95,16 @@ def compare_sites(
                 readings[key] = _read(one, config)
             rows.append(_row(one, alone, readings[key], out))
             progress.advance()
-        first = rows[-len(mine)]
-        (warnings if first.explained else notes).append(f"{task.target}, {mine[0].name}: {first.verdict}")
+        first = _main(rows[-len(mine) :])
+        name = mine[rows[-len(mine) :].index(first)].name
+        unseen = f"; at sites that are not in training it is {first.auc:.3f}" if config.group == "site" else ""
+        (warnings if first.explained else notes).append(f"{task.target}, {name}: {first.verdict}{unseen}")
     return rows, notes, warnings
+
+
+def _main(rows: Sequence[SiteRow]) -> SiteRow:
+    """The first with the most labels, which is not harmonised."""
+    return max(rows, key=lambda row: row.n_train)
 
 
 def _left_out_splits(task: Task) -> tuple[dict[str, Split], list[str]]:
@@ -142,6 +150,7 @@ def _row(one: Evaluation, alone: Confounding, reading: SiteReading | None, out: 
         method=one.method,
         c=one.c,
         budget=one.budget,
+        n_train=float(np.mean([len(fold.split.train) for fold in one.folds])),
         harmonised=one.harmonised,
         setting=", ".join(filter(None, [f"C={one.c}" if one.method == "linear" else one.setting, one.harmonised])),
         auc=one.score,
@@ -177,7 +186,7 @@ def _row(one: Evaluation, alone: Confounding, reading: SiteReading | None, out: 
 
 def _left_out(one: Evaluation, out: dict[str, Split]) -> dict[str, Fold]:
     """Every site judged by a model of all others; nothing for a part of the labels, or where two sites are all."""
-    if one.judged is None or one.budget != "all" or not out:
+    if one.judged is None or any(len(fold.split.train) < (fold.split.pool or 0) for fold in one.folds):
         return {}
     judged, found = one.judged, dict[str, Fold]()
     for site, split in out.items():
@@ -199,9 +208,9 @@ def site_tables(rows: Sequence[SiteRow], *, wide: bool) -> Iterator[tuple[str, t
     """Title, columns and rows: scores within sites of every line, and the calibration of the first at its sites."""
     if not rows:
         return
-    first = rows[0]
-    chance = f"; {1 / first.read_sites:.2f} of {first.read_sites} are read by chance" if first.read_sites else ""
-    title = f"{first.target}, by site: the site alone has AUC {first.alone:.3f} (p {first.alone_p:.2g}){chance}"
+    first = _main(rows)
+    chance = f", read by chance {1 / first.read_sites:.2f}" if first.read_sites else ""
+    title = f"{first.target} within sites: AUC of the site alone {first.alone:.3f} (p {first.alone_p:.2g}){chance}"
     budgets = {row.budget for row in rows} != {"all"}
     columns = (
         "embedding",
@@ -230,9 +239,9 @@ def site_tables(rows: Sequence[SiteRow], *, wide: bool) -> Iterator[tuple[str, t
     )
     sites = sorted(first.sites, key=lambda one: -one.slides)
     kept = sites if wide else sites[:SHOWN]
-    more = f", the largest {len(kept)} of {len(sites)}" if len(kept) < len(sites) else ""
+    more = f" ({len(kept)} of {len(sites)})" if len(kept) < len(sites) else ""
     yield (
-        f"{first.target} at each site{more}: {first.embedding} ({first.setting})",
+        f"{first.target} at each site{more}: {first.embedding}, {first.setting}",
         ("site", "slides", "AUC", "left out", "class", "its share", "predicted", "Brier"),
         [_of_site(one, first.classes) for one in kept],
     )

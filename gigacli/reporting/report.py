@@ -70,6 +70,7 @@ def report(
     fraction: float | Sequence[float] = (),
     splits: str | Path | None = None,
     allow_missing: bool = False,
+    site: str | None = None,
     out: str | Path | None = None,
     thumbnails: int = 96,
     workers: int | None = None,
@@ -130,6 +131,7 @@ def _page(
             fraction=config.fraction or FRACTIONS,
             splits=config.splits,
             allow_missing=config.allow_missing,
+            site=config.site,
             stale=True,
             seed=config.seed,
             progress=progress,
@@ -213,12 +215,15 @@ def _sentences(last: dict[str, float], seen: int | None) -> list[str]:
 def _probe(result: ProbeResult) -> list[dict[str, Any]]:
     """Per target: its table, its figures; and, with the last, what was noted."""
     parts = []
-    for number, (target, (table, *_)) in enumerate(shown.tables(result, wide=True)):
+    for number, (target, (table, *others)) in enumerate(shown.tables(result, wide=True)):
         rows = [row for row in result.scores if row.target == target]
         figures = learning_curves(rows, number=number) if len({row.budget for row in rows}) > 1 else []
         parts.append(
             {"title": table.title, "rows": table.rows, "columns": table.columns, "figures": figures, "lines": []}
         )
+        parts += [
+            {"title": one.title, "rows": one.rows, "columns": one.columns, "figures": [], "lines": []} for one in others
+        ]
     parts[-1]["lines"] = list(shown.lines(result))
     return parts
 
