@@ -12,7 +12,7 @@ __all__ = ["VERBS", "app"]
 
 SLIDES = "Slide files, folders, or a CSV of slides."
 WHICH = "Default: $GIGA_STORE, ./cohort.zarr, or the only *.zarr here."
-LABELS = "CSV: slide_id, label[, patient_id]."
+LABELS = "CSV, TSV, xlsx or Parquet: slide_id, label[, patient_id]."
 
 VERBS = (
     Command(

@@ -26,26 +26,27 @@ LEVEL = 0.05
 def with_chance(
     rows: Sequence[ProbeRow], evaluations: Sequence[Evaluation], config: ProbeConfig, progress: Progress
 ) -> tuple[list[ProbeRow], list[str]]:
-    """Give every row its p-values, corrected for all rows of one target and budget; and notes about them.
+    """Give every row its p-values, corrected for the rows they are compared with; and notes about them.
 
     Splits, harmonisation and the C of every split are those that were found on the true labels. Attention MIL would
-    have to be trained as often: it gets none.
+    have to be trained as often: it gets none. Rows of one target and budget are
+    compared, harmonised ones by themselves.
     """
     n = config.permutations
     judged = [one for one in evaluations if one.judged is not None]
     progress.start(f"permuting labels, {n} times for each of {len(judged)} lines", n * len(judged))
     nulls = {id(one): null_of(one, one.judged, config, progress) for one in judged if one.judged is not None}
     found = [_with_p(row, nulls.get(id(one))) for row, one in zip(rows, evaluations, strict=True)]
-    families: dict[tuple[str, str], list[int]] = {}
+    families: dict[tuple[str, str, str], list[int]] = {}
     for i, row in enumerate(found):
         if row.p_value is not None:
-            families.setdefault((row.target, row.budget), []).append(i)
+            families.setdefault((row.target, row.budget, row.harmonised), []).append(i)
     for places in families.values():
         ps = np.array([found[i].p_value for i in places], dtype=np.float64)
         for i, p in zip(places, holm(ps).tolist(), strict=True):
             found[i] = replace(found[i], p_holm=p)
     most = max(map(len, families.values()), default=0)
-    corrected = f"; corrected for up to {most} lines of one target and budget (Holm)" * (most > 1)
+    corrected = f"; corrected for the {most} lines that are compared (Holm)" * (most > 1)
     notes = [
         f"p: how often one of {n} permutations of the labels among patients scores as high, on the same splits with "
         f"the same C{corrected}"

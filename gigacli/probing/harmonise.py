@@ -10,18 +10,18 @@ have to come from the test side. ``erase`` asks no slide for its site when it is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, Protocol, Self, get_args
+from typing import Final, Protocol, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gigacli.config.probe import Harmonise
 from gigacli.errors import InvalidInput
 
 Vectors = NDArray[np.floating]
 Places = NDArray[np.int64]
 Apply = Callable[[Vectors, Places], Vectors]
 Transform = Callable[[Vectors, Places], Apply]
-Method = Literal["combat", "center", "erase"]
 
 STEPS: Final = 1000
 """At most so many steps of ComBat's iteration; it takes some ten."""
@@ -130,10 +130,10 @@ class Erase:
 
 
 HARMONISERS: Final[dict[str, Callable[[], Harmoniser]]] = {"combat": Combat, "center": Centre, "erase": Erase}
-"""By the name of the option; those of :data:`Method`."""
+"""By the name of the option; those of :data:`Harmonise`."""
 
 
-def harmonising(method: Method, sites: Sequence[str]) -> Transform:
+def harmonising(method: Harmonise, sites: Sequence[str]) -> Transform:
     """What takes the site out of both sides of a split as it is learnt from the training side alone.
 
     Args:
@@ -148,7 +148,7 @@ def harmonising(method: Method, sites: Sequence[str]) -> Transform:
         InvalidInput: No such method; or, when it is fitted, a training side of one site.
     """
     if method not in HARMONISERS:
-        raise InvalidInput(f"`harmonise` is {method!r}", f"expected one of {', '.join(get_args(Method))}")
+        raise InvalidInput(f"`harmonise` is {method!r}", f"expected one of {', '.join(get_args(Harmonise))}")
     names = np.asarray(sites)
 
     def fit(train: Vectors, places: Places) -> Apply:

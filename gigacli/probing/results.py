@@ -67,7 +67,7 @@ class ProbeRow:
     p_value: float | None = (
         None  # how often permuted labels score as high; None: not asked for, or not of attention MIL
     )
-    p_holm: float | None = None  # the same, corrected for all lines of this target and budget (Holm 1979)
+    p_holm: float | None = None  # the same, corrected for all lines it is compared with (Holm 1979)
     null_mean: float | None = None  # mean score with permuted labels
     null_high: float | None = None  # what 95 % of such scores do not exceed
 

@@ -162,6 +162,15 @@ def test_a_store_without_vectors_has_a_page_too(store_at, cohort, tmp_path):
     assert "no vectors yet" in text
 
 
+def test_scores_within_sites(vectors_only, tmp_path):
+    store, labels = vectors_only([f"s{i:02d}" for i in range(48)])
+    giga.report(store, labels, out=tmp_path / "r.html", fraction=(0.5, 1.0), site="centre")
+    text = (tmp_path / "r.html").read_text()
+    assert "label within sites: AUC of the site alone" in text
+    assert "label at each site: giga, C=10" in text
+    assert "the site does not explain the label" in text
+
+
 def test_the_page_stays_small_with_many_slides(vectors_only, tmp_path, monkeypatch):
     monkeypatch.setattr("gigacli.reporting.vectors.neighbour_map", lambda vectors, seed: vectors[:, :2] * 1.0)
     store, labels = vectors_only([f"TCGA-{i % 40:02d}-{i // 2:04d}-01Z-00-DX1" for i in range(2000)])
