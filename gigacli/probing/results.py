@@ -62,6 +62,9 @@ class ProbeRow:
     found: float | None = None  # share of slides that are then still nearest to themselves
     moved: float | None = None  # how far they move, over the distance of two slides
     augmented_score: float | None = None  # mean score with test slides seen under other augmentations
+    # store of another cohort that was judged, "" where it is the one that was fitted on; intervals are then those of
+    # its patients, drawn with replacement
+    test: str = ""
 
     @property
     def setting(self) -> str:
@@ -69,6 +72,21 @@ class ProbeRow:
         if self.method != "linear":
             return " ".join([self.method, self.c.removeprefix("alpha=")]).strip()
         return f"{'scaled, ' if self.scaled else ''}C={self.c}"
+
+
+@dataclass(frozen=True)
+class RetrievalRow:
+    """How often the nearest slides of other patients share the label of a slide: one number of neighbours."""
+
+    embedding: str
+    target: str
+    k: int  # neighbours looked at
+    accuracy: float  # acc@k: share of slides of which one of them has the label
+    chance: float  # the same for slides of other patients drawn at random
+    majority: float  # mMV@k: share of slides whose label is the most frequent one among them
+    precision: float  # mAP@k: mean of the average precision
+    slides: int  # that were looked up
+    alone: int  # of these, the slides whose label no other patient has: they count as missed
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,7 @@ class ProbeResult:
         files: What was written with ``out``.
         seconds: Time it took.
         wide: Whether to show every column.
+        retrieval: With `method` retrieval, one row per target, embedding and number of neighbours.
     """
 
     scores: list[ProbeRow]
@@ -92,6 +111,7 @@ class ProbeResult:
     files: list[str] = field(default_factory=list)
     seconds: float = 0.0
     wide: bool = False
+    retrieval: list[RetrievalRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` shows: with a single target, `joins` are its counts."""
