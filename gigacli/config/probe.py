@@ -97,7 +97,6 @@ class ProbeConfig(Config):
             self.check_task(self.task)
         if self.target and (self.task == "survival" or self.time or self.event):
             raise InvalidInput("a task of survival predicts `time` and `event`, no `target`", "leave out `target`")
-        self._check_test()
         if self.save is not None and self.save.suffix != ".safetensors":
             raise InvalidInput(
                 f"`save` is {self.save}; a head is a file .safetensors", f"name it {self.save.stem}.safetensors"
@@ -105,8 +104,12 @@ class ProbeConfig(Config):
         if self.save is not None and self.method != ("linear",):
             raise InvalidInput("`save` keeps what `method` linear has learnt, and no other", "leave out `method`")
 
-    def _check_test(self) -> None:
-        """Another cohort goes with its labels, and without what divides the first one."""
+    def check_test(self) -> None:
+        """Refuse another cohort without its labels, or with what divides the first one.
+
+        Raises:
+            InvalidInput: One of the two is missing, or an option makes no sense with them.
+        """
         if (self.test is None) != (self.test_labels is None):
             raise InvalidInput("`test` and `test_labels` go together: another cohort, and its labels", "give both")
         if self.test is None:

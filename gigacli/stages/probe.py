@@ -100,6 +100,7 @@ def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str |
         NotFound: The store or the table lacks something.
         InvalidInput: A table that cannot be used, too few slides per class, or an unknown baseline.
     """
+    config.check_test()
     tables = read_tasks(labels, config)
     if any(kind == "survival" for _, kind in tables):
         from gigacli.probing.survival import require_survival
@@ -162,7 +163,11 @@ def summary(plan: Plan, evaluations: Sequence[Evaluation], *, started: float) ->
     """Table, notes and warnings, written to files where these are wanted."""
     rows = compare(evaluations, plan.config.baseline)
     notes = [note for task in plan.tasks for note in task.notes]
-    notes += [f"differences are to {row.baseline}, split by split" for row in rows if row.baseline]
+    notes += [
+        f"differences are to {row.baseline}, {'on the same draws of patients' if row.test else 'split by split'}"
+        for row in rows
+        if row.baseline
+    ]
     warnings = [*plan.warnings, *(text for task in plan.tasks for text in task.warnings)]
     warnings += [text for one in evaluations for text in one.warnings]
     result = ProbeResult(
