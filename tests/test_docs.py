@@ -43,7 +43,6 @@ HERE = {"SLIDE": "lab1_patient01_a", "tumour": "solid"}
 ELSEWHERE = {
     "demo": "tests/test_wheel.py",
     "doctor": "tests/doctor/test_checks.py",
-    "predict": "tests/exporting/test_predict.py",
 }
 """Commands that are run, whole, by another test."""
 
@@ -140,7 +139,7 @@ def test_the_python_of_the_readme_runs(desk, monkeypatch):
     monkeypatch.setitem(sys.modules, "gigacli", SimpleNamespace(**{v: small(v) for v in options}, **others))
     found = {}
     exec(code, found)
-    assert found["vectors"].shape == (8, 1024)
+    assert found["vectors"].shape == (8, 768)
     assert {score.embedding for score in found["result"].scores} == {
         "giga",
         "mean-random-resnet18",

@@ -58,8 +58,9 @@ VERBS = (
         name="probe",
         config=ProbeConfig,
         home="gigacli.stages.probe:probe",
-        help="Say what the vectors are worth: logistic regression on labels, beside the baselines.\n\n"
-        "Reads embeddings and labels; writes nothing.",
+        help="Say what the vectors are worth: logistic, ridge or Cox regression on labels, beside the baselines.\n\n"
+        "Reads embeddings and labels; writes nothing into the store. Keep what it learnt: --save head.safetensors "
+        "--embedding NAME; judge on another cohort: --test STORE --test-labels CSV.",
         example="giga probe cohort.zarr --labels labels.csv --fraction 0.25",
         arguments=(
             Argument("store", WHICH, metavar="[STORE]", kind=str | None, default=None),

@@ -11,13 +11,13 @@ from gigacli.config.options import COUNTS, run_option
 from gigacli.errors import InvalidInput
 
 TaskKind = Literal["classification", "survival", "regression", "ordinal"]
-Method = Literal["linear", "coxnet", "abmil", "mlp", "knn", "simpleshot"]
+Method = Literal["linear", "coxnet", "abmil", "mlp", "knn", "simpleshot", "retrieval"]
 Level = Literal["slide", "patient"]
 Group = Literal["patient", "site", "none"]
 Harmonise = Literal["combat", "center", "erase"]
 
 METHODS: Final[dict[TaskKind, tuple[Method, ...]]] = {
-    "classification": ("linear", "abmil", "mlp", "knn", "simpleshot"),
+    "classification": ("linear", "abmil", "mlp", "knn", "simpleshot", "retrieval"),
     "survival": ("linear", "coxnet"),
     "regression": ("linear", "mlp", "knn"),
     "ordinal": ("linear",),
@@ -48,7 +48,7 @@ class ProbeConfig(Config):
         ("linear",),
         "linear: logistic, ridge or Cox regression; coxnet: Cox with an elastic net; abmil: attention MIL, trained "
         "from scratch on the tiles; mlp: one hidden layer; knn: the nearest neighbours; simpleshot: the nearest class "
-        "mean; repeatable.",
+        "mean; retrieval: labels of the nearest slides of other patients, without splits; repeatable.",
     )
     level: Level = option("slide", "Unit of labels; patient: one vector per patient, the mean of the slides'.")
     baseline: str | None = option(
@@ -63,6 +63,10 @@ class ProbeConfig(Config):
     split_column: str | None = option(
         None, "Column of the labels that says train or test of every row: the one split that is judged."
     )
+    test: str | None = option(
+        None, "Store of another cohort: fitted on all slides of the first, judged on those of this one."
+    )
+    test_labels: Path | None = option(None, "Labels of `test`, with the same columns.")
     allow_missing: bool = run_option(False, "Go on where these name slides without a label or vector.")
     stale: bool = run_option(False, "Go on where vectors were made from what has been replaced since.")
     robust: bool = option(
@@ -99,7 +103,12 @@ class ProbeConfig(Config):
     )
     converged: bool = option(False, "Fit to the optimum; scikit-learn's call, the paper's, stops before it.")
     wide: bool = run_option(False, "Show every column of the table.")
-    out: Path | None = run_option(None, "Folder for scores.csv, predictions.csv and figures.")
+    save: Path | None = run_option(
+        None, "File (.safetensors) for what linear has learnt on all labelled slides, for giga predict."
+    )
+    out: Path | None = run_option(
+        None, "Folder for scores.csv, predictions.csv, the table (scores.md, .html, .tex) and figures."
+    )
     device: str = run_option("auto", "auto, cpu, cuda or cuda:I; for `method` abmil.")
     seed: int = option(0, "Seed of splits, budgets, abmil and mlp.", SEEDS)
 
@@ -119,6 +128,40 @@ class ProbeConfig(Config):
             )
         if self.harmonise and "abmil" in self.method:
             raise InvalidInput("`harmonise` changes vectors, and `method` abmil judges tiles", "leave out one of them")
+        if self.save is not None and self.save.suffix != ".safetensors":
+            raise InvalidInput(
+                f"`save` is {self.save}; a head is a file .safetensors", f"name it {self.save.stem}.safetensors"
+            )
+        if self.save is not None and self.harmonise:
+            raise InvalidInput("`save` keeps a head for vectors as they are", "leave out `harmonise`")
+        if self.save is not None and self.method != ("linear",):
+            raise InvalidInput("`save` keeps what `method` linear has learnt, and no other", "leave out `method`")
+
+    def check_test(self) -> None:
+        """Refuse another cohort without its labels, or with what divides the first one.
+
+        Raises:
+            InvalidInput: One of the two is missing, or an option makes no sense with them.
+        """
+        if (self.test is None) != (self.test_labels is None):
+            raise InvalidInput("`test` and `test_labels` go together: another cohort, and its labels", "give both")
+        if self.test is None:
+            return
+        wrong = [name for name in ("splits", "fraction", "n_train", "shots", "robust") if getattr(self, name)]
+        wrong += [name for name in ("split_column", "site", "harmonise", "permutations") if getattr(self, name)]
+        wrong += ["group site"] * (self.group == "site")
+        wrong += [f"method {name}" for name in ("abmil", "retrieval") if name in self.method]
+        if wrong:
+            raise InvalidInput(
+                "with `test` a probe is fitted on all slides of a cohort and judged on another, "
+                f"which leaves nothing for {', '.join(wrong)}",
+                "leave these out, or leave out `test`",
+            )
+
+    @property
+    def splits_needed(self) -> bool:
+        """Whether slides of the cohort are divided into those to fit on and those to judge on."""
+        return self.test is None and self.method != ("retrieval",)
 
     @property
     def by_site(self) -> bool:

@@ -40,6 +40,8 @@ class Evaluation:
     robustness: Robustness | None = None  # how far its vectors move under other augmentations, where that is known
     harmonised: str = ""  # how the site was taken out of its vectors, "" where it was not
     judged: Judged | None = None  # of vectors
+    # where another cohort is judged, scores of draws of its patients, (draws,): the same draws for all that is judged
+    drawn: NDArray[np.float64] | None = None
 
     @property
     def name(self) -> str:
@@ -59,6 +61,23 @@ class Evaluation:
     def score(self) -> float:
         """Mean over the splits of what methods are compared by: AUC, c-index, R2 or quadratic kappa."""
         return float(np.mean([fold.score for fold in self.folds]))
+
+    @property
+    def interval(self) -> tuple[float, float] | tuple[None, None]:
+        """95 % interval of the score: over splits, or over the patients of another cohort."""
+        if self.drawn is None:
+            return score_interval(self.folds, lowest=self.task.kind.lowest)
+        from gigacli.probing.external import ends
+
+        return ends(self.drawn)
+
+    def above(self, base: Evaluation) -> tuple[float, float | None, float | None]:
+        """How far the score is above another on the same task and budget, with its paired 95 % interval."""
+        if self.drawn is None or base.drawn is None:
+            return difference(self.folds, base.folds, lowest=self.task.kind.lowest)
+        from gigacli.probing.external import ends
+
+        return self.score - base.score, *ends(self.drawn - base.drawn)
 
     @cached_property
     def metrics(self) -> dict[str, float | None]:
@@ -90,6 +109,9 @@ def evaluate_vectors(candidate: Candidate, task: Task, budget: str, config: Prob
         augmented = np.stack(seen, axis=1)  # (units, augmentations, features)
         moved = robustness(vectors, augmented, scale=candidate.scaled)
     for method, c, fit in fits_of(candidate, task.truth.kind, config):
+        if task.test:
+            yield _evaluate_external(candidate, method, c, task, fit, vectors, seed=config.seed)
+            continue
         for harmonised, transform in _transforms(task, config):
             folds = score_splits(
                 vectors,
@@ -115,10 +137,34 @@ def _transforms(task: Task, config: ProbeConfig) -> Iterator[tuple[str, Transfor
             yield name, harmonising(name, task.sites)
 
 
+def _evaluate_external(
+    candidate: Candidate,
+    method: Method,
+    c: str,
+    task: Task,
+    fit: Fit,
+    vectors: NDArray[np.float32],
+    *,
+    seed: int,
+) -> Evaluation:
+    """Fit on all units (units, features) of one cohort, and judge on those of the other, which come last."""
+    from gigacli.probing.external import Cohort, score_external
+
+    sides = (slice(task.first_judged), slice(task.first_judged, None))
+    places, names = np.arange(len(task.truth)), None if task.groups is None else np.array(task.groups)
+    train, test = (
+        Cohort(vectors[side], task.truth.take(places[side]), None if names is None else names[side]) for side in sides
+    )
+    found = score_external(train, test, fit, seed=seed)
+    return Evaluation(candidate, method, task, "all", c, [found.fold], drawn=found.drawn)
+
+
 def fits_of(candidate: Candidate, kind: TaskKind, config: ProbeConfig) -> Iterator[tuple[Method, str, Fit]]:
     """The methods that judge an embedding, each with its strength in words, of which there may be several."""
     fitted = partial(fit_of, kind, scale=candidate.scaled, seed=config.seed, converged=config.converged)
     for method in candidate.methods(config.method):
+        if method == "retrieval":  # nothing is fitted: see `retrieval`
+            continue
         if method == "linear":
             for c in candidate.strengths(kind, config.strength(kind)):
                 yield method, c if c == "auto" else f"{c:g}", fitted(method, C=c)
@@ -153,12 +199,12 @@ def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
     scores = np.array([fold.score for fold in one.folds])  # (splits,)
     kind, counts = one.task.kind, one.task.joined
     of_classes = one.task.truth.kind == "classification"
-    low, high = score_interval(one.folds, lowest=kind.lowest)
+    low, high = one.interval
     std = float(scores.std(ddof=1)) if len(scores) > 1 else None
     compared = base is not None and base is not one
     gap: tuple[float | None, float | None, float | None] = (None, None, None)
     if base is not None and compared:
-        gap = difference(one.folds, base.folds, lowest=kind.lowest)
+        gap = one.above(base)
     seen = _mean([fold.augmented for fold in one.folds if fold.augmented is not None])
     return ProbeRow(
         embedding=one.candidate.name,
@@ -187,7 +233,8 @@ def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
         found=one.robustness.found if one.robustness is not None else None,
         moved=one.robustness.moved if one.robustness is not None else None,
         task=one.task.truth.kind,
-        slides=sum(len(rows) for rows in one.task.units.slides),
+        slides=sum(len(rows) for rows in one.task.units.slides[one.task.first_judged :]),
+        test=one.task.test,
         metric=kind.metric,
         chance=kind.chance,
         score_mean=one.score,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,6 +17,7 @@ from gigacli.probing.kinds import KINDS
 from gigacli.probing.model import Fit, Transform, score_splits
 from gigacli.probing.scores import Fold
 from gigacli.probing.splits import Split
+from gigacli.probing.task import Task
 from gigacli.probing.truth import Truth
 from gigacli.randomness import keyed_rng
 
@@ -46,26 +48,22 @@ class ExternalScore:
 
     Attributes:
         fold: What was predicted and how well; its split counts the slides of both cohorts, those of the other last.
-        low: Lower end of the 95 % interval of the score: draws of the other cohort's patients, with replacement. None
-            where there are too few patients to say.
+        drawn: Scores of draws of the other cohort's patients, with replacement, (draws,); NaN where a draw has none,
+            empty where there is one patient. The same seed draws the same patients, whatever is judged.
+        low: Lower end of the 95 % interval of the score. None where there are too few patients to say.
         high: Upper end.
-        draws: Draws that this comes from.
-        shared: Names of patients that are in both cohorts.
     """
 
     fold: Fold
-    low: float | None
-    high: float | None
-    draws: int
-    shared: tuple[str, ...]
+    drawn: NDArray[np.float64]
 
     @property
-    def warnings(self) -> list[str]:
-        """What casts doubt on it, one sentence each."""
-        if not self.shared:
-            return []
-        first = ", ".join(map(repr, self.shared[:_SHOWN]))
-        return [f"{len(self.shared)} patients of the test cohort have the name of one of the other: {first}"]
+    def low(self) -> float | None:  # noqa: D102 - see above
+        return ends(self.drawn)[0]
+
+    @property
+    def high(self) -> float | None:  # noqa: D102
+        return ends(self.drawn)[1]
 
 
 def score_external(
@@ -110,9 +108,7 @@ def score_external(
             return np.nan
         return score(both.take(split.test[drawn]), fold.predicted[drawn])
 
-    low, high, made = bootstrap(of_drawn, test.owners, draws=draws, seed=seed)
-    shared = {*(train.groups if train.groups is not None else ())} & {*(test.groups if test.groups is not None else ())}
-    return ExternalScore(fold, low, high, made, tuple(sorted(map(str, shared))))
+    return ExternalScore(fold, bootstrap(of_drawn, test.owners, draws=draws, seed=seed))
 
 
 def joined(train: Truth, test: Truth) -> Truth:
@@ -136,8 +132,8 @@ def joined(train: Truth, test: Truth) -> Truth:
 
 def bootstrap(
     statistic: Callable[[NDArray[np.int64]], float], groups: ArrayLike, *, draws: int = DRAWS, seed: int = 0
-) -> tuple[float | None, float | None, int]:
-    """95 % interval of a score by drawing patients with replacement (the percentile bootstrap of Efron 1979).
+) -> NDArray[np.float64]:
+    """A score of patients drawn with replacement, many times (the bootstrap of Efron 1979).
 
     Args:
         statistic: Function of the places of slides (m,) drawn, some of them repeatedly, to a score; NaN where these
@@ -147,23 +143,70 @@ def bootstrap(
         seed: Decides the draws.
 
     Returns:
-        The ends, None where there is one patient, or no score for more than a tenth of the draws; and the draws that
-        have one.
+        The score of every draw, (draws,); none where there is one patient.
     """
     patient = np.unique(np.asarray(groups), return_inverse=True)[1]  # (n,)
     patients, places = int(patient.max()) + 1, np.arange(len(patient))
-    if patients < 2:
-        return None, None, 0
     rng = keyed_rng(seed, "bootstrap")
-    values = np.empty(draws)
-    for i in range(draws):
+    values = np.empty(draws if patients > 1 else 0)
+    for i in range(len(values)):
         times = np.bincount(rng.integers(patients, size=patients), minlength=patients)
         values[i] = statistic(np.repeat(places, times[patient]))
-    values = values[np.isfinite(values)]
-    if len(values) < LEAST_SHARE * draws:
-        return None, None, len(values)
+    return values
+
+
+def ends(drawn: NDArray[np.float64]) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of a score from those of draws, by percentiles.
+
+    None where there are no draws, or more than a tenth of them have no score.
+    """
+    values = drawn[np.isfinite(drawn)]
+    if not len(values) or len(values) < LEAST_SHARE * len(drawn):
+        return None, None
     low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high), len(values)
+    return float(low), float(high)
+
+
+def join_tasks(fitted: Task, judged: Task, *, slides: int, where: str) -> Task:
+    """One task of two cohorts with a single split: fitted on all of the first, judged on all of the second.
+
+    Args:
+        fitted: Of the first cohort.
+        judged: Of the second, with the same target.
+        slides: How many slides the store of the first has: rows of the second come after these.
+        where: The store of the second.
+
+    Raises:
+        InvalidInput: The second has other classes, or a class is missing from one of them.
+    """
+    truth, first = joined(fitted.truth, judged.truth), len(fitted.truth)
+    split = Split(train=np.arange(first), test=np.arange(first, len(truth)))
+    KINDS[truth.kind].check(truth, split)
+    names = [one.groups for one in (fitted, judged)]
+    groups = None
+    if any(one is not None for one in names):
+        groups = tuple(itertools.chain(*(one.groups or one.units.ids for one in (fitted, judged))))
+    return replace(
+        judged,
+        units=fitted.units.followed_by(judged.units, slides=slides),
+        truth=truth,
+        groups=groups,
+        budgets={"all": [split]},
+        fitted_on=fitted.joined,
+        test=where,
+        first_judged=first,
+        notes=[*fitted.notes, *(f"test cohort: {note}" for note in judged.notes)],
+        warnings=[*fitted.warnings, *(f"test cohort: {text}" for text in judged.warnings), *_shared(fitted, judged)],
+    )
+
+
+def _shared(fitted: Task, judged: Task) -> list[str]:
+    """A warning where the cohorts share patients or, where these are not known, slides."""
+    what = "slides" if fitted.groups is None or judged.groups is None else "patients"
+    mine, theirs = (one.units.ids if what == "slides" else one.groups for one in (fitted, judged))
+    shared = sorted({*(mine or ())} & {*(theirs or ())})
+    first = ", ".join(map(repr, shared[:_SHOWN]))
+    return [f"{len(shared)} {what} of the test cohort have the name of one of the other: {first}"] if shared else []
 
 
 def _c_index(truth: Truth, predicted: NDArray[np.float64]) -> float:

@@ -70,6 +70,9 @@ class ProbeRow:
     p_holm: float | None = None  # the same, corrected for all lines it is compared with (Holm 1979)
     null_mean: float | None = None  # mean score with permuted labels
     null_high: float | None = None  # what 95 % of such scores do not exceed
+    # store of another cohort that was judged, "" where it is the one that was fitted on; intervals are then those of
+    # its patients, drawn with replacement
+    test: str = ""
 
     @property
     def setting(self) -> str:
@@ -78,6 +81,21 @@ class ProbeRow:
         if self.method != "linear":
             text = " ".join([self.method, self.c.removeprefix("alpha=")]).strip()
         return f"{text}, {self.harmonised}" if self.harmonised else text
+
+
+@dataclass(frozen=True)
+class RetrievalRow:
+    """How often the nearest slides of other patients share the label of a slide: one number of neighbours."""
+
+    embedding: str
+    target: str
+    k: int  # neighbours looked at
+    accuracy: float  # acc@k: share of slides of which one of them has the label
+    chance: float  # the same for slides of other patients drawn at random
+    majority: float  # mMV@k: share of slides whose label is the most frequent one among them
+    precision: float  # mAP@k: mean of the average precision
+    slides: int  # that were looked up
+    alone: int  # of these, the slides whose label no other patient has: they count as missed
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,7 @@ class ProbeResult:
         wide: Whether to show every column.
         sites: What there is to a score within sites, per line of `scores` that predicts classes; [] where no sites
             were asked for.
+        retrieval: With `method` retrieval, one row per target, embedding and number of neighbours.
     """
 
     scores: list[ProbeRow]
@@ -104,6 +123,7 @@ class ProbeResult:
     seconds: float = 0.0
     wide: bool = False
     sites: list[SiteRow] = field(default_factory=list)
+    retrieval: list[RetrievalRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` shows: with a single target, `joins` are its counts."""

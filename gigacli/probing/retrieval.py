@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gigacli.errors import InvalidInput
+from gigacli.probing.results import RetrievalRow
+from gigacli.probing.standardise import moments, standardise
+from gigacli.probing.task import Candidate, Task
 
 ROWS_AT_ONCE = 1024
 
@@ -87,6 +90,28 @@ def retrieve(
         raise InvalidInput(f"all {len(owners)} slides are of one patient", "Retrieval needs slides of other patients.")
     places, _ = nearest(vectors, max(ks), groups=owners.tolist())
     return [judge(names, places[:, :k], owners, k=k) for k in ks]
+
+
+def retrieval_rows(candidate: Candidate, task: Task) -> list[RetrievalRow]:
+    """What an embedding's nearest slides of other patients tell of a target, by number of neighbours."""
+    assert candidate.vectors is not None
+    vectors: NDArray[np.floating] = task.units.vectors(candidate.vectors, unit_length=not candidate.scaled)
+    if candidate.scaled:
+        vectors = standardise(vectors.astype(np.float64), *moments(vectors))
+    return [
+        RetrievalRow(
+            candidate.name,
+            task.target,
+            one.k,
+            one.accuracy,
+            one.chance_accuracy,
+            one.majority_accuracy,
+            one.mean_average_precision,
+            len(one.queries),
+            one.alone,
+        )
+        for one in retrieve(vectors, task.units.label, groups=task.groups)
+    ]
 
 
 def judge(labels: ArrayLike, places: NDArray[np.int64], groups: ArrayLike, *, k: int) -> Retrieval:

@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import Any, Final
 
 from gigacli.probing.kinds import KINDS
-from gigacli.probing.results import ProbeResult, ProbeRow
+from gigacli.probing.results import ProbeResult, ProbeRow, RetrievalRow
 
 WIDTH: Final = 80
 """Columns of a terminal that a table fits unless it is to be wide."""
@@ -35,6 +35,9 @@ SHORT: Final = {
 ROBUST: Final = ("embedding", "method", "labels", "{metric}", "{metric}, augmented", "found", "moved")
 """Head of the second table: how vectors withstand augmentation."""
 
+RETRIEVED: Final = ("embedding", "k", "acc@k", "by chance", "mMV@k", "mAP@k")
+"""Head of the table of retrieval."""
+
 
 CHANCE: Final = ("p, alone", "p", "chance, 95 %")
 """Head of what permuted labels say, where they were asked."""
@@ -51,12 +54,17 @@ class Table:
 
 def tables(result: ProbeResult, *, wide: bool) -> Iterator[tuple[str, list[Table]]]:
     """Every target with its table and, where it was asked for, that of slides seen under other augmentations."""
-    for target in dict.fromkeys(row.target for row in result.scores):
+    for target in dict.fromkeys([*(row.target for row in result.scores), *(row.target for row in result.retrieval)]):
         rows = [row for row in result.scores if row.target == target]
-        table = Table(_title(rows[0]), *(_wide(rows) if wide else _narrow(rows)))
+        found = [Table(_title(rows[0]), *(_wide(rows) if wide else _narrow(rows)))] if rows else []
         robust = [row for row in rows if row.augmented_score is not None]
-        second = [Table(f"{target}: slides seen under other augmentations", _robust_head(rows[0]), _robust(robust))]
-        found = [table, *(second if robust else [])]
+        if robust:
+            title = f"{target}: slides seen under other augmentations"
+            found.append(Table(title, _robust_head(rows[0]), _robust(robust)))
+        retrieved = [row for row in result.retrieval if row.target == target]
+        if retrieved:
+            title = f"{target}: the nearest slides of other patients, {retrieved[0].slides} slides looked up"
+            found.append(Table(title, RETRIEVED, _retrieved(retrieved)))
         if result.sites:
             from gigacli.probing.site_table import site_tables
 
@@ -70,6 +78,9 @@ def _title(row: ProbeRow) -> str:
     counts = (f"{c} {n}" + (f" of {known[c]} patients" if c in known else "") for c, n in row.classes.items())
     listed = f" ({', '.join(counts)})" if row.classes else ""
     kind = "" if row.task == "classification" else f", {row.task}"
+    if row.test:
+        fitted = f"fitted on {row.n_train:.0f} of another cohort"
+        return f"{row.target}{kind}: {row.slides} slides of {row.test}{listed}, {fitted}"
     return f"{row.target}{kind}: {row.slides} slides{listed}, {row.splits} splits"
 
 
@@ -143,6 +154,17 @@ def _robust(rows: Sequence[ProbeRow]) -> list[tuple[str, ...]]:
             row.setting,
             row.budget,
             *(f"{x:.3f}" for x in (row.score_mean, row.augmented_score, row.found, row.moved) if x is not None),
+        )
+        for row in rows
+    ]
+
+
+def _retrieved(rows: Sequence[RetrievalRow]) -> list[tuple[str, ...]]:
+    return [
+        (
+            row.embedding,
+            str(row.k),
+            *(f"{value:.3f}" for value in (row.accuracy, row.chance, row.majority, row.precision)),
         )
         for row in rows
     ]

@@ -86,6 +86,10 @@ class Task:
     sites: tuple[str, ...] | None = (
         None  # where each unit comes from, of a patient its first slide; None: not asked for
     )
+    # where another cohort is judged: its store, the first of its units, and the counts of the cohort fitted on
+    test: str = ""
+    first_judged: int = 0
+    fitted_on: dict[str, Any] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -164,21 +168,20 @@ def make_task(
     if config.level == "patient":
         notes.append(f"{len(units.ids)} patients are judged, each by the mean of the vectors of its slides")
     notes += where
+    counts = {**joined.counts, "classes": {}}
+    if kind != "regression":
+        names = truth.strata.tolist() if truth.event is None else np.where(truth.event, EVENT, CENSORED).tolist()
+        counts |= units.per_class(names)
+    if not config.splits_needed:
+        doubts = [*joined.warnings, *known.warnings, *_one_by_one(units, kind)]
+        return Task(labels.target, units, truth, groups, {}, counts, notes, doubts, sites)
     splits, found, fewer = _splits(units, truth, slide_ids, groups, config, source)
     seen, unseen = _training_leaks(units, splits, candidates)
     budgets, short, drawn = make_budgets(splits, truth.strata, config)
     for split in itertools.chain(*budgets.values()):
         KINDS[kind].check(truth, split)
     warnings = [*joined.warnings, *known.warnings, *fewer, *_patient_leaks(units, splits, config), *seen, *short]
-    if kind == "survival" and units.patient is not None and len(set(units.patient)) < len(units.ids):
-        warnings.append(
-            f"{len(units.ids)} slides of {len(set(units.patient))} patients are judged one by one, as if each were a "
-            "patient: `level='patient'` judges patients"
-        )
-    counts = {**joined.counts, "classes": {}}
-    if kind != "regression":
-        names = truth.strata.tolist() if truth.event is None else np.where(truth.event, EVENT, CENSORED).tolist()
-        counts |= units.per_class(names)
+    warnings += _one_by_one(units, kind)
     said = [*notes, *found, *unseen, *drawn]
     return Task(labels.target, units, truth, groups, budgets, counts, said, warnings, sites)
 
@@ -199,6 +202,16 @@ def _sites(
     first = [int(rows[0]) for rows in units.slides]
     found = sites_of([slide_ids[i] for i in first], from_labels=None if said is None else [said[i] for i in first])
     return found.names, [f"sites: {found.source}"]
+
+
+def _one_by_one(units: Units, kind: TaskKind) -> list[str]:
+    """A warning where patients with several slides are watched, and each slide counts as one of them."""
+    if kind != "survival" or units.patient is None or len(set(units.patient)) == len(units.ids):
+        return []
+    return [
+        f"{len(units.ids)} slides of {len(set(units.patient))} patients are judged one by one, as if each were a "
+        "patient: `level='patient'` judges patients"
+    ]
 
 
 def _truth(labels: Labels, kind: TaskKind, units: Units, *, parts: int) -> Truth:

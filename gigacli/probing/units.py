@@ -42,6 +42,25 @@ class Units:
             means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float64).tiny)
         return means.astype(np.float32)
 
+    def followed_by(self, other: Units, *, slides: int) -> Units:
+        """These units, and those of another store, whose slides come after the `slides` of this one."""
+        patient = None
+        if self.patient is not None or other.patient is not None:
+            patient = (*(self.patient or self.ids), *(other.patient or other.ids))
+        beside = {
+            name: np.concatenate([texts, other.beside[name]])
+            for name, texts in self.beside.items()
+            if name in other.beside
+        }
+        return Units(
+            self.level,
+            (*self.ids, *other.ids),
+            np.concatenate([self.label, other.label]),
+            patient,
+            (*self.slides, *(rows + slides for rows in other.slides)),
+            beside,
+        )
+
     def per_class(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
         """Slides and, where they are known, patients of every class, of the class of each unit (units,)."""
         slides: Counter[str] = Counter()

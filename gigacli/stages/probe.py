@@ -7,41 +7,30 @@ attention MIL trained from scratch. Writes nothing in the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gigacli.config.base import options_of
 from gigacli.config.probe import Group, Harmonise, Level, Method, ProbeConfig, TaskKind
-from gigacli.config.verbs import ClosedForm
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.evaluation import Evaluation, compare, evaluate_vectors
-from gigacli.probing.results import ProbeResult, write
+from gigacli.probing.results import ProbeResult, ProbeRow, RetrievalRow, write
 from gigacli.probing.scores import score_fold
-from gigacli.probing.task import MEAN, RIVALS, Candidate, Task, make_task, read_tasks
+from gigacli.probing.task import Candidate, Task, make_task, read_tasks
 from gigacli.progress import SILENT, Progress
-from gigacli.randomness import keyed_rng
 from gigacli.store.address import find_store
-from gigacli.store.groups import Embedding, Features
 from gigacli.store.store import Store
+from gigacli.weights.candidates import read_candidates
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from gigacli.probing.site_table import SiteRow
-
-KEPT_TILES = 4096
-"""Tiles of a slide that attention MIL keeps in memory, drawn once where there are more: 2 MB of 256 features."""
-
-CLOSED_FORMS = get_args(ClosedForm)
-ORDER = ("model", *CLOSED_FORMS[1:], "random-init", *reversed(RIVALS))
-"""Kinds of embeddings in the order of the table, baselines last; others are shown with the first."""
 
 
 @options_of(ProbeConfig)
@@ -63,6 +52,8 @@ def probe(
     shots: int | Sequence[int] = (),
     splits: str | Path | None = None,
     split_column: str | None = None,
+    test: str | None = None,
+    test_labels: str | Path | None = None,
     allow_missing: bool = False,
     stale: bool = False,
     robust: bool = False,
@@ -74,6 +65,7 @@ def probe(
     c: str | float = "10",
     converged: bool = False,
     wide: bool = False,
+    save: str | Path | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -101,6 +93,7 @@ def probe(
 class Plan:
     """Candidates to judge, each on every task; there is one task per target."""
 
+    store: Store
     config: ProbeConfig
     candidates: list[Candidate]
     tasks: list[Task]
@@ -116,6 +109,7 @@ def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str |
         NotFound: The store or the table lacks something.
         InvalidInput: A table that cannot be used, too few slides per class, or an unknown baseline.
     """
+    config.check_test()
     tables = read_tasks(labels, config)
     if any(kind == "survival" for _, kind in tables):
         from gigacli.probing.survival import require_survival
@@ -142,7 +136,18 @@ def prepare(config: ProbeConfig, store: str | Path | Store | None, labels: str |
         for table, kind in tables
     ]
     stale = [f"{one.name} is stale: {'; '.join(one.stale)}" for one in found if one.stale]
-    return Plan(config, candidates, tasks, stale)
+    if config.test is not None:
+        from gigacli.weights.other_cohort import other_cohort
+
+        other = other_cohort(opened, candidates, config)
+        candidates, tasks = other.beside(candidates), other.tasks(tasks, tables, opened, config)
+        tasks[0].notes.extend(other.notes)
+        stale += other.warnings
+    if config.save is not None:
+        from gigacli.weights.heads import head_candidate
+
+        head_candidate(candidates, tasks, config)
+    return Plan(opened, config, candidates, tasks, stale)
 
 
 def work(plan: Plan, progress: Progress) -> list[Evaluation]:
@@ -156,8 +161,12 @@ def work(plan: Plan, progress: Progress) -> list[Evaluation]:
                     evaluations += evaluate_vectors(candidate, task, budget, plan.config)
                 else:
                     evaluations.append(_evaluate_attention(candidate, task, budget, plan.config, progress))
-                progress.advance(note=f"{candidate.name}, {evaluations[-1].method} {evaluations[-1].score:.3f}")
+                progress.advance(note=_note(evaluations[-1:]))
     return evaluations
+
+
+def _note(last: Sequence[Evaluation]) -> str:
+    return "".join(f"{one.candidate.name}, {one.method} {one.score:.3f}" for one in last)
 
 
 def summary(
@@ -166,12 +175,15 @@ def summary(
     """Table, notes and warnings, written to files where these are wanted."""
     rows = compare(evaluations, plan.config.baseline)
     notes = [note for task in plan.tasks for note in task.notes]
-    notes += [f"differences are to {row.baseline}, split by split" for row in rows if row.baseline]
+    notes += [
+        f"differences are to {row.baseline}, {'on the same draws of patients' if row.test else 'split by split'}"
+        for row in rows
+        if row.baseline
+    ]
     warnings = [*plan.warnings, *(text for task in plan.tasks for text in task.warnings)]
     warnings += [text for one in evaluations for text in one.warnings]
     sites: list[SiteRow] = []
-    files = []
-    if plan.config.permutations:
+    if plan.config.permutations and evaluations:
         from gigacli.probing.chance import with_chance
 
         rows, found = with_chance(rows, evaluations, plan.config, progress)
@@ -181,24 +193,67 @@ def summary(
 
         sites, said, doubts = compare_sites(evaluations, plan.config, progress)
         notes, warnings = [*notes, *said], [*warnings, *doubts]
-    if plan.config.out is not None:
-        from gigacli.probing.figures import write_probe
-
-        files = [*write(plan.config.out, rows, evaluations), *write_probe(plan.config.out, rows, evaluations)]
-        if sites:
-            from gigacli.probing.site_table import write_sites
-
-            files.append(write_sites(plan.config.out, sites))
-    return ProbeResult(
+    result = ProbeResult(
         scores=rows,
-        joins={task.target: task.joined for task in plan.tasks},
+        joins=_joins(plan.tasks),
         warnings=list(dict.fromkeys(warnings)),
         notes=list(dict.fromkeys(notes)),
-        files=files,
         seconds=monotonic() - started,
         wide=plan.config.wide,
         sites=sites,
+        retrieval=_retrieval(plan),
     )
+    return replace(result, files=[*_written(plan, result, evaluations), *_saved(plan, rows)])
+
+
+def _joins(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+    """How labels and vectors met, by target; of two cohorts in both."""
+    joins = {}
+    for task in tasks:
+        if task.fitted_on is None:
+            joins[task.target] = task.joined
+        else:
+            joins |= {f"{task.target}, fitted on": task.fitted_on, f"{task.target}, judged on": task.joined}
+    return joins
+
+
+def _retrieval(plan: Plan) -> list[RetrievalRow]:
+    if "retrieval" not in plan.config.method:
+        return []
+    from gigacli.probing.retrieval import retrieval_rows
+
+    of_vectors = [one for one in plan.candidates if one.vectors is not None]
+    return [row for task in plan.tasks for one in of_vectors for row in retrieval_rows(one, task)]
+
+
+def _written(plan: Plan, result: ProbeResult, evaluations: Sequence[Evaluation]) -> list[str]:
+    """Write tables, predictions and figures where they are wanted; the paths."""
+    if plan.config.out is None:
+        return []
+    from gigacli.probing.written import write_tables
+
+    files = write_tables(plan.config.out, result)
+    if evaluations:
+        from gigacli.probing.figures import write_probe
+
+        rows = result.scores
+        files += [*write(plan.config.out, rows, evaluations), *write_probe(plan.config.out, rows, evaluations)]
+    if result.sites:
+        from gigacli.probing.site_table import write_sites
+
+        files.append(write_sites(plan.config.out, result.sites))
+    return files
+
+
+def _saved(plan: Plan, rows: list[ProbeRow]) -> list[str]:
+    """Keep what was learnt on all slides, where that is wanted; the path."""
+    if plan.config.save is None:
+        return []
+    from gigacli.weights.heads import fit_head, head_candidate
+
+    chosen = head_candidate(plan.candidates, plan.tasks, plan.config)
+    fit_head(plan.store.embedding(chosen.name), chosen, plan.tasks[0], plan.config, rows).save(plan.config.save)
+    return [str(plan.config.save)]
 
 
 def _evaluate_attention(
@@ -220,93 +275,3 @@ def _evaluate_attention(
         folds.append(score_fold(task.truth, predicted, split))
         progress.advance(0, note=f"{candidate.name}, abmil, split {len(folds)}: {folds[-1].score:.3f}")
     return Evaluation(candidate, "abmil", task, budget, "", folds)
-
-
-def read_candidates(store: Store, config: ProbeConfig) -> list[Candidate]:
-    """The embeddings of a store, baselines last, and for attention MIL the tile features behind them.
-
-    The mean of the same features stands beside the embeddings that were named.
-
-    Raises:
-        NotFound: There are none, or none of a name.
-    """
-    wanted, there = config.embedding, store.groups(Embedding)
-    for name in wanted or ((None,) if not there and "linear" in config.method else ()):
-        store.pick(Embedding, name)
-    behind = {_features_behind(one) for one in there if one.name in wanted} - {""}
-    named = [one for one in there if one.name in wanted or not wanted]
-    beside = [one for one in there if one.aggregator in RIVALS and one not in named]
-    means = [one for one in beside if _features_behind(one) in behind]
-    rank = {kind: i for i, kind in enumerate(ORDER)}
-    embeddings = sorted([*named, *means], key=lambda one: (rank.get(one.aggregator, 0), one.name))
-    with store.tiles.read_once():
-        candidates = [_embedding(one, stale=config.stale, robust=config.robust) for one in embeddings]
-    if "abmil" not in config.method:
-        return candidates
-    used = {one.features for one in candidates}
-    features = [one for one in store.groups(Features) if one.fingerprint in used or not wanted]
-    if not features:
-        raise NotFound(
-            f"`method='abmil'` needs tile features; {store.url} holds none{' behind those embeddings' * bool(wanted)}",
-            f"run: giga bank {store.url}",
-        )
-    return [*candidates, *map(_tile_features, features)]
-
-
-def _features_behind(embedding: Embedding) -> str:
-    """Fingerprint of the tile features that an embedding was made from, "" where it is not known."""
-    return embedding.recipe.inputs.get("features", "")
-
-
-def _embedding(embedding: Embedding, *, stale: bool, robust: bool) -> Candidate:
-    recipe, encoders, done = embedding.recipe, [], embedding.done()
-    reasons = embedding.stale_by(done)
-    if not stale:
-        embedding.refuse_stale(reasons, unless=", or probe what there is: `stale`")
-    if embedding.aggregator == "model":
-        model = embedding.store.model(str(recipe.config.get("model")))
-        same = model.found is not None and not any(model.path in why for why in reasons)
-        encoders.append((f"slide encoder {model.name!r}", model.seen() if same else None))
-    vectors = embedding.read()
-    return Candidate(
-        embedding.name,
-        _features_behind(embedding),
-        scaled=embedding.aggregator == MEAN,
-        rival=embedding.aggregator in RIVALS,
-        tuned=embedding.aggregator in CLOSED_FORMS,
-        have=done.filled | (done.stale & np.isfinite(vectors).all(axis=1)),
-        encoders=[*encoders, *_tile_encoder(embedding.features)],
-        vectors=vectors,
-        augmented=embedding.read_augmented() if robust else None,
-        stale=reasons,
-    )
-
-
-def _tile_features(features: Features) -> Candidate:
-    slides = features.store.slides
-
-    @cache
-    def tiles_of(row: int) -> NDArray[np.float16]:
-        tiles = features.read(row)
-        if len(tiles) > KEPT_TILES:
-            tiles = tiles[np.sort(keyed_rng("abmil", slides[row].id).permutation(len(tiles))[:KEPT_TILES])]
-        return tiles
-
-    return Candidate(
-        features.name,
-        features.fingerprint,
-        scaled=False,
-        rival=False,
-        tuned=False,
-        have=features.done().filled,
-        encoders=[*_tile_encoder(features)],
-        tiles=tiles_of,
-    )
-
-
-def _tile_encoder(features: Features | None) -> Iterator[tuple[str, NDArray[np.bool_] | None]]:
-    """The encoder that made tile features, and which slides it was trained on; nothing where it is not known."""
-    recipe = features.found if features else None
-    name = recipe.config.get("encoder") if recipe else None
-    if features and name:
-        yield f"tile encoder {name!r}", features.store.encoder(name).seen()

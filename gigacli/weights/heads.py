@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
-from gigacli.config.probe import TaskKind
+import numpy as np
+
+from gigacli.config.probe import ProbeConfig, TaskKind
 from gigacli.errors import InvalidInput, Mismatch
+from gigacli.probing.evaluation import fits_of
 from gigacli.probing.head import Head, LinearMap
 from gigacli.probing.head_card import HeadCard, HeadScore, VectorKind
+from gigacli.probing.results import ProbeRow
+from gigacli.probing.task import Candidate, Task
 from gigacli.store.groups import Embedding
 from gigacli.store.recipe import CREATED_BY
 from gigacli.store.store import Store
 from gigacli.weights.vector_kind import kind_of, same_encoder, same_kind, same_tiles
+
+METHODS: Final[dict[TaskKind, str]] = {
+    "classification": "logistic regression",
+    "survival": "Cox regression",
+    "regression": "ridge regression",
+    "ordinal": "ridge regression, cut into levels",
+}
+"""What `method` linear is, in words."""
 
 
 def head_of(
@@ -51,6 +64,67 @@ def head_of(
         created_by=CREATED_BY,
     )
     return Head(card, learnt)
+
+
+def fit_head(embedding: Embedding, candidate: Candidate, task: Task, config: ProbeConfig, rows: list[ProbeRow]) -> Head:
+    """Fit the linear probe of an embedding on all units of a task, or of the cohort that another is judged by.
+
+    Args:
+        embedding: The embedding.
+        candidate: The same, as it is judged.
+        task: What is predicted.
+        config: With C; where the mean of tiles is judged at several, it is the one that was asked for.
+        rows: The table, which says how well it did in cross-validation.
+    """
+    assert candidate.vectors is not None
+    kind, units = task.truth.kind, task.units
+    places = np.arange(task.first_judged or len(task.truth))
+    names = None if task.groups is None else np.array(task.groups)[places]
+    fits = {c: fit for _, c, fit in fits_of(candidate, kind, config)}
+    asked = config.strength(kind)
+    c = asked if asked == "auto" else f"{asked:g}"
+    c = c if c in fits else next(iter(fits))
+    model = fits[c](
+        units.vectors(candidate.vectors, unit_length=not candidate.scaled)[places], task.truth.take(places), names
+    )
+    mine = [row for row in rows if (row.embedding, row.c, row.budget, row.test) == (candidate.name, c, "all", "")]
+    score = None
+    if mine:
+        row = mine[0]
+        score = HeadScore(
+            metric=task.kind.title, mean=row.score_mean, low=row.score_low, high=row.score_high, splits=row.splits
+        )
+    return head_of(
+        embedding,
+        LinearMap.of(model, kind),
+        task=kind,
+        target=task.target,
+        classes=task.truth.classes,
+        method=METHODS[kind],
+        c=model.C,
+        level=units.level,
+        unit_length=not candidate.scaled,
+        slides=sum(len(units.slides[i]) for i in places.tolist()),
+        patients=None if units.patient is None else len({units.patient[i] for i in places.tolist()}),
+        sites=None,
+        score=score,
+    )
+
+
+def head_candidate(candidates: list[Candidate], tasks: list[Task], config: ProbeConfig) -> Candidate:
+    """The embedding whose head is to be kept.
+
+    Raises:
+        InvalidInput: There are several embeddings, or targets.
+    """
+    named = [one for one in candidates if one.name in config.embedding] or candidates
+    if len(named) > 1:
+        found = ", ".join(one.name for one in named)
+        raise InvalidInput(f"`save` keeps the head of one embedding; found {found}", "name one: `embedding`")
+    if len(tasks) > 1:
+        found = ", ".join(task.target for task in tasks)
+        raise InvalidInput(f"`save` keeps the head of one target; found {found}", "name one: `target`")
+    return named[0]
 
 
 def slide_table_of(store: Store) -> str:

@@ -71,7 +71,7 @@ def test_importing_and_helping_load_nothing_heavy():
     [
         (["tra"], ["train"]),
         (["bank", "cohort.zarr", "--precision", "b"], ["bf16"]),
-        (["probe", "--method", ""], ["linear", "coxnet", "abmil", "mlp", "knn", "simpleshot"]),
+        (["probe", "--method", ""], ["linear", "coxnet", "abmil", "mlp", "knn", "simpleshot", "retrieval"]),
     ],
 )
 def test_a_shell_completes_commands_and_choices_at_once(typed, expected):

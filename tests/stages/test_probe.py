@@ -274,7 +274,8 @@ def test_several_targets_are_one_table(store, tmp_path):
     figures = {
         f"{kind}-{target}.png" for kind in ("roc", "reliability", "learning-curve") for target in ("grade", "stage")
     }
-    assert {f.name for f in (tmp_path / "out").iterdir()} == figures | {"scores.csv", "predictions.csv"}
+    tables = {"scores.csv", "scores.md", "scores.tex", "scores.html", "predictions.csv"}
+    assert {f.name for f in (tmp_path / "out").iterdir()} == figures | tables
     rows = read(tmp_path / "out" / "predictions.csv")
     assert {"p_0", "p_1", "p_x", "p_y", "p_z"} <= rows[0].keys()
     assert all(row["p_x"] == "" for row in rows if row["target"] == "grade")

@@ -69,7 +69,8 @@ def test_numbers(store, table, tmp_path):
     )
     assert any(note.startswith("age: a task of regression, as the labels are") for note in result.notes)
     files = {f.name for f in (tmp_path / "out").iterdir()}
-    assert files == {"scores.csv", "predictions.csv", "learning-curve.png", "predicted.png"}
+    tables = {"scores.csv", "scores.md", "scores.tex", "scores.html", "predictions.csv"}
+    assert files == tables | {"learning-curve.png", "predicted.png"}
     with (tmp_path / "out" / "predictions.csv").open() as file:
         predictions = [row for row in csv.DictReader(file) if row["embedding"] == "giga-resnet18-joined"]
     fold = [(float(row["truth"]), float(row["predicted"])) for row in predictions if row["split"] == "0"]
