@@ -181,7 +181,7 @@ def test_operators_that_are_made_anew_depend_on_nothing_that_was(dozen, learnt, 
     whole, other = copy_store(dozen[0], tmp_path / "whole.zarr"), copy_store(learnt, tmp_path / "other.zarr")
     few = {"calibration_tiles": 100, "seed": 3, "encoder": NAME}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gigacli.weights.operators.LEAST_CALIBRATING", 10)
+        patch.setattr("gigacli.config.bank_sizes.LEAST_CALIBRATING", 10)
         giga.bank(other, redo=True, **few)
         store = giga.open(learnt)
         giga.export(learnt, f"encoders/{NAME}", to=tmp_path / f"{NAME}.safetensors")
