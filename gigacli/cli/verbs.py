@@ -59,9 +59,8 @@ VERBS = (
         config=ProbeConfig,
         home="gigacli.stages.probe:probe",
         help="Say what the vectors are worth: logistic, ridge or Cox regression on labels, beside the baselines.\n\n"
-        "Reads embeddings and labels; writes nothing into the store. Keep what it learnt: --save head.safetensors "
-        "--embedding NAME; judge on another cohort: --test STORE --test-labels CSV.",
-        example="giga probe cohort.zarr --labels labels.csv --fraction 0.25",
+        "Reads embeddings and labels; writes nothing into the store.",
+        example="giga probe cohort.zarr --labels labels.csv --embedding giga --save head.safetensors",
         arguments=(
             Argument("store", WHICH, metavar="[STORE]", kind=str | None, default=None),
             Argument("labels", LABELS, flag="--labels"),

@@ -6,6 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from gigacli.config.bank import BankConfig
+from gigacli.config.bank_sizes import PAPER_AUGMENTATIONS, PAPER_DRAWS, encodings_of_operators, encodings_of_tiles
 from gigacli.progress import Summary
 from gigacli.store.groups import Done
 from gigacli.store.space import bank_bytes
@@ -22,13 +26,17 @@ class TileEstimate(Summary):
         positions: Grid positions of all slides: an upper bound of the tiles.
         estimated_tiles: Tiles expected.
         estimated_tile_seconds: Time to tile what is not done, on one process of this machine.
-        estimated_bank_gib: Size of a bank of 50 augmentations of 256 draws of 256 features.
+        estimated_encodings: Encodings of tiles that giga bank makes to learn operators, all tiles included.
+        estimated_paper_encodings: The same of the paper's bank, of 50 augmentations of 256 draws.
+        estimated_bank_gib: Size of the paper's bank of 256 features, without un-augmented ones.
         failures: Reason per slide that cannot be tiled.
     """
 
     positions: int
     estimated_tiles: int
     estimated_tile_seconds: float
+    estimated_encodings: int
+    estimated_paper_encodings: int
     estimated_bank_gib: float
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -58,6 +66,9 @@ def estimate(
     found = count_tiles(sample)
     each = (time.monotonic() - clock) / max(1, len(sample))
     share = sum(found.values()) / max(1, sum(positions[row] for row in found))
+    counts = np.array([done.counts[r] if done.finished[r] else share * n for r, n in positions.items()])  # (slides,)
+    counts = counts[counts > 0]
+    paper = encodings_of_tiles(counts, augmentations=PAPER_AUGMENTATIONS, draws=PAPER_DRAWS)
     return TileEstimate(
         slides=len(table),
         done=len(positions) - len(todo),
@@ -66,6 +77,8 @@ def estimate(
         positions=sum(positions.values()),
         estimated_tiles=int(done.counts.sum()) + round(share * sum(positions[row] for row in todo)),
         estimated_tile_seconds=each * len(todo),
+        estimated_encodings=round(counts.sum()) + encodings_of_operators(BankConfig(), counts),
+        estimated_paper_encodings=round(counts.sum()) + paper,
         estimated_bank_gib=bank_bytes(len(positions)) / 2**30,
         seconds=time.monotonic() - started,
         failures=failures,

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gigacli.config.bank import BankConfig
+from gigacli.config.bank_sizes import PAPER_AUGMENTATIONS, PAPER_DRAWS, encodings_of_operators, encodings_of_tiles
 from gigacli.errors import InvalidInput
 from gigacli.nn.tile_features import Batches, SlideFeatures, TileEncoder, draw_bank_views
 from gigacli.progress import Progress, Summary
 from gigacli.store.store import Store
-from gigacli.weights.operators import calibrating_count, calibration_size
 from gigacli.wsi.reader import SlideTiles, TileReader
 
 MEASURED_SECONDS, TRIED_SETS, TRIED_DRAWS = 10.0, 4, 256
-PAPER_AUGMENTATIONS, PAPER_DRAWS = 50, 256
 BYTES = 2  # of a value in a bank
 
 
@@ -69,10 +68,8 @@ def price(
     counts = done.counts[done.filled].astype(np.float64)
     own = config.mode == "tiles"
     sets, draws = (config.augmentations, config.draws) if own else (PAPER_AUGMENTATIONS, PAPER_DRAWS)
-    distinct = counts * (1 - (1 - 1 / counts) ** draws)  # of so many draws with replacement
-    of_tiles, all_tiles = float(sets * distinct.sum()), float(counts.sum())
-    calibrating = calibrating_count(len(counts))
-    of_operators = config.sets * min(calibration_size(config, int(all_tiles)), calibrating * float(counts.mean()))
+    of_tiles, all_tiles = encodings_of_tiles(counts, augmentations=sets, draws=draws), float(counts.sum())
+    of_operators = encodings_of_operators(config, counts)
     width, plain = encoder.features, all_tiles * encoder.features * BYTES
     kept = of_operators * width * BYTES + 4 * (config.sets * (min(config.rank, width) ** 2 + width) + 3 * width**2)
     return BankEstimate(

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from gigacli.config.bank import BankConfig
+from gigacli.config.bank_sizes import calibrating_count, calibration_size
 from gigacli.config.base import fingerprint
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.nn.operators import AppliedOperators, Gate, Operators
@@ -23,12 +24,6 @@ from gigacli.progress import Progress
 from gigacli.randomness import keyed_rng, keyed_seed
 from gigacli.store.groups import Bank, Features
 from gigacli.store.store import Store
-
-CALIBRATING_SHARE, LEAST_CALIBRATING, MOST_CALIBRATING = 0.2, 30, 100
-"""Slides whose tiles operators are learnt from: a share of all, but so many at least and at most."""
-
-LEAST_TILES, MOST_TILES, PASSES = 360, 2000, 5
-"""Tiles that operators are learnt from where nothing is said: what costs so many passes over all, within bounds."""
 
 BANK_AUGMENTATIONS, BANK_DRAWS = 16, 48
 """Augmented tiles of a slide that whitening and closed forms look at, where a bank would hold them."""
@@ -54,13 +49,6 @@ def calibrating_of(bank: Bank, config: BankConfig) -> tuple[NDArray[np.int64], B
     return rows, config.but(calibration_tiles=tiles, augmentations=config.sets, draws=-(-tiles // len(rows)))
 
 
-def calibration_size(config: BankConfig, tiles: int) -> int:
-    """How many of a cohort's tiles operators are learnt from."""
-    if config.calibration_tiles is not None:
-        return config.calibration_tiles
-    return min(max(LEAST_TILES, PASSES * tiles // config.sets), MOST_TILES)
-
-
 def _calibrating(bank: Bank, *, seed: int, anew: bool) -> NDArray[np.int64]:
     """As was decided, or by lots keyed by the slides' ids."""
     if not anew and bank.learns and bank.calibrates.any():
@@ -73,11 +61,6 @@ def _calibrating(bank: Bank, *, seed: int, anew: bool) -> NDArray[np.int64]:
         )
     lots = sorted(rows.tolist(), key=lambda row: keyed_seed(seed, "calibrating", ids[row]))
     return np.sort(np.array(lots[: calibrating_count(len(rows))], dtype=np.int64))
-
-
-def calibrating_count(slides: int) -> int:
-    """How many of so many slides operators are learnt from."""
-    return min(slides, max(LEAST_CALIBRATING, min(MOST_CALIBRATING, round(CALIBRATING_SHARE * slides))))
 
 
 def check_imported(features: Features, encoder: TileEncoder, name: str) -> None:

@@ -8,6 +8,7 @@ import gigacli as giga
 from gigacli.config.bank import BankConfig
 from gigacli.demo.cohort import write_cohort
 from gigacli.errors import InvalidInput, Mismatch, NotFound
+from gigacli.nn import operators
 from gigacli.nn.augment import augment, draw_augmentation, fold, output_px
 from gigacli.nn.device import pick_device
 from gigacli.nn.frozen import FrozenTileEncoder
@@ -180,7 +181,7 @@ def test_operators_that_are_made_anew_depend_on_nothing_that_was(dozen, learnt, 
     whole, other = copy_store(dozen[0], tmp_path / "whole.zarr"), copy_store(learnt, tmp_path / "other.zarr")
     few = {"calibration_tiles": 100, "seed": 3, "encoder": NAME}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gigacli.weights.operators.LEAST_CALIBRATING", 10)
+        patch.setattr("gigacli.config.bank_sizes.LEAST_CALIBRATING", 10)
         giga.bank(other, redo=True, **few)
         store = giga.open(learnt)
         giga.export(learnt, f"encoders/{NAME}", to=tmp_path / f"{NAME}.safetensors")
@@ -339,3 +340,17 @@ def test_operators_are_the_default_where_slides_are_enough(dozen, store_at, tmp_
     path = copy_store(dozen[0], tmp_path / "dozen.zarr")
     made = giga.bank(path, **{k: v for k, v in OPTIONS.items() if k != "mode"})
     assert made.notes[0].startswith("on slides left out")
+
+
+def test_where_operators_cannot_stand_in_it_is_said_what_to_run(dozen, tmp_path, monkeypatch):
+    path = copy_store(dozen[0], tmp_path / "cohort.zarr")
+    monkeypatch.setattr(operators, "BEYOND_SHIFT", 2.0)
+    monkeypatch.setattr(operators, "ALL_FORESEEN", 2.0)
+    with pytest.raises(Mismatch, match="too little about tissue to stand in for augmented tiles") as raised:
+        giga.bank(path, **{k: v for k, v in OPTIONS.items() if k != "mode"})
+    assert raised.value.hint == (
+        f"encode augmented tiles instead: giga bank {path} --encoder random-resnet18 --name random-resnet18 "
+        "--redo --mode tiles"
+    )
+    assert giga.bank(path, encoder=NAME, redo=True, mode="tiles", augmentations=1, draws=2).done == SLIDES
+    assert giga.validate(path).problems == []

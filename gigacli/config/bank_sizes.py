@@ -1,0 +1,44 @@
+"""How much ``giga bank`` encodes, in either mode: what operators are learnt from, and what both ways come to."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gigacli.config.bank import BankConfig
+
+PAPER_AUGMENTATIONS, PAPER_DRAWS = 50, 256
+
+CALIBRATING_SHARE, LEAST_CALIBRATING, MOST_CALIBRATING = 0.2, 30, 100
+"""Slides whose tiles operators are learnt from: a share of all, but so many at least and at most."""
+
+LEAST_TILES, MOST_TILES, PASSES = 360, 2000, 5
+"""Tiles that operators are learnt from where nothing is said: what costs so many passes over all, within bounds."""
+
+
+def calibrating_count(slides: int) -> int:
+    """How many of so many slides operators are learnt from."""
+    return min(slides, max(LEAST_CALIBRATING, min(MOST_CALIBRATING, round(CALIBRATING_SHARE * slides))))
+
+
+def calibration_size(config: BankConfig, tiles: int) -> int:
+    """How many of a cohort's tiles operators are learnt from."""
+    if config.calibration_tiles is not None:
+        return config.calibration_tiles
+    return min(max(LEAST_TILES, PASSES * tiles // config.sets), MOST_TILES)
+
+
+def encodings_of_operators(config: BankConfig, counts: ArrayLike) -> int:
+    """Augmented encodings that operators are learnt from, where slides have so many tiles, (slides,)."""
+    tiles = np.asarray(counts, dtype=np.float64)
+    if not tiles.size:
+        return 0
+    some = min(calibration_size(config, int(tiles.sum())), calibrating_count(tiles.size) * float(tiles.mean()))
+    return round(config.sets * some)
+
+
+def encodings_of_tiles(counts: ArrayLike, *, augmentations: int, draws: int) -> int:
+    """Augmented encodings of a bank of tiles: of so many draws with replacement each distinct tile is encoded once."""
+    tiles = np.asarray(counts, dtype=np.float64)
+    tiles = tiles[tiles > 0]
+    return round(augmentations * float((tiles * (1 - (1 - 1 / tiles) ** draws)).sum()))
