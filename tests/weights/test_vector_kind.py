@@ -76,7 +76,7 @@ def test_the_kind_of_what_a_store_holds(chain):
     encoder = store.bank("random-resnet18").recipe.inputs["encoder"]
     assert (ours.aggregator, ours.model, ours.learnt) == ("model", "giga", store.model("giga").sha256)
     assert (ours.encoder, ours.encoder_sha256, ours.mpp, ours.tile_px) == ("random-resnet18", encoder, 1.0, 64)
-    assert (ours.width, ours.blocks, ours.start) == (512, {}, None)
+    assert (ours.width, ours.blocks, ours.start) == (256, {}, None)
     mean = kinds["mean-random-resnet18"]
     assert mean == replace(ours, aggregator="mean", width=256, model="", learnt="")
     assert len({one.learnt for one in (ours, mean, kind_of(store.embedding("whitened-mean-random-resnet18")))}) == 3
