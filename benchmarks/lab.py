@@ -36,8 +36,8 @@ from gigacli.demo.cohort import write_cohort
 from gigacli.nn.closed_forms import ViewWhitened, WhitenedMean
 from gigacli.nn.join import Join
 from gigacli.probing.linear import score
+from gigacli.probing.retrieval import agreement, nearest
 from gigacli.probing.splits import Split, make_splits, subsample
-from gigacli.reporting.neighbours import agreement, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,7 +120,7 @@ def judged(cohort: Cohort, vector: str, rows: Rows, *, scale: bool = False, seco
         **known,
         **aucs,
         lab=float(np.mean([fold.auc for fold in lab])),
-        balanced=float(np.mean([fold.balanced_accuracy for fold in lab])),
+        balanced=float(np.mean([fold.metrics["balanced_accuracy"] for fold in lab])),
         between=float(np.square(of_labs(centred, labs)).sum() / np.square(centred).sum()),
         neighbours=alike[0],
         chance=alike[1],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +65,17 @@ class TrainedGroup(Group):
         self.drop_checkpoint()
 
     def drop_checkpoint(self) -> None:
-        """Delete the state of the optimizer, which is twice the size of the weights, where a kill left it behind."""
-        if self.has("checkpoint"):
-            self.store.delete_bytes(f"{self.path}/checkpoint")
+        """Delete the state of the optimizer, which is twice the size of the weights, where a kill left it behind.
+
+        Another process that trains the same may be writing it, or deleting it, too: it is then left to that one.
+        """
+        with suppress(FileNotFoundError, KeyError):
+            try:
+                if self.has("checkpoint"):
+                    self.store.delete_bytes(f"{self.path}/checkpoint")
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
 
     def _keep_weights(self, weights: bytes) -> None:
         if weights:

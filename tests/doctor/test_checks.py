@@ -171,11 +171,11 @@ def test_file_systems(round_of, tmp_path, monkeypatch, changes, state, says):
 
 def test_the_room_a_store_needs(round_of, store_at, monkeypatch):
     path = store_at("tile")
-    need = 8 * 50 * 256 * 256 * 2  # bytes of the bank; the features come on top
+    need = 8 * 12 * 256 * 256 * 2  # bytes of the bank; the features come on top
     monkeypatch.setattr(machine, "file_system", lambda folder: disk(free=need))
     checks, _ = round_of(path)
     assert checks["room"].state == "note"
-    assert "50 MiB" in checks["room"].found
+    assert "12 MiB" in checks["room"].found
     monkeypatch.setattr(machine, "file_system", lambda folder: disk(free=2 * need))
     assert round_of(path)[0]["room"].state == "ok"
     monkeypatch.setattr(machine, "file_system", lambda folder: disk(free=2 * need, free_files=60))

@@ -1,5 +1,8 @@
 """Encoders and models: begun, saved, resumed, finished, replaced."""
 
+import errno
+from unittest import mock
+
 import numpy as np
 import pytest
 
@@ -146,3 +149,18 @@ def test_an_encoder_from_elsewhere_is_kept(tiny):
     encoder.keep(other, b"")  # of timm no weights are kept
     assert encoder.finished == other
     assert not encoder.has("weights")
+
+
+def test_a_checkpoint_that_another_process_touches_is_left_to_it(model, monkeypatch):
+    model.begin(RECIPE, ROWS, redo=False)
+    model.store.write_bytes(f"{model.path}/checkpoint", b"state")
+    for error in (OSError(errno.ENOTEMPTY, "Directory not empty"), FileNotFoundError("gone"), KeyError("gone")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "delete_bytes", mock.Mock(side_effect=error))
+            model.drop_checkpoint()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "delete_bytes", mock.Mock(side_effect=PermissionError(errno.EACCES, "no")))
+        with pytest.raises(PermissionError):
+            model.drop_checkpoint()
+    model.drop_checkpoint()
+    assert not model.has("checkpoint")
