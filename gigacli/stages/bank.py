@@ -32,7 +32,7 @@ from gigacli.store.slide_group import shard_rows
 from gigacli.store.store import Store
 from gigacli.weights.bank_price import BankEstimate, price
 from gigacli.weights.bank_slides import BankSlides
-from gigacli.weights.operators import calibrating_of, check_imported, fit_bank_operators, with_mode
+from gigacli.weights.operators import calibrating_of, check_imported, fit_bank_operators, why_tiles, with_mode
 from gigacli.weights.reproduce import check_reproduces
 from gigacli.weights.tile_encoders import EncoderChoice, choose_encoder, keep_encoder, make_encoder, weights_of
 from gigacli.wsi.reader import SlideTiles, TileReader
@@ -50,7 +50,7 @@ class BankSummary(Summary):
         read: Tiles read now: each distinct tile of a slide once.
         rate: Encodings per second, from the second block of tiles on: without start-up and compiling.
         waited: Share of that time that the encoder waited for tiles, 0 to 1.
-        notes: What operators foresee of slides left out, where there are some.
+        notes: What operators foresee of slides left out; or why there are none.
         failures: Reason per slide that failed.
     """
 
@@ -269,7 +269,7 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
 def learn(plan: Plan, progress: Progress) -> list[str]:
     """Learn operators once nothing is left to encode; what they foresee, in words. A shard leaves that to the last."""
     if not plan.learns:
-        return []
+        return why_tiles(plan.config, plan.store)
     left = plan.store.tiles.done().finished & ~plan.bank.done().finished
     if plan.config.shard is not None and left.any():
         return [f"operators are learnt when all shards are done: {int(left.sum())} slides are left"]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gigacli.config.bank import BankConfig
+from gigacli.config.bank import OWN, BankConfig
 from gigacli.config.bank_sizes import calibrating_count, calibration_size
 from gigacli.config.base import fingerprint
 from gigacli.errors import InvalidInput, Mismatch
@@ -35,6 +35,13 @@ def with_mode(config: BankConfig, store: Store) -> BankConfig:
         return config
     enough = int(store.tiles.done().filled.sum()) >= LEAST_SLIDES
     return config.but(mode="operators" if enough else "tiles")
+
+
+def why_tiles(config: BankConfig, store: Store) -> list[str]:
+    """A note where nobody asked for augmented tiles, and slides are too few to learn operators from."""
+    if config.given & {"mode", *OWN["tiles"]} or int(store.tiles.done().filled.sum()) >= LEAST_SLIDES:
+        return []
+    return [f"augmented tiles were encoded: operators, the default, want {LEAST_SLIDES} slides with tiles"]
 
 
 def calibrating_of(bank: Bank, config: BankConfig) -> tuple[NDArray[np.int64], BankConfig]:

@@ -337,6 +337,9 @@ def test_operators_are_the_default_where_slides_are_enough(dozen, store_at, tmp_
     assert BankConfig.of({}).following({**paper.recipe(), "draws": 9}).mode == "tiles"  # as it was
     with pytest.raises(InvalidInput, match="`mode` is operators, which takes no `draws`"):
         BankConfig.of({"draws": 4, "sets": 8, "mode": "operators"}).following(None)
+    few = giga.bank(store_at("tile", "few.zarr"), encoder=NAME, precision="fp32", preset="default")
+    assert few.notes == ["augmented tiles were encoded: operators, the default, want 10 slides with tiles"]
+    assert giga.bank(store_at("tile", "asked.zarr"), encoder=NAME, augmentations=1, draws=2).notes == []
     path = copy_store(dozen[0], tmp_path / "dozen.zarr")
     made = giga.bank(path, **{k: v for k, v in OPTIONS.items() if k != "mode"})
     assert made.notes[0].startswith("on slides left out")
