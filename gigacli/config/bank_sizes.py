@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gigacli.config.bank import BankConfig
+from gigacli.config.bank import PAPER_BANK, BankConfig
 
-PAPER_AUGMENTATIONS, PAPER_DRAWS = 50, 256
+PAPER_AUGMENTATIONS, PAPER_DRAWS = PAPER_BANK["augmentations"], PAPER_BANK["draws"]
 
 CALIBRATING_SHARE, LEAST_CALIBRATING, MOST_CALIBRATING = 0.2, 30, 100
 """Slides whose tiles operators are learnt from: a share of all, but so many at least and at most."""

@@ -27,7 +27,8 @@ def reliability_curves(evaluations: Sequence[Evaluation], axes: Axes) -> Axes:
     axes.set_aspect("equal")
     axes.set_xlabel("probability of the predicted class")
     axes.set_ylabel("share that is right")
-    axes.legend(fontsize=6, title="calibration error", title_fontsize=6, loc="upper left")
+    legend = axes.legend(fontsize=6, title="calibration error", title_fontsize=6, loc="upper center")
+    legend.set_bbox_to_anchor((0.5, -0.22))  # below: inside it would hide points
     return axes
 
 
