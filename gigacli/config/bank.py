@@ -53,6 +53,12 @@ class BankConfig(Config):
     residuals: Residuals = option(
         "auto", "Of operators: add what they cannot foresee to augmented features; auto: where that is much."
     )
+    held_out: int | None = option(
+        None,
+        "How many of the augmentations or sets no training draws, so that robustness can be judged by them; of sets "
+        "half have their stains jittered. Default: every eighth set, or every sixth augmentation (paper: 0).",
+        (0, 2048),
+    )
     precision: Precision = option("auto", PRECISION)
     compile: Compile = option("auto", "Compile the encoder, which takes half a minute; auto: for banks worth it.")
     batch_size: int | None = run_option(None, "Tiles per encoder call; default: 64, on a GPU 256.", (1, 65536))
@@ -83,6 +89,11 @@ class BankConfig(Config):
                 f"`name` is {self.name!r}, and operators of `features` {self.features!r} have the name of these",
                 "leave `name` out",
             )
+        for mode, name in (("operators", "sets"), ("tiles", "augmentations")):
+            if self.mode == mode and self.held_out is not None and 2 * self.held_out > (all_ := getattr(self, name)):
+                raise InvalidInput(
+                    f"`held_out` is {self.held_out} of {all_} `{name}`", "leave half of them to training"
+                )
         self._shards(self.shard, self.dask)
 
     def following(self, earlier: dict[str, Any] | None) -> Self:
@@ -93,7 +104,7 @@ class BankConfig(Config):
         """
         own = next((mode for mode, names in OWN.items() if self.given & set(names)), None)
         if earlier is not None:
-            earlier = {"mode": "tiles", **earlier}
+            earlier = {"mode": "tiles", "held_out": 0, **earlier}
             if "mode" in self.given and earlier["mode"] != self.mode:
                 earlier = None
         config = super().following(earlier)
@@ -107,9 +118,10 @@ class BankConfig(Config):
         return config
 
     def recipe(self) -> dict[str, Any]:
-        """The values that decide the result: none of the other mode, nor a jitter of stains where there is none."""
+        """The values that decide the result: none of the other mode, nor `stain` and `held_out` where they are 0."""
         out = {"independent"} if self.mode == "operators" else {"mode", "sets", *OPERATORS_ONLY}
         out |= set() if self.stain else {"stain"}
+        out |= set() if self.held_out else {"held_out"}
         return {name: value for name, value in super().recipe().items() if name not in out}
 
 
@@ -119,5 +131,6 @@ PAPER_BANK: dict[str, Any] = {
     "draws": 256,
     "independent": False,
     "stain": 0.0,
+    "held_out": 0,
 }
 """``--recipe paper``."""

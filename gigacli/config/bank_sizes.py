@@ -16,6 +16,28 @@ LEAST_TILES, MOST_TILES, PASSES = 360, 2000, 5
 """Tiles that operators are learnt from where nothing is said: what costs so many passes over all, within bounds."""
 
 
+HELD_OUT_SETS, HELD_OUT_AUGMENTATIONS = 8, 6
+"""One in so many sets, or augmentations of tiles, is kept from training."""
+
+HELD_OUT_STAINS = (0.05, 0.2)
+"""Strengths of the jitter of stains in held-out sets: the light and the strong one of Tellez et al. 2019."""
+
+
+def held_out_count(config: BankConfig) -> int:
+    """How many of the sets or augmentations no training draws."""
+    if config.held_out is not None:
+        return config.held_out
+    return (
+        config.sets // HELD_OUT_SETS if config.mode == "operators" else config.augmentations // HELD_OUT_AUGMENTATIONS
+    )
+
+
+def set_stains(*, sets: int, held_out: int, stain: float) -> list[float]:
+    """(sets,) how strongly each set of operators jitters the stains: the last ones, half of those held out, do."""
+    jittered = sorted(max(HELD_OUT_STAINS[i % 2], stain) for i in range(held_out // 2))
+    return [stain] * (sets - len(jittered)) + jittered
+
+
 def calibrating_count(slides: int) -> int:
     """How many of so many slides operators are learnt from."""
     return min(slides, max(LEAST_CALIBRATING, min(MOST_CALIBRATING, round(CALIBRATING_SHARE * slides))))

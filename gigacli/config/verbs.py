@@ -267,7 +267,10 @@ class EmbedConfig(Config):
         "tiles, and the others after the features were whitened.",
     )
     augmented: int = option(
-        0, "Embed every slide as it is seen under so many other augmentations, too, for giga probe --robust.", (0, 100)
+        0,
+        "Embed every slide as it is seen under so many other augmentations, too, and under as many with each strength "
+        "of jittered stains that operators hold out, for giga probe --robust.",
+        (0, 100),
     )
     join: bool = option(True, "Put the closed form that a model keeps beside the encoder's vectors, where it has one.")
     name: str | None = run_option(None, "Name of the embedding; default: the model's.")

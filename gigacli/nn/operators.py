@@ -91,6 +91,11 @@ class Drawn:
         return Drawn(self.which[views], self.weight[views], None if self.tile is None else self.tile[views])
 
 
+def alone(k: int) -> Drawn:
+    """Operator k as it was learnt, for one view."""
+    return Drawn(np.full((1, 1), k), np.ones((1, 1)), None)
+
+
 @dataclass(frozen=True, eq=False)
 class Operators:
     """K operators: x becomes x + mu_k + (x - c) D_k with D_k = left core_k right, of rank r."""
@@ -101,20 +106,26 @@ class Operators:
     left: NDArray[np.float32]  # (d, r) shared, as right is
     core: NDArray[np.float32]  # (k, r, r)
     right: NDArray[np.float32]  # (r, d)
-    gate: Gate  # over all sets
+    gate: Gate  # over the sets that are drawn
     r2: NDArray[np.float32]  # (k, 3) the same of each set: tile, slide, shift
     penalty: float  # the lambda chosen
     kept: float  # share of the squared displacement due to (x - c) D_k that rank r leaves
     residuals: Residuals | None = None
+    held_out: int = 0  # of the sets, the last, that no augmentation is drawn from: vectors are judged by them
 
     @property
     def sets(self) -> int:
         """K."""
         return len(self.shift)
 
+    @property
+    def drawn(self) -> int:
+        """Sets that augmentations are drawn from, the first."""
+        return self.sets - self.held_out
+
     def draw(self, rng: np.random.Generator, views: int, tiles: int) -> Drawn:
         """New augmentations for so many views of so many tiles."""
-        which = rng.integers(0, self.sets, (views, DRAWN))
+        which = rng.integers(0, self.drawn, (views, DRAWN))
         weight = rng.standard_normal((views, DRAWN)) / np.sqrt(DRAWN)
         if self.residuals is None:
             return Drawn(which, weight, None)
@@ -130,7 +141,9 @@ class Operators:
         return {**kept, "residuals": self.residuals.values, "residuals_first": self.residuals.first}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, NDArray[Any]], *, gate: Gate, penalty: float, kept: float) -> Self:
+    def from_state(
+        cls, state: Mapping[str, NDArray[Any]], *, gate: Gate, penalty: float, kept: float, held_out: int
+    ) -> Self:
         """The operators that were kept, and what is said of them beside their arrays."""
         learnt, there = {name: state[name] for name in _ARRAYS}, "residuals" in state
         return cls(
@@ -140,6 +153,7 @@ class Operators:
             penalty=penalty,
             kept=kept,
             residuals=Residuals(state["residuals"], state["residuals_first"]) if there else None,
+            held_out=held_out,
         )
 
 
@@ -164,12 +178,14 @@ class AppliedOperators:
         into, back = ways(operators.space, len(operators.centre))
         standard = operators.space.standard
         origin = 0.0 if standard is None else standard.mean.astype(np.float64)
-        shift, core = operators.shift.astype(np.float64), operators.core
+        shift, core, drawn = operators.shift.astype(np.float64), operators.core, slice(operators.drawn)
         self._centre = self._tensor(origin + operators.centre @ back)  # (d,)
-        self._mean_shift, self._shift = (self._tensor(v @ back) for v in (shift.mean(0), shift - shift.mean(0)))
+        self._mean_shift, self._shift = (
+            self._tensor(v @ back) for v in (shift[drawn].mean(0), shift - shift[drawn].mean(0))
+        )
         self._left = self._tensor(into @ operators.left).to(self._dtype)  # (d, r)
         self._right = self._tensor(operators.right @ back).to(self._dtype)  # (r, d)
-        mean_core = core.mean(axis=0, dtype=np.float64).astype(np.float32)
+        mean_core = core[drawn].mean(axis=0, dtype=np.float64).astype(np.float32)
         self._mean_core = self._tensor(mean_core).to(self._dtype)  # (r, r)
         self._core = self._tensor(core - mean_core).to(self._dtype)  # (k, r, r)
 
@@ -212,8 +228,7 @@ class AppliedOperators:
 
     def under(self, features: Features, k: int) -> NDArray[np.float32]:
         """Features (n, d) of tiles as they would be under parameter set k of the calibration."""
-        alone = Drawn(np.full((1, 1), k), np.ones((1, 1)), None)
-        moved: NDArray[np.float32] = self(features[None], alone)[0].cpu().numpy()
+        moved: NDArray[np.float32] = self(features[None], alone(k))[0].cpu().numpy()
         return moved
 
     def bank(

@@ -108,7 +108,13 @@ def operator_space(calibration: Calibration, spread: Spread) -> FeatureSpace:
 
 
 def fit_operators(
-    calibration: Calibration, space: FeatureSpace, *, rank: int, residuals: bool = False, seed: int = 0
+    calibration: Calibration,
+    space: FeatureSpace,
+    *,
+    rank: int,
+    held_out: int = 0,
+    residuals: bool = False,
+    seed: int = 0,
 ) -> Operators:
     """Learn one operator per parameter set, and how well they foresee slides that they were not learnt from.
 
@@ -116,6 +122,7 @@ def fit_operators(
         calibration: What is learnt from.
         space: Of :func:`operator_space`.
         rank: Directions, shared by all sets, that operators look at and move along; d or more: all.
+        held_out: Sets, the last, that no augmentation will be drawn from; they do not count in the gate.
         residuals: Whether to keep what operators of the other folds could not foresee of each tile and set.
         seed: Seed of the folds.
 
@@ -123,7 +130,8 @@ def fit_operators(
         InvalidInput: Features are not finite.
     """
     fitting = _Fitting(calibration, space, calibration.folds(seed))
-    penalty = fitting.best_penalty()
+    drawn = calibration.sets - held_out
+    penalty = fitting.best_penalty(drawn)
     weights, width = fitting.weights(penalty), fitting.width
     shift = np.empty((calibration.sets, width), dtype=np.float32)
     half, solved = fitting.half(penalty), np.empty((calibration.sets, width, width), dtype=np.float32)
@@ -138,7 +146,7 @@ def fit_operators(
         if left_out is not None:
             left_out[:, k] = unforeseen @ back
     left, core, right, kept = _shared_directions(solved, rank=rank)
-    total = errors.sum(axis=0)
+    total = errors[:drawn].sum(axis=0)
     return Operators(
         space=space,
         centre=fitting.centre,
@@ -151,6 +159,7 @@ def fit_operators(
         penalty=penalty,
         kept=kept,
         residuals=Residuals(left_out, calibration.first) if left_out is not None else None,
+        held_out=held_out,
     )
 
 
@@ -246,10 +255,10 @@ class _Fitting:
             left[part] += own @ one.moved[part]
         return left
 
-    def best_penalty(self) -> float:
-        """The lambda of the least error on tiles of slides left out."""
+    def best_penalty(self, sets: int) -> float:
+        """The lambda of the least error on tiles of slides left out, of the first so many sets."""
         weights, errors = [self.weights(penalty) for penalty in LAMBDAS], np.zeros(len(LAMBDAS))
-        for k in spread_rows(self._calibration.sets, LAMBDA_SETS).tolist():
+        for k in spread_rows(sets, LAMBDA_SETS).tolist():
             one = self.set(k)
             errors += [_square(self.unforeseen(one, of_penalty)) for of_penalty in weights]
         return LAMBDAS[int(errors.argmin())]

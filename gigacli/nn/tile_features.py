@@ -6,7 +6,7 @@ processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -76,7 +76,7 @@ def draw_bank_views(
 
 
 def draw_calibration(
-    seed: int, slide_id: str, *, count: int, sets: int, draws: int, tile_px: int, stain: float = 0.0
+    seed: int, slide_id: str, *, count: int, stains: Sequence[float], draws: int, tile_px: int
 ) -> BankViews:
     """Draw some tiles of a slide without replacement, each to be encoded under the same sets of parameters.
 
@@ -86,19 +86,19 @@ def draw_calibration(
         seed: Seed of the bank.
         slide_id: Id of the slide.
         count: Number of its tiles; where they are fewer than `draws`, the rest of the rows have tile -1.
-        sets: Sets of parameters.
+        stains: How much each set jitters the stains, (sets,).
         draws: Tiles.
         tile_px: Edge of a tile.
-        stain: How much the stains are jittered.
     """
     chosen = np.full(draws, -1, dtype=np.int32)
     drawn = calibration_tiles(seed, slide_id, count=count, draws=draws)
     chosen[: len(drawn)] = drawn
-    strengths = replace(SHARED, stain=stain)
-    rngs = [keyed_rng(seed, "calibration", k) for k in range(sets)]
-    each = [draw_augmentation(rng, 1, tile_px=tile_px, strengths=strengths) for rng in rngs]
+    each = [
+        draw_augmentation(keyed_rng(seed, "calibration", k), 1, tile_px=tile_px, strengths=replace(SHARED, stain=stain))
+        for k, stain in enumerate(stains)
+    ]
     joined = TileAugmentation(**{k: np.concatenate([vars(s)[k] for s in each]) for k in vars(each[0])})
-    tiles = np.tile(chosen, (sets, 1))
+    tiles = np.tile(chosen, (len(stains), 1))
     return BankViews(tiles, joined, independent=False, missing=tiles >= 0)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gigacli.config.probe import Method, ProbeConfig, TaskKind
 from gigacli.probing.heads import fit_of
 from gigacli.probing.model import Fit, Transform, Vectors, score_splits
-from gigacli.probing.results import ProbeRow
+from gigacli.probing.results import ProbeRow, Seen
 from gigacli.probing.robust import Robustness, robustness
 from gigacli.probing.scores import Fold, difference, score_interval
 from gigacli.probing.task import Candidate, Task
@@ -37,7 +37,7 @@ class Evaluation:
     budget: str  # with which of the task's label budgets
     c: str  # inverse regularisation, "auto", or "alpha=0.07" of an elastic net; "" where there is none
     folds: Sequence[Fold]  # how it went, one per split of the budget
-    robustness: Robustness | None = None  # how far its vectors move under other augmentations, where that is known
+    robustness: Sequence[Robustness] = ()  # how far its vectors move under other augmentations, by their stains
     harmonised: str = ""  # how the site was taken out of its vectors, "" where it was not
     judged: Judged | None = None  # of vectors
     # where another cohort is judged, scores of draws of its patients, (draws,): the same draws for all that is judged
@@ -102,12 +102,14 @@ def evaluate_vectors(candidate: Candidate, task: Task, budget: str, config: Prob
     """
     assert candidate.vectors is not None
     vectors = task.units.vectors(candidate.vectors, unit_length=not candidate.scaled)  # (units, features)
-    augmented, moved = None, None
+    augmented, moved = None, []
     if candidate.augmented is not None:
         each = candidate.augmented.swapaxes(0, 1)  # (augmentations, slides, features)
         seen = [task.units.vectors(one, unit_length=not candidate.scaled) for one in each]
         augmented = np.stack(seen, axis=1)  # (units, augmentations, features)
-        moved = robustness(vectors, augmented, scale=candidate.scaled)
+        strength = np.array(candidate.stains)
+        of_strength = (augmented[:, strength == stain] for stain in np.unique(strength))
+        moved = [robustness(vectors, some, scale=candidate.scaled) for some in of_strength]
     for method, c, fit in fits_of(candidate, task.truth.kind, config):
         if task.test:
             yield _evaluate_external(candidate, method, c, task, fit, vectors, seed=config.seed)
@@ -205,7 +207,6 @@ def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
     gap: tuple[float | None, float | None, float | None] = (None, None, None)
     if base is not None and compared:
         gap = one.above(base)
-    seen = _mean([fold.augmented for fold in one.folds if fold.augmented is not None])
     return ProbeRow(
         embedding=one.candidate.name,
         target=one.task.target,
@@ -229,9 +230,6 @@ def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
         classes=counts["classes"],
         patients=counts.get("patients"),
         aucs=tuple(fold.score for fold in one.folds) if of_classes else (),
-        augmented_auc=seen if of_classes else None,
-        found=one.robustness.found if one.robustness is not None else None,
-        moved=one.robustness.moved if one.robustness is not None else None,
         task=one.task.truth.kind,
         slides=sum(len(rows) for rows in one.task.units.slides[one.task.first_judged :]),
         test=one.task.test,
@@ -243,9 +241,17 @@ def _row(one: Evaluation, base: Evaluation | None) -> ProbeRow:
         score_high=high,
         scores=tuple(fold.score for fold in one.folds),
         metrics=one.metrics,
-        augmented_score=seen,
+        robust=tuple(_seen(one)),
         harmonised=one.harmonised,
     )
+
+
+def _seen(one: Evaluation) -> Iterator[Seen]:
+    """How it withstands other augmentations, the least jittered stains first."""
+    strength = np.array(one.candidate.stains)
+    for stain, moved in zip(np.unique(strength).tolist(), one.robustness, strict=bool(one.robustness)):
+        scores = np.array([fold.augmented for fold in one.folds])[:, strength == stain]  # (splits, augmentations)
+        yield Seen(stain=stain, score=float(np.nanmean(scores)), found=moved.found, moved=moved.moved)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -88,7 +88,7 @@ def score_splits(
             if augmented is not None:
                 seen = [change(augmented[split.test, a], split.test) for a in range(augmented.shape[1])]
                 scores = [score_fold(truth, model.predict(side), split).score for side in seen]
-                fold = replace(fold, augmented=float(np.mean(scores)))
+                fold = replace(fold, augmented=tuple(scores))
             folds.append(replace(fold, C=model.C, not_converged=model.not_converged, note=model.note))
     return folds
 

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from gigacli.probing.site_table import SiteRow
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """How vectors withstand augmentations that jitter the stains so strongly."""
+
+    stain: float
+    score: float  # mean score with test slides seen so
+    found: float  # share of slides that are then still nearest to themselves
+    moved: float  # how far they move, over the distance of two slides
+
+
 @dataclass(frozen=True)
 class ProbeRow:
     """One line of the table: a target, an embedding with a method, and a label budget."""
@@ -59,10 +69,8 @@ class ProbeRow:
     # all metrics by name, means over the splits where they are defined; None where that is nowhere. Calibration error
     # and log-rank test are those of all test sides together
     metrics: dict[str, float | None]
-    augmented_auc: float | None = None  # mean AUC with test slides seen under other augmentations; None: not asked for
-    found: float | None = None  # share of slides that are then still nearest to themselves
-    moved: float | None = None  # how far they move, over the distance of two slides
-    augmented_score: float | None = None  # mean score with test slides seen under other augmentations
+    # how the vectors withstand other augmentations, by how strongly these jitter the stains; () where not asked for
+    robust: tuple[Seen, ...] = ()
     harmonised: str = ""  # how the site was taken out of the vectors: combat, center or erase; "": not at all
     p_value: float | None = (
         None  # how often permuted labels score as high; None: not asked for, or not of attention MIL
@@ -144,8 +152,12 @@ class ProbeResult:
 
 
 def _flat(row: ProbeRow) -> dict[str, Any]:
-    """The fields of a row by name, with its metrics in place of the dictionary of them."""
+    """The fields of a row by name, with its metrics, and what is said of other augmentations, each as a column."""
     values = asdict(row)
+    for i, seen in enumerate(values.pop("robust")):
+        stain = f"_stain_{seen.pop('stain'):g}" if i else ""
+        values |= {f"{name}{stain}": seen[name] for name in ("score", "found", "moved")}
+        values[f"augmented_score{stain}"] = values.pop(f"score{stain}")
     return {**values.pop("metrics"), **values}
 
 
@@ -157,7 +169,7 @@ def write(folder: Path, rows: Sequence[ProbeRow], evaluations: Sequence[Evaluati
     """
     scores, predictions = folder / "scores.csv", folder / "predictions.csv"
     flat = [_flat(row) for row in rows]
-    names = [f.name for f in fields(ProbeRow) if f.name != "metrics"]
+    names = [f.name for f in fields(ProbeRow) if f.name not in ("metrics", "robust")]
     names = list(dict.fromkeys([*names, *(name for one in flat for name in one)]))
     with new_file(scores) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

@@ -22,7 +22,7 @@ class Fold:
     predicted: NDArray[np.float64]
     metrics: dict[str, float]  # those of the kind of task, by name; NaN: not defined here
     score: float  # the one that methods are compared by
-    augmented: float | None = None  # the same with test slides seen under other augmentations, the mean over these
+    augmented: tuple[float, ...] = ()  # the same with test slides seen under each of other augmentations
     C: float | None = None  # the inverse regularisation used; None where there is none
     not_converged: int = 0  # fits that stopped short, the inner ones of `C="auto"` included
     note: str = ""  # why `C="auto"` could not choose, or ""

@@ -32,8 +32,8 @@ SHORT: Final = {
 }
 """Metrics in the head of a table."""
 
-ROBUST: Final = ("embedding", "method", "labels", "{metric}", "{metric}, augmented", "found", "moved")
-"""Head of the second table: how vectors withstand augmentation."""
+ROBUST: Final = ("embedding", "method", "labels", "{metric}", "stains", "{metric}, augmented", "found", "moved")
+"""Head of the second table: how vectors withstand augmentation, by how strongly it jitters the stains."""
 
 RETRIEVED: Final = ("embedding", "k", "acc@k", "by chance", "mMV@k", "mAP@k")
 """Head of the table of retrieval."""
@@ -57,7 +57,7 @@ def tables(result: ProbeResult, *, wide: bool) -> Iterator[tuple[str, list[Table
     for target in dict.fromkeys([*(row.target for row in result.scores), *(row.target for row in result.retrieval)]):
         rows = [row for row in result.scores if row.target == target]
         found = [Table(_title(rows[0]), *(_wide(rows) if wide else _narrow(rows)))] if rows else []
-        robust = [row for row in rows if row.augmented_score is not None]
+        robust = [row for row in rows if row.robust]
         if robust:
             title = f"{target}: slides seen under other augmentations"
             found.append(Table(title, _robust_head(rows[0]), _robust(robust)))
@@ -153,9 +153,12 @@ def _robust(rows: Sequence[ProbeRow]) -> list[tuple[str, ...]]:
             row.embedding,
             row.setting,
             row.budget,
-            *(f"{x:.3f}" for x in (row.score_mean, row.augmented_score, row.found, row.moved) if x is not None),
+            f"{row.score_mean:.3f}",
+            f"{seen.stain:g}",
+            *(f"{x:.3f}" for x in (seen.score, seen.found, seen.moved)),
         )
         for row in rows
+        for seen in row.robust
     ]
 
 

@@ -46,6 +46,7 @@ class Candidate:
     vectors: NDArray[np.float32] | None = None  # (slides, features) of an embedding
     # (slides, augmentations, features) of the same seen under other augmentations, where that is asked for and there
     augmented: NDArray[np.float32] | None = None
+    stains: Sequence[float] = ()  # how strongly each of these augmentations jitters the stains, (augmentations,)
     stale: Sequence[str] = ()  # what it was made from and has been replaced since, in words
     # reads the tile features (tiles, features) of the slide in a row of the store
     tiles: Callable[[int], NDArray[np.float16]] | None = None

@@ -80,6 +80,7 @@ def bank(
     calibration_tiles: int | None = None,
     rank: int = 64,
     residuals: Residuals = "auto",
+    held_out: int | None = None,
     precision: Precision = "auto",
     compile: Compile = "auto",  # noqa: A002 - the name of the flag
     batch_size: int | None = None,

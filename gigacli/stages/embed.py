@@ -22,11 +22,13 @@ from gigacli.nn.forms import Vectors as FormVectors
 from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
 from gigacli.nn.views import cells_of
 from gigacli.progress import SILENT, Progress, Summary
+from gigacli.store.embedding import stains_of
 from gigacli.store.features import Features
 from gigacli.store.groups import Bank, Embedding
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.fresh import FreshFeatures
+from gigacli.weights.operators import held_out_stains
 from gigacli.weights.slide_encoders import ModelChoice, choose_model, name_of_model
 from gigacli.weights.slide_tiles import tiles_of_slides
 from gigacli.weights.slide_vectors import encode_slides
@@ -117,7 +119,8 @@ class _Vectors:
 
     @cached_property
     def _fresh(self) -> list[FreshFeatures]:
-        return [FreshFeatures(self.features, i) for i in range(int(self.recipe.config.get("augmented", 0)))]
+        stains = stains_of(self.recipe)
+        return [FreshFeatures(self.features, stains[:i].count(one), stain=one) for i, one in enumerate(stains)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +159,21 @@ def prepare(config: EmbedConfig, store: Store) -> Plan:
     group.check(vectors.recipe, redo=config.redo)
     mean = _mean(vectors.features, config, name=None)
     whitened = _whitened(vectors.features, config)
-    return Plan(mean=mean, whitened=whitened, vectors=vectors, warning=choice.note)
+    warning = "; ".join(text for text in (choice.note, _trained_on(vectors)) if text)
+    return Plan(mean=mean, whitened=whitened, vectors=vectors, warning=warning)
+
+
+def _trained_on(vectors: _Vectors) -> str:
+    """How many of the other augmentations the model has seen, in words; "" for none: operators hold theirs out."""
+    config = vectors.recipe.config
+    number = config.get("augmented", 0)
+    bank = vectors.group.store.bank(config["bank"]) if number else None
+    if bank is None or bank.learns or number <= bank.held_out:
+        return ""
+    return (
+        f"the model was trained on {number - bank.held_out} of the {number} augmentations that slides are seen under: "
+        f"{bank.path} holds out {bank.held_out}"
+    )
 
 
 def begin(plan: Plan) -> None:
@@ -238,11 +255,15 @@ def _augmented(recipe: Recipe, features: Features, number: int) -> Recipe:
 
     Raises:
         NotFound: There is none, or it is not finished.
+        InvalidInput: It holds out fewer of them.
     """
     if not number:
         return recipe
-    bank = FreshFeatures(features, 0).bank
+    bank = FreshFeatures(features, number - 1).bank
     config = {**recipe.config, "augmented": number, "bank": bank.name}
+    if bank.learns:  # as many of each strength, where there are
+        strengths = held_out_stains(bank.config)
+        config["stains"] = [one for i, one in enumerate(strengths) if strengths[:i].count(one) < number]
     return replace(recipe, config=config, inputs={**recipe.inputs, bank.input_name: bank.fingerprint})
 
 

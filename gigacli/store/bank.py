@@ -35,6 +35,11 @@ class Bank(SlideGroup):
         return found is not None and found.config.get("mode") == "operators"
 
     @property
+    def held_out(self) -> int:
+        """How many of its augmentations or sets, the last, no training draws."""
+        return int(self.config.get("held_out", 0))
+
+    @property
     def calibrates(self) -> NDArray[np.bool_]:
         """(slide) whether operators are learnt from tiles of a slide; slides that came later are not asked."""
         column = np.zeros(self.store.registered, dtype=bool)
@@ -120,7 +125,7 @@ class Bank(SlideGroup):
         if there is None or there == wanted:
             return False
         sizes = ("augmentations", "draws")
-        same = {**there.config, **{s: wanted.config[s] for s in sizes}} == wanted.config
+        same = {**_but_held_out(there), **{s: wanted.config[s] for s in sizes}} == _but_held_out(wanted)
         return same and there.inputs == wanted.inputs and all(there.config[s] <= wanted.config[s] for s in sizes)
 
     def _keep(self) -> None:
@@ -230,6 +235,11 @@ class Bank(SlideGroup):
             undone = ~self.done().filled
             return self.store.features(self.name).mapped(leave_out=undone if leave_out is None else undone | leave_out)
         return MappedBank(self, leave_out=leave_out)
+
+
+def _but_held_out(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's options without how many augmentations are held out, which no vector depends on."""
+    return {name: value for name, value in recipe.config.items() if name != "held_out"}
 
 
 def pick_bank(store: Store, name: str | None) -> Bank | Features:

@@ -25,7 +25,7 @@ class Embedding(SlideGroup):
         Raises:
             Mismatch: There is an embedding of this name made otherwise, and `redo` is off.
         """
-        n, fresh = self.store.registered, int(recipe.config.get("augmented", 0))
+        n, fresh = self.store.registered, len(stains_of(recipe))
         shapes: dict[str, tuple[int, ...]] = {"vectors": (n, width), "done": (n,)}
         if fresh:
             shapes["augmented"] = (n, fresh, width)
@@ -74,6 +74,11 @@ class Embedding(SlideGroup):
         vectors: NDArray[np.float32] = self.array("vectors")[: self.store.registered]
         return vectors
 
+    @property
+    def stains(self) -> list[float]:
+        """How strongly each of the other augmentations jitters the stains."""
+        return stains_of(self.recipe)
+
     def read_augmented(self) -> NDArray[np.float32] | None:
         """(slide, augmentation, width) vectors of slides seen under other augmentations; None where there are none."""
         if not self.has("augmented"):
@@ -114,3 +119,8 @@ class Embedding(SlideGroup):
             model = self.store.model(config["model"]).found
             name = model.config.get("bank") if model else None
         return self.store.features(name) if name else None
+
+
+def stains_of(recipe: Recipe) -> list[float]:
+    """How strongly each of the other augmentations of a recipe jitters the stains; [] where there are none."""
+    return [float(stain) for stain in recipe.config.get("stains", [0.0] * int(recipe.config.get("augmented", 0)))]

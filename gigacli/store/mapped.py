@@ -94,7 +94,7 @@ class MappedBank(_Mapped):
     """The slides of a bank.
 
     Attributes:
-        augmentations: Augmentations per slide.
+        augmentations: Augmentations per slide, without those held out, which are the last.
         draws: Tiles per augmentation.
         counts: (s,) the same per slide.
         vectors: (s, a / ca, d / cd, ca, cd, width) float16: chunks of ca augmentations by cd draws, one a slide where
@@ -107,16 +107,18 @@ class MappedBank(_Mapped):
         if not plain_chunks(self._array):
             url = group.store.url
             raise Mismatch(f"{url}/{group.path}/vectors is compressed", f"run: giga validate {url}")
-        _, self.augmentations, self.draws, _ = self._array.shape
+        _, self._stored, self.draws, _ = self._array.shape
+        self.augmentations = self._stored - group.held_out
         self.counts = np.full(len(self.rows), self.draws)
         self._look()
         tile, whole = group.array("tile"), len(self.rows) == len(self.done.values)  # what is not done is not read
-        self.tile: NDArray[np.int32] = tile[: len(self.rows)] if whole else tile.oindex[self.rows]
+        tile = tile[: len(self.rows)] if whole else tile.oindex[self.rows]
+        self.tile: NDArray[np.int32] = tile[:, : self.augmentations]
 
     def _mapped(self, cache: Path | None, progress: Progress) -> NDArray[np.float16]:
         _, ca, cd, c = self._array.chunks
         size = ca * cd * c * self._array.dtype.itemsize  # bytes of the values of a chunk
-        across = (-(-self.augmentations // ca), -(-self.draws // cd))  # chunks of a slide
+        across = (-(-self._stored // ca), -(-self.draws // cd))  # chunks of a slide
         inner = ["/".join(map(str, (*ij, 0))) for ij in itertools.product(*map(range, across))]
         names = [f"{row}/{name}" for row in self.rows for name in inner]
         mapped = self._chunks(names, size, cache=cache, progress=progress)  # (s * chunks of a slide, bytes)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.config.bank import BankConfig
+from gigacli.config.bank_sizes import set_stains
 from gigacli.nn.tile_features import (
     BankViews,
     Batches,
@@ -64,14 +65,15 @@ class BankSlides:
 
     def _views(self, row: int, count: int) -> BankViews:
         config, tile_px = self.config, self.bank.store.tiles.tile_px
-        common: dict[str, Any] = {"count": count, "draws": config.draws, "tile_px": tile_px, "stain": config.stain}
+        common: dict[str, Any] = {"count": count, "draws": config.draws, "tile_px": tile_px}
         slide_id = self.bank.store.slides[row].id
         if config.mode == "tiles":
             own: dict[str, Any] = {"augmentations": config.augmentations, "independent": config.independent}
-            return draw_bank_views(config.seed, slide_id, **common, **own)
+            return draw_bank_views(config.seed, slide_id, **common, **own, stain=config.stain)
         if row not in self._calibrates:
             return no_views(tile_px=tile_px)
-        return draw_calibration(config.seed, slide_id, sets=config.sets, **common)
+        stains = set_stains(sets=config.sets, held_out=config.held_out or 0, stain=config.stain)
+        return draw_calibration(config.seed, slide_id, stains=stains, **common)
 
     def write(self, row: int, encoding: SlideFeatures | None) -> None:
         """Write a slide; ``None`` for one that there is nothing to encode of."""

@@ -91,6 +91,7 @@ def candidate_of(embedding: Embedding, *, stale: bool, robust: bool) -> Candidat
         encoders=[*encoders, *_tile_encoder(embedding.features)],
         vectors=vectors,
         augmented=embedding.read_augmented() if robust else None,
+        stains=embedding.stains,
         stale=reasons,
     )
 

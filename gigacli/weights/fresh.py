@@ -8,28 +8,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gigacli.errors import NotFound
-from gigacli.nn.operators import AppliedOperators
+from gigacli.errors import InvalidInput, NotFound
+from gigacli.nn.operators import AppliedOperators, alone
 from gigacli.randomness import keyed_rng
 from gigacli.store.groups import Bank, Features
-from gigacli.weights.operators import applied
+from gigacli.weights.operators import applied, held_out_stains
 
 
 class FreshFeatures:
     """Features of tiles under one augmentation, shared by all tiles of a slide; read like :class:`Features`.
 
-    Of operators it is drawn for this purpose alone. Of a bank of tiles it is one of the bank's own, counted from the
-    last: an encoder that was trained on the bank has seen it.
+    It is one that no training draws: of operators one of those held out, of a bank of tiles one of its own, counted
+    from the last. Those beyond what was held out have been seen by an encoder that was trained on the bank.
 
     Args:
         features: The features as they are.
         number: Which of several, counted from 0.
+        stain: How strongly it jitters the stains, too.
 
     Raises:
         NotFound: There is no bank of these features, it lacks slides of theirs, or its operators are not learnt yet.
+        InvalidInput: Its operators hold out none of this strength, or not so many.
     """
 
-    def __init__(self, features: Features, number: int) -> None:
+    def __init__(self, features: Features, number: int, *, stain: float = 0.0) -> None:
         self.store, self._features, self._number = features.store, features, number
         self._bank: Bank = self.store.bank(features.name)
         if self._bank.found is None:
@@ -43,6 +45,22 @@ class FreshFeatures:
             raise NotFound(
                 f"{self.store.url}/{self._bank.path} {what}", f"run: {self._bank.again.removesuffix(' --redo')}"
             )
+        self._among = self._held_out(stain)  # sets of operators, of which a slide is seen under one
+
+    def _held_out(self, stain: float) -> list[int]:
+        config = self._bank.config
+        if not self._bank.learns:
+            return []
+        stains = held_out_stains(config)
+        strength = stain or config.get("stain", 0.0)
+        among = [config["sets"] - len(stains) + i for i, one in enumerate(stains) if one == strength]
+        if self._number >= len(among):
+            raise InvalidInput(
+                f"the operators of {self.store.url}/{self._bank.path} hold out {len(among)} augmentations of stains "
+                f"jittered by {strength:g}; {self._number + 1} are asked for",
+                f"ask for fewer, or run: {self._bank.again} --held-out {4 * (self._number + 1)}",
+            )
+        return among
 
     @property
     def bank(self) -> Bank:
@@ -57,8 +75,8 @@ class FreshFeatures:
         """Vectors (n, width) of all tiles of a slide; NaN of those that a bank does not hold."""
         plain = self._features.read(row)
         if self._operators is not None:
-            rng = keyed_rng("fresh", self._number, self.store.slides[row].id)
-            moved = self._operators(plain[None], self._operators.draw(rng, 1, len(plain)))
+            order = keyed_rng("fresh", self.store.slides[row].id).permutation(self._among)
+            moved = self._operators(plain[None], alone(int(order[self._number])))
             return moved[0].cpu().numpy().astype(np.float16)
         seen = np.full_like(plain, np.nan)
         seen[self._bank.drawn(row, self._at)] = self._bank.read(row, self._at)

@@ -6,14 +6,16 @@ fits them, and however often, they come out the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gigacli.config.bank import OWN, BankConfig
-from gigacli.config.bank_sizes import calibrating_count, calibration_size
+from gigacli.config.bank_sizes import calibrating_count, calibration_size, held_out_count, set_stains
 from gigacli.config.base import fingerprint
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.nn.operators import AppliedOperators, Gate, Operators
@@ -30,11 +32,14 @@ BANK_AUGMENTATIONS, BANK_DRAWS = 16, 48
 
 
 def with_mode(config: BankConfig, store: Store) -> BankConfig:
-    """The options with a mode: operators where nobody says and slides with tiles are enough to learn them from."""
-    if config.mode is not None:
-        return config
-    enough = int(store.tiles.done().filled.sum()) >= LEAST_SLIDES
-    return config.but(mode="operators" if enough else "tiles")
+    """The options with a mode, and how much is held out.
+
+    Operators where nobody says and slides with tiles are enough to learn them from.
+    """
+    if config.mode is None:
+        enough = int(store.tiles.done().filled.sum()) >= LEAST_SLIDES
+        config = config.but(mode="operators" if enough else "tiles")
+    return config.but(held_out=held_out_count(config))
 
 
 def why_tiles(config: BankConfig, store: Store) -> list[str]:
@@ -108,7 +113,14 @@ def fit_bank_operators(bank: Bank, features: Features, progress: Progress) -> st
     calibration = _calibration(bank, features, rows)
     space = operator_space(calibration, spread_of(map(features.read, rows.tolist())))
     asked = config["residuals"]
-    operators = fit_operators(calibration, space, rank=config["rank"], residuals=asked != "no", seed=config["seed"])
+    operators = fit_operators(
+        calibration,
+        space,
+        rank=config["rank"],
+        held_out=config.get("held_out", 0),
+        residuals=asked != "no",
+        seed=config["seed"],
+    )
     gate = operators.gate
     if gate.outcome == "refused":
         instead = f"encode augmented tiles instead: {bank.again} --mode tiles"
@@ -125,9 +137,17 @@ def fit_bank_operators(bank: Bank, features: Features, progress: Progress) -> st
         "penalty": operators.penalty,
         "rank_kept": operators.kept,
         "residuals": operators.residuals is not None,
+        "held_out": held_out_stains(config),
     }
     bank.keep_operators(operators.state(), said)
     return gate.words(residuals=operators.residuals is not None)
+
+
+def held_out_stains(config: Mapping[str, Any]) -> list[float]:
+    """Strengths of the jitter of stains in the sets that no training draws, by a bank's recipe; [] for none."""
+    held_out = config.get("held_out", 0)
+    every = set_stains(sets=config["sets"], held_out=held_out, stain=config.get("stain", 0.0))
+    return every[len(every) - held_out :]
 
 
 def read_operators(bank: Bank) -> Operators:
@@ -137,7 +157,8 @@ def read_operators(bank: Bank) -> Operators:
         NotFound: They have not been learnt yet.
     """
     said, state = bank.fitted, bank.operators()
-    return Operators.from_state(state, gate=_gate(bank), penalty=said["penalty"], kept=said["rank_kept"])
+    about = {"penalty": said["penalty"], "kept": said["rank_kept"], "held_out": len(said.get("held_out", ()))}
+    return Operators.from_state(state, gate=_gate(bank), **about)
 
 
 def _gate(bank: Bank) -> Gate:

@@ -130,10 +130,12 @@ LOOKED_AT, LOOKS = 256, 8
 
 
 def withstands(material: Material, method: GigaSSL, *, device: torch.device) -> dict[str, float]:
-    """How far the encoder's vectors move under another augmentation: "found" and "moved"; empty without a bank."""
+    """How far the encoder's vectors move under another augmentation: "found" and "moved"; empty where there is none."""
     source, features = material.source, material.features
     rows = material.views.rows[spread_rows(len(material.views.rows), LOOKED_AT)]
     if not isinstance(source, Bank) or features.found is None or not features.done().filled[rows].all():
+        return {}
+    if source.learns and not source.held_out:
         return {}
     clean, fresh = (
         encode_slides(method.eval().vectors, seen, rows, views=LOOKS, tiles=material.tiles, seed=0, device=device)

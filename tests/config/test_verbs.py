@@ -70,6 +70,7 @@ ANOTHER = {
     "group": "none",
     "independent": True,
     "stain": 0.1,
+    "held_out": 2,
     "init": "weights.pth",
     "lr": 0.002,
     "mag": 10.0,
@@ -347,7 +348,7 @@ def test_without_an_earlier_run_there_is_nothing_to_follow():
 def test_only_what_decides_the_result_is_followed():
     earlier = {**BankConfig(draws=9).recipe(), "encoder": "another", "workers": 64, "of_a_later_release": 1}
     followed = BankConfig().following(earlier)
-    assert followed == BankConfig(draws=9, mode="tiles")
+    assert followed == BankConfig(draws=9, mode="tiles", held_out=0)
 
 
 def test_what_is_followed_is_checked_like_anything_else():

@@ -292,10 +292,25 @@ def test_residuals_are_what_others_could_not_foresee(noisy):
     np.testing.assert_allclose(applied(operators)(features, drawn) - bare, added, atol=1e-4)
 
 
+def test_what_is_held_out_is_never_drawn_and_says_nothing_of_the_others(noisy):
+    some = Calibration(noisy.plain, noisy.augmented[:, :-2], noisy.slide)
+    spread = spread_of([noisy.plain])
+    space = operator_space(some, spread)
+    every, fewer = (fit_operators(one, space, rank=D, held_out=n) for one, n in ((noisy, 2), (some, 0)))
+    assert every.sets == fewer.sets + 2 == every.drawn + 2
+    rngs = [np.random.default_rng(3) for _ in range(2)]
+    drawn = [one.draw(rng, 500, 4) for one, rng in zip((every, fewer), rngs, strict=True)]
+    assert (drawn[0].which == drawn[1].which).all()
+    assert (every.gate, every.penalty) == (fewer.gate, fewer.penalty)
+    tiles = np.broadcast_to(noisy.plain[:4], (500, 4, D))
+    moved = [applied(one)(tiles, drawn[0]).numpy() for one in (every, fewer)]
+    np.testing.assert_allclose(*moved, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("residuals", [False, True])
 def test_what_is_kept_comes_back(noisy, residuals):
     operators = fitted(noisy, rank=4, residuals=residuals)
-    said = {"gate": operators.gate, "penalty": operators.penalty, "kept": operators.kept}
+    said = {"gate": operators.gate, "penalty": operators.penalty, "kept": operators.kept, "held_out": 0}
     again = Operators.from_state(load(save(operators.state())), **said)
     assert again.gate == operators.gate
     assert (again.penalty, again.kept) == (operators.penalty, operators.kept)

@@ -1,5 +1,7 @@
 """giga bank --mode operators: what augmentation does to features, learnt from a few tiles."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from gigacli.config.bank import BankConfig
 from gigacli.demo.cohort import write_cohort
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn import operators
-from gigacli.nn.augment import augment, draw_augmentation, fold, output_px
+from gigacli.nn.augment import SHARED, augment, draw_augmentation, fold, output_px
 from gigacli.nn.device import pick_device
 from gigacli.nn.frozen import FrozenTileEncoder
 from gigacli.randomness import keyed_rng
@@ -19,7 +21,14 @@ from gigacli.weights.resnet18 import resnet18_from_bytes
 from gigacli.wsi.slide import Slide
 from tests.conftest import copy_store
 
-OPTIONS = {"encoder": "random-resnet18", "mode": "operators", "sets": 8, "calibration_tiles": 144, "precision": "fp32"}
+OPTIONS = {
+    "encoder": "random-resnet18",
+    "mode": "operators",
+    "sets": 8,
+    "held_out": 4,  # two as they are drawn, one with lightly and one with strongly jittered stains
+    "calibration_tiles": 144,
+    "precision": "fp32",
+}
 NAME = "random-resnet18"
 SLIDES = 12
 
@@ -67,8 +76,9 @@ def test_calibration_tiles_are_encoded_under_sets_that_all_slides_share(learnt):
         np.testing.assert_allclose(
             features.read(row)[tile[0]], encoder(pixels.float() / 255).numpy(), rtol=2e-3, atol=2e-3
         )
-        for k in (0, 5):
-            parameters = draw_augmentation(keyed_rng(0, "calibration", k), 1, tile_px=64)
+        for k, stain in ((0, 0.0), (5, 0.0), (6, 0.05), (7, 0.2)):
+            strengths = replace(SHARED, stain=stain)
+            parameters = draw_augmentation(keyed_rng(0, "calibration", k), 1, tile_px=64, strengths=strengths)
             folded = fold(parameters, tile_px=64, out_px=output_px(64), device=torch.device("cpu"))
             expected = encoder(augment(pixels, folded)).numpy()
             np.testing.assert_allclose(bank.array("vectors")[row, k], expected, rtol=2e-3, atol=2e-3)
@@ -244,26 +254,28 @@ def test_slides_are_embedded_and_probed_as_seen_otherwise(dozen, learnt, tmp_pat
     name = NAME
     if kind == "tiles":
         path, name = copy_store(dozen[0], tmp_path / "tiles.zarr"), "b"
-        giga.bank(path, name=name, encoder=NAME, augmentations=3, draws=8, precision="fp32")
+        giga.bank(path, name=name, encoder=NAME, augmentations=3, draws=8, held_out=1, precision="fp32")
     giga.train(path, bank=name, aggregator="mlp", steps=3)
     labels = dozen[1].labels_csv
     giga.embed(path, views=2)
     gone = copy_store(path, tmp_path / "gone.zarr")
     giga.Store.open(gone, write=True).bank(name).take_back([2])
     with pytest.raises(NotFound, match=f"banks/{name} lacks 1 slides of features/{name}"):
-        giga.embed(gone, model="giga", name="seen", views=2, augmented=3)
+        giga.embed(gone, model="giga", name="seen", views=2, augmented=2)
     assert not giga.open(gone).embedding("seen").found
     with pytest.raises(NotFound, match="seen under other augmentations"):
         giga.probe(path, labels, target="label", folds=2, robust=True)
-    giga.embed(path, views=2, augmented=3, redo=True)
+    made = giga.embed(path, views=2, augmented=2, redo=True)
+    assert ("trained on 1 of the 2" in made.warning) is (kind == "tiles")
     store = giga.open(path)
     for embedding in ("giga", f"mean-{name}", f"whitened-mean-{name}"):
         group = store.embedding(embedding)
         vectors, others = group.read(), group.read_augmented()
-        assert others.shape == (SLIDES, 3, vectors.shape[1])
+        assert group.stains == ([0, 0, 0.05, 0.2] if kind == "operators" else [0, 0])
+        assert others.shape == (SLIDES, len(group.stains), vectors.shape[1])
         assert np.isfinite(others).all()
         assert not np.allclose(others[:, 0], vectors, atol=1e-3)
-        assert not np.allclose(others[:, 0], others[:, 1], atol=1e-3)
+        assert all(not np.allclose(others[:, 0], other, atol=1e-3) for other in others.swapaxes(0, 1)[1:])
     if kind == "tiles":  # by hand: the last augmentation of the bank, each of its tiles once
         bank = store.bank(name)
         tile, vector = bank.array("tile")[4, 2], bank.array("vectors")[4, 2].astype(np.float64)
@@ -274,10 +286,13 @@ def test_slides_are_embedded_and_probed_as_seen_otherwise(dozen, learnt, tmp_pat
     assert giga.open(path).embedding(f"mean-{name}").read_augmented() is not None
     result = giga.probe(path, labels, target="label", folds=2, robust=True)
     rows = {row.embedding: row for row in result.scores}
-    assert rows["giga"].moved > 0
-    assert 0 <= rows["giga"].found <= 1
-    assert rows[f"view-whitened-{name}"].augmented_auc is None
-    assert all(row.found is None for row in giga.probe(path, labels, target="label", folds=2).scores)
+    assert [seen.stain for seen in rows["giga"].robust] == ([0, 0.05, 0.2] if kind == "operators" else [0])
+    assert all(seen.moved > 0 and 0 <= seen.found <= 1 for seen in rows["giga"].robust)
+    assert rows[f"view-whitened-{name}"].robust == ()
+    assert all(row.robust == () for row in giga.probe(path, labels, target="label", folds=2).scores)
+    if kind == "operators":
+        with pytest.raises(InvalidInput, match="hold out 2 augmentations of stains jittered by 0; 3 are asked for"):
+            giga.embed(path, views=2, augmented=3, redo=True)
     assert giga.validate(path).problems == []
     giga.Store.open(path, write=True).bank(name).discard()
     changed = (

@@ -16,6 +16,7 @@ from gigacli.config import training
 from gigacli.config.verbs import TrainConfig
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.nn import loop
+from tests.conftest import copy_store
 from tests.helpers import Recorder, launch
 
 SPEC = Path(__file__).parents[2] / "spec"
@@ -184,6 +185,16 @@ def test_health_is_in_the_history_of_the_store_and_said(chain, store_at):
     assert ((history["waiting"] >= 0) & (history["waiting"] < 1)).all()
     for name in names | last:
         assert f"`{name}`" in (SPEC / "store-0.2.md").read_text(), name
+
+
+def test_what_a_bank_holds_out_is_never_seen(store_at):
+    """The model of a larger bank that holds out an augmentation is that of the bank without."""
+    without = store_at("bank")
+    path = copy_store(without, without.with_name("more.zarr"))
+    giga.bank(path, augmentations=4, held_out=1)
+    for one in (without, path):
+        giga.train(one, epochs=2, aggregator="mlp")
+    assert weights(path) == weights(without)
 
 
 def test_a_model_that_learns_nothing_says_so_in_words(store_at):
