@@ -112,6 +112,7 @@ class Cohort:
     patients: NDArray[Any]
     few: int
     largest: Augmented  # a bank of more augmentations, or the same
+    space_of_bank: bool = False  # whether encoders see features whitened on the bank, as `giga train` does
 
     def bank_of(self, augmentations: int) -> Augmented:
         """A bank of so many; those of few are of the bank itself."""
@@ -125,19 +126,22 @@ class Cohort:
 
     @cached_property
     def space(self) -> FeatureSpace:
-        """What encoders see, the same for all variants: whitened within slides, on un-augmented tiles."""
-        some = (slide[spread_rows(len(slide), 64)][:, None] for slide in self.plain.slides())
+        """What encoders see, the same for all variants: whitened within slides, on un-augmented tiles or the bank."""
+        plain = (slide[spread_rows(len(slide), 64)][:, None] for slide in self.plain.slides())
+        some = iter(self.bank.vectors) if self.space_of_bank else plain
         return FeatureSpace(
             self.spread.standard, whitening_matrix(slide_covariance(some, self.spread.standard), self.spread)
         )
 
-    def operators(self, *, tiles: int = CALIBRATION_TILES, sets: int = SETS, rank: int = FULL_RANK) -> Operators:
+    def operators(
+        self, *, tiles: int = CALIBRATION_TILES, sets: int = SETS, rank: int = FULL_RANK, held_out: int = 0
+    ) -> Operators:
         """Learnt from so many calibration tiles and sets; where sets are not shared by slides, from all."""
         if len(self.calibrations) > 1:
             return side_by_side(self.of_slides())
         one = self.calibrations[0]
         some = one_of(one, some_tiles(one, tiles), sets)
-        return fit_operators(some, operator_space(some, self.spread), rank=rank)
+        return fit_operators(some, operator_space(some, self.spread), rank=rank, held_out=held_out)
 
     def family(self) -> Operators:
         """Learnt from slides with sets of their own: those of idc, or 30 of the drawn cohort's real bank."""

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from feature_cohorts import BANK, CPU, FULL_RANK, Augmented, Cohort, Plain, drawn, idc, one_of, some_tiles
 from judge import auc
+from simulated_features import simulated
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from gigacli.config.training import REGIMES
@@ -66,6 +67,7 @@ VARIANTS: dict[str, dict[str, int]] = {
     "operators, 400 tiles": {"tiles": 400},
     "operators, rank 64": {"rank": 64},
     "operators, rank 32": {"rank": 32},
+    "operators, as made": {"rank": 64, "held_out": 8},
 }
 """What views are drawn from. Where sets are not shared by slides there are no numbers of them, nor ranks."""
 R2_SPLITS, FORM, OF_FORM = 5, ViewWhitened.name, ("bank", "operators", "family")
@@ -318,13 +320,22 @@ def tables(runs: list[Run]) -> None:
         print(f"| {' | '.join([*key, str(len(mine)), *cells])} |")
 
 
+def cohort_of(name: str, folder: Path, idc_file: Path) -> Cohort:
+    """A cohort by its name."""
+    if name == "simulated":
+        return simulated()
+    return idc(idc_file) if name == "idc" else drawn(folder, name.removeprefix("drawn-"))
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("r2", "train", "tables"))
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--idc", type=Path)
-    parser.add_argument("--cohorts", nargs="+", default=["idc", "drawn-moco", "drawn-moco8", "drawn-random"])
+    parser.add_argument(
+        "--cohorts", nargs="+", default=["simulated", "idc", "drawn-moco", "drawn-moco8", "drawn-random"]
+    )
     parser.add_argument("--aggregators", nargs="+", default=[FORM, "transformer"])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=3)
@@ -335,7 +346,7 @@ def main() -> None:
         tables(known(options.folder / "operators.csv"))
         return
     for name in options.cohorts:
-        cohort = idc(options.idc) if name == "idc" else drawn(options.folder, name.removeprefix("drawn-"))
+        cohort = cohort_of(name, options.folder, options.idc)
         if options.what == "r2":
             r2(cohort)
         else:

@@ -91,11 +91,6 @@ class Drawn:
         return Drawn(self.which[views], self.weight[views], None if self.tile is None else self.tile[views])
 
 
-def alone(k: int) -> Drawn:
-    """Operator k as it was learnt, for one view."""
-    return Drawn(np.full((1, 1), k), np.ones((1, 1)), None)
-
-
 @dataclass(frozen=True, eq=False)
 class Operators:
     """K operators: x becomes x + mu_k + (x - c) D_k with D_k = left core_k right, of rank r."""
@@ -228,7 +223,8 @@ class AppliedOperators:
 
     def under(self, features: Features, k: int) -> NDArray[np.float32]:
         """Features (n, d) of tiles as they would be under parameter set k of the calibration."""
-        moved: NDArray[np.float32] = self(features[None], alone(k))[0].cpu().numpy()
+        alone = Drawn(np.full((1, 1), k), np.ones((1, 1)), None)
+        moved: NDArray[np.float32] = self(features[None], alone)[0].cpu().numpy()
         return moved
 
     def bank(

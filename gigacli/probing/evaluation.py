@@ -105,7 +105,7 @@ def evaluate_vectors(candidate: Candidate, task: Task, budget: str, config: Prob
     augmented, moved = None, []
     if candidate.augmented is not None:
         each = candidate.augmented.swapaxes(0, 1)  # (augmentations, slides, features)
-        seen = [task.units.vectors(one, unit_length=not candidate.scaled) for one in each]
+        seen = [task.units.vectors(one, unit_length=not candidate.scaled, some=True) for one in each]
         augmented = np.stack(seen, axis=1)  # (units, augmentations, features)
         strength = np.array(candidate.stains)
         of_strength = (augmented[:, strength == stain] for stain in np.unique(strength))
@@ -250,8 +250,9 @@ def _seen(one: Evaluation) -> Iterator[Seen]:
     """How it withstands other augmentations, the least jittered stains first."""
     strength = np.array(one.candidate.stains)
     for stain, moved in zip(np.unique(strength).tolist(), one.robustness, strict=bool(one.robustness)):
-        scores = np.array([fold.augmented for fold in one.folds])[:, strength == stain]  # (splits, augmentations)
-        yield Seen(stain=stain, score=float(np.nanmean(scores)), found=moved.found, moved=moved.moved)
+        scores = np.array([fold.augmented for fold in one.folds])[:, strength == stain]  # (splits, augmentations, 2)
+        clean, seen = (_mean(side.ravel().tolist()) for side in np.moveaxis(scores, -1, 0))
+        yield Seen(stain=stain, slides=moved.slides, clean=clean, score=seen, found=moved.found, moved=moved.moved)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -67,7 +67,8 @@ def score_splits(
         splits: Places of units.
         fit: Of :func:`gigacli.probing.heads.fit_of`.
         groups: The patient of each unit, text (units,), kept together by whatever splits the training side again.
-        augmented: (units, augmentations, features) of the same units seen otherwise: test sides are judged so, too.
+        augmented: (units, augmentations, features) of the same units seen otherwise, NaN where one is not: test sides
+            are judged so, too.
         transform: Changes vectors, fitted on every training side anew; what chooses C sees the changed ones.
 
     Raises:
@@ -86,11 +87,27 @@ def score_splits(
             model = fit(change(train, split.train), truth.take(split.train), inside)
             fold = score_fold(truth, model.predict(change(test, split.test)), split)
             if augmented is not None:
-                seen = [change(augmented[split.test, a], split.test) for a in range(augmented.shape[1])]
-                scores = [score_fold(truth, model.predict(side), split).score for side in seen]
-                fold = replace(fold, augmented=tuple(scores))
+                sides = [augmented[:, a] for a in range(augmented.shape[1])]
+                pairs = [_seen(vectors, side, truth, split, model, change) for side in sides]
+                fold = replace(fold, augmented=tuple(pairs))
             folds.append(replace(fold, C=model.C, not_converged=model.not_converged, note=model.note))
     return folds
+
+
+def _seen(
+    vectors: Vectors, otherwise: Vectors, truth: Truth, split: Split, model: Model, change: Apply
+) -> tuple[float, float]:
+    """Score of those of a test side that are seen under an augmentation: as they are, and so; NaN: of too few."""
+    some = replace(split, test=split.test[np.isfinite(otherwise[split.test]).all(axis=1)])
+    try:
+        KINDS[truth.kind].check(truth, some)
+    except InvalidInput:
+        return np.nan, np.nan
+    clean, seen = (
+        score_fold(truth, model.predict(change(side[some.test], some.test)), some).score
+        for side in (vectors, otherwise)
+    )
+    return clean, seen
 
 
 def _as_they_are(vectors: Vectors, _: NDArray[np.int64]) -> Vectors:

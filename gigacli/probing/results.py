@@ -24,8 +24,10 @@ class Seen:
     """How vectors withstand augmentations that jitter the stains so strongly."""
 
     stain: float
-    score: float  # mean score with test slides seen so
-    found: float  # share of slides that are then still nearest to themselves
+    slides: int  # or patients, that are seen so
+    clean: float | None  # mean score of those on test sides as they are; None: nowhere enough of them
+    score: float | None  # mean score of the same seen so
+    found: float  # share of them that are then still nearest to themselves
     moved: float  # how far they move, over the distance of two slides
 
 
@@ -156,8 +158,7 @@ def _flat(row: ProbeRow) -> dict[str, Any]:
     values = asdict(row)
     for i, seen in enumerate(values.pop("robust")):
         stain = f"_stain_{seen.pop('stain'):g}" if i else ""
-        values |= {f"{name}{stain}": seen[name] for name in ("score", "found", "moved")}
-        values[f"augmented_score{stain}"] = values.pop(f"score{stain}")
+        values |= {f"augmented_{name}{stain}": value for name, value in seen.items()}
     return {**values.pop("metrics"), **values}
 
 

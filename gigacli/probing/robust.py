@@ -16,16 +16,20 @@ class Robustness:
     """How far vectors move when slides are seen under another augmentation.
 
     Attributes:
+        slides: That are seen so.
         found: Share of slides whose vector is then nearest to their own, of all slides as they are.
         moved: Mean distance between the two, over that between two slides as they are; 0: they do not move.
     """
 
+    slides: int
     found: float
     moved: float
 
 
 def robustness(clean: NDArray[np.floating], augmented: NDArray[np.floating], *, scale: bool) -> Robustness:
     """Compare vectors of slides as they are (n, p) with those under other augmentations (n, a, p), n at least 2.
+
+    Slides that are not seen so have NaN; some must be.
 
     With `scale`, values are first divided by their deviation over slides, as for vectors that are not of unit length.
     """
@@ -40,14 +44,18 @@ def robustness(clean: NDArray[np.floating], augmented: NDArray[np.floating], *, 
     apart = sum(_distances(rows[b], square[b], rows, square).sum() for b in blocks) / (n * (n - 1))
     found, moved = [], []
     for a in range(augmented.shape[1]):
-        other = (augmented[:, a] - mean) / deviation  # (n, p)
-        own = np.linalg.norm(other - rows, axis=1)  # (n,)
-        moved.append(own.mean())
-        for start in range(0, n, AT_ONCE):
+        seen = np.flatnonzero(np.isfinite(augmented[:, a]).all(axis=1))  # (m,)
+        other = (augmented[seen, a] - mean) / deviation  # (m, p)
+        moved.append(np.linalg.norm(other - rows[seen], axis=1).mean())
+        for start in range(0, len(seen), AT_ONCE):
             part = other[start : start + AT_ONCE]
             nearest = _distances(part, np.square(part).sum(axis=1), rows, square).argmin(axis=1)
-            found.append(nearest == np.arange(start, start + len(part)))
-    return Robustness(float(np.concatenate(found).mean()), float(np.mean(moved) / apart) if apart > 0 else 0.0)
+            found.append(nearest == seen[start : start + AT_ONCE])
+    return Robustness(
+        slides=int(np.isfinite(augmented).all(axis=(1, 2)).sum()),
+        found=float(np.concatenate(found).mean()),
+        moved=float(np.mean(moved) / apart) if apart > 0 else 0.0,
+    )
 
 
 def _distances(

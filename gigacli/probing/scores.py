@@ -22,7 +22,8 @@ class Fold:
     predicted: NDArray[np.float64]
     metrics: dict[str, float]  # those of the kind of task, by name; NaN: not defined here
     score: float  # the one that methods are compared by
-    augmented: tuple[float, ...] = ()  # the same with test slides seen under each of other augmentations
+    # under each of other augmentations the score of the test slides that are seen so: as they are, and so
+    augmented: tuple[tuple[float, float], ...] = ()
     C: float | None = None  # the inverse regularisation used; None where there is none
     not_converged: int = 0  # fits that stopped short, the inner ones of `C="auto"` included
     note: str = ""  # why `C="auto"` could not choose, or ""

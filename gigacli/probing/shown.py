@@ -32,7 +32,7 @@ SHORT: Final = {
 }
 """Metrics in the head of a table."""
 
-ROBUST: Final = ("embedding", "method", "labels", "{metric}", "stains", "{metric}, augmented", "found", "moved")
+ROBUST: Final = ("embedding", "method", "labels", "stains", "seen", "{metric}", "{metric}, seen so", "found", "moved")
 """Head of the second table: how vectors withstand augmentation, by how strongly it jitters the stains."""
 
 RETRIEVED: Final = ("embedding", "k", "acc@k", "by chance", "mMV@k", "mAP@k")
@@ -153,9 +153,9 @@ def _robust(rows: Sequence[ProbeRow]) -> list[tuple[str, ...]]:
             row.embedding,
             row.setting,
             row.budget,
-            f"{row.score_mean:.3f}",
             f"{seen.stain:g}",
-            *(f"{x:.3f}" for x in (seen.score, seen.found, seen.moved)),
+            str(seen.slides),
+            *("-" if x is None else f"{x:.3f}" for x in (seen.clean, seen.score, seen.found, seen.moved)),
         )
         for row in rows
         for seen in row.robust

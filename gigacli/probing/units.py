@@ -28,16 +28,19 @@ class Units:
     slides: tuple[NDArray[np.int64], ...]  # rows of the slides of each in the store, int64, one or several
     beside: dict[str, NDArray[np.str_]] = field(default_factory=dict)  # other columns of the table, text (units,)
 
-    def vectors(self, of_slides: NDArray[np.float32], *, unit_length: bool) -> NDArray[np.float32]:
+    def vectors(self, of_slides: NDArray[np.float32], *, unit_length: bool, some: bool = False) -> NDArray[np.float32]:
         """One vector per unit, (units, features); a patient's is the mean of the slides'.
 
         Args:
             of_slides: (slides of the store, features).
             unit_length: Whether a patient's mean is scaled to length 1, as the slides' vectors are.
+            some: Whether vectors of some slides are NaN, which then do not count.
         """
         if self.level == "slide":
             return of_slides[np.concatenate(self.slides)]
-        means = np.stack([of_slides[rows].mean(axis=0, dtype=np.float64) for rows in self.slides])  # (units, features)
+        there = np.isfinite(of_slides).all(axis=1) if some else np.zeros(0, dtype=bool)
+        each = [rows[there[rows]] if some and there[rows].any() else rows for rows in map(np.asarray, self.slides)]
+        means = np.stack([of_slides[rows].mean(axis=0, dtype=np.float64) for rows in each])  # (units, features)
         if unit_length:
             means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float64).tiny)
         return means.astype(np.float32)

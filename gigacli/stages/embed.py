@@ -114,8 +114,15 @@ class _Vectors:
 
     def __call__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Vectors (rows, width) of slides, and (rows, augmentation, width) of the same seen otherwise, or None."""
-        others = [self.make(rows, one) for one in self._fresh]
+        others = [self._seen(rows, one) for one in self._fresh]
         return self.make(rows, self.features), np.stack(others, axis=1) if others else None
+
+    def _seen(self, rows: NDArray[np.int64], fresh: FreshFeatures) -> NDArray[np.float32]:
+        """Vectors (rows, width) of slides under another augmentation, NaN of those that are not seen so."""
+        vectors, some = np.full((len(rows), self.width), np.nan, dtype=np.float32), fresh.of(rows)
+        if some.any():
+            vectors[some] = self.make(rows[some], fresh)
+        return vectors
 
     @cached_property
     def _fresh(self) -> list[FreshFeatures]:

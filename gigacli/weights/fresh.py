@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput, NotFound
-from gigacli.nn.operators import AppliedOperators, alone
 from gigacli.randomness import keyed_rng
 from gigacli.store.groups import Bank, Features
-from gigacli.weights.operators import applied, held_out_stains
+from gigacli.weights.operators import held_out_stains
 
 
 class FreshFeatures:
     """Features of tiles under one augmentation, shared by all tiles of a slide; read like :class:`Features`.
 
-    It is one that no training draws: of operators one of those held out, of a bank of tiles one of its own, counted
-    from the last. Those beyond what was held out have been seen by an encoder that was trained on the bank.
+    These are encodings of augmented tiles. A bank of tiles has them of every slide: its own augmentations are counted
+    from the last, and those beyond what it holds out have been seen by an encoder that was trained on it. Beside
+    operators there are only those of the slides that calibrate, under the sets held out: what operators themselves make
+    of features lacks what they cannot foresee, and vectors withstand it far better (`benchmarks/operators.md`).
 
     Args:
         features: The features as they are.
@@ -45,6 +43,7 @@ class FreshFeatures:
             raise NotFound(
                 f"{self.store.url}/{self._bank.path} {what}", f"run: {self._bank.again.removesuffix(' --redo')}"
             )
+        self._counts = self.store.tiles.done().counts
         self._among = self._held_out(stain)  # sets of operators, of which a slide is seen under one
 
     def _held_out(self, stain: float) -> list[int]:
@@ -67,28 +66,26 @@ class FreshFeatures:
         """What says how tiles are seen otherwise."""
         return self._bank
 
-    @cached_property
-    def _operators(self) -> AppliedOperators | None:
-        return applied(self._bank, device=torch.device("cpu")) if self._bank.learns else None
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(n,) which slides are seen so at all."""
+        return self._bank.calibrates[rows] if self._bank.learns else np.ones(len(rows), dtype=bool)
 
     def read(self, row: int) -> NDArray[np.float16]:
-        """Vectors (n, width) of all tiles of a slide; NaN of those that a bank does not hold."""
-        plain = self._features.read(row)
-        if self._operators is not None:
-            order = keyed_rng("fresh", self.store.slides[row].id).permutation(self._among)
-            moved = self._operators(plain[None], alone(int(order[self._number])))
-            return moved[0].cpu().numpy().astype(np.float16)
-        seen = np.full_like(plain, np.nan)
-        seen[self._bank.drawn(row, self._at)] = self._bank.read(row, self._at)
+        """Vectors (n, width) of all tiles of a slide; NaN of those that are not seen."""
+        seen = np.full((int(self._counts[row]), self._bank.width), np.nan, dtype=np.float16)
+        tiles, vectors = self._encoded(row)
+        seen[tiles] = vectors
         return seen
 
     def numbers(self, row: int) -> NDArray[np.int64]:
         """(m,) numbers of the tiles that are seen, ascending."""
-        if self._operators is not None:
-            return self._features.numbers(row)
-        return np.unique(self._bank.drawn(row, self._at)).astype(np.int64)
+        return np.unique(self._encoded(row)[0]).astype(np.int64)
 
-    @property
-    def _at(self) -> int:
-        """The bank's augmentation that this is."""
-        return self._bank.shape[1] - 1 - self._number % self._bank.shape[1]
+    def _encoded(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
+        """Numbers of tiles (m,), and their vectors (m, width)."""
+        if self._bank.learns:
+            order = keyed_rng("fresh", self.store.slides[row].id).permutation(self._among)
+            vectors, tiles = self._bank.read_calibration(row)
+            return tiles, vectors[:, order[self._number]]
+        at = self._bank.shape[1] - 1 - self._number % self._bank.shape[1]
+        return self._bank.drawn(row, at), self._bank.read(row, at)

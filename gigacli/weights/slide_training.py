@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -137,8 +137,16 @@ def withstands(material: Material, method: GigaSSL, *, device: torch.device) -> 
         return {}
     if source.learns and not source.held_out:
         return {}
+    otherwise = FreshFeatures(features, 0)
+    rows = np.union1d(rows, material.views.rows[otherwise.of(material.views.rows)][:LOOKED_AT])
+    some = otherwise.of(rows)
+    if not some.any():
+        return {}
     clean, fresh = (
-        encode_slides(method.eval().vectors, seen, rows, views=LOOKS, tiles=material.tiles, seed=0, device=device)
-        for seen in (features, FreshFeatures(features, 0))
+        encode_slides(method.eval().vectors, seen, those, views=LOOKS, tiles=material.tiles, seed=0, device=device)
+        for seen, those in ((features, rows), (otherwise, rows[some]))
     )
-    return asdict(robustness(clean, fresh[:, None], scale=False))
+    every = np.full_like(clean, np.nan)
+    every[some] = fresh
+    found = robustness(clean, every[:, None], scale=False)
+    return {"found": found.found, "moved": found.moved}

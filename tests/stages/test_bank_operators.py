@@ -273,7 +273,7 @@ def test_slides_are_embedded_and_probed_as_seen_otherwise(dozen, learnt, tmp_pat
         vectors, others = group.read(), group.read_augmented()
         assert group.stains == ([0, 0, 0.05, 0.2] if kind == "operators" else [0, 0])
         assert others.shape == (SLIDES, len(group.stains), vectors.shape[1])
-        assert np.isfinite(others).all()
+        assert np.isfinite(others).all()  # all twelve calibrate
         assert not np.allclose(others[:, 0], vectors, atol=1e-3)
         assert all(not np.allclose(others[:, 0], other, atol=1e-3) for other in others.swapaxes(0, 1)[1:])
     if kind == "tiles":  # by hand: the last augmentation of the bank, each of its tiles once
