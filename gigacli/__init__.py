@@ -21,6 +21,7 @@ from gigacli.version import __version__
 
 _HOMES = {
     **{verb: f"gigacli.stages.{verb}" for verb in ("tile", "pretrain_tiles", "bank", "train", "embed", "probe")},
+    "encoders": "gigacli.weights.encoders",
     "export": "gigacli.exporting.export",
     "import_features": "gigacli.importing.features",
     "predict": "gigacli.exporting.predict",
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "bank",
     "embed",
+    "encoders",
     "export",
     "import_features",
     "open",
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from gigacli.store.store import Store
     from gigacli.store.store import open_store as open  # noqa: A004 - giga.open(...)
     from gigacli.store.validate import validate
+    from gigacli.weights.encoders import encoders
 
 
 def __getattr__(name: str) -> Any:

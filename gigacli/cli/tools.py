@@ -105,6 +105,17 @@ TOOLS = (
         arguments=(STORE, Argument("head", HEAD, flag="--head")),
     ),
     Command(
+        name="encoders",
+        config=configs.EncodersConfig,
+        home="gigacli.weights.encoders:encoders",
+        help="List the published tile encoders that giga bank knows by name.\n\n"
+        "With values per tile, the image and resolution they take, what their vector is, licence, and where their "
+        "weights are. Any other model of timm: giga bank --encoder timm:NAME.",
+        example="giga encoders",
+        arguments=(),
+        show="gigacli.cli.tools:show_encoders",
+    ),
+    Command(
         name="doctor",
         config=configs.DoctorConfig,
         home="gigacli.doctor.checks:doctor",
@@ -126,6 +137,29 @@ TOOLS = (
         json=False,  # the commands it runs have their own results
     ),
 )
+
+
+def show_encoders(found: Any) -> None:
+    """Show the published encoders."""
+    from gigacli.cli import console
+
+    head = ("encoder", "width", "px", "mpp", "vector", "weights", "licence")
+    where = {True: "here", False: "on its page"}
+    rows = [
+        (
+            e.name,
+            e.width,
+            e.input_px,
+            e.mpp,
+            e.pooling,
+            where[e.here] if e.here or not e.gated else "asked for",
+            e.licence,
+        )
+        for e in found.encoders
+    ]
+    console.show_table("", head, rows)
+    console.say(f"weights are looked for in {found.cache or 'the cache of Hugging Face'}", to_out=True)
+    console.say("use one: giga bank STORE --encoder NAME [--weights FILE]", to_out=True)
 
 
 def run_demo(made: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from gigacli.config.base import SEEDS, WORKERS, Config, option
@@ -25,7 +26,14 @@ OWN: dict[BankMode, tuple[str, ...]] = {
 class BankConfig(Config):
     """Options of ``giga bank``."""
 
-    encoder: str | None = run_option(None, "An encoder of the store, a weights file, timm:MODEL, or random-resnet18.")
+    encoder: str | None = run_option(
+        None,
+        "An encoder of the store, a published one that giga encoders lists, a weights file, timm:MODEL, or "
+        "random-resnet18.",
+    )
+    weights: Path | None = run_option(
+        None, "Of a published encoder: a file or folder of its weights; default: the cache of Hugging Face, or its hub."
+    )
     name: str | None = run_option(None, "Name of the bank and the features; default: the encoder's.")
     augmentations: int = option(12, "Augmentations per slide, each shared by all its tiles (paper: 50).", (1, 10_000))
     draws: int = option(256, "Tiles drawn per augmentation, with replacement (paper: 256).", (1, 100_000))

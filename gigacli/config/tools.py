@@ -133,6 +133,11 @@ class PredictConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncodersConfig(Config):
+    """Options of ``giga encoders``: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoctorConfig(Config):
     """Options of ``giga doctor``."""
 

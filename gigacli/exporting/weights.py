@@ -14,7 +14,7 @@ from gigacli.errors import Mismatch, NotFound
 from gigacli.exporting.output import check_free, export_file
 from gigacli.store.groups import Encoder, Model
 from gigacli.store.recipe import CREATED_BY, Recipe
-from gigacli.weights.card import WeightsCard
+from gigacli.weights.card import WeightsCard, elsewhere_as
 
 RESNET18_FEATURES = 256
 SLIDE_WIDTH = "projector.0.weight"
@@ -78,10 +78,10 @@ def _model_card(model: Model) -> tuple[WeightsCard, bytes]:
 
 def _encoder_card(encoder: Encoder) -> tuple[WeightsCard, bytes]:
     made, store = encoder.finished, encoder.store
-    if timm := made.config.get("timm"):
+    if elsewhere := elsewhere_as(made.config):
         raise NotFound(
-            f"{store.url} does not keep the weights of encoder {encoder.name!r}, which are timm's",
-            f"they are to be had there: giga bank STORE --encoder timm:{timm}",
+            f"{store.url} does not keep the weights of encoder {encoder.name!r}, which others publish",
+            f"they are to be had there: giga bank STORE --encoder {elsewhere}",
         )
     weights = encoder.weights()
     tiles = store.tiles.found if made.stage == "pretrain-tiles" else None
@@ -124,7 +124,7 @@ def _markdown(card: WeightsCard, file: str, sha256: str) -> str:
             "",
             "It goes with features of one tile encoder, made from one kind of tiles; `giga embed` checks both:",
             "",
-            f"- tile encoder: {card.tile_encoder}" + (f", timm's `{card.timm}`" if card.timm else ""),
+            f"- tile encoder: {card.tile_encoder}" + (f", `{card.elsewhere}`" if card.elsewhere else ""),
             f"- {card.tiles}",
             "",
             f"    giga embed cohort.zarr --model {file}",

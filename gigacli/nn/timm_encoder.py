@@ -6,35 +6,27 @@ gigabytes, and their licences often forbid passing them on.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gigacli.errors import GigaError, InvalidInput, Mismatch, NotFound, from_clone
+from gigacli.errors import GigaError, Mismatch, NotFound, from_clone
+from gigacli.nn.vision_encoder import VisionEncoder
 
 TIMM = "timm:"
 """How ``--encoder`` names a model of timm: ``timm:NAME``, ``timm:hf-hub:ORG/MODEL`` or ``timm:local-dir:FOLDER``."""
 
 
-class TimmEncoder:
-    """A model of timm for inference: its weights, its size and its normalisation; channels last, bf16 or fp32.
-
-    It is a :class:`~gigacli.nn.tile_features.TileEncoder`; images are normalised in float32.
+class TimmEncoder(VisionEncoder):
+    """A model of timm, fed and normalised as its configuration says.
 
     Args:
         name: timm's name of it, without ``timm:``.
         device: Where it computes.
         precision: ``bf16`` (weights and activations) or ``fp32``.
         pretrained: Whether to load its weights, or to draw random ones (the same each time).
-
-    Attributes:
-        mean: Mean that the model's images are normalised with, per colour.
-        std: Standard deviation, per colour.
-        weights_sha256: :func:`state_hash` of its weights without a classifier, whatever the precision.
 
     Raises:
         NotFound: timm is not installed, or has no such model or no weights for it, or they cannot be had.
@@ -45,51 +37,21 @@ class TimmEncoder:
     def __init__(self, name: str, *, device: torch.device, precision: str, pretrained: bool = True) -> None:
         timm = import_timm()
         network = _create(timm, name, pretrained=pretrained).eval()
-        self.name = name
-        self.device = device
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.fixed_batch = False
-        self.weights_sha256 = state_hash(network.state_dict())
         data = timm.data.resolve_model_data_config(network)
         colours, height, width = data["input_size"]
         if colours != 3 or height != width:
             raise Mismatch(f"{TIMM}{name} takes images of {(colours, height, width)}; expected (3, n, n)")
-        self.input_px: int | None = width
-        self.mean, self.std = tuple(data["mean"]), tuple(data["std"])
-        self._mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(self.std, device=device).view(1, 3, 1, 1)
-        self.network = network.to(device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.features: int = self._width(width)
-
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """(n, 3, input_px, input_px) in [0, 1] -> (n, features) float32."""
-        if images.shape[2:] != (self.input_px, self.input_px):
-            raise InvalidInput(f"images of {tuple(images.shape[2:])} px; {TIMM}{self.name} takes {self.input_px} px")
-        images = (images.to(self.device, torch.float32) - self._mean) / self._std
-        return self.network(images.to(self.dtype, memory_format=torch.channels_last)).float()
-
-    @torch.inference_mode()
-    def _width(self, px: int) -> int:
-        """Values per tile, found by asking: timm's ``num_features`` is not the width of every model's output."""
-        given = self.network(torch.zeros(2, 3, px, px, device=self.device, dtype=self.dtype))
-        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        if not isinstance(given, Tensor) or given.ndim != 2:
-            raise Mismatch(
-                f"{TIMM}{self.name} turns 2 images into {shape}; expected one vector for each, (2, features)",
-                "choose a model that pools its output",
-            )
-        return given.shape[1]
-
-
-def state_hash(state: Mapping[str, Tensor]) -> str:
-    """The identity of weights that are no file: SHA-256 over names, dtypes, shapes and bytes, in the order of names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        super().__init__(
+            f"{TIMM}{name}",
+            network,
+            device=device,
+            precision=precision,
+            input_px=width,
+            crop_px=width,
+            mean=data["mean"],
+            std=data["std"],
+            pool=lambda output: output,
+        )
 
 
 def import_timm() -> Any:
@@ -124,7 +86,8 @@ def _create(timm: Any, name: str, *, pretrained: bool) -> nn.Module:
             model = timm.create_model(name, pretrained=pretrained)
             model.reset_classifier(0)
     except Exception as error:  # of the network, of its cache, of torch, of a configuration found on the network
-        raise _explained(name, error) from error
+        repository = name.partition(":")[2].partition("@")[0]
+        raise why_not(f"{TIMM}{name}", repository, error, weights=f"{TIMM}local-dir:FOLDER") from error
     return model
 
 
@@ -146,16 +109,22 @@ def _check_name(timm: Any, name: str, *, pretrained: bool) -> None:
         raise NotFound(f"timm {timm.__version__} has no weights {name!r}", hint)
 
 
-def _explained(name: str, error: Exception) -> GigaError:
-    """Why a model that timm knows could not be made, as an error with a remedy."""
+def why_not(name: str, repository: str, error: Exception, *, weights: str) -> GigaError:
+    """Why a model that is known could not be made, as an error with a remedy.
+
+    Args:
+        name: What the user asked for.
+        repository: Its repository on Hugging Face.
+        error: What happened.
+        weights: How the user says where a folder with config.json and model.safetensors is.
+    """
     from huggingface_hub.utils import GatedRepoError, RepositoryNotFoundError
 
-    repository = name.partition(":")[2].partition("@")[0]
     reason = " ".join(str(error).split())[:500] or type(error).__name__
     if isinstance(error, GatedRepoError):
         page = f"https://huggingface.co/{repository}" if repository else "its page on huggingface.co"
         hint = f"accept its licence at {page}, then run: hf auth login (or set HF_TOKEN)"
-        return NotFound(f"the weights of {TIMM}{name} are given out on request only", hint)
+        return NotFound(f"the weights of {name} are given out on request only", hint)
     if isinstance(error, RepositoryNotFoundError):
         return NotFound(
             f"Hugging Face has no {repository or name!r}, or not for this user: {reason}",
@@ -163,11 +132,11 @@ def _explained(name: str, error: Exception) -> GigaError:
         )
     if isinstance(error, OSError):  # no network, no such file; the Hub's own errors are OSErrors too
         return NotFound(
-            f"the weights of {TIMM}{name} cannot be had: {type(error).__name__}: {reason}",
+            f"the weights of {name} cannot be had: {type(error).__name__}: {reason}",
             "they are fetched once, then kept in HF_HOME: run once where there is a network and copy that folder, or "
-            f"name a folder with config.json and model.safetensors: {TIMM}local-dir:FOLDER",
+            f"name a folder with config.json and model.safetensors: {weights}",
         )
     return Mismatch(
-        f"timm cannot make {TIMM}{name} with its weights: {type(error).__name__}: {reason}",
+        f"timm cannot make {name} with its weights: {type(error).__name__}: {reason}",
         "its files must say all that timm needs: architecture, arguments and exactly the weights of that model",
     )

@@ -38,8 +38,9 @@ class Units:
         """
         if self.level == "slide":
             return of_slides[np.concatenate(self.slides)]
-        there = np.isfinite(of_slides).all(axis=1) if some else np.zeros(0, dtype=bool)
-        each = [rows[there[rows]] if some and there[rows].any() else rows for rows in map(np.asarray, self.slides)]
+        there = np.flatnonzero(np.isfinite(of_slides).all(axis=1)) if some else np.zeros(0, dtype=np.int64)
+        known = [np.intersect1d(rows, there) for rows in self.slides]
+        each = [mine if len(mine) else rows for mine, rows in zip(known, self.slides, strict=True)]
         means = np.stack([of_slides[rows].mean(axis=0, dtype=np.float64) for rows in each])  # (units, features)
         if unit_length:
             means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float64).tiny)

@@ -69,6 +69,7 @@ def bank(
     store: str | Path | Store,
     *,
     encoder: str | None = None,
+    weights: str | Path | None = None,
     name: str | None = None,
     augmentations: int = 12,
     draws: int = 256,

@@ -240,7 +240,7 @@ class _Check(Reading):
         self._whole(path, rule)
         weights = self.read(f"{path}/weights")
         if weights is None:
-            elsewhere = "timm" in (self.config(path) or {})
+            elsewhere = {"timm", "published"} & (self.config(path) or {}).keys()
             if f"{path}/weights" not in self.description and not elsewhere:
                 self.add(rule, f"{path}/weights", None, "is finished, but has no weights")
             return

@@ -6,6 +6,7 @@ It is a safetensors file. Its metadata has one entry, ``giga``: the card below a
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -66,6 +67,11 @@ class WeightsCard:
         return cls(**{f.name: card[f.name] for f in fields(cls)})
 
     @property
+    def elsewhere(self) -> str:
+        """What `giga bank --encoder` calls a tile encoder whose weights others publish; "" for another."""
+        return elsewhere_as({"timm": self.timm, **self.recipes.get("encoder", {}).get("config", {})})
+
+    @property
     def tiles(self) -> str:
         """Description of the tiles for messages."""
         return "tiles it does not name" if self.mpp is None else f"tiles of {self.tile_px} px at {self.mpp:g} µm per px"
@@ -74,6 +80,11 @@ class WeightsCard:
     def tile_encoder(self) -> str:
         """Description of the tile encoder for messages."""
         return encoder_text(self.encoder, self.encoder_sha256)
+
+
+def elsewhere_as(config: Mapping[str, Any]) -> str:
+    """The same by the recipe of an encoder in a store."""
+    return str(config.get("published", "")) or (f"timm:{config['timm']}" if config.get("timm") else "")
 
 
 def encoder_text(name: str, sha256: str) -> str:

@@ -198,8 +198,8 @@ def _features_for(store: Store, card: WeightsCard, named: str | None, path: Path
 
 def _how_to_make(store: Store, card: WeightsCard) -> str:
     """Return the commands that make the features a model goes with."""
-    if card.timm:
-        return f"run: giga bank {store.url} --encoder timm:{card.timm}"
+    if card.elsewhere:
+        return f"run: giga bank {store.url} --encoder {card.elsewhere}"
     if not card.encoder_sha256:
         return f"it was trained on features of another tool: features of {card.encoder!r} are needed here, too"
     file = f"{card.encoder}.safetensors"

@@ -1,4 +1,4 @@
-"""Choice of the tile encoder of a bank: one of the store, a weights file, a model of timm, or a random one."""
+"""Choice of a bank's tile encoder: one of the store, a published one, a file, a model of timm, or a random one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ import torch
 
 from gigacli.config.bank import BankConfig
 from gigacli.config.base import NAME_PATTERN
+from gigacli.config.published import PUBLISHED
 from gigacli.errors import GigaError, InvalidInput, NotFound
 from gigacli.nn.device import pick_precision
 from gigacli.nn.frozen import FrozenTileEncoder, can_compile
+from gigacli.nn.published_encoder import published_encoder
 from gigacli.nn.tile_encoder import random_resnet18, weights_hash, weights_to_bytes
 from gigacli.nn.tile_features import TileEncoder
 from gigacli.nn.timm_encoder import TIMM, TimmEncoder
+from gigacli.nn.vision_encoder import VisionEncoder
 from gigacli.store.groups import Encoder
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.resnet18 import read_resnet18, resnet18_from_bytes
 
 RANDOM = "random-resnet18"
+
+OF_TIMM = ("hf-hub:", "hf_hub:", "local-dir:")
+"""What names that only timm knows begin with."""
 
 COMPILE_FROM = {"cpu": 50_000, "cuda": 10_000_000}
 """Encodings from which compiling the encoder, half a minute, is sooner paid back than felt."""
@@ -33,9 +39,9 @@ class EncoderChoice:
     """A tile encoder that has been found, and can be made."""
 
     name: str  # its name in the store
-    # a ResNet18 as a safetensors file; empty for a model of timm, whose weights are not ours to keep
-    weights: bytes = b""
-    timm: str = ""  # name of a model of timm; empty for a ResNet18
+    weights: bytes = b""  # a ResNet18 as a safetensors file; empty for others, whose weights are not ours to keep
+    timm: str = ""  # name of a model of timm; empty for others
+    published: str = ""  # name of a published encoder; empty for others
     note: str = ""  # report on the weights file, for messages; "" where there is none
 
 
@@ -56,15 +62,18 @@ def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
     if wanted is None or wanted in there:
         encoder = store.pick(Encoder, wanted)
         if encoder.complete or encoder.name != RANDOM:
-            if timm := encoder.finished.config.get("timm"):
-                return EncoderChoice(encoder.name, timm=timm)
+            made = encoder.finished.config
+            if made.get("timm") or made.get("published"):
+                return EncoderChoice(encoder.name, timm=made.get("timm", ""), published=made.get("published", ""))
             return EncoderChoice(encoder.name, encoder.weights())
     if wanted in (None, RANDOM):
         return EncoderChoice(RANDOM, weights_to_bytes(random_resnet18(config.seed)))
-    if wanted.startswith(TIMM):
+    if wanted in PUBLISHED:
+        return EncoderChoice(config.name or wanted, published=wanted)
+    if wanted.startswith((TIMM, *OF_TIMM)):
         model = wanted.removeprefix(TIMM)
         return EncoderChoice(config.name or store_name(model), timm=model)
-    return _from_file(Path(wanted), [*there, RANDOM, f"{TIMM}NAME"], config.name)
+    return _from_file(Path(wanted), list(dict.fromkeys([*there, RANDOM, *PUBLISHED, f"{TIMM}NAME"])), config.name)
 
 
 def store_name(name: str) -> str:
@@ -106,8 +115,15 @@ def make_encoder(
         encodings: How many tiles the whole bank will encode, whichever shard asks: so all decide alike.
     """
     precision = pick_precision(config.precision, device)
+    if config.weights is not None and not choice.published:
+        raise InvalidInput(f"`weights` are those of a published encoder; {choice.name!r} is none", "see: giga encoders")
+    if choice.published:
+        encoder: TileEncoder = published_encoder(
+            choice.published, device=device, precision=precision, weights=config.weights
+        )
+        return encoder, config.but(precision=precision, compile="no")
     if choice.timm:
-        encoder: TileEncoder = TimmEncoder(choice.timm, device=device, precision=precision)
+        encoder = TimmEncoder(choice.timm, device=device, precision=precision)
         return encoder, config.but(precision=precision, compile="no")
     compiled = config.compile == "yes"
     if config.compile == "auto":
@@ -125,17 +141,18 @@ def _resnet18(weights: bytes, device: torch.device, precision: str, compiled: bo
 
 def weights_of(choice: EncoderChoice, encoder: TileEncoder) -> str:
     """Return the hash that stands for the weights in a recipe."""
-    return encoder.weights_sha256 if isinstance(encoder, TimmEncoder) else weights_hash(choice.weights)
+    return encoder.weights_sha256 if isinstance(encoder, VisionEncoder) else weights_hash(choice.weights)
 
 
 def keep_encoder(store: Store, choice: EncoderChoice, sha256: str, *, redo: bool) -> None:
-    """Keep the weights a bank was made with, unless the store holds them already; of timm only name and hash."""
+    """Keep the weights a bank was made with, unless the store holds them; of those kept elsewhere name and hash."""
     encoder = store.encoder(choice.name)
     if encoder.complete:
-        kept = encoder.config.get("weights_sha256", "") if choice.timm else ""
+        kept = encoder.config.get("weights_sha256", "") if not choice.weights else ""
         if (kept or weights_hash(encoder.weights())) == sha256:
             return
         if not redo:
             raise GigaError(f"{store.url} holds another encoder {choice.name!r}", "give this bank another `name`")
-    source = {"timm": choice.timm} if choice.timm else {}
+    elsewhere = {"timm": choice.timm, "published": choice.published}
+    source = {key: value for key, value in elsewhere.items() if value}
     encoder.keep(Recipe("bank", {**source, "weights_sha256": sha256}, {}), choice.weights)

@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
-from gigacli.nn.timm_encoder import TimmEncoder, import_timm, state_hash
+from gigacli.nn.timm_encoder import TimmEncoder, import_timm
+from gigacli.nn.vision_encoder import state_hash
 
 CPU = torch.device("cpu")
 MODELS = {"vit_tiny_patch16_224": 192, "test_vit": 64, "resnet10t": 512, "convnext_atto": 320}
