@@ -43,7 +43,11 @@ class ProbeConfig(Config):
         None,
         "Column that is 1 where the event was seen at that time, 0 where the time is one of censoring; default: event.",
     )
-    embedding: tuple[str, ...] = option((), "Embedding to probe, repeatable; default: all.")
+    embedding: tuple[str, ...] = option(
+        (),
+        "Embedding to probe, repeatable; default: all. A+B is the join of two by slide id, each centred and of unit "
+        "length; STORE::NAME one of another store.",
+    )
     method: tuple[Method, ...] = option(
         ("linear",),
         "linear: logistic, ridge or Cox regression; coxnet: Cox with an elastic net; abmil: attention MIL, trained "
@@ -131,6 +135,12 @@ class ProbeConfig(Config):
         if self.save is not None and self.save.suffix != ".safetensors":
             raise InvalidInput(
                 f"`save` is {self.save}; a head is a file .safetensors", f"name it {self.save.stem}.safetensors"
+            )
+        joins = [name for name in self.embedding if "+" in name or "::" in name]
+        if joins and (self.save is not None or self.test is not None):
+            raise InvalidInput(
+                f"{joins[0]!r} is made for one table; `save` and `test` take embeddings of the store",
+                "keep it there first: giga embed --join",
             )
         if self.save is not None and self.harmonise:
             raise InvalidInput("`save` keeps a head for vectors as they are", "leave out `harmonise`")

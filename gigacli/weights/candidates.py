@@ -16,6 +16,7 @@ from gigacli.probing.task import MEAN, RIVALS, Candidate
 from gigacli.randomness import keyed_rng
 from gigacli.store.groups import Embedding, Features
 from gigacli.store.store import Store
+from gigacli.weights.embedding_joins import BESIDE, WITHIN, elsewhere, find_part, joined_candidate, parts_of
 
 KEPT_TILES = 4096
 """Tiles of a slide that attention MIL keeps in memory, drawn once where there are more: 2 MB of 256 features."""
@@ -28,22 +29,30 @@ ORDER = ("model", *CLOSED_FORMS[1:], "random-init", *reversed(RIVALS))
 def read_candidates(store: Store, config: ProbeConfig) -> list[Candidate]:
     """The embeddings of a store, baselines last, and for attention MIL the tile features behind them.
 
-    The mean of the same features stands beside the embeddings that were named.
+    The mean of the same features stands beside the embeddings that were named, and their parts beside joins.
 
     Raises:
         NotFound: There are none, or none of a name.
+        InvalidInput: A join is not of different parts, or of stores that have no slide in common.
     """
-    wanted, there = config.embedding, store.groups(Embedding)
+    every = dict.fromkeys(part for name in config.embedding for part in parts_of(name))
+    wanted, there = tuple(name for name in every if WITHIN not in name), store.groups(Embedding)
     for name in wanted or ((None,) if not there and "linear" in config.method else ()):
         store.pick(Embedding, name)
     behind = {_features_behind(one) for one in there if one.name in wanted} - {""}
-    named = [one for one in there if one.name in wanted or not wanted]
+    named = [one for one in there if one.name in wanted or not every]
     beside = [one for one in there if one.aggregator in RIVALS and one not in named]
     means = [one for one in beside if _features_behind(one) in behind]
     rank = {kind: i for i, kind in enumerate(ORDER)}
     embeddings = sorted([*named, *means], key=lambda one: (rank.get(one.aggregator, 0), one.name))
     with store.tiles.read_once():
         candidates = [candidate_of(one, stale=config.stale, robust=config.robust) for one in embeddings]
+    for name in (name for name in every if WITHIN in name):
+        part = find_part(store, name)
+        found = candidate_of(part, stale=config.stale, robust=False)
+        candidates.insert(0, elsewhere(store, name, found, part))
+    known = {one.name: one for one in candidates}
+    candidates = [*(joined_candidate(name, known) for name in config.embedding if BESIDE in name), *candidates]
     if "abmil" not in config.method:
         return candidates
     used = {one.features for one in candidates}

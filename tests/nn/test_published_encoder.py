@@ -31,9 +31,21 @@ SAID = {
     "lunit-vits16": (None, 22),
 }
 WIDTHS = {
-    "uni": 1024, "uni2-h": 1536, "virchow": 2560, "virchow2": 2560, "h-optimus-0": 1536, "h-optimus-1": 1536,
-    "h0-mini": 1536, "prov-gigapath": 1536, "phikon": 768, "phikon-v2": 1024, "midnight-12k": 3072,
-    "kaiko-vits16": 384, "kaiko-vitb16": 768, "kaiko-vitl14": 1024, "lunit-vits16": 384,
+    "uni": 1024,
+    "uni2-h": 1536,
+    "virchow": 2560,
+    "virchow2": 2560,
+    "h-optimus-0": 1536,
+    "h-optimus-1": 1536,
+    "h0-mini": 1536,
+    "prov-gigapath": 1536,
+    "phikon": 768,
+    "phikon-v2": 1024,
+    "midnight-12k": 3072,
+    "kaiko-vits16": 384,
+    "kaiko-vitb16": 768,
+    "kaiko-vitl14": 1024,
+    "lunit-vits16": 384,
 }
 
 
