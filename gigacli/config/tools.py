@@ -134,7 +134,9 @@ class PredictConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodersConfig(Config):
-    """Options of ``giga encoders``: none."""
+    """Options of ``giga encoders``."""
+
+    here: bool = option(False, "Only those whose weights are on this machine.")
 
 
 @dataclass(frozen=True, kw_only=True)

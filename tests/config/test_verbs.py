@@ -18,6 +18,7 @@ from gigacli.config.probe import ProbeConfig
 from gigacli.config.tools import (
     DemoConfig,
     DoctorConfig,
+    EncodersConfig,
     ExportConfig,
     ImportConfig,
     InfoConfig,
@@ -33,7 +34,7 @@ from gigacli.errors import InvalidInput
 CONFIGS = [
     *(TileConfig, PretrainTilesConfig, BankConfig, TrainConfig, EmbedConfig, ProbeConfig),
     *(InfoConfig, ValidateConfig, ExportConfig, ImportConfig, ReportConfig, TileMapConfig),
-    *(SearchConfig, PredictConfig, DoctorConfig, DemoConfig),
+    *(SearchConfig, PredictConfig, EncodersConfig, DoctorConfig, DemoConfig),
 ]
 FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
 
@@ -72,6 +73,7 @@ ANOTHER = {
     "stain": 0.1,
     "held_out": 2,
     "init": "weights.pth",
+    "weights": Path("weights"),
     "lr": 0.002,
     "mag": 10.0,
     "max_slides": 5,
