@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gigacli.config.base import options_of
 from gigacli.config.published import PUBLISHED, Published
-from gigacli.config.tools import EncodersConfig
+from gigacli.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +32,13 @@ class EncoderList:
     cache: str  # where the weights are looked for; "" where huggingface_hub is not installed
 
 
-@options_of(EncodersConfig)
-def encoders(config: EncodersConfig) -> EncoderList:
-    """List published tile encoders, and whether their weights are on this machine."""
+def encoders(*, here: bool = False, progress: Progress = SILENT) -> EncoderList:  # noqa: ARG001 - it takes no time
+    """List published tile encoders, and whether their weights are on this machine.
+
+    Args:
+        here: Only those whose weights are on this machine.
+        progress: Receives nothing: it takes no time.
+    """
     try:
         from huggingface_hub import constants
 
@@ -57,7 +60,7 @@ def encoders(config: EncodersConfig) -> EncoderList:
         )
         for name, one in PUBLISHED.items()
     ]
-    return EncoderList(encoders=rows, cache=cache)
+    return EncoderList(encoders=[row for row in rows if row.here or not here], cache=cache)
 
 
 def _is_here(one: Published) -> bool:

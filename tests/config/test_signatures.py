@@ -36,7 +36,6 @@ FUNCTIONS = {
     "gigacli.reporting.search:search": tools.SearchConfig,
     "gigacli.exporting.predict:predict": tools.PredictConfig,
     "gigacli.doctor.checks:doctor": tools.DoctorConfig,
-    "gigacli.weights.encoders:encoders": tools.EncodersConfig,
     "gigacli.demo.run:demo": tools.DemoConfig,
 }
 WITHOUT_PROGRESS = ("info", "validate", "predict")

@@ -72,6 +72,7 @@ ANOTHER = {
     "independent": True,
     "stain": 0.1,
     "held_out": 2,
+    "here": True,
     "init": "weights.pth",
     "weights": Path("weights"),
     "lr": 0.002,

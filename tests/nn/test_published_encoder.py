@@ -174,3 +174,4 @@ def test_the_list(tmp_path, monkeypatch):
     assert found.cache == str(tmp_path)
     assert [row.name for row in found.encoders] == list(PUBLISHED)
     assert [row.name for row in found.encoders if row.here] == ["phikon"]
+    assert [row.name for row in giga.encoders(here=True).encoders] == ["phikon"]
