@@ -66,11 +66,11 @@ _KAIKO = "1aurent/vit_{}.kaiko_ai_towards_large_pathology_fms"
 _RESEARCH = "research only"
 
 
-def _kaiko(kind: str, million: int, width: int, **arguments: Any) -> Published:
+def _kaiko(kind: str, million: int, width: int, *, architecture: str = "") -> Published:
     return Published(
         hub=_KAIKO.format(kind),
-        architecture=f"vit_{kind}",
-        arguments={"img_size": 224, "dynamic_img_size": True, **arguments},
+        architecture=architecture or f"vit_{kind}",
+        arguments={"img_size": 224, "dynamic_img_size": True},
         width=width,
         normalisation=HALF,
         licence=_RESEARCH,
@@ -202,7 +202,7 @@ PUBLISHED: dict[str, Published] = {
     ),
     "kaiko-vits16": _kaiko("small_patch16_224", 22, 384),
     "kaiko-vitb16": _kaiko("base_patch16_224", 86, 768),
-    "kaiko-vitl14": _kaiko("large_patch14_reg4_dinov2", 303, 1024),
+    "kaiko-vitl14": _kaiko("large_patch14_reg4_224", 303, 1024, architecture="vit_large_patch14_reg4_dinov2"),
     "lunit-vits16": Published(
         hub="1aurent/vit_small_patch16_224.lunit_dino",
         architecture="vit_small_patch16_224",

@@ -32,7 +32,7 @@ class EncoderList:
     cache: str  # where the weights are looked for; "" where huggingface_hub is not installed
 
 
-def encoders(*, here: bool = False, progress: Progress = SILENT) -> EncoderList:  # noqa: ARG001 - it takes no time
+def encoders(*, here: bool = False, progress: Progress = SILENT) -> EncoderList:
     """List published tile encoders, and whether their weights are on this machine.
 
     Args:
