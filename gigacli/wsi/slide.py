@@ -35,7 +35,7 @@ _BLOCK_PX = 4096
 _DIRECT = ("aperio", "generic-tiff")  # formats whose levels are nothing but images of a TIFF
 _COMPARED = 3  # tiles of a level, those with the most detail, that decoding must give as OpenSlide gives them
 _COMPARED_PX = 64  # of their sides
-_ALIKE = 2  # grey levels: OpenSlide interpolates with weights of seven bits
+_ALIKE = 4  # grey levels: OpenSlide interpolates along both axes with weights of seven bits
 
 
 class Slide:

@@ -159,9 +159,10 @@ def decoded(path, places, monkeypatch, *, threads, cache_bytes):
     return np.stack(tiles), often
 
 
-def test_a_grid_that_cuts_the_tiles_of_the_file_decodes_each_once(pyramid, monkeypatch):
+@pytest.mark.parametrize(("threads", "kept"), [(1, 24), (3, 1000)])  # two rows of 11 are enough for one thread
+def test_a_grid_that_cuts_the_tiles_of_the_file_decodes_each_once(pyramid, monkeypatch, threads, kept):
     places = [(x, y) for y in range(10, 430, 64) for x in range(20, 630, 64)]
-    once, often = decoded(pyramid, places, monkeypatch, threads=3, cache_bytes=3 * 64 * 64 * 60)
+    once, often = decoded(pyramid, places, monkeypatch, threads=threads, cache_bytes=3 * 64 * 64 * kept)
     assert len(often) == len(set(often))
     again, more = decoded(pyramid, places, monkeypatch, threads=3, cache_bytes=0)
     assert len(more) > 2 * len(often)
