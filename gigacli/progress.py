@@ -116,8 +116,8 @@ class Throughput:
 
     @property
     def note(self) -> str:
-        """Text for the progress line."""
-        return f"{self.rate:.0f} tiles/s, encoder waited {self.waited:.0%}"
+        """Text for the progress line, from the first block on."""
+        return f"tiles, {self.rate:.0f} encodings/s, encoder waited {self.waited:.0%}"
 
     @property
     def _seconds(self) -> float:

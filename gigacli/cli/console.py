@@ -233,6 +233,7 @@ def show_result(title: str, result: Any) -> None:
     failures, reasons = getattr(result, "failures", {}), getattr(result, "reasons", {})
     _show_some("failures", ("slide", "reason"), failures.items())
     _show_some("slides without tiles", ("slide", "reason"), getattr(result, "why_empty", {}).items())
+    _show_some("remarks", ("slide", "remark"), getattr(result, "remarks", {}).items())
     if len(lowest := getattr(result, "lowest", [])) > 1:
         show_table("fewest tiles", ("slide", "tiles"), lowest)
     if len(reasons) < len(failures):

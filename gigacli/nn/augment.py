@@ -210,7 +210,8 @@ def augment(tiles: Tensor, sets: Folded, *, out: Tensor | None = None) -> Tensor
 
 
 def _augment_chunk(tiles: Tensor, sets: Folded) -> Tensor:
-    x = tiles.float()  # (n, 3, tile, tile)
+    # products of matrices are slow over pixels whose three values lie side by side, as a reader gives them
+    x = tiles.to(torch.float32, memory_format=torch.contiguous_format)  # (n, 3, tile, tile)
     transposed = sets.transposed
     if bool(transposed.all()):
         x = x.mT

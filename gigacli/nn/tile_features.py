@@ -199,7 +199,7 @@ class Batches:
 
         def fill(rows: slice, out: Tensor) -> None:
             if self._resize is None:
-                torch.div(images[rows], 255, out=out) if out.dtype == torch.float32 else out.copy_(images[rows] / 255)
+                out.copy_(images[rows]).div_(255) if out.dtype == torch.float32 else out.copy_(images[rows] / 255)
             else:
                 augment(images[rows], self._resize, out=out)
 

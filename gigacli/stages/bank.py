@@ -30,6 +30,7 @@ from gigacli.store.groups import Bank, Features
 from gigacli.store.recipe import Recipe
 from gigacli.store.slide_group import shard_rows
 from gigacli.store.store import Store
+from gigacli.weights.bank_bar import TileBar
 from gigacli.weights.bank_price import BankEstimate, price
 from gigacli.weights.bank_slides import BankSlides
 from gigacli.weights.operators import calibrating_of, check_imported, fit_bank_operators, why_tiles, with_mode
@@ -240,19 +241,19 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
     rows = shard_rows(np.flatnonzero(tiled.finished).tolist(), shard)
     todo = rows if plan.again else plan.bank.todo(tiled.finished, shard)
     plain = plan.features.done().finished
-    progress.start("bank", len(rows), done=len(rows) - len(todo))
-    with _reader(plan) as reader, BackgroundWriter() as writer:
+    bar = TileBar(progress, plan.slides.to_read(tiled.counts), rows, todo)
+    with _reader(plan) as reader, BackgroundWriter() as writer, bar.telling_of_loss(lambda row: table[row].id):
         outcome = _Outcome(len(rows), len(todo), Throughput(lambda: reader.waited_s))
 
         def fail(row: int, why: str) -> None:
             outcome.failures[table[row].id] = why
             store.fail("bank", {row: why})
             progress.say(f"{table[row].id} failed: {why}")
-            progress.advance()
+            bar.skip(row)
 
         batches = Batches(plan.encoder, tile_px=store.tiles.tile_px, size=plan.batch_size, say=progress.say)
         encoding = None
-        for block in reader.blocks(_slides(plan, todo, tiled.counts, fail, progress)):
+        for block in reader.blocks(_slides(plan, todo, tiled.counts, fail)):
             row = block.slide.key
             if block.error is not None:
                 encoding = None
@@ -260,11 +261,12 @@ def work(plan: Plan, progress: Progress) -> _Outcome:
                 continue
             new = not plan.imported and (plan.again or not plain[row])
             encoding = encoding or plan.slides.encoding(batches, row, count=len(block.slide.coords), plain=new)
+            bar.enter(row)
             outcome.meter.add(made=encoding.add(block.tiles, block.start), read=len(block.tiles))
-            progress.advance(int(block.last), note=outcome.meter.note)
             if block.last:
                 writer.submit(plan.slides.write, row, encoding)
                 encoding = None
+            bar.add(len(block.tiles), note=outcome.meter.note, last=block.last)
     return outcome
 
 
@@ -298,7 +300,7 @@ def summary(plan: Plan, outcome: _Outcome, started: float, *, learnt: list[str])
 
 
 def _slides(
-    plan: Plan, todo: list[int], counts: NDArray[np.int64], fail: Callable[[int, str], None], progress: Progress
+    plan: Plan, todo: list[int], counts: NDArray[np.int64], fail: Callable[[int, str], None]
 ) -> Iterator[SlideTiles]:
     """Yield slides to read; marks those without tiles done, and those whose file has changed failed."""
     table = plan.store.slides
@@ -309,7 +311,6 @@ def _slides(
             fail(row, why)
         elif not len(wanted):
             plan.slides.write(row, None)
-            progress.advance()
         else:
             yield SlideTiles(row, table[row].path, table[row].mpp, plan.store.tiles.coords(row)[wanted])
 

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from gigacli.cohort.content import changes, hash_of_mask, hash_of_slide
+from gigacli.cohort.content import changes
+from gigacli.cohort.finding import Found, find_all
 from gigacli.cohort.missing_mpp import ask_for_mpp
 from gigacli.cohort.registration import Registration, register
 from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
-from gigacli.errors import InvalidInput, NotFound, kind_of, reason_of
-from gigacli.parallel import as_ready, run_on_dask, worker_count
+from gigacli.errors import InvalidInput, NotFound, kind_of
+from gigacli.parallel import run_on_dask
 from gigacli.progress import SILENT, Progress, Summary
 from gigacli.store.recipe import Recipe
 from gigacli.store.slide_group import shard_rows
@@ -30,7 +31,6 @@ from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
 from gigacli.wsi.grid import grid_capacity
 from gigacli.wsi.qc_folder import QCFolder
-from gigacli.wsi.tiling import Tiles, find_tiles
 
 LOWEST = 10  # slides with the fewest tiles that a summary names
 
@@ -45,6 +45,7 @@ class TileSummary(Summary):
     median: float  # tiles of the slide in the middle
     most: int  # tiles of the slide with the most
     why_empty: dict[str, str] = field(default_factory=dict)  # reason per slide that turned out to have no tiles now
+    remarks: dict[str, str] = field(default_factory=dict)  # what is odd about the tissue of a slide tiled now
     lowest: list[tuple[str, int]] = field(default_factory=list)  # the ten slides with the fewest tiles
     failures: dict[str, str] = field(default_factory=dict)  # reason per slide that failed
     reasons: dict[str, int] = field(default_factory=dict)  # how many slides failed for each kind of reason
@@ -139,6 +140,7 @@ class _Outcome:
     new: int
     failures: dict[str, str]
     why_empty: dict[str, str]
+    remarks: dict[str, str]
 
 
 def prepare(config: TileConfig, store: str | Path | Store, paths: list[Path], progress: Progress) -> Plan:
@@ -209,19 +211,23 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
     undrawn = [row for row in rows if counts[row] >= 0 and qc.lacks(table[row].id)]
     made = set(todo)
     failures = {table[row].id: why for row, why in plan.registration.reasons.items() if why and row in mine}
-    outcome = _Outcome({}, 0, failures, {})
+    outcome = _Outcome({}, 0, failures, {}, {})
+    tiles_so_far = int(counts[rows].clip(0).sum())  # of all slides that are done, not of the last one
     progress.start("tiling", len(rows), done=len(rows) - len(todo) - len(undrawn))
     stop = plan.config.strict and bool(failures)
-    for row, found in () if stop else _tiles_of(plan, [*todo, *undrawn], table.rows, qc):
+    for row, found in () if stop else find_all(plan.config, [*todo, *undrawn], table.rows, qc):
         slide = table[row].id
-        if isinstance(found, _Found):
+        if isinstance(found, Found):
             tiles = found.tiles
             if tiles.empty:
                 outcome.why_empty[slide] = tiles.empty
+            if tiles.remark:
+                outcome.remarks[slide] = tiles.remark
             if row in made:
                 store.tiles.write(row, tiles.coords, tiles.tissue, mask=found.mask, file=found.file)
                 store.fail("tile", {row: ""})
                 counts[row] = len(tiles.coords)
+                tiles_so_far += len(tiles.coords)
             qc.write(slide, tiles.picture)
         else:
             failures[slide] = found
@@ -230,7 +236,7 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
             progress.say(f"{slide} failed: {found}")
             if plan.config.strict:
                 break
-        progress.advance(note=f"{max(0, int(counts[row]))} tiles")
+        progress.advance(note=f"slides, {tiles_so_far:,} tiles")
     qc.write_sheets([(i, int(n), failures.get(i, "")) for i, n in zip(table.ids, counts, strict=True)])
     outcome.counts = {table[row].id: int(counts[row]) for row in rows if counts[row] >= 0}
     outcome.new = sum(int(counts[row]) >= 0 for row in todo)
@@ -253,6 +259,7 @@ def summary(plan: Plan, store: Store, outcome: _Outcome, started: float) -> Tile
         most=numbers[-1],
         seconds=time.monotonic() - started,
         why_empty=outcome.why_empty,
+        remarks=outcome.remarks,
         lowest=sorted(counts.items(), key=lambda item: (item[1], item[0]))[:LOWEST],
         failures=failures,
         reasons=dict(Counter(kind_of(reason) for reason in failures.values()).most_common()),
@@ -274,43 +281,6 @@ def _existing(store: str | Path | Store, config: TileConfig, *, has_slides: bool
     return None
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The tiles of a slide, and hashes of the mask and the file they were found in."""
-
-    tiles: Tiles
-    mask: int
-    file: int
-
-
-def _tiles_of(
-    plan: Plan, rows: Iterable[int], table: Sequence[SlideRow], qc: QCFolder
-) -> Iterator[tuple[int, _Found | str]]:
-    """Yield rows of slides with their tiles, or the reason of failure; few slides are in memory at once."""
-    config = plan.config
-
-    def find(row: int) -> _Found:
-        slide = table[row]
-        # before the tiles: a file that is replaced meanwhile is not what its tiles say it is
-        mask, file = hash_of_mask(slide.mask), hash_of_slide(Path(slide.path), whole=config.hash)
-        tiles = find_tiles(
-            slide.path,
-            slide_mpp=slide.mpp,
-            mpp=config.mpp,
-            tile_px=config.tile_px,
-            overlap_px=config.overlap,
-            min_tissue=config.min_tissue,
-            upsample=config.upsample,
-            mask=slide.mask,
-            title=slide.id,
-            draw=qc.lacks(slide.id),
-        )
-        return _Found(tiles, mask, file)
-
-    for row, found in as_ready(find, rows, workers=worker_count(config.workers)):
-        yield row, reason_of(found) if isinstance(found, Exception) else found
-
-
 def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> TileSummary:
     """Tile on a Dask cluster, whose workers fill the groups that have been begun."""
     config = plan.config
@@ -325,6 +295,7 @@ def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> Ti
         new=sum(s.done for s in shards),
         failures={k: v for s in shards for k, v in s.failures.items()},
         why_empty={k: v for s in shards for k, v in s.why_empty.items()},
+        remarks={k: v for s in shards for k, v in s.remarks.items()},
     )
     return summary(plan, store, outcome, started)
 
@@ -334,8 +305,8 @@ def _estimate(plan: Plan, store: Store, started: float) -> TileEstimate:
     table = store.slides
 
     def count_tiles(rows: Sequence[int]) -> dict[int, int]:
-        tried = _tiles_of(plan, rows, table.rows, QCFolder(None))
-        return {row: len(found.tiles.coords) for row, found in tried if isinstance(found, _Found)}
+        tried = find_all(plan.config, rows, table.rows, QCFolder(None))
+        return {row: len(found.tiles.coords) for row, found in tried if isinstance(found, Found)}
 
     return estimate(
         table,

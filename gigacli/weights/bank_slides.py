@@ -37,6 +37,14 @@ class BankSlides:
     def _calibrates(self) -> frozenset[int]:
         return frozenset(self.calibrating.tolist())
 
+    def to_read(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many tiles are read of every slide (slide,), of slides with so many (slide,)."""
+        if self.config.features is None:
+            return counts
+        read = np.zeros_like(counts)
+        read[self.calibrating] = np.minimum(counts[self.calibrating], self.config.draws)
+        return read
+
     def tiles(self, row: int, *, count: int) -> NDArray[np.integer]:
         """Numbers of the tiles to read of a slide with `count` of them: all, unless its features are there already."""
         if self.config.features is None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_STRIP_ROWS = 64  # averaged at a time, so that what is averaged stays in the processor's cache
+_STRIP_ROWS = 32  # averaged at a time, so that what is averaged stays in the processor's cache
 _TINY_PX = 1e-6  # of a pixel: rounding, not a fraction
 
 

@@ -37,7 +37,7 @@ class Block:
 
     slide: SlideTiles  # whose tiles these are
     start: int  # number of the first one
-    tiles: NDArray[np.uint8]  # (m, 3, tile_px, tile_px) uint8
+    tiles: NDArray[np.uint8]  # (m, 3, tile_px, tile_px) uint8, the three values of a pixel side by side in memory
     error: Exception | None  # the reason, where there is one; `tiles` is then empty
     last: bool  # whether this is all of the slide
 
@@ -91,7 +91,7 @@ class _Reading:
 
     source: _Source
     start: int
-    tiles: NDArray[np.uint8]
+    tiles: NDArray[np.uint8]  # (m, tile_px, tile_px, 3)
     last: bool
     left: int  # tasks
     moved: float = 0.0
@@ -101,7 +101,7 @@ class _Reading:
 class TileReader:
     """Reads blocks of tiles with threads, in the order of the slides, some way ahead.
 
-    OpenSlide gives the interpreter lock back while it decodes, so threads are enough, and none of them is ever forked.
+    Decoding gives the interpreter lock back, so threads are enough, and none of them is ever forked.
     They are daemons: one that never comes back from a broken file system does not keep the program from ending.
 
     Args:
@@ -110,7 +110,7 @@ class TileReader:
         upsample: Enlarge slides that were scanned coarser.
         workers: Reading threads.
         timeout_s: A slide none of whose tiles arrives for so long is given up.
-        allocate: Makes the memory of a block, (m, 3, tile_px, tile_px) uint8.
+        allocate: Makes the memory of a block, (m, tile_px, tile_px, 3) uint8.
     """
 
     def __init__(
@@ -168,7 +168,8 @@ class TileReader:
             error = self._wait(head)
             if last := head.last or error is not None:
                 source.finish()
-            yield Block(source.slide, head.start, head.tiles if error is None else head.tiles[:0], error, last=last)
+            tiles = (head.tiles if error is None else head.tiles[:0]).transpose(0, 3, 1, 2)
+            yield Block(source.slide, head.start, tiles, error, last=last)
 
     def _readings(self, slides: Iterable[SlideTiles]) -> Iterator[_Reading]:
         size = self.block_tiles
@@ -176,7 +177,7 @@ class TileReader:
             source, n = _Source(slide, self._upsample), len(slide.coords)
             for start in range(0, n, size):
                 m = min(size, n - start)
-                pixels = self._allocate((m, 3, self._tile_px, self._tile_px))
+                pixels = self._allocate((m, self._tile_px, self._tile_px, 3))
                 yield _Reading(source, start, pixels, last=start + m == n, left=-(-m // TILES_PER_TASK))
 
     def _submit(self, reading: _Reading) -> None:
@@ -234,5 +235,5 @@ class TileReader:
         stop = min(first + TILES_PER_TASK, len(reading.tiles))
         for i in range(first, stop):
             x, y = (int(v) for v in reading.source.slide.coords[reading.start + i])
-            reading.tiles[i] = slide.read(x, y, tile_px=self._tile_px, mpp=self._mpp).transpose(2, 0, 1)
+            slide.read(x, y, tile_px=self._tile_px, mpp=self._mpp, out=reading.tiles[i])
             reading.moved = time.monotonic()

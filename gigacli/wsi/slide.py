@@ -15,14 +15,13 @@ from PIL import Image
 from gigacli.errors import InvalidInput, SlideError
 from gigacli.wsi.advice import COPY, advice
 from gigacli.wsi.area import area_average
+from gigacli.wsi.header import bounds, check_sizes, reduction
+from gigacli.wsi.jpeg_tiles import JpegLevel, jpeg_levels
 from gigacli.wsi.tiff import lacking_tiles
 
 MAX_UPSAMPLING = 1.05
 """Pixels may be up to 5 % coarser than asked for: scanners sold as 0.5 micron really have 0.47 to 0.52, and 20 tiles
 are better read from the level meant for them than from one four times as large."""
-
-MAX_SIDE_PX = 4_000_000
-"""No scanner makes 4 million pixels a side (0.4 metres at 0.1 micron): a header that says so lies."""
 
 MAX_DECODED_PX = 2**34
 """Pixels decoded for one thumbnail (131,072 x 131,072 without a pyramid): at 40 million a second, seven minutes."""
@@ -33,7 +32,10 @@ MAX_THUMBNAIL_PX = 2**27
 # A thumbnail is read in blocks of about this many pixels a side, 64 MiB whatever the slide. Where a block begins at a
 # fraction of a level's pixel OpenSlide interpolates, four times as slowly: one large block is read sooner than many.
 _BLOCK_PX = 4096
-_PADDING_PX = 512  # the largest tile of a scanner: how much longer than its part of the slide a level may be
+_DIRECT = ("aperio", "generic-tiff")  # formats whose levels are nothing but images of a TIFF
+_COMPARED = 3  # tiles of a level, those with the most detail, that decoding must give as OpenSlide gives them
+_COMPARED_PX = 64  # of their sides
+_ALIKE = 4  # grey levels: OpenSlide interpolates along both axes with weights of seven bits
 
 
 class Slide:
@@ -72,15 +74,21 @@ class Slide:
         # A name that is no UTF-8 cannot be looked up, and nothing that matters has one.
         self.properties: dict[str, str] = {name: found[name] for name in found if "\ufffd" not in name}
         self.vendor: str = self.properties.get("openslide.vendor", "")
-        self.bounds_px = _bounds(self.properties, self.size_px)
+        self.bounds_px = bounds(self.properties, self.size_px)
         self._levels: list[tuple[tuple[int, int], float]] = list(
             zip(self._handle.level_dimensions, self._handle.level_downsamples, strict=True)
         )
         try:
-            _check_sizes(self.path, [size for size, _ in self._levels])
+            check_sizes(self.path, [size for size, _ in self._levels])
         except SlideError:
             self._handle.close()
             raise
+        self._factors = [
+            (reduction(self.size_px[0], size[0]), reduction(self.size_px[1], size[1])) for size, _ in self._levels
+        ]
+        self._looking = threading.Lock()
+        self._jpeg: list[JpegLevel | None] | None = None  # by level, once one was looked for
+        self._decided: dict[int, JpegLevel | None] = {}  # level -> its tiles, where they are what OpenSlide gives
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +99,9 @@ class Slide:
     def close(self) -> None:
         """Close the file. Nothing can be read afterwards."""
         self._handle.close()
+        for level in self._jpeg or ():
+            if level is not None:
+                level.close()
 
     @property
     def mpp(self) -> float:
@@ -99,12 +110,15 @@ class Slide:
             raise InvalidInput(f"{self.path} was opened without a resolution", "Open it with Slide(path, mpp=...).")
         return self._mpp
 
-    def read(self, x: int, y: int, *, tile_px: int, mpp: float) -> NDArray[np.uint8]:
+    def read(
+        self, x: int, y: int, *, tile_px: int, mpp: float, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Read a square tile: the exact area average of the slide over every pixel of the tile.
 
         Reads the coarsest level that is fine enough (at most 5 % coarser than asked) and averages it down, with
         fractional positions and scales. What is transparent or outside the slide is white. (`x`, `y`) is the level-0
-        pixel of the top-left corner, `mpp` the microns per pixel of the tile.
+        pixel of the top-left corner, `mpp` the microns per pixel of the tile. `out`, if given, is where it goes:
+        uint8 (tile_px, tile_px, 3), contiguous.
 
         Returns:
             uint8 (tile_px, tile_px, 3), RGB.
@@ -114,7 +128,15 @@ class Slide:
                 fresh handle.
         """
         side = tile_px * mpp / self.mpp
-        return self._average((x, y), (side, side), mpp=mpp, shape=(tile_px, tile_px))
+        found = self._average((x, y), (side, side), mpp=mpp, shape=(tile_px, tile_px), out=out)
+        if out is None or np.may_share_memory(found, out):
+            return found
+        out[:] = found
+        return out
+
+    def decodes(self, mpp: float) -> bool:
+        """Whether tiles of `mpp` are decoded from the JPEG tiles of the file, without OpenSlide."""
+        return self._jpeg_level(self._level(mpp)) is not None
 
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
         """Read the scanned region (`bounds_px`) at `mpp` microns per pixel.
@@ -162,12 +184,37 @@ class Slide:
             )
 
     def _average(
-        self, origin: tuple[float, float], extent: tuple[float, float], *, mpp: float, shape: tuple[int, int]
+        self,
+        origin: tuple[float, float],
+        extent: tuple[float, float],
+        *,
+        mpp: float,
+        shape: tuple[int, int],
+        out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
         """`shape` (rows, columns) pixels at `mpp` from `origin`, averaging nothing beyond `extent` (level-0 px)."""
         level = self._level(mpp)
+        across, down = (mpp / self.mpp / d for d in self._downsamples(level))
+        jpeg = self._jpeg_level(level)
+        if jpeg is not None:
+            first, spans = self._place(level, origin, extent, whole=True)
+            size = _size(spans)
+            region = jpeg.region(first, size, out if out is not None and out.shape[1::-1] == size else None)
+            if region is not None:
+                return area_average(region, spans, step=(across, down), shape=shape)
+        corner, spans = self._place(level, origin, extent, whole=False)
+        region = self._region(corner, level, _size(spans))
+        return area_average(region, spans, step=(across, down), shape=shape)
+
+    def _place(
+        self, level: int, origin: tuple[float, float], extent: tuple[float, float], *, whole: bool
+    ) -> tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]:
+        """Where to read a level, and begin and end of what is wanted along x and y in pixels of what is read there.
+
+        Where to read is a `whole` pixel of the level, or what OpenSlide is asked for, a level-0 pixel.
+        """
         size, nominal = self._levels[level]
-        location, spans = [], []
+        corners, spans = [], []
         for axis, (pixels, downsample) in enumerate(zip(size, self._downsamples(level), strict=True)):
             begin, end = origin[axis] / downsample, (origin[axis] + extent[axis]) / downsample
             first = math.floor(begin + 1e-6)
@@ -176,17 +223,47 @@ class Slide:
                 first = min(first, pixels - 1)
             # OpenSlide places level-0 pixel X at X / nominal of the level and interpolates if that is a fraction.
             # The corner it is asked for lies on a pixel of the level as nearly as whole numbers allow.
-            corner = math.floor(first * nominal + 1e-6)
-            shift = corner / nominal
+            corner = first if whole else math.floor(first * nominal + 1e-6)
+            shift = first if whole else corner / nominal
             if inside:  # a last pixel that is cut by the border of the level is half white
                 end = min(end, shift + math.floor(pixels - shift + 1e-6))
-            location.append(corner)
+            corners.append(corner)
             spans.append((begin - shift, end - shift))
-        region = self._region(
-            (location[0], location[1]), level, (math.ceil(spans[0][1] - 1e-6), math.ceil(spans[1][1] - 1e-6))
-        )
-        across, down = (mpp / self.mpp / d for d in self._downsamples(level))
-        return area_average(region, (spans[0], spans[1]), step=(across, down), shape=shape)
+        return (corners[0], corners[1]), (spans[0], spans[1])
+
+    def _jpeg_level(self, level: int) -> JpegLevel | None:
+        """Return the JPEG tiles of a level, None where they are not what OpenSlide gives.
+
+        A function of the file alone, so that no pixel depends on who reads it.
+        """
+        if self.vendor not in _DIRECT:
+            return None
+        if level not in self._decided:
+            with self._looking:
+                if self._jpeg is None:
+                    self._jpeg = jpeg_levels(self.path, [size for size, _ in self._levels])
+                jpeg = self._jpeg[level]
+                alike = jpeg is not None and all(self._is_alike(jpeg, level, c) for c in jpeg.richest(_COMPARED))
+                self._decided[level] = jpeg if alike else None
+        return self._decided[level]
+
+    def _is_alike(self, jpeg: JpegLevel, level: int, corner: tuple[int, int]) -> bool:
+        """Whether pixels of a tile from `corner` on are decoded to what OpenSlide gives."""
+        side, nominal = _COMPARED_PX, self._levels[level][1]
+        location = [math.ceil(c * nominal) for c in corner]
+        places = [x / nominal for x in location]  # in pixels of the level, where OpenSlide interpolates
+        first = [math.floor(p + 1e-6) for p in places]
+        ours = jpeg.region((first[0], first[1]), (side + 1, side + 1))
+        try:
+            theirs = self._region((location[0], location[1]), level, (side, side))
+        except SlideError:
+            return False
+        if ours is None:
+            return False
+        across, down = (max(0.0, p - f) for p, f in zip(places, first, strict=True))
+        mixed = ours[:-1] * (1 - down) + ours[1:] * down
+        mixed = mixed[:, :-1] * (1 - across) + mixed[:, 1:] * across
+        return bool(np.abs(mixed - theirs).max() <= _ALIKE)
 
     def _level(self, mpp: float) -> int:
         """Return the coarsest level that is fine enough for `mpp`."""
@@ -205,8 +282,7 @@ class Slide:
 
     def _downsamples(self, level: int) -> tuple[float, float]:
         """Level-0 pixels per pixel of a level, along x and y."""
-        size = self._levels[level][0]
-        return _downsample(self.size_px[0], size[0]), _downsample(self.size_px[1], size[1])
+        return self._factors[level]
 
     def _region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Read pixels of a level on white, uint8 (h, w, 3)."""
@@ -251,41 +327,6 @@ def _open(path: Path) -> openslide.OpenSlide:
         raise SlideError(f"{path} cannot be opened: {error}", advice(path, str(error))) from error
 
 
-def _check_sizes(path: Path, sizes: list[tuple[int, int]]) -> None:
-    """Refuse headers that lie: sizes that no slide has, and levels that are no picture of the first."""
-    full = sizes[0]
-    if not 1 <= min(full) <= max(full) <= MAX_SIDE_PX:
-        raise SlideError(f"{path} says it is {full[0]} x {full[1]} px; expected 1 to {MAX_SIDE_PX} a side", COPY)
-    for size in sizes[1:]:
-        # Some scanners pad small levels to whole tiles, so only what cannot be padding is refused.
-        x, y = (max(1, side) / whole for side, whole in zip(size, full, strict=True))
-        slack = max(0.1 * max(size), _PADDING_PX)
-        if min(size) < 1 or max(x, y) > 1 + slack / max(full) or abs(x - y) * max(full) > slack:
-            raise SlideError(
-                f"{path} has a level of {size[0]} x {size[1]} px for a slide of {full[0]} x {full[1]} px; expected the "
-                "same proportions",
-                COPY,
-            )
-
-
-def _bounds(properties: dict[str, str], size_px: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the scanned region inside the slide."""
-    names = ("openslide.bounds-x", "openslide.bounds-y", "openslide.bounds-width", "openslide.bounds-height")
-    if not all(name in properties for name in names):
-        return (0, 0, *size_px)
-    x, y, width, height = (int(properties[name]) for name in names)
-    left, top = max(x, 0), max(y, 0)
-    right, bottom = min(x + width, size_px[0]), min(y + height, size_px[1])
-    if right <= left or bottom <= top:
-        return (0, 0, *size_px)
-    return left, top, right - left, bottom - top
-
-
-def _downsample(full: int, reduced: int) -> float:
-    """Return how many of `full` pixels one of `reduced` stands for.
-
-    Writers halve and round down, so 4443 px become 2221: a factor of 2 and a lost pixel, not of 2.0005, which would
-    shift the far end. OpenSlide goes further and averages the ratios of width and height.
-    """
-    whole = max(1, round(full / reduced))
-    return float(whole) if abs(full / whole - reduced) < 1 else full / reduced
+def _size(spans: tuple[tuple[float, float], tuple[float, float]]) -> tuple[int, int]:
+    """Whole pixels that spans along x and y need."""
+    return math.ceil(spans[0][1] - 1e-6), math.ceil(spans[1][1] - 1e-6)

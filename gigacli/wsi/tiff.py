@@ -1,15 +1,49 @@
-"""A check of TIFF directories: OpenSlide fills in tiles that are missing without a word."""
+"""Directories of a TIFF, read by hand (spec/decisions/0020): what is missing, and where the tiles of its images lie.
+
+OpenSlide fills in tiles that are missing without a word, and decodes more slowly than the tiles can be decoded.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS = 256, 257, 322, 323, 324
-_DESCRIPTION = 270
+import numpy as np
+from numpy.typing import NDArray
+
+_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS = 256, 257, 322, 323, 324, 325
+_BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION, _SAMPLES, _PLANAR, _JPEG_TABLES = 258, 259, 262, 270, 277, 284, 347
+_JPEG = 7  # of the values of _COMPRESSION, after TIFF Technical Note 2
+_FORMS = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B", 16: "Q"}  # letter of struct, by type of value
 _MOST_DIRECTORIES = 1000
+_MOST_TILES = 2**24  # of an image: a million pixels a side in tiles of 256
+_TILE_PX = range(8, 4097)  # sides of a tile that a scanner writes
+_MOST_TABLES = 2**16  # bytes of quantisation and Huffman tables; a JPEG has 600
+
+
+class _Tag(NamedTuple):
+    """An entry of a directory."""
+
+    number: int  # of values
+    value: int  # the first one, or where they are
+    form: str  # letter of struct
+    order: str  # "<" or ">"
+    raw: bytes  # the values themselves, or where they are, as they stand in the directory
+
+
+@dataclass(frozen=True, eq=False)
+class JpegImage:
+    """An image of a TIFF in JPEG tiles of three colours, 8 bits each."""
+
+    size_px: tuple[int, int]  # width and height
+    tile_px: tuple[int, int]
+    offsets: NDArray[np.int64]  # (tiles,) where each tile lies in the file, row by row; 0 where there is none
+    counts: NDArray[np.int64]  # (tiles,) bytes
+    tables: bytes  # what its tiles have in common and lack, "" for whole JPEGs
+    rgb: bool  # whether they hold red, green and blue rather than luminance and chrominance
 
 
 def lacking_tiles(path: Path) -> str:
@@ -21,13 +55,26 @@ def lacking_tiles(path: Path) -> str:
         try:
             for tags in _directories(file):
                 if {_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS} <= tags.keys():
-                    width, length, across, down = (tags[t][1] for t in (_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH))
-                    needed, found = -(-width // max(1, across)) * -(-length // max(1, down)), tags[_TILE_OFFSETS][0]
+                    needed, found = _tiles_needed(tags), tags[_TILE_OFFSETS].number
                     if found < needed:
-                        return f"an image of {width} x {length} px, which is {needed} tiles, has {found}"
+                        size = f"{tags[_WIDTH].value} x {tags[_LENGTH].value}"
+                        return f"an image of {size} px, which is {needed} tiles, has {found}"
         except struct.error:
             pass  # the file ends here: OpenSlide says so better
     return ""
+
+
+def jpeg_images(path: Path) -> list[JpegImage]:
+    """Return the images of a TIFF that are made of JPEG tiles; none of a file that is no TIFF."""
+    found = []
+    with path.open("rb") as file:
+        try:
+            for tags in list(_directories(file)):
+                if image := _jpeg_image(file, tags):
+                    found.append(image)
+        except (struct.error, OSError, ValueError):
+            return []  # the file ends too early, or an offset is none
+    return found
 
 
 def description_of(path: Path) -> str | None:
@@ -37,17 +84,55 @@ def description_of(path: Path) -> str | None:
             tags = next(_directories(file), None)
             if tags is None or _DESCRIPTION not in tags:
                 return None if tags is None else ""
-            length, at = tags[_DESCRIPTION]
-            if length <= 8:  # lies in the directory itself
+            tag = tags[_DESCRIPTION]
+            if tag.number <= 8:  # lies in the directory itself
                 return ""
-            file.seek(at)
-            return file.read(min(length, 4096)).decode(errors="replace")
+            return _values(file, tag, most=4096).tobytes().decode(errors="replace")
         except (struct.error, OSError, ValueError):
             return None
 
 
-def _directories(file: BinaryIO) -> Iterator[dict[int, tuple[int, int]]]:
-    """Yield the directories of a TIFF: number of values, and the first one or where they are, by tag.
+def _jpeg_image(file: BinaryIO, tags: dict[int, _Tag]) -> JpegImage | None:
+    """Return the image of a directory, None where it is not made of JPEG tiles of three colours."""
+    values = {tag: tags[tag].value for tag in (_COMPRESSION, _SAMPLES, _PHOTOMETRIC) if tag in tags}
+    values[_PLANAR] = tags[_PLANAR].value if _PLANAR in tags else 1
+    kind = (values.get(_COMPRESSION), values.get(_SAMPLES), values[_PLANAR])
+    needed_tags = {_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS}
+    if kind != (_JPEG, 3, 1) or values.get(_PHOTOMETRIC) not in (2, 6) or not needed_tags <= tags.keys():
+        return None
+    bits = _values(file, tags[_BITS], most=3) if _BITS in tags else np.ones(1)
+    needed, tables = _tiles_needed(tags), tags.get(_JPEG_TABLES)
+    if not 0 < needed <= _MOST_TILES or any(tags[tag].number != needed for tag in (_TILE_OFFSETS, _TILE_COUNTS)):
+        return None
+    if (bits != 8).any() or any(tags[tag].value not in _TILE_PX for tag in (_TILE_WIDTH, _TILE_LENGTH)):
+        return None
+    return JpegImage(
+        size_px=(tags[_WIDTH].value, tags[_LENGTH].value),
+        tile_px=(tags[_TILE_WIDTH].value, tags[_TILE_LENGTH].value),
+        offsets=_values(file, tags[_TILE_OFFSETS], most=needed).astype(np.int64),
+        counts=_values(file, tags[_TILE_COUNTS], most=needed).astype(np.int64),
+        tables=b"" if tables is None else _values(file, tables, most=_MOST_TABLES).tobytes(),
+        rgb=values[_PHOTOMETRIC] == 2,
+    )
+
+
+def _tiles_needed(tags: dict[int, _Tag]) -> int:
+    width, length, across, down = (tags[t].value for t in (_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH))
+    return -(-width // max(1, across)) * -(-length // max(1, down))
+
+
+def _values(file: BinaryIO, tag: _Tag, *, most: int) -> NDArray[np.integer]:
+    """Return the values of a tag, at most as many as that."""
+    kind = np.dtype(tag.order + tag.form)
+    data = tag.raw
+    if tag.number * kind.itemsize > len(tag.raw):
+        file.seek(struct.unpack(tag.order + ("I" if len(tag.raw) == 4 else "Q"), tag.raw)[0])
+        data = _exactly(file, min(tag.number, most) * kind.itemsize)
+    return np.frombuffer(data, kind, min(tag.number, most))
+
+
+def _directories(file: BinaryIO) -> Iterator[dict[int, _Tag]]:
+    """Yield the entries of each directory of a TIFF by tag.
 
     Raises:
         struct.error: The file ends too early.
@@ -64,12 +149,13 @@ def _directories(file: BinaryIO) -> Iterator[dict[int, tuple[int, int]]]:
         count = _read(file, here, order + number)[0]
         if count > 4096:  # no directory
             return
-        tags: dict[int, tuple[int, int]] = {}
+        tags: dict[int, _Tag] = {}
         for _ in range(count):
             tag, form, values = struct.unpack(order + "HH" + offset, _exactly(file, 4 + struct.calcsize(offset)))
-            value = _exactly(file, struct.calcsize(offset))
-            pointer = offset if form == 2 else {3: "H", 4: "I", 16: "Q"}.get(form, "B")
-            tags.setdefault(tag, (values, struct.unpack_from(order + pointer, value)[0]))
+            raw = _exactly(file, struct.calcsize(offset))
+            letter = _FORMS.get(form, "B")
+            pointer = offset if form == 2 else letter
+            tags.setdefault(tag, _Tag(values, struct.unpack_from(order + pointer, raw)[0], letter, order, raw))
         here = struct.unpack(order + offset, _exactly(file, struct.calcsize(offset)))[0]
         yield tags
 

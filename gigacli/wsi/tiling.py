@@ -16,6 +16,11 @@ from gigacli.wsi.qc import qc_picture
 from gigacli.wsi.slide import MAX_UPSAMPLING, Slide
 from gigacli.wsi.tissue import MASK_MPP, tissue_mask
 
+_ALL_TISSUE = (
+    "100 % of it is tissue: fine where it was cut out of a section or has a mask that says so; if there is glass on "
+    "it, none was found: look at it, giga tile STORE --qc FOLDER"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
@@ -24,6 +29,7 @@ class Tiles:
     coords: NDArray[np.int32]  # (n, 2) level-0 corners, x and y
     tissue: NDArray[np.float32]  # (n,) share of each tile that is tissue
     empty: str = ""  # why there are no tiles, "" where there are some
+    remark: str = ""  # what is odd about the tissue, "" where nothing is
     picture: Image.Image | None = None  # thumbnail with tissue and tiles drawn, where one was asked for
 
 
@@ -94,4 +100,4 @@ def find_tiles(
         empty = "no tissue was found"
     elif not keep.any():
         empty = f"no tile is {100 * min_tissue:g} % tissue; the best is {100 * float(share.max()):.0f} %"
-    return Tiles(coords[keep], share[keep], empty, picture)
+    return Tiles(coords[keep], share[keep], empty, _ALL_TISSUE if tissue.all() else "", picture)

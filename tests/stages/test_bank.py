@@ -24,6 +24,7 @@ from gigacli.weights.bank_slides import BankSlides
 from gigacli.weights.resnet18 import resnet18_from_bytes
 from gigacli.wsi import reader
 from gigacli.wsi.slide import Slide
+from tests.helpers import Recorder
 
 OPTIONS = {"encoder": "random-resnet18", "augmentations": 3, "draws": 8, "precision": "fp32"}
 NAME = "random-resnet18"
@@ -343,3 +344,46 @@ def test_refusals(chain, store_at, tmp_path, chunks):
     empty = giga.Store.create(tmp_path / "empty.zarr")
     with pytest.raises(NotFound, match="no tiles"):
         giga.bank(empty.url, **OPTIONS)
+
+
+def test_the_bar_shows_tiles_of_all_slides_from_the_first_block_on(store_at, monkeypatch):
+    """Blocks of five tiles; a slide that fails in its middle counts as if it were done."""
+    monkeypatch.setattr(reader, "BLOCK_BYTES", 5 * 3 * 64 * 64)
+    store = giga.open(store_at("tile"), write=True)
+    counts, coords = store.root["tiles/count"][:], store.root["tiles/coords"]
+    broken, recorder, read = int(np.argmax(counts)), Recorder(), Slide.read
+
+    def fail(self, x, y, **options):
+        if self.path.stem == store.slides[broken].id and [x, y] == coords[broken, 7].tolist():
+            raise OSError("gone")
+        return read(self, x, y, **options)
+
+    monkeypatch.setattr(Slide, "read", fail)
+    options = OPTIONS | {"augmentations": 1, "draws": 1}
+    assert set(giga.bank(store, progress=recorder, **options).failures) == {store.slides[broken].id}
+    assert recorder.started == [("bank", counts.sum(), 0)]
+    assert sum(step for step, _ in recorder.advanced) == counts.sum()
+    assert recorder.advanced[0][0] == 5
+    assert "encodings/s" in recorder.advanced[0][1]
+    monkeypatch.setattr(Slide, "read", read)
+    again = Recorder()
+    giga.bank(store, progress=again, **options)
+    assert again.started == [("bank", counts.sum(), counts.sum() - counts[broken])]
+    assert sum(step for step, _ in again.advanced) == counts[broken]
+
+
+def test_an_interrupt_in_the_middle_of_a_slide_says_what_it_costs(store_at, monkeypatch):
+    monkeypatch.setattr(reader, "BLOCK_BYTES", 5 * 3 * 64 * 64)
+    store = giga.open(store_at("tile"), write=True)
+    first, second = store.root["tiles/count"][:2].tolist()
+
+    def interrupt(recorder):
+        if sum(step for step, _ in recorder.advanced) > first:
+            raise KeyboardInterrupt
+
+    recorder = Recorder(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        giga.bank(store, progress=recorder, **OPTIONS | {"augmentations": 1, "draws": 1})
+    said = f"{store.slides[1].id} was interrupted after 5 of {second} tiles, which the next run encodes anew; "
+    assert recorder.said[-1] == f"{said}all slides before it are kept"
+    assert store.bank(NAME).done().finished.sum() == 1

@@ -481,3 +481,18 @@ def test_a_table_that_is_still_blank_is_written_anew(without_mpp, tmp_path):
     shutil.copy(tmp_path / "here" / "b.tif", tmp_path / "here" / "d.tif")
     giga.tile(store, tmp_path / "here" / "d.tif", **OPTIONS)
     assert [line.split(",")[1] for line in table.read_text().splitlines()[1:]] == ["a", "b", "d"]
+
+
+def test_a_slide_that_is_all_tissue_gets_a_remark_and_the_bar_shows_all_tiles(tmp_path):
+    from gigacli.demo.pyramid import write_pyramid
+
+    (tmp_path / "here").mkdir()
+    stained = np.random.default_rng(0).normal((190, 130, 180), 8, (600, 800, 3)).clip(0, 255).astype(np.uint8)
+    for name in ("a", "b"):
+        write_pyramid(tmp_path / "here" / f"{name}.tif", stained, mpp=0.5)
+    recorder = Recorder()
+    summary = giga.tile(tmp_path / "a.zarr", tmp_path / "here", mpp=1.0, tile_px=64, progress=recorder)
+    assert summary.tiles == 48
+    assert set(summary.remarks) == {"a", "b"}
+    assert "100 % of it is tissue" in summary.remarks["a"]
+    assert [note for _, note in recorder.advanced][-2:] == ["slides, 24 tiles", "slides, 48 tiles"]

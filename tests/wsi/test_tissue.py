@@ -1,4 +1,5 @@
 import io
+from functools import cache
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from scipy import ndimage
 
 from gigacli.demo.draw import LABS, draw_slide
 from gigacli.errors import InvalidInput
+from gigacli.wsi.grid import tile_grid, tissue_fraction
 from gigacli.wsi.slide import Slide
 from gigacli.wsi.tissue import MASK_MPP, tissue_mask
 
@@ -232,16 +234,42 @@ def test_pale_tissue_beside_dark_is_tissue():
     assert not found[:, 222:238].any()
 
 
-# What ink hides cannot be known and is not counted, but ink on glass is: it is no tissue, and what is beside it is.
-@pytest.mark.parametrize(("lab", "label", "seed"), [(0, "glandular", 1), (1, "solid", 8), (2, "glandular", 4)])
-def test_the_demo_cohort_is_found(lab, label, seed):
+DRAWN = [(0, "glandular", 1), (1, "solid", 8), (2, "glandular", 4)]  # lab, label, seed
+
+
+@cache
+def drawn(lab, label, seed):
+    """A slide of the demo, and the mask of its thumbnail."""
     drawing = draw_slide(np.random.default_rng(seed), label=label, lab=LABS[lab], size_px=(4096, 3072), mpp=0.5)
-    k = int(MASK_MPP / 0.5)
-    found = tissue_mask(np.asarray(Image.fromarray(drawing.image).reduce(k)))
-    k //= drawing.downsample
+    return drawing, tissue_mask(np.asarray(Image.fromarray(drawing.image).reduce(int(MASK_MPP / 0.5))))
+
+
+# What ink hides cannot be known and is not counted, but ink on glass is: it is no tissue, and what is beside it is.
+@pytest.mark.parametrize("slide", DRAWN)
+def test_the_demo_cohort_is_found(slide):
+    drawing, found = drawn(*slide)
+    k = int(MASK_MPP / 0.5) // drawing.downsample
     found = found.repeat(k, 0).repeat(k, 1)[: drawing.tissue.shape[0], : drawing.tissue.shape[1]]
     counted = ~(drawing.pen & drawing.tissue)
     assert (found & drawing.tissue)[counted].sum() / (found | drawing.tissue)[counted].sum() > 0.93
+
+
+@pytest.mark.parametrize("mpp", [0.5, 1.0])
+def test_tiles_on_a_border_hold_as_much_tissue_as_is_said(mpp):
+    pairs, scale = [], {"mpp": mpp, "slide_mpp": 0.5, "tile_px": 256}
+    for drawing, mask in (drawn(*slide) for slide in DRAWN):
+        coords = tile_grid(drawing.image.shape[1::-1], **scale)
+        cells = {"mask_mpp": 0.5 * drawing.downsample, **scale}
+        held = tissue_fraction(drawing.tissue, coords, **cells)
+        seen = tissue_fraction(drawing.tissue & drawing.pen, coords, **cells) == 0
+        pairs.append(np.stack([tissue_fraction(mask, coords, mask_mpp=MASK_MPP, **scale), held])[:, seen])
+    found, held = np.concatenate(pairs, axis=1)
+    border = (held > 0.02) & (held < 0.98)
+    assert border.sum() > 40
+    assert abs((found - held)[border].mean()) < 0.02
+    both = ((found >= 0.5) & (held >= 0.5)).sum()
+    assert both / (found >= 0.5).sum() > 0.97
+    assert both / (held >= 0.5).sum() > 0.97
 
 
 def test_sizes_are_physical():
