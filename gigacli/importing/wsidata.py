@@ -1,8 +1,9 @@
 """Features in the stores of LazySlide and wsidata: SpatialData in zarr v3, one store per slide.
 
 ``tables/<model>_<tiles>`` is AnnData: X (tiles, values), obs/tile_id, and the name of its tiles in the attribute
-`region`. ``shapes/<tiles>`` is GeoParquet with the columns tile_id, x and y in level-0 pixels. The root's attributes
-say the rest: ``tile_spec`` per name of tiles, and ``slide_properties``. Only these are read; spatialdata is not needed.
+`region`. ``shapes/<tiles>`` is GeoParquet: squares in level-0 pixels, and the column tile_id, which LazySlide leaves
+out where it cut the whole slide: tiles are then numbered as they stand. The root's attributes say the rest:
+``tile_spec`` per name of tiles, and ``slide_properties``. Only these are read; spatialdata is not needed.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.errors import SlideError, from_clone
 from gigacli.importing.feature_set import UNKNOWN_SIZE, Content, FeatureSet, NoFeatures, number
 from gigacli.store.bounds import MOST
 from gigacli.store.folder import Folder
+
+POLYGON, POLYGON_BYTES = 3, 13
+"""A polygon's kind in well-known binary, and its bytes before the points of the first ring."""
 
 
 def look_into(path: Path) -> list[FeatureSet]:
@@ -61,7 +66,7 @@ def _found(path: Path, table: Any, tiles: str, encoder: str, spec: dict[str, Any
 
     @contextmanager
     def read() -> Iterator[Content]:
-        corners = _corners(path / "shapes" / tiles / "shapes.parquet", table["obs/tile_id"][:])
+        corners = corners_of(path / "shapes" / tiles / "shapes.parquet", table["obs/tile_id"][:])
         yield Content(coords=corners, vectors=lambda a, b: np.asarray(values[a:b]))
 
     return FeatureSet(
@@ -81,18 +86,38 @@ def _found(path: Path, table: Any, tiles: str, encoder: str, spec: dict[str, Any
     )
 
 
-def _corners(file: Path, wanted: np.ndarray) -> np.ndarray:
-    """(n, 2): corners of the tiles with these ids, in their order."""
+def corners_of(file: Path, wanted: NDArray[Any] | None) -> NDArray[np.float64]:
+    """(n, 2): corners of the tiles with these ids, in their order; of all tiles where none are named.
+
+    Raises:
+        SlideError: A tile is not among the shapes, or they are no polygons.
+    """
     try:
         from pyarrow import parquet
     except ImportError as error:
         raise SlideError("its tiles are GeoParquet, which needs pyarrow", from_clone("parquet")) from error
-    if (rows := parquet.read_metadata(file).num_rows) > MOST["tile"]:
+    about = parquet.ParquetFile(file)
+    if (rows := about.metadata.num_rows) > MOST["tile"]:
         raise SlideError(f"its shapes are {rows} tiles; at most {MOST['tile']} are read")
-    columns = parquet.read_table(file, columns=["tile_id", "x", "y"]).to_pydict()
-    row = {tile: i for i, tile in enumerate(columns["tile_id"])}
+    columns = [name for name in ("tile_id", "geometry") if name in about.schema_arrow.names]
+    held = about.read(columns=columns).to_pydict()
+    corners = np.array([_corner(shape) for shape in held["geometry"]], dtype=np.float64).reshape(-1, 2)
+    if wanted is None:
+        return corners
+    row = {tile: i for i, tile in enumerate(held.get("tile_id", range(rows)))}
     missing = [tile for tile in wanted.tolist() if tile not in row]
     if missing:
         raise SlideError(f"{len(missing)} of its tiles, such as {missing[0]}, are not among its shapes")
-    order = [row[tile] for tile in wanted.tolist()]
-    return np.stack([np.asarray(columns["x"])[order], np.asarray(columns["y"])[order]], axis=1)
+    return corners[[row[tile] for tile in wanted.tolist()]]
+
+
+def _corner(shape: Any) -> NDArray[np.float64]:
+    """Least x and y of a polygon in well-known binary: byte order, kind, number of rings, then the points of each."""
+    if isinstance(shape, bytes) and len(shape) >= POLYGON_BYTES:
+        order = "<" if shape[0] else ">"
+        kind, rings, points = np.frombuffer(shape, f"{order}u4", count=3, offset=1)
+        if (kind, rings) == (POLYGON, 1) and len(shape) == POLYGON_BYTES + 16 * int(points) and points:
+            ring = np.frombuffer(shape, f"{order}f8", offset=POLYGON_BYTES).reshape(-1, 2)
+            least: NDArray[np.float64] = ring.min(axis=0)
+            return least
+    raise SlideError("the shapes of its tiles are not polygons of one ring", "tile the slide again with LazySlide")

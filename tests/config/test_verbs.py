@@ -132,6 +132,7 @@ ANOTHER = {
     "exclude": Path("test.csv"),
     "sparse_backend": "torch",
     "log_dir": Path("runs"),
+    "scale": 0.25,
     "seeds": 3,
     "views": 17,
     "workers": 1,
