@@ -20,6 +20,9 @@ from gigacli.tables import bare_id
 H5 = (".h5", ".hdf5")
 TENSORS = (".pt", ".npz")
 SHARD = ".parquet"
+ENDINGS = (*H5, *TENSORS, SHARD, ".npy", ".zarr")
+"""Of files that are taken for features in a folder."""
+
 TABLES = (".csv", ".tsv", ".h5ad")
 """Of slide vectors. Folders are full of other tables, so that these are read where they are named."""
 
@@ -35,8 +38,12 @@ class Discovery:
     ignored: list[str] = field(default_factory=list)  # why files that were met in a folder are no features
 
 
-def files_of(paths: Sequence[Path]) -> list[Path]:
+def files_of(paths: Sequence[Path], endings: tuple[str, ...] = ENDINGS) -> list[Path]:
     """Every file that may hold features: those named, and those below the folders named, sorted; zarr stores are one.
+
+    Args:
+        paths: Files and folders.
+        endings: Of the files that are looked for in folders.
 
     Raises:
         NotFound: There is no such path, or nothing in it.
@@ -45,22 +52,22 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise NotFound(f"{path} does not exist", "name feature files, or the folder that holds them")
-        files |= dict.fromkeys(_below(path) if path.is_dir() and path.suffix != ".zarr" else [path])
+        files |= dict.fromkeys(_below(path, endings) if path.is_dir() and path.suffix != ".zarr" else [path])
     if not files:
         raise NotFound(
-            f"no feature file in {', '.join(map(str, paths))}; looked for .h5, .pt, .npz, .npy, .parquet and .zarr",
+            f"no feature file in {', '.join(map(str, paths))}; looked for {' '.join(endings)}",
             "name the folder that holds the features",
         )
     return list(files)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
         if entry.is_dir() and entry.suffix != ".zarr":
-            yield from _below(entry)
-        elif entry.suffix.lower() in (*H5, *TENSORS, SHARD, ".npy", ".zarr"):
+            yield from _below(entry, endings)
+        elif entry.suffix.lower() in endings:
             yield entry
 
 

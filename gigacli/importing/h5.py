@@ -50,6 +50,15 @@ class Coordinates:
         with open_h5(self.path) as file:
             return _corners(file["coords"])
 
+    def as_set(self, slide: str) -> FeatureSet:
+        """The tiles of a slide as a feature set without features."""
+
+        @contextmanager
+        def read() -> Iterator[Content]:
+            yield Content(coords=self.corners(), vectors=lambda a, b: np.empty((b - a, 0), dtype=np.float16))
+
+        return FeatureSet(id=slide, path=self.path, encoder="", tiles=self.tiles, width=0, read=read, **self.stated)
+
 
 def look_into(path: Path, coordinates: Coordinates | None) -> list[FeatureSet]:
     """All feature sets of a file.

@@ -85,7 +85,7 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
     def read() -> Iterator[Content]:
         features = _open(path)
         if tiles is not None:
-            corners = np.stack([_member(tiles, "x"), _member(tiles, "y")], axis=1)  # (n, 2)
+            corners = _corners(tiles)
             tissue = _member(tiles, "tissue_fractions") if _has(tiles, "tissue_fractions") else None
         else:
             assert coordinates is not None
@@ -94,6 +94,26 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
 
     found = FeatureSet(id=slide, path=path, encoder=encoder, tiles=n, width=width, read=read, **stated)
     return [replace(found, part=part_of(path))]
+
+
+def tiles_of(path: Path) -> FeatureSet:
+    """The tiles of a slide in a file of hs2p, as a feature set without features.
+
+    Raises:
+        SlideError: It does not say how large they are.
+    """
+
+    @contextmanager
+    def read() -> Iterator[Content]:
+        yield Content(coords=_corners(path), vectors=lambda a, b: np.empty((b - a, 0), dtype=np.float16))
+
+    stated, slide = _of_hs2p(path) | {"tool": "hs2p"}, path.name.removesuffix(TILES)
+    return FeatureSet(id=slide, path=path, encoder="", width=0, read=read, part=part_of(path), **stated)
+
+
+def _corners(tiles: Path) -> np.ndarray:
+    """(n, 2) of a file of hs2p, level-0 pixels."""
+    return np.stack([_member(tiles, "x"), _member(tiles, "y")], axis=1)
 
 
 def _of_hs2p(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,9 @@ def look_into(path: Path) -> list[FeatureSet]:
         NoFeatures: It holds none.
         OSError: It cannot be read.
     """
-    import zarr
-
-    try:
-        storage = Folder(path, read_only=True)
-        root: Any = zarr.open_group(storage, mode="r", zarr_format=3, use_consolidated=False)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise NoFeatures(f"it is no zarr v3 group: {error}") from error
-    specs = root.attrs.get("tile_spec")
-    if not isinstance(specs, dict) or "tables" not in root:
-        raise NoFeatures("it has no attribute tile_spec and no tables")
+    root, specs = _open(path)
     found = []
-    for name, table in root["tables"].groups():
+    for name, table in root["tables"].groups() if "tables" in root else ():
         tiles = table.attrs.get("region")
         if isinstance(tiles, str) and tiles in specs and "X" in table and f"shapes/{tiles}" in root:
             encoder = name.removesuffix(f"_{tiles}")
@@ -53,16 +45,57 @@ def look_into(path: Path) -> list[FeatureSet]:
     return found
 
 
+def look_for_tiles(path: Path) -> list[FeatureSet]:
+    """All tilings of a slide in a store, as feature sets without features.
+
+    Raises:
+        NoFeatures: It holds none.
+        OSError: It cannot be read.
+        SlideError: Tiles are no squares.
+    """
+    root, specs = _open(path)
+    found = []
+    for tiles, spec in specs.items():
+        if f"shapes/{tiles}" in root:
+            corners = corners_of(path / "shapes" / tiles / "shapes.parquet", None)
+            said = _of_tiles(spec, root.attrs.get("slide_properties", {}))
+            read = partial(_without_features, corners)
+            found.append(
+                FeatureSet(
+                    id=path.stem, path=path, encoder="", tiles=len(corners), width=0, read=read, part=tiles, **said
+                )
+            )
+    if not found:
+        raise NoFeatures("it has no shapes of tiles")
+    return found
+
+
+@contextmanager
+def _without_features(corners: NDArray[np.float64]) -> Iterator[Content]:
+    yield Content(coords=corners, vectors=lambda a, b: np.empty((b - a, 0), dtype=np.float16))
+
+
+def _open(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The root of a store, and how its tiles were cut, by their name."""
+    import zarr
+
+    try:
+        storage = Folder(path, read_only=True)
+        root: Any = zarr.open_group(storage, mode="r", zarr_format=3, use_consolidated=False)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise NoFeatures(f"it is no zarr v3 group: {error}") from error
+    specs = root.attrs.get("tile_spec")
+    if not isinstance(specs, dict):
+        raise NoFeatures("it has no attribute tile_spec")
+    return root, specs
+
+
 def _found(path: Path, table: Any, tiles: str, encoder: str, spec: dict[str, Any], slide: dict[str, Any]) -> FeatureSet:
     values = table["X"]
     if not hasattr(values, "shape") or len(values.shape) != 2:
         raise SlideError(f"the features of {encoder} are not a dense matrix")
-    if spec["height"] != spec["width"]:
-        raise SlideError(f"its tiles are {spec['width']} x {spec['height']} px; expected squares")
     if table["obs/tile_id"].shape != values.shape[:1]:
         raise SlideError(f"it has {values.shape[0]} feature vectors but {table['obs/tile_id'].shape} ids of tiles")
-    tile_px, down = float(spec["width"]), number(spec, "base_downsample") or 1.0
-    size = slide.get("shape")  # height, width
 
     @contextmanager
     def read() -> Iterator[Content]:
@@ -72,18 +105,29 @@ def _found(path: Path, table: Any, tiles: str, encoder: str, spec: dict[str, Any
     return FeatureSet(
         id=path.stem,
         path=path,
-        tool="wsidata",
         encoder=encoder,
         tiles=int(values.shape[0]),
         width=int(values.shape[1]),
         read=read,
-        tile_px=tile_px,
-        mpp=number(spec, "mpp"),
-        edge_px=float(int(tile_px * down)),
-        overlap_px=max(0.0, tile_px - float(spec["stride_width"])),
-        slide_mpp=number(slide, "mpp"),
-        size_px=(int(size[1]), int(size[0])) if size else UNKNOWN_SIZE,
+        **_of_tiles(spec, slide),
     )
+
+
+def _of_tiles(spec: dict[str, Any], slide: dict[str, Any]) -> dict[str, Any]:
+    """What is said of tiles and their slide: fields of :class:`FeatureSet`."""
+    if spec["height"] != spec["width"]:
+        raise SlideError(f"its tiles are {spec['width']} x {spec['height']} px; expected squares")
+    tile_px, down = float(spec["width"]), number(spec, "base_downsample") or 1.0
+    size = slide.get("shape")  # height, width
+    return {
+        "tool": "wsidata",
+        "tile_px": tile_px,
+        "mpp": number(spec, "mpp"),
+        "edge_px": float(int(tile_px * down)),
+        "overlap_px": max(0.0, tile_px - float(spec["stride_width"])),
+        "slide_mpp": number(slide, "mpp"),
+        "size_px": (int(size[1]), int(size[0])) if size else UNKNOWN_SIZE,
+    }
 
 
 def corners_of(file: Path, wanted: NDArray[Any] | None) -> NDArray[np.float64]:

@@ -212,7 +212,7 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
     if any(g.pending or not g.done for g in taken if g.stage == "import" and g.total):
         return f"giga import {url} FILES"
     if any(g.pending for g in of["tiles"]) or not (of["tiles"] or results):
-        return f"giga tile {url}"
+        return _tile(url, of["tiles"])
     if again := _anew(of["encoders"]):
         return again
     trainable = [*of["banks"], *imported]
@@ -254,9 +254,14 @@ def _anew(groups: list[GroupInfo]) -> str:
 def _retry(url: str, groups: list[GroupInfo], *, imported: bool) -> list[str]:
     """Return the commands that try slides again: a stage does so whenever it runs."""
     failed = [group for group in groups if group.failed]
-    tile = [f"giga tile {url}" for group in failed if group.kind == "tiles" and group.stage != "import"]
+    tile = [_tile(url, [group]) for group in failed if group.kind == "tiles" and group.stage != "import"]
     tile += [f"giga import {url} FILES"] * imported
     return tile + [_bank(url, group) for group in failed if group.kind == "banks"]
+
+
+def _tile(url: str, tiles: list[GroupInfo]) -> str:
+    laid = any("coords" in group.config for group in tiles)  # by another tool, whose files are named again
+    return f"giga tile {url}{' --coords FILES' if laid else ''}"
 
 
 def _bank(url: str, group: GroupInfo) -> str:

@@ -59,6 +59,8 @@ ANOTHER = {
     "csv": Path("slides.csv"),
     "dask": "tcp://127.0.0.1:8786",
     "read_timeout": 5.0,
+    "coords": (Path("patches"),),
+    "patches": Path("pictures"),
     "device": "cpu",
     "draws": 9,
     "embedding": ("giga",),
