@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image
 
 from gigacli.config.verbs import TileConfig
-from gigacli.errors import InvalidInput, NotFound
+from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.files import new_file
 from gigacli.progress import Progress
 from gigacli.store.address import is_remote
+from gigacli.store.store import Store
 from gigacli.tables import bare_id, find_column, read_columns
 from gigacli.wsi.patches import ENDING, index_text
 
@@ -41,6 +42,7 @@ def list_patches(config: TileConfig, store: str, progress: Progress) -> tuple[Ti
     Raises:
         NotFound: There are no patches.
         InvalidInput: They do not say where they lay, are of several sizes, or one corner has two.
+        Mismatch: The store has tiles of another size or resolution; its lists stay as they are.
     """
     if is_remote(store):
         raise InvalidInput(
@@ -60,6 +62,7 @@ def list_patches(config: TileConfig, store: str, progress: Progress) -> tuple[Ti
     patch_px = _one_size(of_slide)
     if "tile_px" in config.given and config.tile_px != patch_px:
         raise InvalidInput(f"`tile_px` is {config.tile_px}, but the patches are {patch_px} px", "leave out `tile_px`")
+    _refuse_others(config, store, patch_px)
     edges = _edges(of_slide, patch_px, config)
     folder = Path(f"{store.rstrip('/')}-patches")
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,6 +135,20 @@ def _one_size(of_slide: dict[str, list[Patch]]) -> int:
         also = f", {others[0][1]} {others[0][0]}" if others else ""
         raise InvalidInput(f"patches are squares of one size; {first} is {size}{also}")
     return size[0]
+
+
+def _refuse_others(config: TileConfig, store: str, patch_px: int) -> None:
+    """Refuse patches that the store's tiles could not be: lists that say so would change slides that are done."""
+    made = Store.open(store).tiles.found if Store.exists(store) else None
+    if made is None or config.redo:
+        return
+    there = (made.config["tile_px"], made.config["mpp"])
+    if there != (patch_px, config.mpp):
+        raise Mismatch(
+            f"{store} has tiles of {there[0]:g} px at {there[1]:g} microns per pixel; the patches are {patch_px} px at "
+            f"{config.mpp:g}",
+            "make another store of them, or replace the tiles there: --redo",
+        )
 
 
 def _edges(of_slide: dict[str, list[Patch]], patch_px: int, config: TileConfig) -> dict[str, float]:

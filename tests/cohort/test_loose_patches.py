@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import gigacli as giga
-from gigacli.errors import InvalidInput, NotFound
+from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.validate import validate
 from gigacli.wsi.overlay import thumbnail
 from gigacli.wsi.patches import Patches
@@ -101,6 +101,9 @@ def test_new_patches_are_another_slide(tmp_path):
     folder, path = flat(tmp_path / "p", [(0, 0), (64, 0)]), tmp_path / "a.zarr"
     giga.tile(path, patches=folder, mpp=MPP)
     assert giga.tile(path, patches=folder, mpp=MPP).skipped == 1
+    with pytest.raises(Mismatch, match="has tiles of 64 px at 1 microns per pixel; the patches are 64 px at 2"):
+        giga.tile(path, patches=folder, mpp=2.0)
+    assert giga.tile(path).failed == 0
     flat(folder, [(0, 64), (64, 64), (128, 64)])
     assert giga.tile(path, patches=folder, mpp=MPP).failures["S1"].count("has changed") == 1
     assert giga.tile(path, patches=folder, mpp=MPP, redo=True).tiles == 5
