@@ -167,13 +167,15 @@ def prepare(
     if not scaled:
         slide, reason = next(iter(failures.items()))
         raise InvalidInput(f"none of {len(failures)} files can be used; {slide}: {reason}")
+    # whatever is compared by its encoder must not take scaled features for those that are not
+    scaled_by = {"scale": config.scale} if config.scale != 1 else {}
     made = {
-        "encoder": plain_name(first.encoder or name),
+        "encoder": plain_name(f"{first.encoder or name}{f'-x{config.scale:g}' if scaled_by else ''}"),
         "tool": first.tool,
         "tool_version": ", ".join(sorted({one.tool_version for one in sets} - {""})),
         "width": first.width,
         **vars(tiling),
-        **({"scale": config.scale} if config.scale != 1 else {}),
+        **scaled_by,
     }
     recipe = Recipe("import", made, {"tiles": tiles.fingerprint})
     recipe = recipe_for(store.features(name), recipe, redo=config.redo)

@@ -19,7 +19,7 @@ from gigacli.store.bounds import MOST
 ENDINGS = (".patches.geojson", ".geojson", ".json")
 """What follows a slide's id in the name of a file; the first is raw2features'."""
 
-MOST_BYTES = 2**31
+MOST_BYTES = 2**28  # a square takes some 200
 
 
 def look_into(path: Path) -> FeatureSet:

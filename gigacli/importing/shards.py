@@ -27,6 +27,8 @@ from gigacli.tables import bare_id, find_column
 VECTORS = ("features", "feats", "embeddings", "embedding", "vectors", "vector")
 CORNERS = ("coords", "coordinates")
 ENCODERS = ("encoder", "encoder_name", "model")
+VALUE_BYTES = 4  # of most values: vectors are float32 or less
+
 MAGNIFICATION = re.compile(r"(\d+(?:\.\d+)?)x")
 """How a folder of one magnification is called."""
 
@@ -102,11 +104,13 @@ def _slides_of(path: Path) -> Iterator[tuple[str, _Slide]]:
     _check_size(file, path)
     about = [name for name in schema.names if name not in (vectors, *corners)]
     table = file.read(columns=list(dict.fromkeys([*about, *corners])))
-    names = np.array([bare_id(str(name)) for name in table[slide_column].to_pylist()], dtype=object)
+    names: dict[str, list[int]] = {}
+    for row, name in enumerate(table[slide_column].to_pylist()):
+        names.setdefault(bare_id(str(name)), []).append(row)
     lengths = _lengths(table, corners)
     width = _width(file, vectors, lengths)
-    for name in dict.fromkeys(names.tolist()):
-        rows = np.flatnonzero(names == name)
+    for name, numbers in names.items():
+        rows = np.array(numbers)
         cells = {column: table[column][int(rows[0])].as_py() for column in about}
         encoder = next((str(cells[c]) for c in ENCODERS if cells.get(c)), "") or _folders(path)[0]
         part = _Rows(path, vectors, corners, rows, int(lengths[rows].sum()))
@@ -136,8 +140,10 @@ def _check_size(file: Any, path: Path) -> None:
     metadata = file.metadata
     if metadata.num_rows > MOST["tile"]:
         raise SlideError(f"it states {metadata.num_rows} rows; at most {MOST['tile']} are read")
-    groups = range(metadata.num_row_groups)
-    check_stored(path.name, sum(metadata.row_group(i).total_byte_size for i in groups), path.stat().st_size)
+    # as many values as are stated, not the bytes: a value that is repeated takes none
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
+    check_stored(path.name, VALUE_BYTES * values, path.stat().st_size)
 
 
 def _lengths(table: Any, corners: tuple[str, ...]) -> NDArray[np.int64]:
@@ -175,7 +181,7 @@ def _open(parts: tuple[_Rows, ...]) -> Iterator[Content]:
     """The tiles of one slide, all in memory: a file of columns has no rows to go to."""
     corners, vectors = [], []
     for part in parts:
-        table = _parquet().read_table(part.path, columns=[part.vectors, *part.corners]).take(part.rows)
+        table = _rows(part)
         corners.append(_pairs(table, part.corners))
         flat = _flat(table[part.vectors])
         if len(corners[-1]) != part.tiles or flat.size % max(1, part.tiles):
@@ -185,6 +191,18 @@ def _open(parts: tuple[_Rows, ...]) -> Iterator[Content]:
         vectors.append(flat.reshape(part.tiles, -1) if part.tiles else np.empty((0, 0), dtype=np.float16))
     held = np.concatenate([one for one in vectors if len(one)] or vectors[:1])
     yield Content(coords=np.concatenate(corners), vectors=lambda a, b: held[a:b])
+
+
+def _rows(part: _Rows) -> Any:
+    """The rows of one slide, of the row groups that hold them: a file is read once, where its groups are slides."""
+    file = _parquet().ParquetFile(part.path)
+    metadata = file.metadata
+    starts = np.cumsum([0, *(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))])
+    of_row = np.searchsorted(starts, part.rows, side="right") - 1  # row group of every row
+    groups = np.unique(of_row)
+    before = np.concatenate([[0], np.cumsum(np.diff(starts)[groups])[:-1]])  # rows of the groups read before
+    rows = part.rows - starts[of_row] + before[np.searchsorted(groups, of_row)]
+    return file.read_row_groups(groups.tolist(), columns=[part.vectors, *part.corners]).take(rows)
 
 
 def _pairs(table: Any, columns: tuple[str, ...]) -> NDArray[Any]:

@@ -72,17 +72,20 @@ def _read_h5ad(path: Path) -> SlideVectors:
             raise InvalidInput(f"{path} has no dense matrix X of vectors, or no obs", "write it as X, a row per slide")
         if x.shape[0] > MOST["slide"] or x.shape[1] > MOST["value"]:
             raise InvalidInput(f"{path} has {x.shape[0]} vectors of {x.shape[1]} values; that is beyond a store")
-        ids = _texts(path, obs, str(obs.attrs.get(INDEX, INDEX)))
+        ids = _texts(path, obs, str(obs.attrs.get(INDEX, INDEX)), len(x))
         patient = find_column(list(obs), "patient_id", path=path)
-        patients = _texts(path, obs, patient) if patient else None
+        patients = _texts(path, obs, patient, len(x)) if patient else None
         note = file["uns/giga"][()] if "uns/giga" in file else b"{}"
         return _vectors(path, ids, np.asarray(x[...], dtype=np.float32), patients, note=note)
 
 
-def _texts(path: Path, frame: Any, name: str) -> list[str]:
-    """A column of texts of a data frame in h5ad, which may be kept as codes of categories."""
+def _texts(path: Path, frame: Any, name: str, count: int) -> list[str]:
+    """A column of `count` texts of a data frame in h5ad, which may be kept as codes of categories."""
     column = frame.get(name)
-    if column is not None and hasattr(column, "keys") and {"codes", "categories"} <= set(column):
+    coded = column is not None and hasattr(column, "keys") and {"codes", "categories"} <= set(column)
+    if any(len(one) > count for one in (column.values() if coded else [column] if column is not None else [])):
+        raise InvalidInput(f"{path}: {name} of obs is longer than X, which has {count} rows")
+    if coded:
         categories = column["categories"].asstr()[...]
         return [str(categories[code]) if code >= 0 else "" for code in column["codes"][...].tolist()]
     if column is None or hasattr(column, "keys") or column.dtype.kind not in "OS":

@@ -124,6 +124,16 @@ def test_parquet_shards(tmp_path, layouts):
     assert validate(tmp_path / "a.zarr").problems == []
 
 
+def test_parquet_that_states_more_than_it_holds(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    n = 2**24 + 2**18  # 65 MiB of zeros, of which next to nothing is stored
+    zeros = arrow.FixedSizeListArray.from_arrays(arrow.array(np.zeros(n, dtype=np.float32)), n)
+    columns = {"slide_id": ["S1"], "x": [0], "y": [0], "features": zeros}
+    parquet.write_table(arrow.table(columns), tmp_path / "bomb.parquet")
+    with pytest.raises(InvalidInput, match="bytes are stored"):
+        giga.import_features(tmp_path / "a.zarr", tmp_path / "bomb.parquet", tile_px=256, mpp=0.5, slide_mpp=0.25)
+
+
 def test_parquet_with_a_row_per_tile(tmp_path, layouts):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     corners, vectors = layouts.drawn(1)
@@ -187,7 +197,8 @@ def test_values_beyond_float16_can_be_made_smaller(tmp_path, layouts):
     assert "--scale 0.25 --redo" in made.failures["S1"]
     assert giga.import_features(path, tmp_path / "f", scale=0.25, redo=True).done == 1
     store = check(path, corners, vectors * 0.25, name="uni_v1")
-    assert store.features("uni_v1").config["scale"] == 0.25
+    config = store.features("uni_v1").config
+    assert (config["scale"], config["encoder"]) == (0.25, "uni_v1-x0.25")  # nothing takes them for those of uni_v1
 
 
 def test_values_that_overflowed_where_they_were_written(tmp_path, layouts):
