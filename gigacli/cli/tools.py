@@ -56,7 +56,8 @@ TOOLS = (
         config=configs.ImportConfig,
         home="gigacli.importing.features:import_features",
         help="Take in tile features or slide vectors that another tool made.\n\nReads files of TRIDENT, CLAM, "
-        "AtlasPatch, STAMP, slide2vec and LazySlide, or embeddings.npy and ids.npy, told apart by what is in them; "
+        "AtlasPatch, STAMP, slide2vec, LazySlide and raw2features, Parquet shards, embeddings.npy with ids.npy, "
+        "or a table of slide vectors (CSV, Parquet, h5ad; giga export writes such), told apart by what is in them; "
         "writes slides/, tiles/ and features/NAME, or embeddings/NAME. giga train, embed and probe then need no slide.",
         example="giga import uni.zarr features_uni_v1/",
         arguments=(STORE, Argument("files", FILES, metavar="FILES...", kind=list[str])),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.cohort.content import hash_of_mask, hash_of_slide
 from gigacli.config.verbs import TileConfig
@@ -13,6 +16,8 @@ from gigacli.parallel import as_ready, worker_count
 from gigacli.store.table import SlideRow
 from gigacli.wsi.qc_folder import QCFolder
 from gigacli.wsi.tiling import Tiles, find_tiles
+
+Corners = Callable[[str], NDArray[np.int32]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Found:
 
 
 def find_all(
-    config: TileConfig, rows: Iterable[int], table: Sequence[SlideRow], qc: QCFolder
+    config: TileConfig, rows: Iterable[int], table: Sequence[SlideRow], qc: QCFolder, *, laid: Corners | None = None
 ) -> Iterator[tuple[int, Found | str]]:
     """Yield rows of slides with their tiles, or the reason of failure; few slides are in memory at once.
 
@@ -34,6 +39,7 @@ def find_all(
         rows: Rows of the slides.
         table: All slides of the cohort.
         qc: Where pictures go; those it lacks are drawn.
+        laid: Corners of tiles that others laid, by the ids of slides; None where they are to be found.
     """
 
     def find(row: int) -> Found:
@@ -49,6 +55,7 @@ def find_all(
             min_tissue=config.min_tissue,
             upsample=config.upsample,
             mask=slide.mask,
+            laid=laid(slide.id) if laid is not None else None,
             title=slide.id,
             draw=qc.lacks(slide.id),
         )

@@ -16,8 +16,8 @@ from gigacli.errors import InvalidInput, NotFound, reason_of
 from gigacli.progress import SILENT, Progress
 from gigacli.store.table import SlideRow, SlideTable
 from gigacli.tables import bare_id, find_column, read_columns, refuse_missing, tcga_patient
+from gigacli.wsi.patches import open_slide
 from gigacli.wsi.resolution import resolve_mpp
-from gigacli.wsi.slide import Slide
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def _read_header(candidate: _Candidate, slide_mpp: float | None) -> tuple[SlideR
     try:
         stat = candidate.path.stat()
         row = replace(row, file_bytes=stat.st_size, modified_ns=stat.st_mtime_ns)
-        with Slide(candidate.path) as slide:
+        with open_slide(candidate.path) as slide:
             row = replace(row, vendor=slide.vendor, size_px=slide.size_px)
             resolution = resolve_mpp(slide.properties, csv_mpp=candidate.mpp, slide_mpp=option)
     except Exception as error:

@@ -53,7 +53,9 @@ class ImportConfig(Config):
     name: str | None = option(
         None, "Name in the store; default: the encoder's, else that of the folder with the files."
     )
-    encoder: str | None = option(None, "Whose features to take, where the files hold those of several.")
+    encoder: str | None = option(
+        None, "Whose features to take, where the files hold those of several, as the refusal lists them."
+    )
     csv: Path | None = option(None, "Table of slides: column slide_id or path, and any of mpp, patient_id.")
     allow_missing: bool = option(False, "Go on where that table names slides that are not there.")
     mpp: float | None = option(
@@ -65,6 +67,9 @@ class ImportConfig(Config):
     )
     slide_mpp: float | None = option(
         None, "Microns per level-0 pixel of the slides, for files that do not state it.", (0.01, 1000)
+    )
+    scale: float = option(
+        1.0, "Multiply tile features by this, where they hold values that float16 does not.", (1e-30, 1)
     )
     workers: int | None = option(None, "Files read at once; default: the number of processors.", WORKERS)
     redo: bool = option(False, "Replace what was imported under this name.")

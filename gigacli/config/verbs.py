@@ -46,6 +46,17 @@ class TileConfig(Config):
 
     csv: Path | None = run_option(None, "Table of slides: column path, and any of slide_id, mpp, patient_id, mask.")
     allow_missing: bool = run_option(False, "Go on where a table names slides that are not there.")
+    coords: tuple[Path, ...] = run_option(
+        (),
+        "Take the tiles that another tool laid, all of them, repeatable: files or folders of TRIDENT, CLAM, hs2p, "
+        "LazySlide, raw2features, or GeoJSON of squares.",
+    )
+    patches: Path | None = run_option(
+        None,
+        "Take patches that were cut elsewhere in the place of slides: a folder with SLIDE_x512_y1024.png, by the "
+        "level-0 pixel of their corner, or a table of path, slide_id, x, y; `mpp` says their resolution. Lists of them "
+        "are written into STORE-patches, beside the store.",
+    )
     mpp: float = option(1.0, "Resolution of the tiles, microns per pixel (1.0 is about 10x).", (0.08, 64))
     mag: float | None = run_option(None, MAG, (10 / 64, 125))
     tile_px: int = option(256, "Edge of a tile, pixels at that resolution.", (16, 8192))
@@ -69,8 +80,13 @@ class TileConfig(Config):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """Build from keyword arguments; `mpp` and `mag` must not contradict each other."""
-        return super().of(one_resolution(options))
+        """Build from keyword arguments; `mpp` and `mag` must not contradict each other, and `patches` need one."""
+        config = super().of(one_resolution(options))
+        if config.patches is not None and not {"mpp", "mag"} & config.given:
+            raise InvalidInput(
+                f"`patches` is {config.patches}, and nothing says their resolution", "give it with `mpp` or `mag`"
+            )
+        return config
 
     def _check(self) -> None:
         if self.mag is not None:
@@ -80,6 +96,8 @@ class TileConfig(Config):
         self._shards(self.shard, self.dask)
         if self.slide and (self.shard or self.dask):
             raise InvalidInput("`slide` names the slides; `shard` and `dask` share out all of them", "leave one out")
+        if self.coords and self.patches is not None:
+            raise InvalidInput("`coords` lays tiles on slides; `patches` are tiles without slides", "give one of them")
 
 
 @dataclass(frozen=True, kw_only=True)

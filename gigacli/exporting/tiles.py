@@ -18,7 +18,7 @@ from gigacli.exporting.output import export_folder
 from gigacli.progress import Progress
 from gigacli.store.groups import Features, TileGrid, Tiles
 from gigacli.store.table import SlideRow
-from gigacli.wsi.slide import Slide
+from gigacli.wsi.patches import open_slide
 
 CROPPED = ("mirax", "leica", "ventana", "zeiss")
 """OpenSlide's names of the formats whose slides may state bounds; only these need to be opened,
@@ -87,7 +87,7 @@ def _origin(slide: SlideRow) -> tuple[int, int] | None:
     if slide.vendor and slide.vendor not in CROPPED:
         return 0, 0
     try:
-        with Slide(slide.path) as opened:
+        with open_slide(slide.path) as opened:
             return opened.bounds_px[:2]
     except SlideError:
         return None

@@ -33,6 +33,8 @@ class SlideVectors:
     width: int  # values of a vector, c
     tool: str  # which tool wrote them
     encoder: str = ""  # what made them, "" where the files do not say
+    name: str = ""  # what they are called, "" where the files do not say
+    patients: dict[str, str] = field(default_factory=dict)  # slide -> its patient, where the files say so
     failures: dict[str, str] = field(default_factory=dict)  # slide -> why its vector cannot be used
 
 
@@ -101,7 +103,8 @@ def read_pair(paths: list[Path]) -> SlideVectors:
     twice = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
     if twice or "" in ids:
         raise InvalidInput(f"{names[0]} has {len(twice)} ids more than once: {', '.join(twice[:5]) or 'an empty id'}")
-    return SlideVectors(vectors[0], dict(zip(ids, values, strict=True)), values.shape[1], "numpy")
+    name = vectors[0].resolve().parent.name
+    return SlideVectors(vectors[0], dict(zip(ids, values, strict=True)), values.shape[1], "numpy", name=name)
 
 
 def _load(path: Path) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, NotFound, reason_of
-from gigacli.importing import h5, tensors, wsidata
+from gigacli.importing import h5, raw2features, shards, tensors, wsidata
 from gigacli.importing.feature_set import FeatureSet, NoFeatures
 from gigacli.parallel import worker_count
 from gigacli.progress import Progress
@@ -19,6 +19,13 @@ from gigacli.tables import bare_id
 
 H5 = (".h5", ".hdf5")
 TENSORS = (".pt", ".npz")
+SHARD = ".parquet"
+ENDINGS = (*H5, *TENSORS, SHARD, ".npy", ".zarr")
+"""Of files that are taken for features in a folder."""
+
+TABLES = (".csv", ".tsv", ".h5ad")
+"""Of slide vectors. Folders are full of other tables, so that these are read where they are named."""
+
 _SHOWN = 5
 
 
@@ -31,8 +38,12 @@ class Discovery:
     ignored: list[str] = field(default_factory=list)  # why files that were met in a folder are no features
 
 
-def files_of(paths: Sequence[Path]) -> list[Path]:
+def files_of(paths: Sequence[Path], endings: tuple[str, ...] = ENDINGS) -> list[Path]:
     """Every file that may hold features: those named, and those below the folders named, sorted; zarr stores are one.
+
+    Args:
+        paths: Files and folders.
+        endings: Of the files that are looked for in folders.
 
     Raises:
         NotFound: There is no such path, or nothing in it.
@@ -41,22 +52,22 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise NotFound(f"{path} does not exist", "name feature files, or the folder that holds them")
-        files |= dict.fromkeys(_below(path) if path.is_dir() and path.suffix != ".zarr" else [path])
+        files |= dict.fromkeys(_below(path, endings) if path.is_dir() and path.suffix != ".zarr" else [path])
     if not files:
         raise NotFound(
-            f"no feature file in {', '.join(map(str, paths))}; looked for .h5, .pt, .npz, .npy and .zarr",
+            f"no feature file in {', '.join(map(str, paths))}; looked for {' '.join(endings)}",
             "name the folder that holds the features",
         )
     return list(files)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
         if entry.is_dir() and entry.suffix != ".zarr":
-            yield from _below(entry)
-        elif entry.suffix.lower() in (*H5, *TENSORS, ".npy", ".zarr"):
+            yield from _below(entry, endings)
+        elif entry.suffix.lower() in endings:
             yield entry
 
 
@@ -86,6 +97,9 @@ def read_headers(files: Sequence[Path], named: Iterable[Path], config: ImportCon
                 discovery.ignored.append(f"{path}: {error}")
             elif error is not None:
                 discovery.broken[_slide_of(path)] = f"{path}: {reason_of(error)}"
+    found, ignored = shards.look_into([path for path in files if path.suffix.lower() == SHARD], insisted)
+    discovery.found += found
+    discovery.ignored += ignored
     return discovery
 
 
@@ -93,13 +107,14 @@ class _Companions:
     """Files of coordinates, by slide, and the files that may hold features."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self.tiles = {f.name.removesuffix(tensors.TILES): f for f in files if f.name.endswith(tensors.TILES)}
+        tiles = [f for f in files if f.name.endswith(tensors.TILES)]
+        self.tiles = {(tensors.part_of(f), f.name.removesuffix(tensors.TILES)): f for f in tiles}
         self.coordinates: dict[str, h5.Coordinates] = {}
         self.features: list[Path] = []
         for file in files:
             if file.suffix.lower() in H5 and self._keep_coordinates(file):
                 continue
-            if file.suffix == ".npy" or file.name.endswith(tensors.TILES):
+            if file.suffix.lower() in (".npy", SHARD) or file.name.endswith(tensors.TILES):
                 continue
             self.features.append(file)
         # CLAM writes every slide twice: h5_files with coordinates, and pt_files without
@@ -120,12 +135,13 @@ class _Companions:
         slide = _slide_of(path)
         try:
             if path.suffix == ".zarr":
-                return wsidata.look_into(path), None
+                of_tool = raw2features if raw2features.wrote(path) else wsidata
+                return of_tool.look_into(path), None
             if path.suffix.lower() in H5:
                 return h5.look_into(path, self.coordinates.get(slide)), None
             if path.suffix in TENSORS:
-                beside = path.parent.parent / "tiles" / f"{path.stem}{tensors.TILES}"
-                tiles = self.tiles.get(slide) or (beside if beside.is_file() else None)
+                beside = tensors.tiles_beside(path)
+                tiles = self.tiles.get((tensors.part_of(path), slide)) or (beside if beside.is_file() else None)
                 return tensors.look_into(path, tiles, self.coordinates.get(slide)), None
         except Exception as error:  # a damaged file raises anything, and must not take the other slides with it
             return [], error
@@ -150,27 +166,36 @@ def choose(discovery: Discovery, config: ImportConfig) -> list[FeatureSet]:
     if not found:
         said = f": {discovery.ignored[0]}" if discovery.ignored else ""
         raise NotFound(f"no features were found{said}", "name the folder that holds the features")
-    kinds = Counter((one.encoder, one.vector, one.tool) for one in found)
+    kinds = Counter(_kind(one) for one in found)
     if config.encoder is not None:
-        kinds = Counter({kind: n for kind, n in kinds.items() if kind[0] == config.encoder})
+        kinds = Counter({kind: n for kind, n in kinds.items() if config.encoder in (kind[0], _called(kind))})
         if not kinds:
-            names = sorted({one.encoder or "(not named)" for one in found})
+            names = sorted({_called(_kind(one)) for one in found})
             raise NotFound(f"no features of encoder {config.encoder!r}; there are those of {', '.join(names)}")
     if len(kinds) > 1:
         listed = "; ".join(
-            f"{encoder or 'an encoder that is not named'}, {'slide vectors' if vector else 'tiles'}, {tool}: {n}"
-            for (encoder, vector, tool), n in sorted(kinds.items())
+            f"{_called(kind)}, {'slide vectors' if kind[1] else 'tiles'}, {kind[2]}: {n}"
+            for kind, n in sorted(kinds.items())
         )
         raise InvalidInput(
             f"the files hold {len(kinds)} sets of features: {listed}", "name one folder, or choose with `encoder`"
         )
     [kind] = kinds
-    chosen = sorted((f for f in found if (f.encoder, f.vector, f.tool) == kind), key=lambda one: one.id)
+    chosen = sorted((one for one in found if _kind(one) == kind), key=lambda one: one.id)
     twice = [(a, b) for a, b in itertools.pairwise(chosen) if a.id == b.id]
     if twice:
         listed = ", ".join(f"{a.path} and {b.path}" for a, b in twice[:_SHOWN])
         raise InvalidInput(f"{len(twice)} slides have two files of features: {listed}", "leave out one of them")
     return chosen
+
+
+def _kind(one: FeatureSet) -> tuple[str, bool, str, str]:
+    return one.encoder, one.vector, one.tool, one.part
+
+
+def _called(kind: tuple[str, bool, str, str]) -> str:
+    """What `encoder` may say to choose this kind."""
+    return f"{kind[3]}/{kind[0]}".removeprefix("/") or "(not named)"
 
 
 def name_of(chosen: Sequence[FeatureSet], paths: Sequence[Path], config: ImportConfig) -> str:

@@ -54,6 +54,8 @@ class FeatureSet:
     slide_path: str = ""  # the slide file, "" where it does not say
     microns: bool = False  # whether coordinates are microns instead of level-0 pixels
     vector: bool = False  # whether it is one vector of the whole slide
+    patient: str = ""  # whose slide it is, "" where it does not say
+    part: str = ""  # which of the slide's tiles they are, where the tool keeps several kinds of them apart
 
     def __post_init__(self) -> None:
         if self.tiles > MOST["tile"] or self.width > MOST["feature"]:

@@ -16,12 +16,13 @@ from gigacli.config.base import options_of
 from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, Mismatch, SlideError, reason_of
 from gigacli.importing import vectors
-from gigacli.importing.arrays import read_pair
+from gigacli.importing.arrays import SlideVectors, read_pair
 from gigacli.importing.destination import ImportSummary, recipe_for
-from gigacli.importing.discover import choose, files_of, name_of, plain_name, read_headers
+from gigacli.importing.discover import SHARD, TABLES, choose, files_of, name_of, plain_name, read_headers
 from gigacli.importing.feature_set import FeatureSet
 from gigacli.importing.geometry import TOLERANCE, SlideScale, Tiling, scale_of, tiling_of
 from gigacli.importing.slides import SlideMetadata, merged, patient_of, read_metadata, refuse_new, refuse_unused
+from gigacli.importing.tables import holds_vectors, read_table
 from gigacli.importing.writing import write_features
 from gigacli.parallel import as_ready, worker_count
 from gigacli.progress import SILENT, Progress
@@ -47,6 +48,7 @@ def import_features(
     mag: float | None = None,
     tile_px: int | None = None,
     slide_mpp: float | None = None,
+    scale: float = 1.0,
     workers: int | None = None,
     redo: bool = False,
     sync: bool = True,
@@ -56,7 +58,8 @@ def import_features(
 
     Args:
         store: The cohort store.
-        files: Feature files, or folders that hold them; ``embeddings.npy`` and ``ids.npy`` in the authors' layout.
+        files: Feature files, or folders that hold them; ``embeddings.npy`` and ``ids.npy`` in the authors' layout; or
+            a table of slide vectors (CSV, Parquet, h5ad), such as ``giga export`` writes.
         progress: Progress receiver.
 
     Raises:
@@ -70,9 +73,8 @@ def import_features(
         raise InvalidInput("no files were named", "giga import uni.zarr features_uni_v1/")
     found = files_of(paths)
     opened, metadata = Store.open_or_stand_in(store, sync=config.sync), read_metadata(config.csv)
-    if all(path.suffix == ".npy" for path in found):
-        read = read_pair(found)
-        name = config.name or plain_name(read.path.resolve().parent.name)
+    if (read := _whole_cohort(found)) is not None:
+        name = config.name or plain_name(read.name)
         return _vectors(config, opened, read=read, name=name, metadata=metadata, progress=progress, started=started)
     discovery = read_headers(found, [path for path in paths if path.is_file()], config, progress)
     sets, broken, ignored = choose(discovery, config), discovery.broken, discovery.ignored
@@ -87,6 +89,21 @@ def import_features(
     imported = work(plan, features, progress)
     features.store.settle()
     return summary(plan, imported, started=started)
+
+
+def _whole_cohort(found: Sequence[Path]) -> SlideVectors | None:
+    """The slide vectors of a cohort where one table or one pair of arrays holds them all, else None."""
+    if all(path.suffix == ".npy" for path in found):
+        return read_pair(list(found))
+    tables = [path for path in found if path.suffix.lower() in TABLES]
+    if not tables and len(found) == 1 and found[0].suffix.lower() == SHARD and holds_vectors(found[0]):
+        tables = list(found)
+    if tables and len(found) > 1:
+        raise InvalidInput(
+            f"{tables[0]} is a table of slide vectors, and {len(found) - 1} other files were named",
+            "import one table at a time; what is known of slides is a table for `csv`",
+        )
+    return read_table(tables[0]) if tables else None
 
 
 def _vectors(config: ImportConfig, store: Store, *, started: float, **found: Any) -> ImportSummary:
@@ -150,12 +167,15 @@ def prepare(
     if not scaled:
         slide, reason = next(iter(failures.items()))
         raise InvalidInput(f"none of {len(failures)} files can be used; {slide}: {reason}")
+    # whatever is compared by its encoder must not take scaled features for those that are not
+    scaled_by = {"scale": config.scale} if config.scale != 1 else {}
     made = {
-        "encoder": plain_name(first.encoder or name),
+        "encoder": plain_name(f"{first.encoder or name}{f'-x{config.scale:g}' if scaled_by else ''}"),
         "tool": first.tool,
         "tool_version": ", ".join(sorted({one.tool_version for one in sets} - {""})),
         "width": first.width,
         **vars(tiling),
+        **scaled_by,
     }
     recipe = Recipe("import", made, {"tiles": tiles.fingerprint})
     recipe = recipe_for(store.features(name), recipe, redo=config.redo)
@@ -195,7 +215,7 @@ def work(plan: Plan, features: Features, progress: Progress) -> Imported:
     tiled = store.tiles.done().finished
 
     def write(row: int) -> None:
-        write_features(features, row, *mine[row], tiled=bool(tiled[row]))
+        write_features(features, row, *mine[row], tiled=bool(tiled[row]), factor=plan.config.scale)
 
     progress.start(f"importing {plan.name}", len(mine), done=len(mine) - len(todo))
     for row, error in as_ready(write, todo, workers=worker_count(plan.config.workers)):
@@ -237,7 +257,8 @@ def _slide_table(plan: Plan, store: Store) -> SlideTable:
     rows = []
     for slide in sorted({*plan.sets, *plan.broken}):
         metadata = plan.metadata.get(slide)
-        row = SlideRow(id=slide, path="", patient=patient_of(slide, metadata))
+        said = plan.sets[slide][0].patient if slide in plan.sets else ""
+        row = SlideRow(id=slide, path="", patient=patient_of(slide, metadata, said=said))
         if slide in plan.sets:
             one, scale = plan.sets[slide]
             row = replace(row, path=one.slide_path, size_px=one.size_px, mpp=scale.slide_mpp, mpp_source=scale.source)

@@ -147,7 +147,7 @@ def level0(coords: NDArray[Any], one: FeatureSet, scale: SlideScale) -> NDArray[
     """Corners (n, 2) in whole level-0 pixels.
 
     Raises:
-        SlideError: They are not numbers, or lie outside the slide.
+        SlideError: They are not numbers, lie outside the slide, or one of them stands there twice.
     """
     if coords.shape != (one.tiles, 2):
         raise SlideError(f"its coordinates have the shape {coords.shape}; expected {(one.tiles, 2)}")
@@ -161,7 +161,21 @@ def level0(coords: NDArray[Any], one: FeatureSet, scale: SlideScale) -> NDArray[
         first = corners[outside][0].tolist()
         size = "" if one.size_px == UNKNOWN_SIZE else f" of {one.size_px[0]} x {one.size_px[1]} px"
         raise SlideError(f"{outside.sum()} tiles lie outside the slide{size}, the first at {first}")
+    _refuse_twins(corners)
     return corners.astype(np.int32)
+
+
+def _refuse_twins(corners: NDArray[Any]) -> None:
+    """Refuse tiles that are there twice: which of their vectors is meant nobody knows, and they would count twice."""
+    order = np.lexsort(corners.T)  # stable: twins stay in the order of the file
+    twins = np.flatnonzero((corners[order[1:]] == corners[order[:-1]]).all(axis=1))
+    if len(twins):
+        a, b = order[twins[0]], order[twins[0] + 1]
+        raise SlideError(
+            f"{len(twins)} of its {len(corners)} tiles are there twice: tiles {a} and {b} both lie at "
+            f"{corners[a].tolist()}",
+            "write each tile once; a file that was appended to by two runs looks like this",
+        )
 
 
 def _alike(a: float, b: float) -> bool:

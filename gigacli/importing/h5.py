@@ -1,16 +1,19 @@
 """Features in HDF5: TRIDENT, CLAM, AtlasPatch and STAMP, told apart by what is in the file.
 
 - TRIDENT: dataset `features` (n, c), or (c) for a slide; `coords` (n, 2) in level-0 pixels, whose attributes give the
-  tiles by magnifications, which are nominal. `giga export` writes the same, and beside it what is exact.
+  tiles by magnifications, which are nominal. Its older files have no attribute `encoder`: their folder is called after
+  it. `giga export` writes the same, and beside it what is exact.
 - CLAM: dataset `features` (n, c), in old files (n, 1, c); `coords` (n, 2) in level-0 pixels. What tiles they are is
   stated in the file of patches, and no resolution anywhere.
-- AtlasPatch: a group `features` with a dataset per encoder; `coords` (n, 5): x and y in level-0 pixels, then what was
-  read; attributes of the file as TRIDENT's.
+- AtlasPatch: a group `features` with a dataset per encoder, and `slide_features` with a vector per slide encoder;
+  `coords` (n, 5): x and y in level-0 pixels, then what was read; attributes of the file as TRIDENT's. A file of
+  ``patient_features/`` holds a vector `features` (c), and the slides that went into it as an attribute `num_slides`.
 - STAMP, from 2.1: dataset `feats` (n, c), or (c) for a slide; `coords` (n, 2) in microns; attributes of the file.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +31,9 @@ from gigacli.store.bounds import MOST
 EXACT = {"mpp": "mpp", "slide_mpp": "level0_mpp", "edge_px": "edge_level0_px"}
 """Fields of :class:`FeatureSet` and the attributes that `giga export` adds to those of TRIDENT."""
 
+FOLDER = re.compile(r"(?:slide_)?features_(.+)")
+"""How TRIDENT calls the folder of an encoder's files."""
+
 PATCHES = "_patches"  # what TRIDENT adds to the slide's id in the files of coordinates
 
 
@@ -43,6 +49,15 @@ class Coordinates:
         """(n, 2), level-0 pixels."""
         with open_h5(self.path) as file:
             return _corners(file["coords"])
+
+    def as_set(self, slide: str) -> FeatureSet:
+        """The tiles of a slide as a feature set without features."""
+
+        @contextmanager
+        def read() -> Iterator[Content]:
+            yield Content(coords=self.corners(), vectors=lambda a, b: np.empty((b - a, 0), dtype=np.float16))
+
+        return FeatureSet(id=slide, path=self.path, encoder="", tiles=self.tiles, width=0, read=read, **self.stated)
 
 
 def look_into(path: Path, coordinates: Coordinates | None) -> list[FeatureSet]:
@@ -63,7 +78,7 @@ def look_into(path: Path, coordinates: Coordinates | None) -> list[FeatureSet]:
         if "feats" in file:
             return [_stamp(path, file)]
         features = file.get("features")
-        if isinstance(features, h5py.Group):
+        if isinstance(features, h5py.Group) or isinstance(file.get("slide_features"), h5py.Group):
             return list(_atlaspatch(path, file))
         if not isinstance(features, h5py.Dataset):
             raise NoFeatures("it has no dataset `features` or `feats`")
@@ -78,11 +93,11 @@ def look_for_coordinates(path: Path) -> Coordinates | None:
         coords = file.get("coords")
         if not isinstance(coords, h5py.Dataset) or "features" in file or "feats" in file:
             return None
-        stated = _of_tiles({**attributes_of(file), **attributes_of(coords)})
+        stated = of_tiles({**attributes_of(file), **attributes_of(coords)})
         return Coordinates(path=path, tiles=len(coords), stated=stated)
 
 
-def _of_tiles(attributes: dict[str, Any]) -> dict[str, Any]:
+def of_tiles(attributes: dict[str, Any]) -> dict[str, Any]:
     """What attributes in the manner of TRIDENT, AtlasPatch or CLAM say of tiles and slide."""
     size = number(attributes, "patch_size")
     target = number(attributes, "target_magnification")
@@ -117,11 +132,16 @@ def _of_tiles(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _trident_or_clam(path: Path, file: Any, coordinates: Coordinates | None) -> FeatureSet:
     features, coords = file["features"], file.get("coords")
-    stated = _of_tiles({**attributes_of(file), **(attributes_of(coords) if coords is not None else {})})
+    stated = of_tiles({**attributes_of(file), **(attributes_of(coords) if coords is not None else {})})
     if stated.get("edge_px") is None and coordinates is not None:
         stated = coordinates.stated
     encoder = text(features.attrs, "encoder") or text(file.attrs, "encoder")
+    folder = FOLDER.fullmatch(path.parent.name)
+    encoder = encoder or (folder[1] if folder else "")
     if features.ndim == 1 and len(features):
+        if "num_slides" in file.attrs:
+            of = encoder or text(file.attrs, "encoder_name")
+            return _vector(path, "features", features, encoder=of, tool="AtlasPatch", patient=path.stem)
         tool = "TRIDENT" if encoder or stated["tool"] == "TRIDENT" else "HDF5"
         return _vector(path, "features", features, encoder=encoder, tool=tool)
     shape = tile_shape(features.shape)
@@ -135,9 +155,11 @@ def _trident_or_clam(path: Path, file: Any, coordinates: Coordinates | None) -> 
 
 
 def _atlaspatch(path: Path, file: Any) -> Iterator[FeatureSet]:
-    stated = _of_tiles(attributes_of(file)) | {"tool": "AtlasPatch"}
-    tiles = len(file["coords"])
-    for name, features in file["features"].items():
+    stated = of_tiles(attributes_of(file)) | {"tool": "AtlasPatch"}
+    tiles = len(file["coords"]) if "coords" in file else 0
+    for name, vector in file.get("slide_features", {}).items():
+        yield _vector(path, f"slide_features/{name}", vector, encoder=name, tool="AtlasPatch")
+    for name, features in file.get("features", {}).items():
         shape = tile_shape(features.shape)
         _same_length(shape[0], tiles)
         yield FeatureSet(
@@ -184,7 +206,9 @@ def _stamp(path: Path, file: Any) -> FeatureSet:
     )
 
 
-def _vector(path: Path, key: str, data: Any, *, encoder: str, tool: str, version: str = "") -> FeatureSet:
+def _vector(
+    path: Path, key: str, data: Any, *, encoder: str, tool: str, version: str = "", patient: str = ""
+) -> FeatureSet:
     if data.ndim > 1 and int(np.prod(data.shape[:-1])) != 1:
         raise SlideError(f"a slide vector has the shape {data.shape}; expected one row")
     return FeatureSet(
@@ -197,6 +221,7 @@ def _vector(path: Path, key: str, data: Any, *, encoder: str, tool: str, version
         width=int(data.shape[-1]),
         read=partial(_open, path, key),
         vector=True,
+        patient=patient,
     )
 
 

@@ -82,9 +82,9 @@ def _number(cell: str, csv: Path, slide: str) -> float | None:
     return value
 
 
-def patient_of(slide: str, metadata: SlideMetadata | None) -> str:
-    """Return the table's patient, else the one in a TCGA barcode, else ""."""
-    return (metadata.patient if metadata is not None else "") or tcga_patient(slide)
+def patient_of(slide: str, metadata: SlideMetadata | None, *, said: str = "") -> str:
+    """Return the table's patient, else the one that the files say, else the one in a TCGA barcode, else ""."""
+    return (metadata.patient if metadata is not None else "") or said or tcga_patient(slide)
 
 
 def refuse_new(known: Store, slides: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,23 @@ from gigacli.importing.h5 import Coordinates
 TILES = ".coordinates.npz"
 TILES_META = ".coordinates.meta.json"
 META = ".meta.json"
+TILES_FOLDER, FEATURES_FOLDER = "tiles", "tile_embeddings"
+"""Of hs2p and of slide2vec, each with a folder per class of annotations where tiles were drawn class by class."""
+
+POOLED = ("", "tile_embeddings", "slide_embeddings", "patient_embeddings")
+"""Kinds of slide2vec's files that hold one vector per tile, slide or patient; others hold a grid of them per region."""
+
+
+def part_of(path: Path) -> str:
+    """The class of annotations that a file of slide2vec or hs2p is of: its folder, "" where there are no classes."""
+    return path.parent.name if path.parent.parent.name in (TILES_FOLDER, FEATURES_FOLDER) else ""
+
+
+def tiles_beside(path: Path) -> Path:
+    """Where hs2p keeps the tiles of a file of slide2vec."""
+    part, root = part_of(path), path.parent.parent
+    folder = root.parent / TILES_FOLDER / part if part else root / TILES_FOLDER
+    return folder / f"{path.stem}{TILES}"
 
 
 def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -> list[FeatureSet]:
@@ -43,11 +61,13 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
         OSError: It cannot be read.
         SlideError: It cannot be used.
     """
-    shape = _shape(path)
     about = _json(path.with_name(path.name.removesuffix(path.suffix) + META))
-    encoder, slide = text(about, "encoder_name"), text(about, "sample_id") or path.stem
+    if (kind := text(about, "artifact_type")) not in POOLED:
+        raise NoFeatures(f"it holds {kind}, not one vector per tile or slide")
+    shape, encoder, patient = _shape(path), text(about, "encoder_name"), text(about, "patient_id")
+    slide = text(about, "sample_id") or patient or path.stem
     if len(shape) == 1:
-        return [_vector(path, slide, encoder, shape[0])]
+        return [_vector(path, slide, encoder, shape[0], patient=patient)]
     if tiles is None and coordinates is None:
         raise SlideError(
             "it has features but no coordinates, and there are none beside it",
@@ -55,24 +75,45 @@ def look_into(path: Path, tiles: Path | None, coordinates: Coordinates | None) -
         )
     n, width = tile_shape(shape)
     stated = _of_hs2p(tiles) if tiles is not None else coordinates.stated if coordinates is not None else {}
-    found = stated.pop("tiles", None) if tiles is not None else coordinates.tiles if coordinates is not None else None
-    if found != n:
+    there = stated.pop("tiles", None) if tiles is not None else coordinates.tiles if coordinates is not None else None
+    if there != n:
         raise SlideError(
-            f"it has {n} feature vectors, but {tiles or (coordinates and coordinates.path)} has {found} tiles"
+            f"it has {n} feature vectors, but {tiles or (coordinates and coordinates.path)} has {there} tiles"
         )
 
     @contextmanager
     def read() -> Iterator[Content]:
         features = _open(path)
         if tiles is not None:
-            corners = np.stack([_member(tiles, "x"), _member(tiles, "y")], axis=1)  # (n, 2)
+            corners = _corners(tiles)
             tissue = _member(tiles, "tissue_fractions") if _has(tiles, "tissue_fractions") else None
         else:
             assert coordinates is not None
             corners, tissue = coordinates.corners(), None
         yield Content(coords=corners, vectors=lambda a, b: _rows(features, a, b), tissue=tissue)
 
-    return [FeatureSet(id=slide, path=path, encoder=encoder, tiles=n, width=width, read=read, **stated)]
+    found = FeatureSet(id=slide, path=path, encoder=encoder, tiles=n, width=width, read=read, **stated)
+    return [replace(found, part=part_of(path))]
+
+
+def tiles_of(path: Path) -> FeatureSet:
+    """The tiles of a slide in a file of hs2p, as a feature set without features.
+
+    Raises:
+        SlideError: It does not say how large they are.
+    """
+
+    @contextmanager
+    def read() -> Iterator[Content]:
+        yield Content(coords=_corners(path), vectors=lambda a, b: np.empty((b - a, 0), dtype=np.float16))
+
+    stated, slide = _of_hs2p(path) | {"tool": "hs2p"}, path.name.removesuffix(TILES)
+    return FeatureSet(id=slide, path=path, encoder="", width=0, read=read, part=part_of(path), **stated)
+
+
+def _corners(tiles: Path) -> np.ndarray:
+    """(n, 2) of a file of hs2p, level-0 pixels."""
+    return np.stack([_member(tiles, "x"), _member(tiles, "y")], axis=1)
 
 
 def _of_hs2p(path: Path) -> dict[str, Any]:
@@ -96,14 +137,22 @@ def _of_hs2p(path: Path) -> dict[str, Any]:
     }
 
 
-def _vector(path: Path, slide: str, encoder: str, width: int) -> FeatureSet:
+def _vector(path: Path, slide: str, encoder: str, width: int, *, patient: str) -> FeatureSet:
     @contextmanager
     def read() -> Iterator[Content]:
         row = np.asarray(_rows(_open(path), 0, width)).reshape(1, -1)
         yield Content(coords=np.empty((0, 2), dtype=np.int64), vectors=lambda a, b: row[a:b])
 
     return FeatureSet(
-        id=slide, path=path, tool="slide2vec", encoder=encoder, tiles=0, width=width, read=read, vector=True
+        id=slide,
+        path=path,
+        tool="slide2vec",
+        encoder=encoder,
+        tiles=0,
+        width=width,
+        read=read,
+        vector=True,
+        patient=patient,
     )
 
 

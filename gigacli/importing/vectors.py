@@ -49,7 +49,10 @@ def read_each(sets: Sequence[FeatureSet], broken: Mapping[str, str]) -> SlideVec
             failures[one.id] = reason_of(error)
     if not vectors:
         raise InvalidInput(f"none of {len(failures)} files can be used; {next(iter(failures.values()))}")
-    return SlideVectors(first.path, vectors, first.width, first.tool, first.encoder, failures)
+    patients = {one.id: one.patient for one in sets if one.patient}
+    return SlideVectors(
+        first.path, vectors, first.width, first.tool, first.encoder, patients=patients, failures=failures
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,11 @@ def prepare(
 def begin(plan: Plan) -> Store:
     """Write the slide table and make room; the store is made if it is not there."""
     store = Store.create(plan.store.url, sync=plan.config.sync)
-    rows = [SlideRow(id=slide, path="", patient=patient_of(slide, plan.metadata.get(slide))) for slide in plan.slides]
+    said = {
+        slide: patient_of(slide, plan.metadata.get(slide), said=plan.read.patients.get(slide, ""))
+        for slide in plan.slides
+    }
+    rows = [SlideRow(id=slide, path="", patient=said[slide]) for slide in plan.slides]
     store.write_slides(merged(store.slides, rows))
     store.embedding(plan.name).begin(plan.recipe, plan.read.width, redo=plan.config.redo)
     return store

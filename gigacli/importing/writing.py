@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,9 @@ from gigacli.store.groups import Features, TileGrid
 LARGEST = float(np.finfo(np.float16).max)
 
 
-def write_features(features: Features, row: int, one: FeatureSet, scale: SlideScale, *, tiled: bool) -> None:
+def write_features(
+    features: Features, row: int, one: FeatureSet, scale: SlideScale, *, tiled: bool, factor: float = 1.0
+) -> None:
     """Write the features of a slide, and its tiles, if the store has not got them; what says "done" comes last.
 
     Args:
@@ -26,6 +29,7 @@ def write_features(features: Features, row: int, one: FeatureSet, scale: SlideSc
         one: Its file.
         scale: How large its tiles are.
         tiled: Whether the store has its tiles.
+        factor: What its values are multiplied by.
 
     Raises:
         SlideError: The file holds values that cannot be stored, or other tiles than the store.
@@ -34,10 +38,11 @@ def write_features(features: Features, row: int, one: FeatureSet, scale: SlideSc
         corners = level0(np.asarray(content.coords), one, scale)  # (n, 2)
         if tiled:
             order = _order_of(features.store.tiles.grid(row), corners, edge_px=scale.edge_px)
-            features.write_blocks(row, one.tiles, _blocks(one, content, order))
+            features.write_blocks(row, one.tiles, _blocks(one, content, order, factor))
         else:
             tissue = None if content.tissue is None else np.clip(content.tissue, 0, 1)
-            features.write_blocks(row, one.tiles, _blocks(one, content, None), corners=corners, tissue=tissue)
+            blocks = _blocks(one, content, None, factor)
+            features.write_blocks(row, one.tiles, blocks, corners=corners, tissue=tissue)
 
 
 def _order_of(stored: TileGrid, corners: NDArray[np.int32], *, edge_px: float) -> NDArray[np.int64] | None:
@@ -61,12 +66,14 @@ def _order_of(stored: TileGrid, corners: NDArray[np.int32], *, edge_px: float) -
     )
 
 
-def _blocks(one: FeatureSet, content: Content, order: NDArray[np.int64] | None) -> Iterator[NDArray[np.float16]]:
+def _blocks(
+    one: FeatureSet, content: Content, order: NDArray[np.int64] | None, factor: float
+) -> Iterator[NDArray[np.float16]]:
     """Vectors in the order of the store, (tiles, width) of at most :data:`TILES_AT_ONCE` tiles."""
     for start in range(0, one.tiles, TILES_AT_ONCE):
         stop = min(start + TILES_AT_ONCE, one.tiles)
         block = content.vectors(start, stop) if order is None else _picked(content.vectors, order[start:stop])
-        yield as_float16(block, one.width)
+        yield as_float16(block, one.width, factor)
 
 
 def _picked(vectors: Any, order: NDArray[np.int64]) -> NDArray[Any]:
@@ -75,20 +82,31 @@ def _picked(vectors: Any, order: NDArray[np.int64]) -> NDArray[Any]:
     return np.asarray(vectors(first, last)[order - first])
 
 
-def as_float16(block: NDArray[Any], width: int) -> NDArray[np.float16]:
-    """Convert vectors to the type that a store keeps.
+def as_float16(block: NDArray[Any], width: int, factor: float = 1.0) -> NDArray[np.float16]:
+    """Convert vectors to the type that a store keeps, multiplied by a factor.
 
     Raises:
         SlideError: A value is not a number, or does not fit.
     """
     if block.ndim != 2 or block.shape[1] != width:
         raise SlideError(f"a vector has {block.shape[-1]} values; expected {width}")
-    with np.errstate(over="ignore"):
-        half = block.astype(np.float16)
-    wrong = ~np.isfinite(half)
-    if wrong.any():
-        value = float(block[wrong].ravel()[0])
-        if not np.isfinite(value):
-            raise SlideError(f"{wrong.sum()} of its values are not numbers")
-        raise SlideError(f"{wrong.sum()} of its values do not fit float16, whose largest is {LARGEST:g}: {value:g}")
-    return half
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = block if factor == 1 else block.astype(np.float64) * factor
+        half = scaled.astype(np.float16)
+    if np.isfinite(half).all():
+        return half
+    if absent := int(np.isnan(block).sum()):
+        raise SlideError(f"{absent} of its values are not numbers (NaN)", "extract the features of this slide again")
+    if endless := int(np.isinf(block).sum()):
+        raise SlideError(
+            f"{endless} of its values are infinite, stored as {block.dtype}: most likely they were too large for the "
+            "type they were written in",
+            "extract the features of this slide again, as float32",
+        )
+    largest = float(np.abs(scaled).max())
+    fits = factor * 2.0 ** -math.ceil(math.log2(largest / LARGEST))
+    raise SlideError(
+        f"{int(np.isinf(half).sum())} of its values are beyond what float16 holds, {LARGEST:g}: the largest found is "
+        f"{largest / factor:g}",
+        f"import all slides with their values made smaller: giga import STORE FILES --scale {fits:g} --redo",
+    )

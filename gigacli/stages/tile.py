@@ -16,13 +16,15 @@ from statistics import median
 import numpy as np
 
 from gigacli.cohort.content import changes
-from gigacli.cohort.finding import Found, find_all
+from gigacli.cohort.finding import Corners, Found, find_all
+from gigacli.cohort.loose_patches import list_patches
 from gigacli.cohort.missing_mpp import ask_for_mpp
 from gigacli.cohort.registration import Registration, register
 from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
 from gigacli.errors import InvalidInput, NotFound, kind_of
+from gigacli.importing.coords import Laid, lay, refuse_unnamed
 from gigacli.parallel import run_on_dask
 from gigacli.progress import SILENT, Progress, Summary
 from gigacli.store.recipe import Recipe
@@ -30,6 +32,7 @@ from gigacli.store.slide_group import shard_rows
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
 from gigacli.wsi.grid import grid_capacity
+from gigacli.wsi.patches import ENDING, count_patches
 from gigacli.wsi.qc_folder import QCFolder
 
 LOWEST = 10  # slides with the fewest tiles that a summary names
@@ -59,6 +62,8 @@ def tile(
     *,
     csv: str | Path | None = None,
     allow_missing: bool = False,
+    coords: str | Path | Sequence[str | Path] = (),
+    patches: str | Path | None = None,
     mpp: float = 1.0,
     mag: float | None = None,
     tile_px: int = 256,
@@ -93,6 +98,9 @@ def tile(
     """
     started = time.monotonic()
     paths = [Path(p) for p in ([slides] if isinstance(slides, str | Path) else slides)]
+    if config.patches is not None:
+        config, lists = list_patches(config, store.url if isinstance(store, Store) else str(store), progress)
+        paths += lists
     what = prepare(config, store, paths, progress)
     opened = begin(what, progress)
     opened.settle()  # other processes may do the rest
@@ -114,6 +122,12 @@ class Plan:
     known: Store | None  # the store, None where it is still to be made
     recipe: Recipe
     registration: Registration  # the slide table as it will be
+    laid: Laid | None  # tiles of another tool, where they are taken
+
+    @property
+    def corners(self) -> Corners | None:
+        """Where others laid the tiles of each slide; None where they are to be found."""
+        return self.laid.corners if self.laid is not None else None
 
     def rows(self, store: Store) -> list[int]:
         """Rows of this shard, or of the slides that were named."""
@@ -128,6 +142,10 @@ class Plan:
 
     def capacity(self, row: SlideRow) -> int:
         """Grid positions of a slide."""
+        if self.laid is not None:
+            return self.laid.count(row.id)
+        if row.path.endswith(ENDING):
+            return count_patches(row.path)
         mpp, tile_px, overlap_px = self.config.mpp, self.config.tile_px, self.config.overlap
         return grid_capacity(row.size_px, slide_mpp=row.mpp, mpp=mpp, tile_px=tile_px, overlap_px=overlap_px)
 
@@ -147,15 +165,29 @@ def prepare(config: TileConfig, store: str | Path | Store, paths: list[Path], pr
     """Look at the store, at the slides that were named and at their headers; nothing is written."""
     known = _existing(store, config, has_slides=bool(paths or config.csv))
     made = known.tiles.found if known is not None else None
-    config = config.following(made.config if made is not None else None)
-    recipe = Recipe("tile", config.recipe(), {})
+    refuse_unnamed(config, made)
+    config, registration, laid = config.following(made.config if made is not None else None), None, None
+    if config.coords:
+        registration = _registered(config, known, paths, progress)
+        config, registration, laid = lay(config, registration, made, progress)
+    recipe = Recipe("tile", config.recipe() | (laid.recipe if laid is not None else {}), {})
     if unknown := [slide for slide in config.slide if known is None or slide not in known.slides.index]:
         raise InvalidInput(f"the store has no slide {unknown[0]!r}", "giga info STORE --slides lists those it has")
     if known is not None:
         known.tiles.check(recipe, redo=config.redo and not config.slide)
         if config.shard is not None and made != recipe:
             raise NotFound(f"{known.url} is not prepared for these shards", f"run: giga tile {known.url} SLIDES --plan")
-    registration = register(
+    registration = registration or _registered(config, known, paths, progress)
+    if known is not None and not config.redo:
+        unsaid = [i for i in range(known.registered) if not registration.reasons.get(i)]
+        registration.reasons.update(changes(known, unsaid))
+    url = known.url if known is not None else str(store)
+    return Plan(config=config, url=url, known=known, recipe=recipe, registration=registration, laid=laid)
+
+
+def _registered(config: TileConfig, known: Store | None, paths: list[Path], progress: Progress) -> Registration:
+    """Look at the headers of new slides."""
+    return register(
         known.slides if known is not None else None,
         paths,
         csv=config.csv,
@@ -167,11 +199,6 @@ def prepare(config: TileConfig, store: str | Path | Store, paths: list[Path], pr
         add=config.shard is None,
         progress=progress,
     )
-    if known is not None and not config.redo:
-        unsaid = [i for i in range(known.registered) if not registration.reasons.get(i)]
-        registration.reasons.update(changes(known, unsaid))
-    url = known.url if known is not None else str(store)
-    return Plan(config=config, url=url, known=known, recipe=recipe, registration=registration)
 
 
 def begin(plan: Plan, progress: Progress) -> Store:
@@ -215,7 +242,7 @@ def work(plan: Plan, store: Store, progress: Progress) -> _Outcome:
     tiles_so_far = int(counts[rows].clip(0).sum())  # of all slides that are done, not of the last one
     progress.start("tiling", len(rows), done=len(rows) - len(todo) - len(undrawn))
     stop = plan.config.strict and bool(failures)
-    for row, found in () if stop else find_all(plan.config, [*todo, *undrawn], table.rows, qc):
+    for row, found in () if stop else find_all(plan.config, [*todo, *undrawn], table.rows, qc, laid=plan.corners):
         slide = table[row].id
         if isinstance(found, Found):
             tiles = found.tiles
@@ -284,7 +311,7 @@ def _existing(store: str | Path | Store, config: TileConfig, *, has_slides: bool
 def _on_dask(plan: Plan, store: Store, progress: Progress, started: float) -> TileSummary:
     """Tile on a Dask cluster, whose workers fill the groups that have been begun."""
     config = plan.config
-    options = {"workers": config.workers, "qc": config.qc, "strict": config.strict, "sync": config.sync}
+    options = {name: getattr(config, name) for name in ("workers", "qc", "strict", "sync", "coords")}
     shards = run_on_dask(str(config.dask), tile, store.url, slides=store.registered, options=options, progress=progress)
     table, counts = store.slides, store.tiles.done().values.tolist()
     refused = {table[row].id: why for row, why in plan.registration.reasons.items() if why}
@@ -305,7 +332,7 @@ def _estimate(plan: Plan, store: Store, started: float) -> TileEstimate:
     table = store.slides
 
     def count_tiles(rows: Sequence[int]) -> dict[int, int]:
-        tried = find_all(plan.config, rows, table.rows, QCFolder(None))
+        tried = find_all(plan.config, rows, table.rows, QCFolder(None), laid=plan.corners)
         return {row: len(found.tiles.coords) for row, found in tried if isinstance(found, Found)}
 
     return estimate(

@@ -101,6 +101,7 @@ class _Check(Reading):
         if config is None or not len(size) or not len(mpp):
             return
         imported = attributes_of(self.description, "tiles")["recipe"]["stage"] == "import"
+        over_the_border = imported or "coords" in config  # other tools let tiles reach there
         for row in map(int, np.flatnonzero(self.count != NOT_DONE)):
             n = int(self.count[row])
             coords, tissue = (self.read(f"tiles/{name}", row, row=row) for name in ("coords", "tissue"))
@@ -113,8 +114,8 @@ class _Check(Reading):
             if n and not (mpp[row] > 0 and (size[row, 0] > 0 or imported)):
                 self.add("TILES-2", "tiles/count", row, f"has {n} tiles, but its size or resolution is unknown")
                 continue
-            if n:  # other tools let tiles reach over the border
-                edge_px = 0.0 if imported else config["tile_px"] * config["mpp"] / mpp[row]
+            if n:
+                edge_px = 0.0 if over_the_border else config["tile_px"] * config["mpp"] / mpp[row]
                 self._corners(row, coords[:n].astype(np.int64), size[row], edge_px)
             self._shares_and_rest(row, coords, tissue, n, silent=imported)
             if any((rule, path) in self.found for rule in OF_TILES for path in ("tiles/coords", "tiles/tissue")):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from gigacli.errors import InvalidInput
-from gigacli.wsi.slide import Slide
+from gigacli.wsi.patches import open_slide
 
 _SMALLEST_TILE_PX = 5  # lines of smaller tiles would hide the slide
 _FADE = 0.55  # of what no tile covers, towards white, or black in a dark picture
@@ -35,7 +35,7 @@ def thumbnail(path: str | Path, *, mpp: float, long_px: int) -> Thumbnail:
     """
     if long_px < 1:
         raise InvalidInput(f"a thumbnail of {long_px} px; expected at least 1")
-    with Slide(path, mpp=mpp) as slide:
+    with open_slide(path, mpp=mpp) as slide:
         left, top, width, height = slide.bounds_px
         factor = max(1.0, max(width, height) / long_px)
         return Thumbnail(slide.thumbnail(mpp * factor), (left, top), 1 / factor)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
+from gigacli.wsi.patches import open_slide
 from gigacli.wsi.slide import Slide
 
 BLOCK_BYTES = 1024 * 3 * 256 * 256  # pixels of a block: 1,024 tiles of 256 px, 200 MB
@@ -59,7 +60,7 @@ class _Source:
     def get(self) -> Slide:
         with self.lock:
             if self.handle is None:
-                self.handle = Slide(self.slide.path, mpp=self.slide.mpp, upsample=self.upsample)
+                self.handle = open_slide(self.slide.path, mpp=self.slide.mpp, upsample=self.upsample)
             return self.handle
 
     def submit(self, tasks: int, *, last: bool) -> None:

@@ -45,7 +45,7 @@ class Resolution:
     """The resolution of a slide's level 0."""
 
     mpp: float  # microns per pixel
-    source: str  # who says so: ``csv``, ``openslide``, ``tiff``, ``objective`` or ``option``
+    source: str  # who says so: ``csv``, ``openslide``, ``tiff``, ``objective``, ``option``, or ``import`` of patches
 
 
 def resolve_mpp(
@@ -67,6 +67,8 @@ def resolve_mpp(
     """
     if csv_mpp is not None:
         return Resolution(_in_range(float(csv_mpp), "the column 'mpp' of the table", _IN_TABLE), "csv")
+    if (stated := _number(properties, "giga.mpp")) is not None:  # of patches, which giga lists itself
+        return Resolution(_in_range(stated, "the list of its patches"), "import")
     power = _number(properties, "openslide.objective-power")
     for source, axes in (("openslide", _openslide_mpp(properties)), ("tiff", _tiff_mpp(properties))):
         if axes is not None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gigacli.config.base import fingerprint
 from gigacli.errors import GigaError, reason_of
+from gigacli.wsi.patches import open_slide
 from gigacli.wsi.reader import SlideTiles, TileReader
 from gigacli.wsi.slide import Slide
 from gigacli.wsi.tile_cache import QUALITY, TileCache, TilePack, TilePackWriter, decode, encode, stamp
@@ -136,4 +137,4 @@ class TilePixels:
         return decode(encode(self._opened(slide).read(x, y, tile_px=self.spec.tile_px, mpp=self.spec.mpp)))
 
     def _open(self, slide: int) -> Slide:
-        return Slide(self.slides[slide].path, mpp=self.slides[slide].mpp, upsample=self.spec.upsample)
+        return open_slide(self.slides[slide].path, mpp=self.slides[slide].mpp, upsample=self.spec.upsample)

@@ -12,8 +12,9 @@ from PIL import Image
 from gigacli.errors import SlideError
 from gigacli.wsi.grid import tile_grid, tissue_fraction
 from gigacli.wsi.masks import read_mask
+from gigacli.wsi.patches import Patches, open_slide
 from gigacli.wsi.qc import qc_picture
-from gigacli.wsi.slide import MAX_UPSAMPLING, Slide
+from gigacli.wsi.slide import MAX_UPSAMPLING
 from gigacli.wsi.tissue import MASK_MPP, tissue_mask
 
 _ALL_TISSUE = (
@@ -43,6 +44,7 @@ def find_tiles(
     min_tissue: float = 0.5,
     upsample: bool = False,
     mask: str = "",
+    laid: NDArray[np.int32] | None = None,
     title: str = "",
     draw: bool = False,
 ) -> Tiles:
@@ -57,6 +59,7 @@ def find_tiles(
         min_tissue: Least share of a tile that is tissue.
         upsample: Enlarge a slide that was scanned coarser than `mpp`, instead of refusing it.
         mask: Path of a tissue mask to use instead of looking for tissue, "" for none.
+        laid: (n, 2) level-0 corners of tiles that were laid elsewhere, instead of a grid.
         title: Written below the picture.
         draw: Whether to draw a picture.
 
@@ -68,11 +71,13 @@ def find_tiles(
             f"{path} was scanned at {slide_mpp:g} microns per pixel, coarser than the {mpp:g} asked for",
             "take coarser tiles, leave this slide out, or enlarge such slides: giga tile STORE --upsample",
         )
-    with Slide(path, mpp=slide_mpp, upsample=upsample) as slide:
+    with open_slide(path, mpp=slide_mpp, upsample=upsample) as slide:
         size_px, bounds = slide.size_px, slide.bounds_px
         thumbnail = slide.thumbnail(MASK_MPP) if draw or not mask else None
+        laid = slide.corners if isinstance(slide, Patches) else laid
     scale: dict[str, Any] = {"mpp": mpp, "slide_mpp": slide_mpp, "tile_px": tile_px}
-    coords = tile_grid(size_px, overlap_px=overlap_px, bounds_px=bounds, **scale)  # (n, 2)
+    grid = laid is None
+    coords = tile_grid(size_px, overlap_px=overlap_px, bounds_px=bounds, **scale) if laid is None else laid  # (n, 2)
     if mask:
         tissue = read_mask(mask, size_px=size_px, bounds_px=bounds, slide_mpp=slide_mpp, mask_mpp=MASK_MPP)
     else:
@@ -94,9 +99,11 @@ def find_tiles(
             mpp=MASK_MPP,
         )
     empty = ""
-    if not len(share):
+    if not len(share) and not grid:
+        empty = "no tiles were laid on it"
+    elif not len(share):
         empty = f"the slide is smaller than a tile of {tile_px} px at {mpp:g} microns per pixel"
-    elif not tissue.any():
+    elif not keep.any() and not tissue.any():
         empty = "no tissue was found"
     elif not keep.any():
         empty = f"no tile is {100 * min_tissue:g} % tissue; the best is {100 * float(share.max()):.0f} %"

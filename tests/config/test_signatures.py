@@ -51,6 +51,8 @@ def function(home):
 def accepted(kind):
     """What a function takes for a field: text for a path too, one value of several as it is."""
     arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple and arguments[0] is Path:
+        return str | Path | Sequence[str | Path]
     if typing.get_origin(kind) is tuple:
         return arguments[0] | Sequence[arguments[0]] if arguments[0] in (str, int, float) else None
     return Union[str, kind] if kind is Path or Path in arguments else kind  # noqa: UP007 - of a variable

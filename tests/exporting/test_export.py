@@ -176,7 +176,7 @@ def test_slides_that_qupath_crops_are_counted_from_their_bounds(store_at, tmp_pa
             raise SlideError("gone")
         return nullcontext(SimpleNamespace(bounds_px=(100, 40, 1000, 1000)))
 
-    monkeypatch.setattr(tiles, "Slide", opened)
+    monkeypatch.setattr(tiles, "open_slide", opened)
     summary = giga.export(store, "tiles", to=tmp_path / "tiles")
     assert summary.warning.startswith("2 slides could not be opened")
     assert store.slides[2].id in summary.warning

@@ -86,7 +86,7 @@ def test_broken_files_are_failures_of_their_slides(tmp_path, features):
 VALUES = {
     "overflow": (
         lambda f: f["features"].__setitem__((1, 2), 7e4),
-        "do not fit float16, whose largest is 65504: 70000",
+        "1 of its values are beyond what float16 holds, 65504: the largest found is 70000",
     ),
     "nan": (lambda f: f["features"].__setitem__((1, 2), np.nan), "not numbers"),
     "outside": (lambda f: f["coords"].__setitem__(1, (90000, 0)), "outside the slide of 9000 x 7000 px"),

@@ -66,7 +66,7 @@ def test_trident_coordinates_in_a_file_of_their_own(tmp_path, layouts):
     with h5py.File(tmp_path / "features_uni" / "S1.h5", "w") as file:
         file["features"] = vectors
     giga.import_features(tmp_path / "a.zarr", [tmp_path / "features_uni", tmp_path / "patches"])
-    check(tmp_path / "a.zarr", corners, vectors, edge_px=512, name="features_uni")
+    check(tmp_path / "a.zarr", corners, vectors, edge_px=512, name="uni")  # as its folder is called
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -128,9 +128,9 @@ def test_stamp_before_2_1_is_refused(tmp_path, layouts):
 
 def test_atlaspatch(tmp_path, written):
     folder = written("atlaspatch")
-    with pytest.raises(InvalidInput, match=r"2 sets of features: resnet18.*uni_v1"):
-        giga.import_features(tmp_path / "a.zarr", folder)
-    with pytest.raises(NotFound, match="there are those of resnet18, uni_v1"):
+    with pytest.raises(InvalidInput, match=r"3 sets of features: resnet18, tiles.*; titan, slide vectors.*; uni_v1"):
+        giga.import_features(tmp_path / "a.zarr", folder / "patches")
+    with pytest.raises(NotFound, match="there are those of moozy, resnet18, titan, uni_v1"):
         giga.import_features(tmp_path / "a.zarr", folder, encoder="conch")
     for name in ("uni_v1", "resnet18"):
         made = giga.import_features(tmp_path / "a.zarr", folder, encoder=name)

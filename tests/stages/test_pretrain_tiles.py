@@ -128,8 +128,8 @@ def test_the_cache_changes_nothing_and_is_used_again(trained, store_at, tmp_path
     assert weights(path) == weights(trained[0])
     giga.pretrain_tiles(path, **{**OPTIONS, "epochs": 1}, name="first", cache=cache)
     assert len(list(cache.glob("*.tiles"))) == 8
-    monkeypatch.setattr("gigacli.wsi.reader.Slide", None)  # whoever opens a slide fails
-    monkeypatch.setattr("gigacli.wsi.tile_pixels.Slide", None)
+    monkeypatch.setattr("gigacli.wsi.reader.open_slide", None)  # whoever opens a slide fails
+    monkeypatch.setattr("gigacli.wsi.tile_pixels.open_slide", None)
     second = giga.pretrain_tiles(path, **{**OPTIONS, "epochs": 1}, name="second", cache=cache)
     assert (second.slides, second.failed, second.cache) == (8, 0, str(cache))
     assert weights(path, "first") == weights(path, "second")

@@ -148,7 +148,7 @@ def test_the_second_time_no_slide_is_opened(slides, tmp_path, pool, monkeypatch)
     def closed(*_args, **_kwargs):
         raise AssertionError("a slide was opened")
 
-    monkeypatch.setattr("gigacli.wsi.reader.Slide", closed)
+    monkeypatch.setattr("gigacli.wsi.reader.open_slide", closed)
     second, said = keep(slides, cache, pool)
     assert said == {0: "", 1: "", 2: ""}
     assert [pack.path for pack in second] == [pack.path for pack in first]
