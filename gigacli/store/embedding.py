@@ -57,7 +57,7 @@ class Embedding(SlideGroup):
             self.array("vectors").oindex[empty] = np.nan
         if len(both):
             self.store.settle()
-            self.array("done").oindex[both] = np.array([self._origin(row) for row in both.tolist()], dtype=np.int64)
+            self.array("done").oindex[both] = self._origins_at(both)
 
     def keep_state(self, data: bytes) -> None:
         """Keep what a closed form has learnt, before its first vector is written."""
