@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class Material:
     views: MappedBank | MappedFeatures  # its slides to train on, mapped into memory
     features: Features  # of the same tiles, without augmentation
     tiles: int  # of a view
+    precision: str  # fp32 or bf16, what the networks compute in
 
 
 def initial_method(material: Material, progress: Progress) -> tuple[GigaSSL, str]:
@@ -72,6 +74,7 @@ def learnt(material: Material, method: GigaSSL, *, device: torch.device, progres
         tiles=material.tiles,
         seed=config.seed,
         device=device,
+        precision=material.precision,
     )
     return weights_to_bytes(method, beside=joined.state())
 
@@ -99,7 +102,7 @@ def _augmented(material: Material) -> Iterator[tuple[NDArray[np.float16], NDArra
         yield from zip(views.slides(), views.tile, strict=True)
         return
     assert isinstance(material.source, Bank)
-    for slide in tiles_of_slides(material.features, views.rows, bank=material.source):
+    for slide in tiles_of_slides(material.features, views.rows, bank=material.source, placed=False):
         assert slide.augmented is not None
         assert slide.drawn is not None
         yield slide.augmented.astype(np.float16, copy=False), slide.drawn
@@ -135,8 +138,9 @@ def withstands(material: Material, method: GigaSSL, *, device: torch.device) -> 
     rows = material.views.rows[spread_rows(len(material.views.rows), LOOKED_AT)]
     if not isinstance(source, Bank) or features.found is None or not features.done().filled[rows].all():
         return {}
+    views: dict[str, Any] = {"views": LOOKS, "tiles": material.tiles, "seed": 0}
     clean, fresh = (
-        encode_slides(method.eval().vectors, seen, rows, views=LOOKS, tiles=material.tiles, seed=0, device=device)
+        encode_slides(method.eval().vectors, seen, rows, **views, device=device, precision=material.precision)
         for seen in (features, FreshFeatures(features, 0))
     )
     return asdict(robustness(clean, fresh[:, None], scale=False))
