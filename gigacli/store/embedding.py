@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +74,15 @@ class Embedding(SlideGroup):
         """(slide, width) all vectors, NaN where a slide has none."""
         vectors: NDArray[np.float32] = self.array("vectors")[: self.store.registered]
         return vectors
+
+    def blocks(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """Vectors (m, width) of slides in some rows, ascending, in their order: as many together as a chunk holds."""
+        array = self.array("vectors")
+        step = int(array.chunks[0])
+        for mine in np.split(rows, np.flatnonzero(np.diff(rows // step)) + 1):
+            if len(mine):
+                start = int(mine[0]) // step * step
+                yield array[start : start + step][mine - start]
 
     def read_augmented(self) -> NDArray[np.float32] | None:
         """(slide, augmentation, width) vectors of slides seen under other augmentations; None where there are none."""
