@@ -19,12 +19,14 @@ import argparse
 import json
 import math
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -216,8 +218,17 @@ def commands(store: Path, labels: Path, out: Path, *, packed: bool) -> dict[str,
     }
 
 
-def run(arguments: list[str], *, limit_s: float, cold: bool) -> dict[str, Any]:
-    """Run a command of giga in a process of its own: what it took."""
+def run(
+    arguments: list[str], *, limit_s: float = 3600, cold: bool = False, own_bytes: int | None = None
+) -> dict[str, Any]:
+    """Run a command of giga in a process of its own: what it took.
+
+    Args:
+        arguments: Of the command line.
+        limit_s: Seconds after which it is stopped.
+        cold: Whether to drop the page cache first.
+        own_bytes: The most memory it may have of its own, mapped files not counted.
+    """
     if cold:
         os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3")
@@ -227,8 +238,11 @@ def run(arguments: list[str], *, limit_s: float, cold: bool) -> dict[str, Any]:
         began = time.perf_counter()
         line = [sys.executable, "-m", "gigacli", *arguments, "--json"]
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=said, env=environment)
-        status = None
+        if own_bytes is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (own_bytes, own_bytes))
+        status, own = None, 0.0
         while status is None and time.perf_counter() - began < limit_s:
+            own = max(own, _own_megabytes(process.pid))
             pid, code, used = os.wait4(process.pid, os.WNOHANG)
             status = code if pid else None
             time.sleep(0.02)
@@ -243,9 +257,25 @@ def run(arguments: list[str], *, limit_s: float, cold: bool) -> dict[str, Any]:
         "seconds": seconds,
         "cpu": used.ru_utime + used.ru_stime,
         "MB": used.ru_maxrss / 1024,
+        "own": own,
         "stopped": status is None,
         "error": error,
     }
+
+
+def _own_megabytes(pid: int) -> float:
+    """Memory of a process that is resident and not of mapped files."""
+    with suppress(OSError, IndexError):
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        return int(text.split("RssAnon:")[1].split()[0]) / 1024
+    return 0.0
+
+
+def said_of(name: str, took: dict[str, Any]) -> str:
+    """A line of the table."""
+    text = "STOPPED" if took["stopped"] else took["error"].strip().replace("\n", " ")
+    sizes = f"{took['MB']:7.0f} MB, {took['own']:6.0f} its own"
+    return f"  {name:22} {took['seconds']:8.1f} s {took['cpu']:8.1f} s CPU {sizes} {text}"
 
 
 def files_of(folder: Path) -> int:
@@ -266,8 +296,7 @@ def measure(folder: Path, slides: int, options: argparse.Namespace) -> dict[str,
             continue
         out.mkdir(exist_ok=True)
         found[name] = took = run(arguments, limit_s=options.limit, cold=options.cold)
-        text = "STOPPED" if took["stopped"] else took["error"].strip().replace("\n", " ")
-        print(f"  {name:22} {took['seconds']:8.1f} s {took['cpu']:8.1f} s CPU {took['MB']:7.0f} MB {text}", flush=True)
+        print(said_of(name, took), flush=True)
     print(f"  {files_of(store):,} files now", flush=True)
     shutil.rmtree(out, ignore_errors=True)
     return found

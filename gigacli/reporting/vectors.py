@@ -81,7 +81,9 @@ def comparable(
     """
     rows = embedding.done().rows
     rows = rows if among is None else np.intersect1d(rows, among, assume_unique=True)
-    vectors: NDArray[np.floating] = embedding.read()[rows]
+    vectors: NDArray[np.floating] = np.concatenate(
+        [np.zeros((0, embedding.width), np.float32), *embedding.blocks(rows)]
+    )
     if embedding.aggregator == MEAN and len(rows):
         vectors = standardise(vectors.astype(np.float64), *moments(vectors))
     return rows, vectors
