@@ -102,8 +102,10 @@ def fit_joined(
     assert isinstance(form, ViewWhitened)
     blocks = (rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK))
     views: dict[str, Any] = {"views": VIEWS, "tiles": tiles, "seed": seed, "device": device, "precision": precision}
+    parts = []
     with features.store.tiles.read_once():
-        encoded = [encode_slides(encode, features, block, **views) for block in blocks]
-    plain = tiles_of_slides(features, rows, augmented=False, placed=False)
-    pooled = np.stack([form.transform(slide) for slide in plain])
-    return Joined(form, Join.fit({Joined.encoder: np.concatenate(encoded), form.name: pooled}))
+        for block in blocks:
+            plain = tiles_of_slides(features, block, augmented=False, placed=False)
+            pooled = np.stack([form.transform(slide) for slide in plain])
+            parts.append({Joined.encoder: encode_slides(encode, features, block, **views), form.name: pooled})
+    return Joined(form, Join.fit(*parts))
