@@ -30,7 +30,7 @@ from gigacli.store.table import SlideRow, SlideTable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MPP, TILE_PX, LARGE, SMALL, SMALL_SLIDES = 8.0, 16, 1001, 20, 20
+MPP, TILE_PX, LARGE, SMALL, SMALL_SLIDES = 2.0, 16, 1001, 20, 20
 WIDE, WIDE_SLIDES, WIDE_TILES = 4096, 200, 200
 TARGETS, TARGET_SLIDES = 50, 10_000
 BANK, BANK_WIDTH, BANK_SLIDES, OWN_BYTES = (50, 256), 256, 1000, 3 * 2**29

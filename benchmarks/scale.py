@@ -240,9 +240,9 @@ def run(
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=said, env=environment)
         if own_bytes is not None:
             resource.prlimit(process.pid, resource.RLIMIT_DATA, (own_bytes, own_bytes))
-        status, own = None, 0.0
+        status, most, own = None, 0.0, 0.0
         while status is None and time.perf_counter() - began < limit_s:
-            own = max(own, _own_megabytes(process.pid))
+            most, own = (max(pair) for pair in zip((most, own), _megabytes(process.pid), strict=True))
             pid, code, used = os.wait4(process.pid, os.WNOHANG)
             status = code if pid else None
             time.sleep(0.02)
@@ -256,19 +256,22 @@ def run(
     return {
         "seconds": seconds,
         "cpu": used.ru_utime + used.ru_stime,
-        "MB": used.ru_maxrss / 1024,
+        "MB": most,
         "own": own,
         "stopped": status is None,
         "error": error,
     }
 
 
-def _own_megabytes(pid: int) -> float:
-    """Memory of a process that is resident and not of mapped files."""
+def _megabytes(pid: int) -> tuple[float, float]:
+    """Memory of a process: the most that was resident so far, and what is now and is not of mapped files.
+
+    What the system says when it ends counts the process that it was forked from.
+    """
     with suppress(OSError, IndexError):
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-        return int(text.split("RssAnon:")[1].split()[0]) / 1024
-    return 0.0
+        return tuple(int(text.split(f"{name}:")[1].split()[0]) / 1024 for name in ("VmHWM", "RssAnon"))
+    return 0.0, 0.0
 
 
 def said_of(name: str, took: dict[str, Any]) -> str:

@@ -47,7 +47,10 @@ def tiles_of_slides(
         positions = TilePositions(islice(grids, len(block)))
         for i, row in enumerate(block.tolist()):
             numbers = features.numbers(row)
-            plain = features.read(row)[numbers]
+            plain = features.read(row)
+            plain = (
+                plain if len(numbers) == len(plain) else plain[numbers]
+            )  # a million tiles are not copied for nothing
             vectors: NDArray[np.float16]
             vectors, tile = next(drawn) if drawn is not None else (plain[None], None)
             if operators is not None:
