@@ -35,6 +35,7 @@ from convolutions import report_achieved, report_others, report_whole
 
 import gigacli as giga
 from gigacli.config.training import REGIMES
+from gigacli.nn.device import pick_precision
 from gigacli.nn.giga import GigaSSL
 from gigacli.nn.losses import nt_xent
 from gigacli.nn.sampler import Sampler
@@ -243,8 +244,9 @@ def joining(store: Store, slides: int, device: torch.device) -> dict[str, float]
     rows, each = np.arange(slides), {}
     for aggregator in ENCODERS:
         encode = untrained(aggregator).to(device).eval().vectors
+        views = {"tiles": 5, "seed": 0, "precision": pick_precision("auto", device)}
         began = time.perf_counter()
-        fit_joined(encode, store.features("none"), store.bank("none"), rows, tiles=5, seed=0, device=device)
+        fit_joined(encode, store.features("none"), store.bank("none"), rows, **views, device=device)
         each[aggregator] = (time.perf_counter() - began) / slides
         print(f"fit of the join, {aggregator}: {1000 * each[aggregator]:.1f} ms a slide, of {slides}")
     return each

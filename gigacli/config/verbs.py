@@ -292,6 +292,7 @@ class EmbedConfig(Config):
     )
     join: bool = option(True, "Put the closed form that a model keeps beside the encoder's vectors, where it has one.")
     name: str | None = run_option(None, "Name of the embedding; default: the model's.")
+    precision: Precision = option("auto", PRECISION)
     device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED, SEEDS)
     redo: bool = run_option(False, "Replace the embedding that is there.")
@@ -301,5 +302,6 @@ class EmbedConfig(Config):
         self._name("name", "features")
 
     def recipe(self) -> dict[str, Any]:
-        """The values that decide the result; where no other augmentations are asked for, nothing is said of them."""
-        return {name: value for name, value in super().recipe().items() if name != "augmented" or value}
+        """The values that decide the result; of no other augmentations, and of fp32, nothing is said."""
+        silent = {"augmented": 0, "precision": "fp32"}
+        return {name: value for name, value in super().recipe().items() if silent.get(name) != value}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.config.tools import Format
 from gigacli.errors import NotFound, from_clone
@@ -28,15 +29,25 @@ FORMULA = ("=", "+", "-", "@")  # first characters of what spreadsheet programs 
 def to_npy(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> None:
     """The layout of the authors' published embeddings: embeddings.npy (n, width) float32 and ids.npy (n,) text."""
     with export_folder(to, note_of(group)) as folder:
-        np.save(folder / "embeddings.npy", group.read()[rows], allow_pickle=False)
+        shape = (len(rows), group.width)
+        file = np.lib.format.open_memmap(folder / "embeddings.npy", mode="w+", dtype=np.float32, shape=shape)
+        start = 0
+        for vectors in group.blocks(rows):
+            file[start : start + len(vectors)] = vectors
+            start += len(vectors)
+        file.flush()
         ids = np.array([slide.id for slide in slides_of(group, rows)], dtype=np.str_)
         np.save(folder / "ids.npy", ids, allow_pickle=False)
 
 
 def to_csv(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> str:
     """One row per slide: slide_id, patient_id, v0, v1, ...; values with the fewest digits that read back as float32."""
+    start = 0
     with export_file(to) as path:
-        _table(group, rows).to_csv(path, index=False, lineterminator="\n")
+        for vectors in group.blocks(rows):
+            table = _table(group, rows[start : start + len(vectors)], vectors)
+            table.to_csv(path, index=False, header=not start, mode="a", lineterminator="\n")
+            start += len(vectors)
     names = [name for slide in slides_of(group, rows) for name in (slide.id, slide.patient)]
     n = sum(name.startswith(FORMULA) for name in names)
     return f"{n} ids or patients begin with one of {' '.join(FORMULA)}: a spreadsheet would compute them" if n else ""
@@ -46,7 +57,7 @@ def to_parquet(group: Embedding, rows: Rows, *, to: Path, progress: Progress) ->
     """The columns of the CSV; where they come from is in the metadata of the schema, under ``giga``."""
     arrow = _need("pyarrow", extra="parquet", format="parquet")
     parquet = _need("pyarrow.parquet", extra="parquet", format="parquet")
-    table = arrow.Table.from_pandas(_table(group, rows), preserve_index=False)
+    table = arrow.Table.from_pandas(_table(group, rows, group.read()[rows]), preserve_index=False)
     metadata = {**(table.schema.metadata or {}), b"giga": _text(note_of(group)).encode()}
     with export_file(to) as path:
         parquet.write_table(table.replace_schema_metadata(metadata), path)
@@ -98,10 +109,10 @@ def _need(module: str, *, extra: str, format: Format) -> Any:  # noqa: A002 - th
         raise NotFound(f"`format` {format} needs {error.name}", from_clone(extra)) from None
 
 
-def _table(group: Embedding, rows: Rows) -> pd.DataFrame:
+def _table(group: Embedding, rows: Rows, vectors: NDArray[np.float32]) -> pd.DataFrame:
     import pandas as pd
 
-    vectors, slides = group.read()[rows], slides_of(group, rows)
+    slides = slides_of(group, rows)
     table = pd.DataFrame(vectors, columns=_names(vectors.shape[1]))
     table.insert(0, "slide_id", [slide.id for slide in slides])
     table.insert(1, "patient_id", [slide.patient for slide in slides])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput
 from gigacli.nn.views import draw_rows
-from gigacli.nn.whitening import Features, FeatureSpace, settled
+from gigacli.nn.whitening import Features, FeatureSpace, settled, tile_parts
 from gigacli.randomness import keyed_rng
 
 State = dict[str, NDArray[Any]]
@@ -49,6 +49,16 @@ def mean_and_deviation(tiles: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.concatenate([tiles.mean(axis=-2), tiles.std(axis=-2)], axis=-1)
 
 
+def pooled(space: FeatureSpace, tiles: Features, *, dtype: type[np.floating] = np.float32) -> NDArray[np.float64]:
+    """Mean and deviation (2 c,) of tiles (n, c) in a space, worked out in a type, of some tiles at a time."""
+    parts = list(tile_parts(tiles))
+    found = [mean_and_deviation(space(part).astype(dtype, copy=False)) for part in parts]
+    means, deviations = np.split(np.stack(found).astype(np.float64), 2, axis=1)
+    share = np.array([len(part) for part in parts]) / len(tiles)
+    mean = share @ means
+    return np.concatenate([mean, np.sqrt(share @ (np.square(deviations) + np.square(means - mean)))])
+
+
 @dataclass(frozen=True, eq=False)
 class WhitenedMean:
     """The mean of a slide's tiles, standardised and whitened: (c,)."""
@@ -58,7 +68,9 @@ class WhitenedMean:
 
     def transform(self, slide: SlideTiles) -> NDArray[np.float32]:
         """The vector of a slide."""
-        return self.space(slide.plain).mean(axis=0).astype(np.float32)
+        parts = list(tile_parts(slide.plain))
+        means = [self.space(part).mean(axis=0) for part in parts]
+        return np.average(means, axis=0, weights=[len(part) for part in parts]).astype(np.float32)
 
     def scores(self, slide: SlideTiles, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """What each tile (n,) adds to the product of the slide's vector and weights (of its width).
@@ -66,7 +78,7 @@ class WhitenedMean:
         The mean over tiles is that product. What a value exceeds the mean by is the rate at which the product grows
         with the tile's share of the slide: exact where the vector is a mean over tiles, to first order otherwise.
         """
-        return np.asarray(self.space(slide.plain).astype(np.float64) @ weights)
+        return np.concatenate([self.space(part).astype(np.float64) @ weights for part in tile_parts(slide.plain)])
 
     def state(self) -> State:
         """What is kept."""
@@ -86,11 +98,11 @@ class MeanStd(WhitenedMean):
 
     def transform(self, slide: SlideTiles) -> NDArray[np.float32]:
         """The vector of a slide."""
-        return mean_and_deviation(self.space(slide.plain)).astype(np.float32)
+        return pooled(self.space, slide.plain).astype(np.float32)
 
     def scores(self, slide: SlideTiles, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """As :meth:`WhitenedMean.scores`: a deviation s is the mean over tiles of (s + (x - mean)^2 / s) / 2."""
-        return _scores(self.space(slide.plain), weights)
+        return _scores(self.space, slide.plain, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,16 +141,16 @@ class ViewWhitened:
 
     def transform(self, slide: SlideTiles) -> NDArray[np.float32]:
         """The vector of a slide."""
-        pooled = mean_and_deviation(self.space(slide.plain))  # (p,)
-        along = pooled @ self.directions  # (k,)
+        whole = pooled(self.space, slide.plain).astype(np.float32)  # (p,)
+        along = whole @ self.directions  # (k,)
         rest = self.shrink[-1]
-        return (rest * pooled + self.directions @ ((self.shrink[:-1] - rest) * along)).astype(np.float32)
+        return (rest * whole + self.directions @ ((self.shrink[:-1] - rest) * along)).astype(np.float32)
 
     def scores(self, slide: SlideTiles, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """As :meth:`MeanStd.scores`."""
         rest, directions = float(self.shrink[-1]), self.directions.astype(np.float64)
         shrunk = rest * weights + directions @ ((self.shrink[:-1] - rest) * (directions.T @ weights))
-        return _scores(self.space(slide.plain), shrunk)
+        return _scores(self.space, slide.plain, shrunk)
 
     def state(self) -> State:
         """What is kept."""
@@ -150,12 +162,16 @@ class ViewWhitened:
         return cls(FeatureSpace.from_state(state), state["directions"], state["shrink"])
 
 
-def _scores(tiles: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What each of tiles (n, c) adds to their mean and deviation times weights (2 c,): (n,)."""
-    rows, c = tiles.astype(np.float64), tiles.shape[1]
-    mean, deviation = rows.mean(axis=0), rows.std(axis=0)
-    squares = np.square(rows - mean) / np.where(deviation > 0, deviation, 1)
-    return np.asarray(rows @ weights[:c] + (deviation + squares) / 2 @ weights[c:])
+def _scores(space: FeatureSpace, tiles: Features, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each of tiles (n, c) adds to their mean and deviation in a space times weights (2 c,): (n,)."""
+    mean, deviation = np.split(pooled(space, tiles, dtype=np.float64), 2)
+    of_means, of_deviations = np.split(weights, 2)
+    scores = []
+    for part in tile_parts(tiles):
+        rows = space(part).astype(np.float64)
+        squares = np.square(rows - mean) / np.where(deviation > 0, deviation, 1)
+        scores.append(rows @ of_means + (deviation + squares) / 2 @ of_deviations)
+    return np.concatenate(scores)
 
 
 def _views(slide: SlideTiles, space: FeatureSpace, seed: int) -> NDArray[np.float64]:

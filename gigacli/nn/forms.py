@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Self
 
 import numpy as np
@@ -31,6 +32,9 @@ Form = WhitenedMean | MeanStd | ViewWhitened | Mixture | Arrangement
 
 Slides = Callable[[], Iterator[SlideTiles]]
 """Function that begins the stream of slides anew: each form is fitted in a few passes, none of which keeps a slide."""
+
+SLIDES_OF_A_PART = 1024
+"""Slides whose vectors are centred together."""
 
 FORMS: dict[str, type[Form]] = {form.name: form for form in (WhitenedMean, MeanStd, ViewWhitened, Mixture, Arrangement)}
 
@@ -122,7 +126,9 @@ def fit_vectors(name: str, slides: Slides, *, seed: int) -> Vectors:
     form = fit_form(name, slides, seed=seed)
     if name == Arrangement.name:
         return Vectors(form, None)
-    return Vectors(form, Join.fit({name: np.stack([form.transform(slide) for slide in slides()])}))
+    made = map(form.transform, slides())
+    parts = iter(lambda: list(islice(made, SLIDES_OF_A_PART)), [])
+    return Vectors(form, Join.fit(*({name: np.stack(part)} for part in parts)))
 
 
 def width_of(name: str, features: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -33,21 +33,28 @@ class Join:
     centre: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, blocks: Blocks) -> Self:
+    def fit(cls, *parts: Blocks) -> Self:
         """Learn the means from the vectors (slide, p) of every block, by its name.
+
+        Slides may come in several parts, so that those of a large cohort are never put together: what is worked out
+        takes several times the memory of the vectors, of one part at a time.
 
         Raises:
             InvalidInput: There is no block but an arrangement, or blocks differ in their number of slides.
         """
-        if not set(blocks) - {Arrangement.name}:
-            raise InvalidInput("a join needs a block that says what a slide is made of")
-        if len({len(rows) for rows in blocks.values()}) != 1:
-            sizes = ", ".join(f"{name} of {len(rows)}" for name, rows in blocks.items())
-            raise InvalidInput(f"blocks are of different slides: {sizes}")
-        zero = {name: np.zeros(rows.shape[1], dtype=np.float32) for name, rows in blocks.items()}
-        means = {name: zero[name] if name == Arrangement.name else _mean(rows) for name, rows in blocks.items()}
+        for blocks in parts:
+            if not set(blocks) - {Arrangement.name}:
+                raise InvalidInput("a join needs a block that says what a slide is made of")
+            if len({len(rows) for rows in blocks.values()}) != 1:
+                sizes = ", ".join(f"{name} of {len(rows)}" for name, rows in blocks.items())
+                raise InvalidInput(f"blocks are of different slides: {sizes}")
+        zero = {name: np.zeros(rows.shape[1], dtype=np.float32) for name, rows in parts[0].items()}
+        means = {
+            name: nothing if name == Arrangement.name else _mean(blocks[name] for blocks in parts)
+            for name, nothing in zero.items()
+        }
         whole = cls(means, np.zeros(sum(map(len, zero.values())), dtype=np.float32))
-        return cls(means, _mean(whole._side_by_side(blocks)))
+        return cls(means, _mean(whole._side_by_side(blocks) for blocks in parts))
 
     def transform(self, blocks: Blocks) -> NDArray[np.float32]:
         """The joined vectors (slide, sum of p) of blocks (slide, p), at unit length.
@@ -101,11 +108,15 @@ class Join:
         return cls({name: state[f"block.{i}.{name}"] for _, i, name in ordered}, state["centre"])
 
 
-def _mean(rows: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Mean of rows (slide, p), whatever their order."""
-    values = rows.astype(np.float64)
-    scale = np.sqrt(np.square(values).mean(axis=0)) + np.finfo(np.float32).tiny
-    return settled(values.mean(axis=0), scale=scale).astype(np.float32)
+def _mean(parts: Iterable[NDArray[np.floating]]) -> NDArray[np.float32]:
+    """Mean of the rows (slide, p) of all parts, whatever their order."""
+    count, total, squares = 0, np.zeros(1), np.zeros(1)  # of any width
+    for rows in parts:
+        values = rows.astype(np.float64)
+        count, total = count + len(values), total + values.sum(axis=0)
+        squares = squares + np.square(values).sum(axis=0)
+    scale = np.sqrt(squares / count) + float(np.finfo(np.float32).tiny)
+    return settled(total / count, scale=scale).astype(np.float32)
 
 
 def _unit(rows: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ so that the same slides in another order give the same bytes but for one case in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,6 +26,9 @@ SCALE_TILES = 64
 
 LEAST_SD = 1e-3
 """Added to a feature's deviation: one that hardly varies is not blown up."""
+
+VALUES_AT_ONCE = 2**22
+"""Values of tiles that are worked on together, in several copies of float64: a slide may have a million tiles."""
 
 Features = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 
@@ -86,9 +89,10 @@ def spread_of(slides: Iterable[Features]) -> Spread:
     zero = np.zeros(1)  # of any width
     count, total, squares, seen, seen_total, outer = 0, zero, zero, 0, zero, zero
     for slide in slides:
-        rows = slide.astype(np.float64)  # (n, c)
-        count, total, squares = count + len(rows), total + rows.sum(axis=0), squares + np.square(rows).sum(axis=0)
-        rows = rows[spread_rows(len(rows), SCALE_TILES)]
+        for part in tile_parts(slide):
+            rows = part.astype(np.float64)  # (n, c)
+            count, total, squares = count + len(rows), total + rows.sum(axis=0), squares + np.square(rows).sum(axis=0)
+        rows = slide[spread_rows(len(slide), SCALE_TILES)].astype(np.float64)
         seen, seen_total, outer = seen + len(rows), seen_total + rows.sum(axis=0), outer + rows.T @ rows
     if not count or not np.isfinite(total).all():
         raise InvalidInput(
@@ -105,6 +109,12 @@ def spread_of(slides: Iterable[Features]) -> Spread:
     centre, at = standard.mean.astype(np.float64), seen_total / seen
     second = outer / seen - np.outer(at, centre) - np.outer(centre, at) + np.outer(centre, centre)
     return Spread(standard, settled(second / np.outer(standard.sd, standard.sd)))
+
+
+def tile_parts(tiles: Features) -> Iterator[Features]:
+    """Tiles (n, c) of a slide, some at a time: one part, unless there are very many."""
+    step = max(1, VALUES_AT_ONCE // max(1, tiles.shape[1]))
+    return (tiles[i : i + step] for i in range(0, max(1, len(tiles)), step))
 
 
 def slide_covariance(slides: Iterable[Features], standard: Standard | None = None) -> NDArray[np.float64]:

@@ -104,9 +104,13 @@ def _attribute_mean(
     embedding: Embedding, row: int, probe: ClassProbe, config: TileMapConfig
 ) -> tuple[TileAttribution, NDArray[np.float64], int]:
     """Attribution of a mean of tiles, the mean (features,), and 0 views."""
+    from gigacli.nn.whitening import tile_parts
+
     features = embedding.store.features(embedding.config["features_name"])
-    tiles = features.read(row).astype(np.float64)  # (n, features)
-    return attribution_of_mean(tiles / probe.deviation @ probe.weights), tiles.mean(axis=0), 0
+    tiles = features.read(row)  # (n, features)
+    weights = probe.weights / probe.deviation
+    scores = np.concatenate([part.astype(np.float64) @ weights for part in tile_parts(tiles)])
+    return attribution_of_mean(scores), tiles.mean(axis=0, dtype=np.float64), 0
 
 
 def _attribute_form(
@@ -146,21 +150,25 @@ def _attribute_views(
     positions, tiles = TilePositions(store.tiles.grids(np.array([row]))), features.read(row)
     rng = keyed_rng(config.seed, "tile-map", store.slides[row].id)
     views = balanced_views(rng, len(tiles), tiles=choice.tiles, per_tile=config.views)  # (R, T)
-    parts, step = [], max(1, TILES_AT_ONCE // choice.tiles)
-    with torch.inference_mode():
-        for part in (views[i : i + step] for i in range(0, len(views), step)):
-            batch = slide_views([tiles], positions, part[None], device=device)
-            parts.append(choice.encode(batch).double().cpu().numpy())
-    vectors = np.concatenate(parts)  # (R, width)
-    length = np.linalg.norm(vectors.mean(axis=0))
-    mean = vectors.mean(axis=0) / length
     joined = choice.joined if "blocks" in made else None
+    first, last = joined.join.columns()[joined.encoder] if joined is not None else (0, choice.width)
+    weights = probe.weights[first:last]  # (width,)
+    step, total, scores = max(1, TILES_AT_ONCE // choice.tiles), np.zeros(choice.width), np.empty(len(views))
+    with torch.inference_mode():  # views of a million tiles are too many to be kept: only how far each pulls is
+        for i in range(0, len(views), step):
+            batch = slide_views([tiles], positions, views[None, i : i + step], device=device)
+            vectors = choice.encode(batch).double().cpu().numpy()  # (r, width)
+            scores[i : i + step], total = vectors @ weights, total + vectors.sum(axis=0)
+    length = np.linalg.norm(total / len(views))
+    mean = total / len(views) / length
+    scores = scores / length
     if joined is None:
-        return attribution_from_views(vectors @ probe.weights / length, views, len(tiles)), mean, len(views)
+        return attribution_from_views(scores, views, len(tiles)), mean, len(views)
     [slide] = tiles_of_slides(features, np.array([row]), augmented=False)
     blocks = {joined.encoder: mean, joined.form.name: joined.form.transform(slide)}
     parts_of = joined.join.gradient(blocks, probe.weights)
-    scores = vectors @ parts_of[joined.encoder] / length  # (R,)
+    square = float(weights @ weights)
+    along = float(parts_of[joined.encoder] @ weights) / square if square else 0.0  # one is a multiple of the other
     exact = attribution_of_mean(joined.form.scores(slide, parts_of[joined.form.name])).value
     vector = joined.join.transform({name: block[None] for name, block in blocks.items()})[0]
-    return attribution_from_views(scores, views, len(tiles), exact=exact), vector.astype(np.float64), len(views)
+    return attribution_from_views(along * scores, views, len(tiles), exact=exact), vector.astype(np.float64), len(views)

@@ -136,9 +136,12 @@ def _page(
             seed=config.seed,
             progress=progress,
         )
-    maps, agreements = vectors.maps_of(embeddings, groupings, patients, seed=config.seed, progress=progress)
     pictures = slides.gallery_of(
         store, table, counts, most=config.thumbnails, workers=config.workers, progress=progress
+    )
+    shown = vectors.mapped_slides(len(table), [picture.row for picture in pictures])
+    maps, agreements = vectors.maps_of(
+        embeddings, groupings, patients, shown=shown, seed=config.seed, progress=progress
     )
     histogram = partial(plots.tile_counts, counts)
     values = {
@@ -151,6 +154,7 @@ def _page(
         "scanners": slides.scanners_of(table),
         "failures": slides.failures_of(store, table.ids),
         "pictures": pictures,
+        "numbers": {row: i for i, row in enumerate(shown.tolist())},
         "captions": {one.row: groupings[0].values[one.row] for one in pictures if groupings},
         "training": _training(store),
         "maps": maps,
@@ -159,7 +163,8 @@ def _page(
         "labels": Path(labels).name if labels is not None else "",
         "embeddings": embeddings,
     }
-    return render(values, data=_data(table.ids, counts, groupings, patients, maps)), pictures, len(embeddings)
+    data = _data(table.ids, counts, groupings, patients, maps, shown.tolist())
+    return render(values, data=data), pictures, len(embeddings)
 
 
 def _recipes(store: Store, found: Info) -> list[dict[str, Any]]:
@@ -234,17 +239,19 @@ def _data(
     groupings: Sequence[Grouping],
     patients: Sequence[str],
     maps: list[dict[str, Any]],
+    shown: list[int],
 ) -> dict[str, Any]:
-    """What the page's script draws: slides by row, what they can be coloured by, and the maps."""
+    """What the page's script draws: the slides in some rows, by number, what they can be coloured by, and the maps."""
     groups = []
     for grouping in groupings:
-        names = sorted(set(grouping.values) - {""})
+        values = [grouping.values[row] for row in shown]
+        names = sorted(set(values) - {""})
         code = {name: i for i, name in enumerate(names)} | {"": -1}
-        groups.append({"name": grouping.name, "names": names, "codes": [code[v] for v in grouping.values]})
+        groups.append({"name": grouping.name, "names": names, "codes": [code[value] for value in values]})
     data = {
-        "ids": list(ids),
-        "patients": list(patients) if list(patients) != list(ids) else [],
-        "tiles": counts.tolist(),
+        "ids": [ids[row] for row in shown],
+        "patients": [patients[row] for row in shown] if list(patients) != list(ids) else [],
+        "tiles": counts[shown].tolist(),
         "groups": groups,
         "maps": maps,
     }

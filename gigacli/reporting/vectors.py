@@ -19,6 +19,11 @@ from gigacli.store.groups import Embedding
 from gigacli.store.store import Store
 
 NEIGHBOURS = 6
+
+MOST_MAPPED = 4096
+"""Slides on the map, spread evenly over a larger cohort: t-SNE of them takes a quarter of a minute, the search for
+neighbours grows with their square, and more points cover each other."""
+
 STEPS = 4095  # places are kept as whole numbers up to this: finer than a screen, and short as text
 
 
@@ -57,13 +62,28 @@ def one_embedding(store: Store, name: str | None) -> Embedding:
     return chosen
 
 
-def comparable(embedding: Embedding) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+def mapped_slides(slides: int, drawn: Sequence[int]) -> NDArray[np.int64]:
+    """(n,) rows of the slides that are shown on maps: all, or :data:`MOST_MAPPED` of them and those with a picture."""
+    spread = np.linspace(0, slides - 1, min(slides, MOST_MAPPED)).round().astype(np.int64)
+    return np.union1d(spread, np.array(drawn[:MOST_MAPPED], dtype=np.int64))
+
+
+def comparable(
+    embedding: Embedding, among: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
     """Rows (n,) of the slides that have a vector, and these (n, width), ready for cosines.
 
     A mean of tiles is standardised first, as the probe does.
+
+    Args:
+        embedding: The embedding.
+        among: Rows of the slides that are wanted, ascending; None: all.
     """
     rows = embedding.done().rows
-    vectors: NDArray[np.floating] = embedding.read()[rows]
+    rows = rows if among is None else np.intersect1d(rows, among, assume_unique=True)
+    vectors: NDArray[np.floating] = np.concatenate(
+        [np.zeros((0, embedding.width), np.float32), *embedding.blocks(rows)]
+    )
     if embedding.aggregator == MEAN and len(rows):
         vectors = standardise(vectors.astype(np.float64), *moments(vectors))
     return rows, vectors
@@ -74,36 +94,46 @@ def maps_of(
     groupings: Sequence[Grouping],
     patients: Sequence[str],
     *,
+    shown: NDArray[np.int64],
     seed: int,
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], list[NeighbourAgreement]]:
-    """Places and neighbours of all slides in every embedding, ready for JSON; and how often neighbours agree."""
+    """Places and neighbours of slides in every embedding, ready for JSON; and how often neighbours agree.
+
+    Args:
+        embeddings: What is mapped.
+        groupings: What neighbours may have in common.
+        patients: Of all slides of the store.
+        shown: (n,) rows of the slides that are looked at, ascending; in the JSON a slide is its number among these.
+        seed: Of t-SNE.
+        progress: Receives progress.
+    """
     maps: list[dict[str, Any]] = []
     agreements: list[NeighbourAgreement] = []
     progress.start("mapping vectors", len(embeddings))
     for embedding in embeddings:
-        name, (rows, vectors) = embedding.name, comparable(embedding)
+        name, (rows, vectors) = embedding.name, comparable(embedding, shown)
         if len(rows) >= 2:
-            maps.append(_map(name, vectors, rows, seed))
+            maps.append(_map(name, vectors, np.searchsorted(shown, rows), seed))
         if len(rows) >= FEWEST:
             agreements += _agreements(name, vectors, rows, groupings, patients)
         progress.advance(note=name)
     return maps, agreements
 
 
-def _map(name: str, vectors: NDArray[np.floating], rows: NDArray[np.int64], seed: int) -> dict[str, Any]:
-    """Places in two dimensions and nearest slides."""
+def _map(name: str, vectors: NDArray[np.floating], numbers: NDArray[np.int64], seed: int) -> dict[str, Any]:
+    """Places in two dimensions and nearest slides; slides by their numbers on the page."""
     principal, share = pca(vectors)
     places = neighbour_map(vectors, seed=seed)
     near, similar = nearest(vectors, NEIGHBOURS)
     return {
         "embedding": name,
         "width": vectors.shape[1],
-        "rows": rows.tolist(),
+        "rows": numbers.tolist(),
         "pca": _to_integers(principal),
         "explained": [round(float(s), 4) for s in share],
         "tsne": None if places is None else _to_integers(places),
-        "near": rows[near].tolist(),
+        "near": numbers[near].tolist(),
         "similar": np.rint(1000 * similar).astype(int).tolist(),
     }
 

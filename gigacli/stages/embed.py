@@ -13,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from gigacli.config.base import options_of
+from gigacli.config.options import Precision
 from gigacli.config.verbs import EmbedAggregator, EmbedConfig
 from gigacli.errors import InvalidInput
+from gigacli.nn.arrangement import Arrangement
 from gigacli.nn.closed_forms import SlideTiles, WhitenedMean
-from gigacli.nn.device import pick_device
+from gigacli.nn.device import pick_device, pick_precision
 from gigacli.nn.forms import FORMS, fit_vectors, width_of
 from gigacli.nn.forms import Vectors as FormVectors
 from gigacli.nn.gigassl import LEVEL0_PER_PX, gigassl_cells
@@ -24,7 +26,7 @@ from gigacli.nn.views import cells_of
 from gigacli.progress import SILENT, Progress, Summary
 from gigacli.store.embedding import stains_of
 from gigacli.store.features import Features
-from gigacli.store.groups import Bank, Embedding
+from gigacli.store.groups import Bank, Done, Embedding
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.weights.fresh import FreshFeatures
@@ -69,6 +71,7 @@ def embed(
     augmented: int = 0,
     join: bool = True,
     name: str | None = None,
+    precision: Precision = "auto",
     device: str = "auto",
     seed: int = 0,
     redo: bool = False,
@@ -160,7 +163,8 @@ def prepare(config: EmbedConfig, store: Store) -> Plan:
     device, model = pick_device(config.device), name_of_model(store, config)
     name = config.name or (f"random-{model}" if config.aggregator == "random-init" else model)
     group = store.embedding(name)
-    config = config.following(group.found.config if group.found else None)
+    config = config.following({"precision": "fp32", **group.found.config} if group.found else None)
+    config = config.but(precision=pick_precision(config.precision, device))
     choice = choose_model(store, config, device)
     vectors = _of_views(group, config, device, choice)
     group.check(vectors.recipe, redo=config.redo)
@@ -191,23 +195,31 @@ def begin(plan: Plan) -> None:
 
 def work(plan: Plan, progress: Progress) -> int:
     """Write what is not done, and return the number of vectors written of the embedding that was asked for."""
+    written = 0
     for one in plan.all:
-        tiles, written = one.features.done(), 0
+        tiles = one.features.done()
         todo = np.array(one.group.todo(tiles.finished), dtype=np.int64)
-        ready = int(tiles.finished.sum())
-        progress.start(f"embedding {one.group.name}", ready, done=ready - len(todo))
-        for block in (todo[i : i + BLOCK] for i in range(0, len(todo), BLOCK)):
-            filled, empty = block[tiles.filled[block]], block[~tiles.filled[block]]
-            try:
-                vectors, others = one(filled) if len(filled) else (None, None)
-            except InvalidInput as error:
-                if one is not plan.whitened or one is plan.vectors:
-                    raise
-                progress.say(f"{one.group.name} cannot be made, and is no rival: {error.message}")
-                break
-            one.group.write(filled, vectors, empty=empty, augmented=others)
-            progress.advance(len(block))
-            written += len(filled)
+        with one.features.store.tiles.read_once():  # after what is to be done is known, and not for every block
+            written = _write(plan, one, todo, tiles, progress)
+    return written
+
+
+def _write(plan: Plan, one: _Vectors, todo: NDArray[np.int64], tiles: Done, progress: Progress) -> int:
+    """Write the vectors of slides in some rows, block by block, and return how many there were."""
+    written, ready = 0, int(tiles.finished.sum())
+    progress.start(f"embedding {one.group.name}", ready, done=ready - len(todo))
+    for block in (todo[i : i + BLOCK] for i in range(0, len(todo), BLOCK)):
+        filled, empty = block[tiles.filled[block]], block[~tiles.filled[block]]
+        try:
+            vectors, others = one(filled) if len(filled) else (None, None)
+        except InvalidInput as error:
+            if one is not plan.whitened or one is plan.vectors:
+                raise
+            progress.say(f"{one.group.name} cannot be made, and is no rival: {error.message}")
+            break
+        one.group.write(filled, vectors, empty=empty, augmented=others)
+        progress.advance(len(block))
+        written += len(filled)
     return written
 
 
@@ -282,7 +294,11 @@ class _FittedForm:
 
     def __call__(self, rows: NDArray[np.int64], seen: Features | FreshFeatures) -> NDArray[np.float32]:
         """Vectors (rows, width) of slides."""
-        return self.fitted.transform(tiles_of_slides(seen, rows, augmented=False))
+        return self.fitted.transform(tiles_of_slides(seen, rows, augmented=False, placed=self._placed))
+
+    @property
+    def _placed(self) -> bool:
+        return self._aggregator == Arrangement.name
 
     @cached_property
     def fitted(self) -> FormVectors:
@@ -295,7 +311,7 @@ class _FittedForm:
         there = self._features.done().filled
         if self._bank is not None:
             there &= self._bank.done().filled
-        return tiles_of_slides(self._features, np.flatnonzero(there), bank=self._bank)
+        return tiles_of_slides(self._features, np.flatnonzero(there), bank=self._bank, placed=self._placed)
 
 
 def _closed_form(features: Features, options: EmbedConfig, aggregator: str, *, name: str | None, seed: int) -> _Vectors:
@@ -344,10 +360,11 @@ def _of_views(group: Embedding, config: EmbedConfig, device: torch.device, choic
             tiles=choice.tiles,
             seed=config.seed,
             device=device,
+            precision=config.precision,
             cells=cells,
         )
         if joined is None:
             return encoded
-        return joined.transform(encoded, tiles_of_slides(seen, rows, augmented=False))
+        return joined.transform(encoded, tiles_of_slides(seen, rows, augmented=False, placed=False))
 
     return _Vectors(group, features, recipe, width, make, config.redo)

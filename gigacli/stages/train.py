@@ -213,7 +213,7 @@ def prepare(config: TrainConfig, store: Store, processes: Processes, device: tor
     recipe = Recipe("train", settings, {source.input_name: source.fingerprint})
     model.check(recipe, redo=config.redo)
     return Plan(
-        material=Material(config, source, views, features, tiles),
+        material=Material(config, source, views, features, tiles, settings["precision"]),
         excluded=len(ids),
         missing=missing,
         recipe=recipe,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ class Embedding(SlideGroup):
             self.array("vectors").oindex[empty] = np.nan
         if len(both):
             self.store.settle()
-            self.array("done").oindex[both] = np.array([self._origin(row) for row in both.tolist()], dtype=np.int64)
+            self.array("done").oindex[both] = self._origins_at(both)
 
     def keep_state(self, data: bytes) -> None:
         """Keep what a closed form has learnt, before its first vector is written."""
@@ -78,6 +79,15 @@ class Embedding(SlideGroup):
     def stains(self) -> list[float]:
         """How strongly each of the other augmentations jitters the stains."""
         return stains_of(self.recipe)
+
+    def blocks(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """Vectors (m, width) of slides in some rows, ascending, in their order: as many together as a chunk holds."""
+        array = self.array("vectors")
+        step = int(array.chunks[0])
+        for mine in np.split(rows, np.flatnonzero(np.diff(rows // step)) + 1):
+            if len(mine):
+                start = int(mine[0]) // step * step
+                yield array[start : start + step][mine - start]
 
     def read_augmented(self) -> NDArray[np.float32] | None:
         """(slide, augmentation, width) vectors of slides seen under other augmentations; None where there are none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,7 +121,7 @@ def info(config: InfoConfig, path: str | Path | Store, *, slides: bool = False) 
         slides=len(table),
         patients=len({row.patient for row in table.rows if row.patient}),
         tiles=int(tiles.counts.sum()),
-        bytes=_bytes(store.url, ""),
+        bytes=_all_bytes(store.url, groups),
         groups=groups,
         failed=len(failures),
         failures=failures if config.slides else failures[:MOST_FAILURES],
@@ -186,14 +187,21 @@ def _bytes(url: str, path: str) -> int | None:
     return None if is_remote(url) else _bytes_below(str(Path(url, path)))
 
 
-def _bytes_below(folder: str) -> int:
-    """Add up all files below a folder, of which some may go meanwhile: others may be writing."""
-    total, waiting = 0, [folder]
+def _all_bytes(url: str, groups: list[GroupInfo]) -> int | None:
+    """Add up all files of a store; those of groups, of which the sizes are known, are not looked at again."""
+    if is_remote(url):
+        return None
+    return sum(group.bytes or 0 for group in groups) + _bytes_below(url, but={str(Path(url, g.path)) for g in groups})
+
+
+def _bytes_below(folder: str, *, but: Collection[str] = ()) -> int:
+    """Add up all files below a folder, of which some may go meanwhile: others may be writing; but those in some."""
+    total, waiting = 0, [str(Path(folder))]
     while waiting:
         with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):  # links may lead in a circle
-                    waiting.append(entry.path)
+                    waiting += [] if entry.path in but else [entry.path]
                 else:
                     with suppress(FileNotFoundError):
                         total += entry.stat(follow_symlinks=False).st_size

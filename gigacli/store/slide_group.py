@@ -133,6 +133,16 @@ class SlideGroup(Group):
             )
         return known
 
+    def _origins_at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same of many slides: the documents that it takes are read once for all that were tiled at first."""
+        if not self._from_tiles() or self.store.tiles.found is None:
+            return np.full(len(rows), UNKNOWN, dtype=np.int64)
+        there = rows < len(self._origins)
+        known = np.where(there, self._origins[np.where(there, rows, 0)], NOT_DONE)
+        for i in np.flatnonzero(known == NOT_DONE).tolist():
+            known[i] = self._origin(int(rows[i]))
+        return known
+
     def todo(self, ready: NDArray[np.bool_], shard: tuple[int, int] = (0, 1)) -> list[int]:
         """Rows of one shard that are ready and not done, ascending.
 

@@ -180,8 +180,9 @@ class Tiles(SlideGroup):
         return TileGrid(self.coords(row), self.edge_um / self.store.slides[row].mpp)
 
     def grids(self, rows: NDArray[np.int64]) -> Iterator[TileGrid]:
-        """The tiles of many slides, in the order of `rows`, read in blocks."""
-        counts, slides, edge_um = read_column(self.array("count")), self.store.slides, self.edge_um
+        """The tiles of many slides, in the order of `rows`, read in blocks; how many there are as `read_once` says."""
+        counts = self.marks()[0] if self._reading_once else read_column(self.array("count"))
+        slides, edge_um = self.store.slides, self.edge_um
         at_once = max(1, min(ROWS_AT_ONCE, TILES_AT_ONCE // max(1, self.capacity)))
         for start in range(0, len(rows), at_once):
             block = rows[start : start + at_once]

@@ -77,6 +77,7 @@ def fit_joined(
     tiles: int,
     seed: int,
     device: torch.device,
+    precision: str,
 ) -> Joined:
     """Fit the closed form on slides, and the join on its vectors and those of the encoder.
 
@@ -88,20 +89,23 @@ def fit_joined(
         tiles: T, tiles of a view.
         seed: Of the views.
         device: Where `encode` works.
+        precision: fp32 or bf16, what it computes in.
 
     Raises:
         InvalidInput: Features or views do not differ, so that there is nothing to even out.
     """
 
     def slides() -> Iterator[SlideTiles]:
-        return tiles_of_slides(features, rows, bank=bank)
+        return tiles_of_slides(features, rows, bank=bank, placed=False)
 
     form = fit_form(ViewWhitened.name, slides, seed=seed)
     assert isinstance(form, ViewWhitened)
     blocks = (rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK))
-    encoded = [
-        encode_slides(encode, features, block, views=VIEWS, tiles=tiles, seed=seed, device=device) for block in blocks
-    ]
-    plain = tiles_of_slides(features, rows, augmented=False)
-    pooled = np.stack([form.transform(slide) for slide in plain])
-    return Joined(form, Join.fit({Joined.encoder: np.concatenate(encoded), form.name: pooled}))
+    views: dict[str, Any] = {"views": VIEWS, "tiles": tiles, "seed": seed, "device": device, "precision": precision}
+    parts = []
+    with features.store.tiles.read_once():
+        for block in blocks:
+            plain = tiles_of_slides(features, block, augmented=False, placed=False)
+            pooled = np.stack([form.transform(slide) for slide in plain])
+            parts.append({Joined.encoder: encode_slides(encode, features, block, **views), form.name: pooled})
+    return Joined(form, Join.fit(*parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -20,7 +21,12 @@ ROWS_AT_ONCE = 64
 
 
 def tiles_of_slides(
-    features: Features | FreshFeatures, rows: NDArray[np.int64], *, bank: Bank | None = None, augmented: bool = True
+    features: Features | FreshFeatures,
+    rows: NDArray[np.int64],
+    *,
+    bank: Bank | None = None,
+    augmented: bool = True,
+    placed: bool = True,
 ) -> Iterator[SlideTiles]:
     """The slides in some rows, in their order, one at a time.
 
@@ -30,21 +36,26 @@ def tiles_of_slides(
         bank: Of the same encoder and tiles, or operators in place of one; without, tiles stand for themselves, as one
             augmentation of each.
         augmented: Whether augmented tiles are wanted at all.
+        placed: Whether it is wanted where tiles lie; to read that takes as long as to read what they are.
     """
     store = features.store
     drawn = _drawn(bank, rows) if bank is not None and augmented and not bank.learns else None
     operators = applied(bank, device=torch.device("cpu")) if bank is not None and augmented and bank.learns else None
+    grids = store.tiles.grids(rows) if placed else iter(())  # once for all: each time it asks what is done
     for start in range(0, len(rows), ROWS_AT_ONCE):
         block = rows[start : start + ROWS_AT_ONCE]
-        positions = TilePositions(store.tiles.grids(block))
+        positions = TilePositions(islice(grids, len(block)))
         for i, row in enumerate(block.tolist()):
             numbers = features.numbers(row)
-            plain = features.read(row)[numbers]
+            plain = features.read(row)
+            plain = (
+                plain if len(numbers) == len(plain) else plain[numbers]
+            )  # a million tiles are not copied for nothing
             vectors: NDArray[np.float16]
             vectors, tile = next(drawn) if drawn is not None else (plain[None], None)
             if operators is not None:
                 vectors, tile = augmented_slide(operators, plain, slide_id=store.slides[row].id)
-            places = positions(np.array([i]), numbers[None])[0]  # (n, 2)
+            places = positions(np.array([i]), numbers[None])[0] if placed else None  # (n, 2)
             mine = (vectors, tile) if augmented else (None, None)
             yield SlideTiles(store.slides[row].id, plain, places, *mine)
 

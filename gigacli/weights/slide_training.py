@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class Material:
     views: MappedBank | MappedFeatures  # its slides to train on, mapped into memory
     features: Features  # of the same tiles, without augmentation
     tiles: int  # of a view
+    precision: str  # fp32 or bf16, what the networks compute in
 
 
 def initial_method(material: Material, progress: Progress) -> tuple[GigaSSL, str]:
@@ -72,6 +74,7 @@ def learnt(material: Material, method: GigaSSL, *, device: torch.device, progres
         tiles=material.tiles,
         seed=config.seed,
         device=device,
+        precision=material.precision,
     )
     return weights_to_bytes(method, beside=joined.state())
 
@@ -99,7 +102,7 @@ def _augmented(material: Material) -> Iterator[tuple[NDArray[np.float16], NDArra
         yield from zip(views.slides(), views.tile, strict=True)
         return
     assert isinstance(material.source, Bank)
-    for slide in tiles_of_slides(material.features, views.rows, bank=material.source):
+    for slide in tiles_of_slides(material.features, views.rows, bank=material.source, placed=False):
         assert slide.augmented is not None
         assert slide.drawn is not None
         yield slide.augmented.astype(np.float16, copy=False), slide.drawn
@@ -142,8 +145,9 @@ def withstands(material: Material, method: GigaSSL, *, device: torch.device) -> 
     some = otherwise.of(rows)
     if not some.any():
         return {}
+    views: dict[str, Any] = {"views": LOOKS, "tiles": material.tiles, "seed": 0}
     clean, fresh = (
-        encode_slides(method.eval().vectors, seen, those, views=LOOKS, tiles=material.tiles, seed=0, device=device)
+        encode_slides(method.eval().vectors, seen, those, **views, device=device, precision=material.precision)
         for seen, those in ((features, rows), (otherwise, rows[some]))
     )
     every = np.full_like(clean, np.nan)

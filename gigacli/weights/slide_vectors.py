@@ -27,6 +27,7 @@ def encode_slides(
     tiles: int,
     seed: int,
     device: torch.device,
+    precision: str,
     cells: Cells = cells_of,
 ) -> NDArray[np.float32]:
     """Vectors (rows, width) of slides that are done and have tiles, all in memory at once.
@@ -39,6 +40,7 @@ def encode_slides(
         tiles: T, tiles of a view.
         seed: Of the views; each slide's are keyed by its id, so that they depend neither on others nor on their order.
         device: Where `encode` works.
+        precision: fp32 or bf16, as in :func:`~gigacli.nn.giga.embed_views`.
         cells: As in :func:`~gigacli.nn.views.make_views`.
     """
     store = features.store
@@ -48,4 +50,4 @@ def encode_slides(
         rng, numbers = keyed_rng(seed, "embed", store.slides[row].id), features.numbers(row)
         drawn[i] = numbers[draw_rows(rng, np.full(views, len(numbers)), tiles)]  # (R, T)
     batch = slide_views(map(features.read, rows.tolist()), positions, drawn, device=device, cells=cells)
-    return embed_views(encode, batch, [views] * len(rows)).cpu().numpy()
+    return embed_views(encode, batch, [views] * len(rows), precision=precision).cpu().numpy()

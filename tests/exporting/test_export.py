@@ -76,6 +76,17 @@ def test_tables_read_back_exactly(store, vectors, tmp_path, name):
     np.testing.assert_array_equal(table.filter(regex="^v").to_numpy(np.float32), vectors)
 
 
+@pytest.mark.parametrize("name", ["out", "v.csv"])
+def test_vectors_are_never_all_in_memory(chain, vectors, tmp_path, monkeypatch, name):
+    giga.export(chain("embed"), "embeddings/giga", to=tmp_path / "whole" / name)
+    monkeypatch.setattr(Embedding, "read", lambda self: pytest.fail("all vectors are read at once"))
+    monkeypatch.setattr(Embedding, "blocks", lambda self, rows: iter(np.split(vectors[rows], [3, 6])))
+    giga.export(chain("embed"), "embeddings/giga", to=tmp_path / "blocks" / name)
+    for file in ("embeddings.npy", "ids.npy") if name == "out" else ("",):
+        ours, theirs = (tmp_path / folder / name / file for folder in ("blocks", "whole"))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
 def test_ids_that_a_spreadsheet_would_compute_are_counted(store, tmp_path, monkeypatch):
     assert giga.export(store, "embeddings/giga", to=tmp_path / "v.csv").warning == ""
     monkeypatch.setattr(vectors_module, "FORMULA", (store.slides.ids[0],))

@@ -1,11 +1,13 @@
 """Vectors without training against their formulas in numpy."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
 from gigacli.errors import InvalidInput
-from gigacli.nn import closed_forms
+from gigacli.nn import closed_forms, whitening
 from gigacli.nn.arrangement import Arrangement
 from gigacli.nn.closed_forms import MeanStd, SlideTiles, ViewWhitened, WhitenedMean, mean_and_deviation
 from gigacli.nn.forms import FORMS, fit_vectors
@@ -49,6 +51,30 @@ def inside(space, tiles):
 
 def pooled(tiles):
     return np.concatenate([tiles.mean(0), np.sqrt(np.square(tiles - tiles.mean(0)).mean(0))])
+
+
+@pytest.mark.parametrize("form", [WhitenedMean, MeanStd, ViewWhitened])
+def test_slides_of_very_many_tiles_are_pooled_in_parts(slides, space, monkeypatch, form):
+    def seen():
+        made = ViewWhitened.fit(slides, space, seed=0) if form is ViewWhitened else form(space)
+        vectors = [made.transform(one) for one in slides]
+        weights = np.linspace(-1, 1, len(vectors[0]))
+        return [spread_of(s.plain for s in slides).standard.sd, *vectors, *(made.scores(s, weights) for s in slides)]
+
+    whole = seen()
+    monkeypatch.setattr(whitening, "VALUES_AT_ONCE", 7 * C)
+    for ours, theirs in zip(seen(), whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
+
+
+def test_very_many_tiles_take_little_more_memory_than_they_have(space):
+    one = SlideTiles("large", np.ones((2_000_000, C), dtype=np.float16))
+    for work in (MeanStd(space).transform, lambda s: spread_of([s.plain])):
+        tracemalloc.start()
+        work(one)
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert taken < 90 * 2**20  # at once, 114 and 152 MB
 
 
 def test_whitened_mean_and_deviation(slides, space):

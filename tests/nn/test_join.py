@@ -1,5 +1,7 @@
 """Blocks side by side against the formula."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
@@ -44,6 +46,21 @@ def test_the_order_of_slides_leaves_no_trace(blocks):
     one, other = Join.fit(blocks), Join.fit({name: values[::-1] for name, values in blocks.items()})
     for name, value in one.state().items():
         assert value.tobytes() == other.state()[name].tobytes(), name
+
+
+def test_parts_give_what_the_whole_gives_in_less_memory():
+    rng = np.random.default_rng(3)
+    whole = {"model": rng.random((6000, 40)) + 1, "arrangement": rng.random((6000, 4))}
+    taken, found = [], []
+    for size in (6000, 100):
+        parts = [{name: rows[i : i + size] for name, rows in whole.items()} for i in range(0, 6000, size)]
+        tracemalloc.start()
+        found.append(Join.fit(*parts).state())
+        taken.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    for name, value in found[0].items():
+        np.testing.assert_allclose(value, found[1][name], rtol=1e-6, atol=1e-7, err_msg=name)
+    assert taken[1] < taken[0] / 10
 
 
 def test_slides_that_are_all_alike_stay_finite():

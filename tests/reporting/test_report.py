@@ -9,6 +9,7 @@ import pytest
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, NotFound
+from gigacli.reporting import vectors
 from gigacli.reporting.page import as_json
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
@@ -250,3 +251,24 @@ def test_an_unfinished_training_is_said(store_at, tmp_path):
     text = " ".join(Outline((tmp_path / "r.html").read_text(encoding="utf-8")).text)
     assert "Not finished." in text
     assert "Loss 1.500." in text
+
+
+def test_a_large_cohort_is_mapped_by_slides_spread_over_it(vectors_only, tmp_path, monkeypatch):
+    monkeypatch.setattr(vectors, "MOST_MAPPED", 12)
+    store, table = vectors_only([f"slide {i}" for i in range(40)])
+    giga.report(store, table, out=tmp_path / "report.html", thumbnails=3)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    data = data_of(text)
+    assert "13 of 40 slides" in text  # the middle one has a picture
+    rows = [int(name.removeprefix("slide ")) for name in data["ids"]]
+    assert {0, 20, 39} < set(rows)
+    assert max(np.diff(rows)) <= 4
+    one = data["maps"][0]
+    assert one["rows"] == list(range(13))
+    assert len(one["pca"]) == 2 * len(one["near"]) == 26
+    assert max(map(max, one["near"])) < 13
+    read = store.embedding("giga").read()[rows]
+    cosines = read @ read.T - 2 * np.eye(13)
+    assert [near[0] for near in one["near"]] == cosines.argmax(axis=1).tolist()
+    assert [len(data[key]) for key in ("patients", "tiles")] == [13, 13]
+    assert {len(group["codes"]) for group in data["groups"]} == {13}

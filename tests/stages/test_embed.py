@@ -14,11 +14,13 @@ from gigacli.nn.giga import GigaSSL
 from gigacli.nn.views import TilePositions, draw_rows, make_views
 from gigacli.randomness import keyed_rng
 from gigacli.stages import embed as embed_stage
+from gigacli.store import slide_group
+from gigacli.store import tiles as tiles_of_store
 from gigacli.store.groups import Embedding
 from gigacli.store.validate import validate
 from gigacli.weights.joined import split_weights
 from gigacli.weights.slide_tiles import tiles_of_slides
-from tests.conftest import BANK, TRAIN, copy_store
+from tests.conftest import BANK, EMBED, TRAIN, copy_store
 
 
 def test_a_vector_is_the_mean_of_its_views_at_unit_length(chain):
@@ -73,10 +75,46 @@ def test_same_command_same_bytes(store_at, chunks):
 def test_vectors_do_not_depend_on_the_slides_beside_them(chain, store_at, monkeypatch):
     monkeypatch.setattr(embed_stage, "BLOCK", 3)
     path = store_at("train")
-    giga.embed(path, views=5)
+    giga.embed(path, **EMBED)
     for name in ("giga", "mean-random-resnet18"):
         ours, theirs = (giga.open(p).root[f"embeddings/{name}/vectors"][:] for p in (path, chain("embed")))
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+def test_half_precision_gives_the_same_vectors_whatever_is_embedded_with_them(store_at, chain, monkeypatch):
+    path, vectors = store_at("train"), []
+    for block in (128, 3):
+        monkeypatch.setattr(embed_stage, "BLOCK", block)
+        giga.embed(path, views=5, precision="bf16", name=f"half-{block}")
+        vectors.append(giga.open(path).embedding(f"half-{block}").read())
+    np.testing.assert_array_equal(*vectors)
+    cosines = (vectors[0] * giga.open(chain("embed")).embedding("giga").read()).sum(axis=1)
+    assert 0.9999 < cosines.min() < cosines.max() < 1  # and they are not of fp32
+    assert giga.open(path).embedding("half-3").config["precision"] == "bf16"
+
+
+def test_what_is_added_to_vectors_of_fp32_is_of_fp32(store_at):
+    path = store_at("embed")
+    assert "precision" not in giga.open(path).embedding("giga").config  # as in stores made before there was a choice
+    giga.Store.open(path, write=True).embedding("giga").take_back([2])
+    assert giga.embed(path).done == 1
+    with pytest.raises(Mismatch, match="precision"):
+        giga.embed(path, precision="bf16")
+
+
+def test_how_many_tiles_slides_have_is_not_asked_for_every_block(store_at, monkeypatch):
+    read, times, path = [], [], store_at("train")
+    for module in (tiles_of_store, slide_group):
+        real = module.read_column
+        monkeypatch.setattr(
+            module, "read_column", lambda array, *n, real=real: read.append(array.path) or real(array, *n)
+        )
+    for block in (8, 1):
+        read.clear()
+        monkeypatch.setattr(embed_stage, "BLOCK", block)
+        giga.embed(path, views=5, redo=True)
+        times.append(read.count("tiles/count"))
+    assert times[0] == times[1]
 
 
 def test_random_init_is_another_embedding(store_at):

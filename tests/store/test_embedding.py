@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gigacli.store import layout
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
@@ -27,6 +28,19 @@ def test_what_is_written_in_blocks_comes_back(states, size):
         embedding.write(full, wanted[full] if len(full) else None, empty=empty)
     np.testing.assert_array_equal(Store.open(store.url).embedding("e").read(), wanted)
     assert embedding.done().values.tolist() == state.tolist()
+
+
+def test_blocks_are_the_rows_asked_for_chunk_by_chunk(monkeypatch):
+    monkeypatch.setattr(layout, "TABLE_ROWS_PER_CHUNK", 4)
+    store = Store.create("memory://blocks.zarr")
+    store.write_slides(SlideTable(tuple(SlideRow(id=str(i), path="") for i in range(11))))
+    embedding, wanted = store.embedding("e"), np.arange(33, dtype=np.float32).reshape(11, 3)
+    embedding.begin(MEAN, 3, redo=True)
+    embedding.write(np.arange(11), wanted)
+    for rows in ([0, 1, 2, 3, 4, 9, 10], [5], [3, 8], []):
+        found = list(embedding.blocks(np.array(rows, dtype=np.int64)))
+        assert len(found) == len({row // 4 for row in rows})
+        np.testing.assert_array_equal(np.concatenate([np.zeros((0, 3)), *found]), wanted[rows])
 
 
 def test_what_it_holds(tiny):
