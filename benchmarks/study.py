@@ -156,13 +156,13 @@ class Study:
     def encoder(self, encoder: Encoder) -> None:
         """All vectors of a training; of the default of the sparse CNN those that join it with the transformer, too."""
         seconds, name = self.trained(encoder.name, encoder.options), self.named(encoder.name)
-        blocks = {"model": self.embedded(f"{encoder.name}, alone", model=name, join=False)[0]}
+        blocks = {"model": self.embedded(f"{encoder.name}, alone", model=name, closed_form=False)[0]}
         self.add(encoder.name, ALONE, blocks["model"], seconds)
         self.add(encoder.name, JOINED, self.embedded(encoder.name, model=name)[0], seconds)
         self.join(encoder.name, SPATIAL, blocks)
         if encoder.name == "sparse-resnet":
             other = self.named("transformer")
-            blocks["other"] = self.embedded("transformer, alone", model=other, join=False)[0]
+            blocks["other"] = self.embedded("transformer, alone", model=other, closed_form=False)[0]
             for join in (JOINED, SPATIAL):
                 self.join("both encoders", join, blocks)
 

@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from gigacli.config.base import Config, choices_of, help_of, kinds_of
 from gigacli.errors import GigaError
@@ -138,7 +139,19 @@ def add(command: Command) -> None:
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     text = f"{command.help}\n\nExample: {command.example}"
     panel = "Verbs" if command.home.startswith("gigacli.stages.") else "Tools"
-    app.command(command.name, help=text, rich_help_panel=panel)(run)
+    app.command(command.name, help=text, rich_help_panel=panel, cls=_Joining)(run)
+
+
+class _Joining(TyperCommand):
+    """A command whose flag ``--join`` takes several words, as in ``--join A B``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the flag before each word up to the next flag."""
+        if "--join" in args:
+            start = args.index("--join") + 1
+            end = next((i for i in range(start, len(args)) if args[i].startswith("-")), len(args))
+            args = [*args[: start - 1], *(part for word in args[start:end] for part in ("--join", word)), *args[end:]]
+        return super().parse_args(ctx, args)
 
 
 def _run(command: Command, context: typer.Context, values: dict[str, Any]) -> int:

@@ -290,7 +290,14 @@ class EmbedConfig(Config):
         "of jittered stains that operators hold out, for giga probe --robust.",
         (0, 100),
     )
-    join: bool = option(True, "Put the closed form that a model keeps beside the encoder's vectors, where it has one.")
+    closed_form: bool = option(
+        True, "Put the closed form that a model keeps beside the encoder's vectors, where it has one."
+    )
+    join: tuple[str, ...] = run_option(
+        (),
+        "Nothing is embedded: write embeddings that are there side by side, by slide id, each centred and of unit "
+        "length. STORE::NAME is one of another store.",
+    )
     name: str | None = run_option(None, "Name of the embedding; default: the model's.")
     precision: Precision = option("auto", PRECISION)
     device: str = run_option("auto", DEVICE)
@@ -300,6 +307,10 @@ class EmbedConfig(Config):
 
     def _check(self) -> None:
         self._name("name", "features")
+        if self.join and len(self.join) < 2:
+            raise InvalidInput(f"`join` names {self.join[0]} alone; a join is of several", "name two at least")
+        if self.join and self.name is None:
+            raise InvalidInput("a join of embeddings has no name of its own", "give one: `name`")
 
     def recipe(self) -> dict[str, Any]:
         """The values that decide the result; of no other augmentations, and of fp32, nothing is said."""

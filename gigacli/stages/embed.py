@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from gigacli.progress import SILENT, Progress, Summary
 from gigacli.store.features import Features
 from gigacli.store.groups import Done
 from gigacli.store.store import Store
+from gigacli.weights.embedding_joins import write_join
 from gigacli.weights.slide_encoders import choose_model, name_of_model
 from gigacli.weights.vector_plans import (
     PlannedVectors,
@@ -40,7 +42,7 @@ class EmbedSummary(Summary):
         embedding: Name of the embedding.
         without_tiles: Slides that have no tiles and so no vector, which is a result.
         width: Values per vector.
-        baseline: Name of the mean of tiles written beside it.
+        baseline: Name of the mean of tiles written beside it, "" beside a join.
         whitened: Name of the whitened mean of tiles written beside it, "" where only a mean was asked for.
         warning: What could not be checked, in words; "" where nothing is left open.
     """
@@ -63,7 +65,8 @@ def embed(
     views: int = 50,
     aggregator: EmbedAggregator = "model",
     augmented: int = 0,
-    join: bool = True,
+    closed_form: bool = True,
+    join: str | Sequence[str] = (),
     name: str | None = None,
     precision: Precision = "auto",
     device: str = "auto",
@@ -86,6 +89,8 @@ def embed(
     """
     started = time.monotonic()
     opened = Store.open(store, write=True, sync=config.sync)
+    if config.join:
+        return _join(config, opened, started)
     plan = prepare(config, opened)
     if plan.warning:
         progress.say(plan.warning)
@@ -95,6 +100,24 @@ def embed(
     written = work(plan, progress)
     opened.settle()
     return summary(plan, written, started)
+
+
+def _join(config: EmbedConfig, store: Store, started: float) -> EmbedSummary:
+    """Write a join of embeddings that are there."""
+    group, written = write_join(store, config.join, name=str(config.name), redo=config.redo)
+    done = group.done()
+    return EmbedSummary(
+        embedding=group.name,
+        slides=len(done.rows),
+        done=written,
+        skipped=len(done.rows) - written,
+        without_tiles=int((done.finished & ~done.filled).sum()),
+        width=group.width,
+        baseline="",
+        whitened="",
+        warning="",
+        seconds=time.monotonic() - started,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

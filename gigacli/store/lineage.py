@@ -38,6 +38,8 @@ def input_group(config: dict[str, Any], key: str, attributes: Attributes) -> str
         return None
     if key == "tiles":
         return "tiles"
+    if key.startswith("embeddings/"):  # a part of a join
+        return key
     if key in ("bank", "model", "encoder"):
         return f"{key}s/{config.get(key)}"
     if key == "features" and "features_name" in config:

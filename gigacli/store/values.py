@@ -271,7 +271,7 @@ class _Check(Reading):
     def embedding(self, path: str) -> None:
         """Check that vectors are finite, of unit length by a slide encoder, NaN for slides without tiles."""
         done, config = self.done(f"{path}/done"), self.config(path) or {}
-        empty = (self.count == 0) if config["aggregator"] != "import" else np.zeros(self.n, dtype=bool)
+        empty = (self.count == 0) if config["aggregator"] not in ("import", "join") else np.zeros(self.n, dtype=bool)
         for start, vectors in self._blocks(f"{path}/vectors") if len(done) else ():
             block = slice(start, start + len(vectors))
             finite = np.isfinite(vectors).all(axis=1)

@@ -8,10 +8,12 @@ from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 
 from gigacli.errors import InvalidInput
 from gigacli.probing.task import Candidate
 from gigacli.store.groups import Embedding
+from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 
 BESIDE, WITHIN = "+", "::"
@@ -64,12 +66,12 @@ def join_blocks(blocks: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
     have = np.logical_and.reduce([np.isfinite(block).all(axis=1) for block in blocks])
     made = np.full((len(have), sum(block.shape[1] for block in blocks)), np.nan, dtype=np.float32)
     if have.any():
-        made[have] = np.concatenate([_unit(block[have]) for block in blocks], axis=1) / np.sqrt(len(blocks))
+        centred = [block[have] - block[have].mean(axis=0, dtype=np.float64) for block in blocks]
+        made[have] = np.concatenate([_unit(block) for block in centred], axis=1) / np.sqrt(len(blocks))
     return made
 
 
-def _unit(block: NDArray[np.floating]) -> NDArray[np.float64]:
-    centred = block - block.mean(axis=0, dtype=np.float64)
+def _unit(centred: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), np.finfo(np.float64).tiny))
 
 
@@ -102,3 +104,56 @@ def joined_candidate(name: str, parts: Mapping[str, Candidate]) -> Candidate:
         vectors=join_blocks(blocks),
         stale=[f"{one.name}: {why}" for one in some for why in one.stale],
     )
+
+
+def write_join(store: Store, parts: Sequence[str], *, name: str, redo: bool) -> tuple[Embedding, int]:
+    """Write the join of embeddings as one of its own; the number of vectors that were not there.
+
+    What parts are centred on is kept with it, so slides that come later are joined alike.
+
+    Args:
+        store: Where it goes.
+        parts: Names of embeddings, or ``STORE::NAME``.
+        name: Of the join.
+        redo: Replace what is there of that name.
+
+    Raises:
+        NotFound: One of the parts is not there.
+        InvalidInput: Parts are named twice, or their stores have no slide in common.
+        Mismatch: A part is stale, or there is another embedding of that name.
+    """
+    parts = parts_of(BESIDE.join(parts))
+    found = [find_part(store, part) for part in parts]
+    for one in found:
+        one.refuse_stale()
+    made = dict(zip(parts, found, strict=True))
+    here = {one.path: one.fingerprint for part, one in made.items() if WITHIN not in part}
+    strangers = {part: one.fingerprint for part, one in made.items() if WITHIN in part}
+    group, config = store.embedding(name), {"aggregator": "join", "parts": parts, "elsewhere": strangers}
+    recipe = Recipe("embed", config, here)
+    group.check(recipe, redo=redo)
+    blocks = [_on(store, one) for one in found]
+    have = np.logical_and.reduce([np.isfinite(block).all(axis=1) for block in blocks])
+    if not have.any():
+        raise InvalidInput(f"no slide of {store.url} has a vector in each of {', '.join(parts)}", "embed more of them")
+    group.begin(recipe, sum(block.shape[1] for block in blocks), redo=redo)
+    if not group.state:
+        group.keep_state(save({str(i): block[have].mean(axis=0, dtype=np.float64) for i, block in enumerate(blocks)}))
+    means = load(group.state)
+    todo = np.array(group.todo(have), dtype=np.int64)
+    if len(todo):
+        centred = [_unit(block[todo] - means[str(i)]) for i, block in enumerate(blocks)]
+        group.write(todo, (np.concatenate(centred, axis=1) / np.sqrt(len(blocks))).astype(np.float32))
+    store.settle()
+    return group, len(todo)
+
+
+def _on(store: Store, embedding: Embedding) -> NDArray[np.float32]:
+    """Vectors of an embedding on the slides of a store, NaN of those it has none of."""
+    rows, vectors = rows_of(store, embedding), embedding.read()
+    done = embedding.done().filled
+    known = rows >= 0
+    known[known] = done[rows[known]]
+    made = np.full((len(rows), vectors.shape[1]), np.nan, dtype=np.float32)
+    made[known] = vectors[rows[known]]
+    return made

@@ -162,7 +162,7 @@ def plan_views(group: Embedding, config: EmbedConfig, device: torch.device, choi
     """Plan vectors of R views of T tiles by a slide encoder, trained or with random weights."""
     store = group.store
     features = store.features(choice.features)
-    joined = choice.joined if config.join else None
+    joined = choice.joined if config.closed_form else None
     width = joined.width if joined is not None else choice.width
     made = {**choice.config, "tiles": choice.tiles, **config.recipe()}
     if joined is not None:

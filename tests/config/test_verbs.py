@@ -74,6 +74,7 @@ ANOTHER = {
     "independent": True,
     "stain": 0.1,
     "held_out": 2,
+    "closed_form": False,
     "here": True,
     "init": "weights.pth",
     "weights": Path("weights"),
@@ -154,7 +155,13 @@ ANOTHER = {
 
 
 def another(cls, name):
-    return {(TrainConfig, "aggregator"): "mlp", (ValidateConfig, "level"): "hierarchy"}.get((cls, name), ANOTHER[name])
+    own = {
+        (TrainConfig, "aggregator"): "mlp",
+        (ValidateConfig, "level"): "hierarchy",
+        (EmbedConfig, "join"): ("a", "b"),
+        (EmbedConfig, "precision"): "bf16",
+    }
+    return own.get((cls, name), ANOTHER[name])
 
 
 def test_every_configuration_is_listed_here():
@@ -173,6 +180,7 @@ def test_every_field_has_a_default_a_help_and_a_place(cls, field):
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=[f"{c.__name__}.{f.name}" for c, f in FIELDS])
 def test_the_recipe_holds_what_decides_the_result_and_nothing_else(cls, field):
     of_mode = {"mode": "operators"} if cls is BankConfig and field.name in OPERATORS_ONLY else {}
+    of_mode |= {"name": "ab"} if cls is EmbedConfig and field.name == "join" else {}
     of_mode |= {"aggregator": "sparse-resnet"} if cls is TrainConfig and field.name in OF_SPARSE else {}
     changed, default = cls(**of_mode, **{field.name: another(cls, field.name)}), cls(**of_mode)
     assert getattr(changed, field.name) == another(cls, field.name) != field.default

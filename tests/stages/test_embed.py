@@ -253,7 +253,7 @@ def joined_store(chain, tmp_path_factory):
 def test_the_default_vector_joins_encoder_and_closed_form(joined_store, tmp_path):
     """Each block centred over the slides trained on and at length 1, side by side; centred, at length 1."""
     path = copy_store(joined_store, tmp_path / "cohort.zarr")
-    giga.embed(path, views=50, join=False, name="alone")
+    giga.embed(path, views=50, closed_form=False, name="alone")
     store = giga.open(path)
     kept = split_weights(load_safetensors(store.model("giga").weights()))[1]
     slides = tiles_of_slides(store.features("random-resnet18"), np.arange(8), augmented=False)
@@ -295,7 +295,7 @@ def test_a_redo_joins_where_the_model_now_can(store_at):
     assert "blocks" not in giga.open(path).embedding("giga").config
     giga.train(path, epochs=3, batch_size=4, join=True, redo=True)
     assert giga.embed(path, redo=True).width == 768
-    giga.embed(path, join=False, redo=True)
+    giga.embed(path, closed_form=False, redo=True)
     assert giga.embed(path, redo=True).width == 256  # said once, kept
 
 

@@ -226,7 +226,7 @@ def test_encoders_side_by_side_are_those_of_each_seed_alone(store_at, aggregator
     assert made.chance == pytest.approx(giga.open(path).model("alone4").history("chance")[-1])
 
     for name in ("alone4", "alone5", "both"):
-        giga.embed(path, model=name, views=3, seed=1, join=False)
+        giga.embed(path, model=name, views=3, seed=1, closed_form=False)
     first, second, together = (giga.open(path).embedding(name).read() for name in ("alone4", "alone5", "both"))
     width = first.shape[1]
     assert together.shape[1] == 2 * width

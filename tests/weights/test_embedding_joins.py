@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 import gigacli as giga
-from gigacli.errors import InvalidInput, NotFound
+import gigacli.cli.verbs
+from gigacli.cli.command import run_command
+from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
 from gigacli.weights.embedding_joins import join_blocks, parts_of
+from tests.conftest import copy_store
 
 LABELS = "slide_id,label\n"
 
@@ -19,7 +22,11 @@ def store_of(path, ids, embeddings):
     store.write_slides(SlideTable(tuple(SlideRow(id=name, path=f"/{name}.svs", patient=name) for name in ids)))
     for name, vectors in embeddings.items():
         group = store.embedding(name)
-        group.begin(Recipe("embed", {"aggregator": "import"}, {}), vectors.shape[1], redo=False)
+        group.begin(
+            Recipe("import", {"aggregator": "import", "encoder": "none", "tool": "none"}, {}),
+            vectors.shape[1],
+            redo=False,
+        )
         group.write(np.arange(len(ids)), vectors.astype(np.float32))
     return path
 
@@ -85,3 +92,45 @@ def test_what_cannot_be_joined(two, tmp_path):
         giga.probe(first, labels, embedding=f"one+{strangers}::one")
     with pytest.raises(InvalidInput, match="is made for one table"):
         giga.probe(first, labels, embedding="one+two", save=tmp_path / "head.safetensors")
+
+
+def test_a_join_is_an_embedding_of_its_own(two, tmp_path):
+    first, second, _, a, b = two
+    path = copy_store(first, tmp_path / "a.zarr")
+    command = ["embed", str(path), "--join", "one", f"{second}::two", "--name", "both", "--json"]
+    assert run_command(command) == 0
+    store = giga.open(path)
+    made = store.embedding("both")
+    np.testing.assert_allclose(made.read(), join_blocks([a, b]), rtol=1e-4, atol=1e-5)
+    assert made.config["parts"] == ["one", f"{second}::two"]
+    assert made.recipe.inputs == {"embeddings/one": store.embedding("one").fingerprint}
+    assert giga.validate(path).problems == []
+    again = giga.embed(path, join=["one", f"{second}::two"], name="both")
+    assert (again.done, again.skipped) == (0, 60)
+    with pytest.raises(Mismatch, match="both"):
+        giga.embed(path, join=["one", "two"], name="both")
+    writable = Store.open(path, write=True)
+    group = writable.embedding("one")
+    group.begin(Recipe("import", {"aggregator": "import", "encoder": "none", "tool": "another"}, {}), 6, redo=True)
+    group.write(np.arange(60), a.astype(np.float32))
+    assert any("made from embeddings/one" in why for why in giga.open(path).embedding("both").stale)
+    with pytest.raises(InvalidInput, match="names one alone"):
+        giga.embed(path, join="one", name="x")
+    with pytest.raises(InvalidInput, match="no name of its own"):
+        giga.embed(path, join=["one", "two"])
+
+
+def test_slides_that_come_later_are_joined_alike(two, tmp_path):
+    *_, a, b = two
+    ids = [f"s{i:02}" for i in range(60)]
+    path = store_of(tmp_path / "a.zarr", ids, {"one": a, "two": b})
+    store = Store.open(path, write=True)
+    store.embedding("two").take_back([5])
+    giga.embed(path, join=["one", "two"], name="both")
+    before = giga.open(path).embedding("both").read()
+    assert np.isnan(before[5]).all()
+    Store.open(path, write=True).embedding("two").write(np.array([5]), b[5:6].astype(np.float32))
+    assert giga.embed(path, join=["one", "two"], name="both").done == 1
+    after = giga.open(path).embedding("both").read()
+    assert np.isfinite(after).all()
+    np.testing.assert_array_equal(np.delete(after, 5, 0), np.delete(before, 5, 0))
