@@ -38,7 +38,7 @@ def find_slides(paths: Sequence[Path]) -> list[Path]:
             raise NotFound(f"{path} does not exist; expected {expected}", "Check the path.")
     if not found:
         where = ", ".join(str(path) for path in paths) or "an empty list of paths"
-        hint = "Name the slides, or the folder that holds them."
+        hint = "Name the slides, or the folder that holds them; images that were cut out of slides go to --patches."
         raise NotFound(f"no slide in {where}; looked for {' '.join(EXTENSIONS)}", hint)
     once: dict[Path, Path] = {}
     for path in found:

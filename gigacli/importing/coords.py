@@ -26,6 +26,9 @@ from gigacli.parallel import worker_count
 from gigacli.progress import Progress
 from gigacli.store.recipe import Recipe
 
+BESIDE = "features"
+"""Stands for an encoder that is not named, where coordinates lie beside features."""
+
 ENDINGS = (*H5, ".npz", ".zarr", ".geojson")
 
 
@@ -207,7 +210,7 @@ def look_into(path: Path) -> list[FeatureSet]:
 
 def _distinct(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
     """One set for each way to cut the slide: features of several encoders share their tiles."""
-    return list({one.part: replace(one, width=0) for one in sets}.values())
+    return list({one.part: replace(one, width=0, encoder=one.encoder or BESIDE) for one in sets}.values())
 
 
 def _one_of(slide: str, sets: Sequence[FeatureSet]) -> FeatureSet:

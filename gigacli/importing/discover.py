@@ -100,6 +100,11 @@ def read_headers(files: Sequence[Path], named: Iterable[Path], config: ImportCon
     found, ignored = shards.look_into([path for path in files if path.suffix.lower() == SHARD], insisted)
     discovery.found += found
     discovery.ignored += ignored
+    if not discovery.found and (
+        alone := [*(c.path for c in companions.coordinates.values()), *companions.tiles.values()]
+    ):
+        says = "it holds tiles and no features; a bank is made of them with: giga tile STORE SLIDES --coords FILES"
+        discovery.ignored.insert(0, f"{alone[0]}: {says}")
     return discovery
 
 

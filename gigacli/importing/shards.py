@@ -181,7 +181,7 @@ def _open(parts: tuple[_Rows, ...]) -> Iterator[Content]:
     """The tiles of one slide, all in memory: a file of columns has no rows to go to."""
     corners, vectors = [], []
     for part in parts:
-        table = _rows(part)
+        table = _read(part)
         corners.append(_pairs(table, part.corners))
         flat = _flat(table[part.vectors])
         if len(corners[-1]) != part.tiles or flat.size % max(1, part.tiles):
@@ -193,7 +193,7 @@ def _open(parts: tuple[_Rows, ...]) -> Iterator[Content]:
     yield Content(coords=np.concatenate(corners), vectors=lambda a, b: held[a:b])
 
 
-def _rows(part: _Rows) -> Any:
+def _read(part: _Rows) -> Any:
     """The rows of one slide, of the row groups that hold them: a file is read once, where its groups are slides."""
     file = _parquet().ParquetFile(part.path)
     metadata = file.metadata

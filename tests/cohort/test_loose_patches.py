@@ -75,9 +75,11 @@ def test_a_table_of_patches(tmp_path):
     names = sorted(path.name for path in (tmp_path / "p").iterdir())
     table = tmp_path / "patches.csv"
     table.write_text("path,slide_id,x,y\n" + "".join(f"p/{name},A,{i * 64},64\n" for i, name in enumerate(names)))
-    giga.tile(tmp_path / "a.zarr", patches=table, mpp=MPP)
+    (tmp_path / "slides.csv").write_text("slide_id,patient_id\nA,p\n")
+    giga.tile(tmp_path / "a.zarr", patches=table, mpp=MPP, csv=tmp_path / "slides.csv")
     store = giga.open(tmp_path / "a.zarr")
     assert (store.slides.ids, store.tiles.coords(0).tolist()) == (["A"], [[0, 64], [64, 64]])
+    assert store.slides[0].patient == "p"
     with Patches(store.slides[0].path, mpp=MPP) as patches:
         assert patches.read(64, 64, tile_px=PATCH_PX, mpp=MPP)[0, 0].tolist() == [200, 10, 120]
         assert patches.read(64, 64, tile_px=16, mpp=4 * MPP).shape == (16, 16, 3)

@@ -86,6 +86,22 @@ def test_the_tiles_are_those_of_the_files(tmp_path, own, cohort, write):
     assert giga.tile(path, coords=files).skipped == SLIDES
 
 
+def test_shards_and_a_folder_that_holds_features_too(tmp_path, own, cohort):
+    """What is laid is in one file of a slide, though CLAM repeats it beside its features."""
+    path, root = tmp_path / "a.zarr", tmp_path / "clam"
+    root.mkdir()
+    clam(own, root / "patches")
+    for row, slide in enumerate(own.slides.ids):
+        (root / "h5_files").mkdir(exist_ok=True)
+        with h5py.File(root / "h5_files" / f"{slide}.h5", "w") as file:
+            file["coords"], file["features"] = laid(own, row), np.zeros((len(laid(own, row)), 4), dtype=np.float32)
+    giga.tile(path, csv=cohort.cohort_csv, coords=root, plan=True)
+    for shard in ("1/2", "2/2"):
+        giga.tile(path, coords=root, shard=shard)
+    assert giga.open(path).tiles.done().counts.sum() == sum(len(laid(own, row)) for row in range(SLIDES))
+    assert validate(path).problems == []
+
+
 def test_features_of_the_same_tiles_are_imported_beside_them(tmp_path, own, layouts):
     path = tmp_path / "a.zarr"
     for row, slide in enumerate(own.slides.rows[:1]):
@@ -134,6 +150,8 @@ def test_refusals(tmp_path, own, cohort):
         giga.tile(path, csv=cohort.cohort_csv, coords=tmp_path / "other")
     with pytest.raises(InvalidInput, match="give one of them"):
         giga.tile(path, coords=files, patches=files, mpp=1.0)
+    with pytest.raises(NotFound, match=r"_patches\.h5: it holds tiles and no features; .* --coords FILES"):
+        giga.import_features(path, files)
     assert not path.exists()
     giga.tile(path, csv=cohort.cohort_csv, coords=files)
     with pytest.raises(InvalidInput, match="are where TRIDENT laid them"):
