@@ -14,7 +14,7 @@ network.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gigacli.nn.whitening import Features, FeatureSpace
+from gigacli.nn.whitening import Features, FeatureSpace, tile_parts
 
 DRAWN = 3
 """Operators that are mixed in an augmentation."""
@@ -196,9 +196,13 @@ class AppliedOperators:
         """Sum over j of weight_j inner core_(which_j), about the mean core: (b, t, r).
 
         Pairs of a view and an operator lie in a table, a row of equal length for each operator: one batched product.
+        Of one view, which may be a slide of a million tiles, the cores are added up first.
         """
         b, j = which.shape
         _, t, r = inner.shape
+        if b == 1:
+            core = (self._core[torch.from_numpy(which[0]).to(self.device)] * weight[0, :, None, None]).sum(dim=0)
+            return inner @ core.to(self._dtype)
         flat = which.ravel()
         counts = np.bincount(flat, minlength=len(self._core))  # (k,) pairs of each operator
         place, order = np.empty_like(flat), np.argsort(flat, kind="stable")
@@ -215,6 +219,16 @@ class AppliedOperators:
         alone = Drawn(np.full((1, 1), k), np.ones((1, 1)), None)
         moved: NDArray[np.float32] = self(features[None], alone)[0].cpu().numpy()
         return moved
+
+    def whole(self, plain: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float16]:
+        """All tiles (n, d) of a slide under one new augmentation, some tiles at a time."""
+        drawn, parts = self.draw(rng, 1, len(plain)), list(tile_parts(plain))
+        ends = np.cumsum([len(part) for part in parts]).tolist()
+        moved = []
+        for part, end in zip(parts, ends, strict=True):
+            tile = None if drawn.tile is None else drawn.tile[:, end - len(part) : end]
+            moved.append(self(part[None], replace(drawn, tile=tile))[0].cpu().numpy().astype(np.float16))
+        return np.concatenate(moved)
 
     def bank(
         self, plain: Features, rng: np.random.Generator, *, augmentations: int, draws: int

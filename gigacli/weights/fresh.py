@@ -58,8 +58,7 @@ class FreshFeatures:
         plain = self._features.read(row)
         if self._operators is not None:
             rng = keyed_rng("fresh", self._number, self.store.slides[row].id)
-            moved = self._operators(plain[None], self._operators.draw(rng, 1, len(plain)))
-            return moved[0].cpu().numpy().astype(np.float16)
+            return self._operators.whole(plain, rng)
         seen = np.full_like(plain, np.nan)
         seen[self._bank.drawn(row, self._at)] = self._bank.read(row, self._at)
         return seen

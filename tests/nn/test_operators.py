@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from gigacli.errors import InvalidInput
+from gigacli.nn import whitening
 from gigacli.nn.closed_forms import SlideTiles, ViewWhitened
 from gigacli.nn.operators import DRAWN, AppliedOperators, Drawn, Gate, Operators
 from gigacli.nn.operators_fit import FOLDS, LAMBDAS, Calibration, fit_operators, operator_space
@@ -290,6 +291,21 @@ def test_residuals_are_what_others_could_not_foresee(noisy):
     bare = applied(operators)(features, Drawn(drawn.which, drawn.weight, None))
     added = residuals.values[drawn.tile, drawn.which[:, :1]]
     np.testing.assert_allclose(applied(operators)(features, drawn) - bare, added, atol=1e-4)
+
+
+@pytest.mark.parametrize("residuals", [False, True])
+def test_all_tiles_of_a_slide_are_moved_some_at_a_time(noisy, residuals, monkeypatch):
+    operators = applied(fitted(noisy, residuals=residuals))
+    plain = tiles_of(np.random.default_rng(2), 50).astype(np.float16)
+    at_once = operators(plain[None], operators.draw(np.random.default_rng(3), 1, 50))[0].numpy()
+    monkeypatch.setattr(whitening, "VALUES_AT_ONCE", 7 * D)
+    real, seen = AppliedOperators.__call__, []
+    monkeypatch.setattr(
+        AppliedOperators, "__call__", lambda self, f, drawn: seen.append(f.shape) or real(self, f, drawn)
+    )
+    in_parts = operators.whole(plain, np.random.default_rng(3))
+    np.testing.assert_allclose(in_parts, at_once, rtol=1e-3, atol=1e-3)
+    assert seen == [(1, 7, D)] * 7 + [(1, 1, D)]
 
 
 @pytest.mark.parametrize("residuals", [False, True])
