@@ -222,13 +222,13 @@ class AppliedOperators:
 
     def whole(self, plain: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float16]:
         """All tiles (n, d) of a slide under one new augmentation, some tiles at a time."""
-        drawn, parts = self.draw(rng, 1, len(plain)), list(tile_parts(plain))
-        ends = np.cumsum([len(part) for part in parts]).tolist()
-        moved = []
-        for part, end in zip(parts, ends, strict=True):
-            tile = None if drawn.tile is None else drawn.tile[:, end - len(part) : end]
-            moved.append(self(part[None], replace(drawn, tile=tile))[0].cpu().numpy().astype(np.float16))
-        return np.concatenate(moved)
+        drawn, moved, start = self.draw(rng, 1, len(plain)), np.empty_like(plain), 0
+        for part in tile_parts(plain):
+            stop = start + len(part)
+            tile = None if drawn.tile is None else drawn.tile[:, start:stop]
+            moved[start:stop] = self(part[None], replace(drawn, tile=tile))[0].cpu().numpy()
+            start = stop
+        return moved
 
     def bank(
         self, plain: Features, rng: np.random.Generator, *, augmentations: int, draws: int
