@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
-from gigacli.exporting.geojson import tile_feature
+from gigacli.exporting.geojson import tile_feature, write_collection
 from gigacli.exporting.h5 import write_h5
 from gigacli.exporting.origin import Rows, note_of, slides_for_files
 from gigacli.exporting.output import export_folder
@@ -70,9 +69,8 @@ def to_geojson(group: Tiles, rows: Rows, *, to: Path, progress: Progress) -> str
             origin = _origin(slide)
             if origin is None:
                 unknown.append(slide.id)
-            collection = _collection(grid, group.tissue(row), origin or (0, 0))
-            text = json.dumps(collection, separators=(",", ":"))
-            (folder / f"{slide.id}.geojson").write_text(text + "\n", encoding="utf-8")
+            file, corner = folder / f"{slide.id}.geojson", origin or (0, 0)
+            write_collection(file, _tiles(grid, group.tissue(row), corner), origin_px=list(corner))
             progress.advance()
     if not unknown:
         return ""
@@ -93,10 +91,8 @@ def _origin(slide: SlideRow) -> tuple[int, int] | None:
         return None
 
 
-def _collection(grid: TileGrid, tissue: NDArray[np.float32], origin: tuple[int, int]) -> dict[str, Any]:
-    features = []
+def _tiles(grid: TileGrid, tissue: NDArray[np.float32], origin: tuple[int, int]) -> Iterator[dict[str, Any]]:
     for i, ((x, y), share) in enumerate(zip((grid.coords - np.array(origin)).tolist(), tissue.tolist(), strict=True)):
         box = (x, y, round(x + grid.edge_px, 2), round(y + grid.edge_px, 2))
         measurements = {"tile": i} | ({"tissue": round(share, 4)} if np.isfinite(share) else {})
-        features.append(tile_feature(i, box, measurements=measurements))
-    return {"type": "FeatureCollection", "origin_px": list(origin), "features": features}
+        yield tile_feature(i, box, measurements=measurements)

@@ -207,9 +207,13 @@ class AppliedOperators:
         """Sum over j of weight_j inner core_(which_j), about the mean core: (b, t, r).
 
         Pairs of a view and an operator lie in a table, a row of equal length for each operator: one batched product.
+        Of one view, which may be a slide of a million tiles, the cores are added up first.
         """
         b, j = which.shape
         _, t, r = inner.shape
+        if b == 1:
+            core = (self._core[torch.from_numpy(which[0]).to(self.device)] * weight[0, :, None, None]).sum(dim=0)
+            return inner @ core.to(self._dtype)
         flat = which.ravel()
         counts = np.bincount(flat, minlength=len(self._core))  # (k,) pairs of each operator
         place, order = np.empty_like(flat), np.argsort(flat, kind="stable")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from gigacli.cohort.content import slide_problem
 from gigacli.config.base import options_of
 from gigacli.config.tools import TileMapConfig
 from gigacli.errors import SlideError
-from gigacli.exporting.geojson import tile_feature
+from gigacli.exporting.geojson import tile_feature, write_collection
 from gigacli.files import new_file
 from gigacli.probing.figures import save
 from gigacli.progress import SILENT, Progress
@@ -119,7 +119,7 @@ def tile_map(
     stem = config.out / re.sub(r"[^\w.-]", "_", f"{found.slide.id}.{found.probe.positive}").lstrip(".")
     files = [f"{stem}.geojson", f"{stem}.png"]
     with new_file(Path(files[0])) as partial:
-        partial.write_bytes(json.dumps(geojson(found), ensure_ascii=False, allow_nan=False).encode())
+        write_collection(partial, tiles_of(found), giga=_about(found))
     _draw(found, small, Path(files[1]))
     return _summary(found, files=files, notes=notes, seconds=time.monotonic() - started)
 
@@ -149,27 +149,30 @@ def _summary(found: Explanation, *, files: list[str], notes: list[str], seconds:
     )
 
 
-def geojson(found: Explanation) -> dict[str, Any]:
-    """Tiles as a FeatureCollection that QuPath reads: squares in level-0 pixels with measurements.
+def tiles_of(found: Explanation) -> Iterator[dict[str, Any]]:
+    """Tiles as features that QuPath reads: squares in level-0 pixels with measurements.
 
     Tiles within the noise carry their measurements, too, but no class.
     """
-    features, positive, edge = [], found.probe.positive, found.edge_px
+    positive, edge = found.probe.positive, found.edge_px
     for i, (x, y) in enumerate(found.coords.tolist()):
         value = float(found.attribution.value[i])
         members: dict[str, Any] = {"measurements": {"pull": value, "standard error": float(found.attribution.error[i])}}
         if found.attribution.significant[i]:
             name, colour = (f"towards {positive}", TOWARDS) if value > 0 else (f"away from {positive}", AWAY)
             members["classification"] = {"name": name, "color": list(colour)}
-        features.append(tile_feature(i, (x, y, x + edge, y + edge), isLocked=True, **members))
-    about = {
+        yield tile_feature(i, (x, y, x + edge, y + edge), isLocked=True, **members)
+
+
+def _about(found: Explanation) -> dict[str, str]:
+    """What the features are about."""
+    return {
         "slide": found.slide.id,
         "target": found.probe.target,
-        "class": positive,
+        "class": found.probe.positive,
         "embedding": found.embedding,
         "limits": LIMITS,
     }
-    return {"type": "FeatureCollection", "features": features, "giga": about}
 
 
 def _thumbnail(store: Store, slide: SlideRow) -> tuple[Thumbnail | None, list[str]]:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -23,6 +24,7 @@ from gigacli.errors import InvalidInput, Mismatch, NotFound, SlideError
 from gigacli.exporting import tiles
 from gigacli.exporting import vectors as vectors_module
 from gigacli.exporting.export import FILES, FORMATS, KINDS, WRITERS, formats_of
+from gigacli.exporting.geojson import tile_feature, write_collection
 from gigacli.exporting.origin import note_of
 from gigacli.exporting.output import export_folder
 from gigacli.files import PARTIAL
@@ -280,10 +282,10 @@ def test_an_interrupted_export_leaves_what_was_there(store, tmp_path, monkeypatc
         giga.export(store, "tiles", to=to)
     before = {p.name: p.read_bytes() for p in to.iterdir()} if redo else {}
 
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tiles, "_collection", stop)
+    monkeypatch.setattr(tiles, "write_collection", stop)
     with pytest.raises(KeyboardInterrupt):
         giga.export(store, "tiles", to=to, redo=redo)
     assert ({p.name: p.read_bytes() for p in to.iterdir()} if redo else {}) == before
@@ -415,3 +417,20 @@ def test_the_page_of_exports_lists_every_format_and_every_member_of_the_card():
 
 def rows_of(text):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_features_of_a_collection_are_written_one_after_the_other(tmp_path):
+    large = (tile_feature(i, (i, 0, i + 1, 1)) for i in range(2000))
+    tracemalloc.start()
+    write_collection(tmp_path / "c.geojson", large, origin_px=[0, 0])
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    read = json.loads((tmp_path / "c.geojson").read_text())
+    assert [feature["properties"]["name"] for feature in read["features"]] == [f"tile {i}" for i in range(2000)]
+    assert taken < 2**19  # as one object, 3 MB
+    write_collection(tmp_path / "none.geojson", [], of="nothing")
+    assert json.loads((tmp_path / "none.geojson").read_text()) == {
+        "type": "FeatureCollection",
+        "of": "nothing",
+        "features": [],
+    }
