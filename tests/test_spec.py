@@ -17,7 +17,7 @@ import zarr
 from gigacli.config.base import fingerprint
 from gigacli.errors import Mismatch
 from gigacli.store.describe import describe, load_schema
-from gigacli.store.layout import ARRAYS, FORMAT, FORMAT_VERSION, STAGES, WRITTEN_BY
+from gigacli.store.layout import ARRAYS, BESIDE, FORMAT, FORMAT_VERSION, STAGES, WRITTEN_BY
 from gigacli.store.store import Store
 from gigacli.store.validate import LEVELS, OF_ATTRIBUTES, check_description, validate
 from spec.golden import make_golden
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 SPEC = ROOT / "spec"
 PROSE = (SPEC / f"store-{FORMAT_VERSION}.md").read_text()
 CHANGES = json.loads((SPEC / "cases" / "values.json").read_text())
-RULE = r"\b(?:ROOT|AXES|RECIPE|SLIDES|TILES|ENCODERS|FEATURES|BANKS|MODELS|EMBEDDINGS|FAILURES|WRITE|VERSION)-\d+\b"
+RULE = r"\b(?:ROOT|AXES|RECIPE|SLIDES|TILES|ENCODERS|FEATURES|BANKS|MODELS|EMBEDDINGS|FAILURES|PACKED|WRITE|VERSION)-\d+\b"
 """Ids of rules."""
 
 
@@ -83,8 +83,8 @@ def test_the_tables_are_the_layout():
 
 def test_the_schema_is_the_layout():
     patterns = load_schema()["patternProperties"]
-    for spec in ARRAYS:
-        example = spec.path.replace("failures/*", "failures/tile").replace("*", "some-name.2")
+    for spec in (*ARRAYS, *BESIDE):
+        example = spec.path.replace("failures/*", "failures/tile").replace("unpacked/*", "unpacked/tile").replace("*", "some-name.2")
         matching = [schema for pattern, schema in patterns.items() if re.search(pattern, example)]
         assert len(matching) == 1, example
         [schema] = matching
@@ -97,7 +97,7 @@ def test_the_schema_is_the_layout():
         assert ("chunks" in wanted) == (spec.chunk == "slide"), spec.path
         assert schema["rule"] == f"{spec.path.split('/')[0].upper()}-1"
     arrays = [pattern for pattern, schema in patterns.items() if schema["$ref"] == "#/$defs/array"]
-    assert len(arrays) == len(ARRAYS)
+    assert len(arrays) == len(ARRAYS) + len(BESIDE)
 
 
 def test_versions_and_names_agree():

@@ -284,6 +284,12 @@ def show_problems(report: Any) -> None:
     say(f"{report.store}: {len(report.problems)} problems; checked {', '.join(report.checked)}", to_out=True)
 
 
+def show_packed(found: Any) -> None:
+    """Show what a packing did."""
+    _show_some("", ("group", "packed now", "left"), ((g.path, g.packed, g.left) for g in found.groups))
+    say(f"{found.store}: {found.files_before:,} files before, {found.files:,} now, in {found.seconds:.0f} s", to_out=True)
+
+
 def bytes_text(n: float) -> str:
     """Write a number of bytes for people: 1536 as "1.5 KiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
