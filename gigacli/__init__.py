@@ -28,6 +28,7 @@ _HOMES = {
     "search": "gigacli.reporting.search",
     "tile_map": "gigacli.reporting.tile_map",
     "open": "gigacli.store.store",
+    "pack": "gigacli.store.pack",
     "Store": "gigacli.store.store",
     "validate": "gigacli.store.validate",
     "GigaError": "gigacli.errors",
@@ -42,6 +43,7 @@ __all__ = [
     "export",
     "import_features",
     "open",
+    "pack",
     "predict",
     "pretrain_tiles",
     "probe",
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from gigacli.stages.probe import probe
     from gigacli.stages.tile import tile
     from gigacli.stages.train import train
+    from gigacli.store.pack import pack
     from gigacli.store.store import Store
     from gigacli.store.store import open_store as open  # noqa: A004 - giga.open(...)
     from gigacli.store.validate import validate

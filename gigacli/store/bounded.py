@@ -10,7 +10,15 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore
 
 from gigacli.errors import Mismatch
-from gigacli.store.bounds import HINT, MOST_DOCUMENT_BYTES, MOST_UNPACKED_BYTES, ChunkBounds, check_chunk, check_shard, chunk_bounds
+from gigacli.store.bounds import (
+    HINT,
+    MOST_DOCUMENT_BYTES,
+    MOST_UNPACKED_BYTES,
+    ChunkBounds,
+    check_chunk,
+    check_shard,
+    chunk_bounds,
+)
 from gigacli.store.layout import spec_of
 
 if TYPE_CHECKING:

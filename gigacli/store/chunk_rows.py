@@ -47,12 +47,12 @@ class ChunkRows:
         numbers: dict[tuple[Any, str], int] = {}  # a path is made for each file, and not for each chunk
         self._of = np.array([numbers.setdefault((id(p.at), p.key), len(numbers)) for p in places], dtype=np.int64)
         self._start = np.array([p.start for p in places], dtype=np.int64)
-        first = {number: place for number, place in zip(self._of[::-1].tolist(), places[::-1], strict=True)}
+        first = dict(zip(self._of[::-1].tolist(), places[::-1], strict=True))
         self._files = [_file(first[number]) for number in range(len(numbers))]
         ends = np.zeros(len(numbers), dtype=np.int64)
         np.maximum.at(ends, self._of, self._start + self._chunk + checked)
         for place, end in zip((first[number] for number in range(len(numbers))), ends.tolist(), strict=True):
-            _check(_file(place), end, exactly=place.length is None)
+            _check(_file(place), end + place.behind, exactly=place.length is None)
         wrong = next((p for p in places if p.length not in (None, self._chunk + checked)), None)
         if wrong is not None:
             raise Mismatch(f"{wrong.name} expected {self._chunk + checked} bytes", SEE)

@@ -104,7 +104,10 @@ class Features(SlideGroup):
         chunks = self._chunks
         if chunks is None:
             return np.asarray(array[row, :n])
-        vectors, checked = np.empty((-(-n // tiles) * tiles, c), dtype=array.dtype), checksum_bytes(array)  # whole chunks
+        vectors, checked = (
+            np.empty((-(-n // tiles) * tiles, c), dtype=array.dtype),
+            checksum_bytes(array),
+        )  # whole chunks
         for i in range(0, len(vectors), tiles):
             part, place = vectors[i : i + tiles], chunks.place((row, i // tiles, 0))
             if place is None:

@@ -53,7 +53,6 @@ class ArraySpec:
             inner[0] = min(inner[0], FEATURE_TILES_PER_CHUNK)
         return (1, *inner)
 
-
     @property
     def column(self) -> bool:
         """Whether it has few values per slide: packed, these are a table and not shards."""

@@ -35,9 +35,7 @@ def cache_folder(cache: Path | None) -> Path:
     return folder
 
 
-def stage(
-    places: Sequence[Place], *, size: int, checked: int, folder: Path, progress: Progress
-) -> NDArray[np.uint8]:
+def stage(places: Sequence[Place], *, size: int, checked: int, folder: Path, progress: Progress) -> NDArray[np.uint8]:
     """Copy chunks into a file on a local disk and map it: one read-only array (chunk, byte).
 
     The file has no name: its space is free again with the last array that looks into it, however the process ends.

@@ -58,8 +58,9 @@ def share(owner: Any, url: str, *, write: bool) -> None:
     Raises:
         Mismatch: It is being packed, and `owner` is to write.
     """
-    key = _opened(url)
-    for byte in (USERS, *([WRITERS] if write else [])) if key is not None else ():
+    if (key := _opened(url)) is None:
+        return
+    for byte in (USERS, *([WRITERS] if write else [])):
         here = _documents[key]
         here.users[byte] += 1
         weakref.finalize(owner, _let_go, key, byte)

@@ -52,7 +52,9 @@ class PackSummary:
 
 
 @options_of(PackConfig)
-def pack(config: PackConfig, path: str | Path | Store, *, sync: bool = True, progress: Progress = SILENT) -> PackSummary:
+def pack(
+    config: PackConfig, path: str | Path | Store, *, sync: bool = True, progress: Progress = SILENT
+) -> PackSummary:
     """Put what is finished into few files, each with many slides. All of it reads as before, and can be added to.
 
     A run that was interrupted is finished by the next one.
@@ -87,6 +89,8 @@ def pack(config: PackConfig, path: str | Path | Store, *, sync: bool = True, pro
             else:
                 progress.say("others read the store: the old files stay until giga pack is run again")
         store.settle()
+    if isinstance(path, Store):
+        path.refresh()
     files = count_files(url)
     most = max((group.packed for group in groups), default=0)
     return PackSummary(url, groups, most, before, files, time.monotonic() - started)

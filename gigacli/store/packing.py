@@ -8,8 +8,8 @@ Whatever a kill leaves, every array reads as before, since each step relies on w
 3. the metadata document of each array is replaced by one that leads to the shards;
 4. the chunks are removed.
 
-A group that is packed already takes in what was written since: shards with such slides are written anew as a whole, then
-the table of what is done, then what lies beside them is removed.
+A group that is packed already takes in what was written since: shards with such slides are written anew as a whole,
+then the table of what is done, then what lies beside them is removed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gigacli.store.bounds import EMPTY
 from gigacli.store.chunks import read_chunk_column
 from gigacli.store.layout import AS_PACKED, AS_PACKED_TEXT, TABLE_ROWS_PER_CHUNK, UNPACKED, beside, spec_of
 from gigacli.store.nodes import arrays, document
-from gigacli.store.shards import SEE, Chunks, Place, checksum_bytes, remove_chunks
+from gigacli.store.shards import CHECKSUM_BYTES, SEE, Chunks, Place, checksum_bytes, remove_chunks
 from gigacli.store.store import Store
 from gigacli.store.unpacked import PackedArray, Unpacked
 
@@ -292,11 +292,14 @@ def _write_shards(target: Chunks, slides: Iterator[tuple[int, Chunks]]) -> set[C
                 end += len(data)
                 pieces.append(data)
         if pieces:
-            ending = index.tobytes()
-            whole = b"".join([*pieces, ending, google_crc32c.value(ending).to_bytes(4, "little")])
+            whole = b"".join([*pieces, _checked(index.tobytes())])
             sync((target.at / target.key(shard)).set(default_buffer_prototype().buffer.from_bytes(whole)))
             written.add(shard)
     return written
+
+
+def _checked(data: bytes) -> bytes:
+    return data + google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def _read(places: list[tuple[int, Place]], checked: int) -> Iterator[bytes | None]:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from gigacli.store.chunks import Lost
 from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, registered, written
+from gigacli.store.groups import group_at
 from gigacli.store.identity import ALL, PARTS, UNKNOWN
-from gigacli.store.layout import NOT_DONE, spec_of
+from gigacli.store.layout import NOT_DONE, is_beside, spec_of
 from gigacli.store.store import Store
 from gigacli.store.unpacked import chunks_of, read_column
 
@@ -91,8 +92,15 @@ class Reading:
     def array(self, path: str) -> Any:
         """The array at a path, opened once."""
         if path not in self._arrays:
-            self._arrays[path] = self.store.array_at(path)
+            self._arrays[path] = self._overlaid(path)
         return self._arrays[path]
+
+    def _overlaid(self, path: str) -> Any:
+        """The array at a path, of a packed group with what lies beside its shards."""
+        spec, owner, name = spec_of(path), *path.rpartition("/")[::2]
+        if spec is None or spec.chunk != "slide" or is_beside(path):
+            return self.store.root[path]
+        return self.store.failures_array(name) if owner == "failures" else group_at(self.store, owner).array(name)
 
     def column(self, path: str) -> NDArray[Any]:
         """An array of one value, or (x, y), per slide; empty where it cannot be read."""

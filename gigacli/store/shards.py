@@ -1,7 +1,7 @@
 """Where the chunks of an array lie: each in a file of its own, or many in a shard, whose index says where.
 
-A shard is zarr's codec ``sharding_indexed``: chunks one after the other, then an index of the place and length of each in
-the order of the array (little-endian uint64), then its CRC-32C.
+A shard is zarr's codec ``sharding_indexed``: chunks one after the other, then an index of the place and length of each
+in the order of the array (little-endian uint64), then its CRC-32C.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Place(NamedTuple):
     key: str  # of the file or object, below the array
     start: int  # first byte of it
     length: int | None  # bytes of it; None for all of them
+    behind: int = 0  # bytes at the end of the file that are no chunk's
 
     @property
     def file(self) -> Path | None:
@@ -84,7 +85,7 @@ class Chunks:
         return str(self.array.metadata.encode_chunk_key(file))
 
     def place(self, chunk: tuple[int, ...]) -> Place | None:
-        """Where a chunk is, by its place in the grid of chunks; None where the index of its shard, or it, is not there."""
+        """Where a chunk is, by its place in the grid of chunks; None where its shard has not got it, or is missing."""
         if self.per_shard is None:
             return Place(self.at, self.key(chunk), 0, None)
         shard = tuple(i // n for i, n in zip(chunk, self.per_shard, strict=True))
@@ -93,7 +94,11 @@ class Chunks:
             return None
         within = [i % n for i, n in zip(chunk, self.per_shard, strict=True)]
         start, length = index[np.ravel_multi_index(within, self.per_shard)].tolist()
-        return None if start == EMPTY else Place(self.at, self.key(shard), start, length)
+        return None if start == EMPTY else Place(self.at, self.key(shard), start, length, self._index_bytes)
+
+    @property
+    def _index_bytes(self) -> int:
+        return 16 * math.prod(self.per_shard or ()) + CHECKSUM_BYTES
 
     def places_of_slide(self, row: int) -> Iterator[tuple[tuple[int, ...], Place]]:
         """The chunks of a slide that are there, by their place in the grid."""
@@ -123,8 +128,7 @@ class Chunks:
         Raises:
             Mismatch: It is damaged.
         """
-        assert self.per_shard is not None
-        size, key = 16 * math.prod(self.per_shard) + CHECKSUM_BYTES, self.key(shard)
+        size, key = self._index_bytes, self.key(shard)
         at = self.at / key
         value = sync(at.get(prototype=default_buffer_prototype(), byte_range=SuffixByteRequest(size)))
         if value is None:

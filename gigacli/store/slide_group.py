@@ -70,6 +70,11 @@ class SlideGroup(Group):
         """Which slides lie beside its shards; None where it is not packed."""
         return Unpacked.of(self.store.root, self.path, self._mark)
 
+    @property
+    def beside_shards(self) -> int | None:
+        """How many slides lie beside its shards; None where it is not packed."""
+        return None if self.unpacked is None else int(self.unpacked.lie(np.arange(self.store.registered)).sum())
+
     def array(self, name: str) -> Any:
         """The array of this name, opened once; of a packed group one that reads and writes as if it were not.
 

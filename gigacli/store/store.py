@@ -27,7 +27,7 @@ from gigacli.store.groups import (
     Tiles,
     TrainedGroup,
 )
-from gigacli.store.layout import FORMAT, FORMAT_VERSION, UNPACKED, WRITTEN_BY, spec_of
+from gigacli.store.layout import FORMAT, FORMAT_VERSION, WRITTEN_BY, spec_of
 from gigacli.store.lock import share
 from gigacli.store.nodes import children
 from gigacli.store.recipe import CREATED_BY
@@ -54,8 +54,8 @@ class Store:
 
         Raises:
             NotFound: There is nothing at `path`.
-            Mismatch: What is there is not a cohort store, or of a version this giga does not read, or it is being packed
-                by another process and is to be written to.
+            Mismatch: What is there is not a cohort store, or of a version this giga does not read; or it is to be
+                written to, and another process is packing it.
         """
         if isinstance(path, Store):
             path.refresh()  # what is about to be written through the new one shows in it
@@ -246,21 +246,6 @@ class Store:
         """
         for link in links(self.root, path):
             raise is_a_link(f"{self.url}/{link}")
-
-    def array_at(self, path: str) -> Any:
-        """The array at a path, read as one where its group is packed.
-
-        Raises:
-            KeyError: It is not there.
-        """
-        group, _, name = path.rpartition("/")
-        spec, kinds = spec_of(path), {kind.kind: kind for kind in NAMED}
-        if spec is None or spec.chunk != "slide" or group.endswith(f"/{UNPACKED}"):
-            return self.root[path]
-        if group == "failures":
-            return self.failures_array(name)
-        owner: Group = self.tiles if group == Tiles.kind else self.group(kinds[group.split("/")[0]], group.split("/")[1])
-        return owner.array(name)
 
     def ensure_array(self, path: str, shape: tuple[int, ...]) -> Any:
         """The zarr array at `path`, made as the format says if it is not there, resized if it has another shape.

@@ -1,8 +1,8 @@
 """Packed groups: shards of many slides, and what was written since beside them, one slide a chunk.
 
 A slide lies beside the shards where the group's array ``unpacked/done`` (of tiles ``unpacked/count``) says anything of
-it but :data:`~gigacli.store.layout.AS_PACKED`. A writer says so before it writes anything of a slide; shards are written
-by ``giga pack`` alone.
+it but :data:`~gigacli.store.layout.AS_PACKED`. A writer says so before it writes anything of a slide; shards are
+written by ``giga pack`` alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.store.chunks import read_chunk_column, read_table
-from gigacli.store.layout import UNPACKED
+from gigacli.store.layout import UNPACKED, spec_of
 from gigacli.store.shards import Chunks, Place
 
 
@@ -71,9 +71,15 @@ class PackedArray:
 
     def __init__(self, packed: Any, beside: Any, unpacked: Unpacked) -> None:
         self.packed, self.beside, self.unpacked = packed, beside, unpacked
-        self.path, self.chunks, self.dtype, self.fill_value = packed.path, beside.chunks, packed.dtype, packed.fill_value
+        self.path, self.chunks, self.dtype, self.fill_value = (
+            packed.path,
+            beside.chunks,
+            packed.dtype,
+            packed.fill_value,
+        )
         self.metadata, self.store, self.ndim, self.shape = packed.metadata, packed.store, packed.ndim, packed.shape
-        self._is_column = packed.shards is None
+        spec = spec_of(packed.path)
+        self._is_column = spec is not None and spec.column
         self._table: NDArray[Any] | None = None
         self._chunks = Chunks(packed), Chunks(beside)
 
@@ -120,7 +126,9 @@ class PackedArray:
     def _packed_values(self, n: int) -> NDArray[Any]:
         """(slide, ...) what the table says of the first `n` slides; slides that came later have the fill value."""
         if self._table is None:
-            self._table = read_table(self.packed, min(self.unpacked.packed, self.shape[0]))
+            known = min(self.unpacked.packed, self.shape[0])
+            swapped = self.packed.chunks[0] != 1  # not yet where a `giga pack` was killed
+            self._table = read_table(self.packed, known) if swapped else read_chunk_column(self.packed, known)
         values = np.full((n, *self.shape[1:]), self.fill_value, dtype=self._table.dtype)
         known = min(n, len(self._table))
         values[:known] = self._table[:known]

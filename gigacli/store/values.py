@@ -292,7 +292,7 @@ class _Check(Reading):
             spec = spec_of(path)
             if spec is not None and spec.dtype == "uint8" and not self.store.has_bytes(path):
                 continue  # a kill came between the array and its bytes: an unfinished store is valid
-            if spec is not None and (len(spec.dims) < 2 or is_beside(path) and spec.column):
+            if spec is not None and (len(spec.dims) < 2 or (is_beside(path) and spec.column)):
                 self.read(path, COLUMN if spec.dims[:1] == ("slide",) else Ellipsis)
 
     def _blocks(self, path: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
