@@ -12,7 +12,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from gigacli.errors import Mismatch
-from gigacli.store.shards import READ, checksum_bytes, plain_chunks, what_is_wrong
+from gigacli.store.shards import READ, checksum_bytes, listed, plain_chunks, what_is_wrong
 
 KEYS = DefaultChunkKeyEncoding(separator="/")
 
@@ -92,14 +92,6 @@ def is_stored(array: Any, chunk: tuple[int, ...]) -> bool:
 
 def _written_rows(array: Any, length: int) -> list[int]:
     """The first entries of an array with one chunk per entry that have a chunk; the others hold the fill value."""
-    if isinstance(array.store, LocalStore):
-        folder = f"{array.store.root}/{array.path}/c"
-        names = os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208 - pathlib takes longer
-    else:
-        names = sync(_listed(array.store, f"{array.path}/c"))
+    names = listed(array.store, f"{array.path}/c")
     # what has another name is a temporary file of a killed writer
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and int(name) < length)
-
-
-async def _listed(store: Any, prefix: str) -> list[str]:
-    return [name async for name in store.list_dir(prefix)]

@@ -7,14 +7,16 @@ written by ``giga pack`` alone.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 from gigacli.store.chunks import read_chunk_column, read_table
 from gigacli.store.layout import UNPACKED, spec_of
-from gigacli.store.shards import Chunks, Place
+from gigacli.store.shards import Chunks, Place, read_simple, simple_codecs
 
 
 class Unpacked:
@@ -82,6 +84,8 @@ class PackedArray:
         self._is_column = spec is not None and spec.column
         self._table: NDArray[Any] | None = None
         self._chunks = Chunks(packed), Chunks(beside)
+        local = isinstance(packed.store, LocalStore) and packed.shards is not None
+        self._simple = local and math.prod(self._chunks[0].grid[1:]) == 1 and simple_codecs(packed)
 
     @property
     def oindex(self) -> Self:
@@ -111,8 +115,10 @@ class PackedArray:
         if one and self._is_column:
             later = self.unpacked.look(first) != self.unpacked.marks.fill_value
             return self.beside[(first, *rest)] if later else self._packed_values(first + 1)[(first, *rest)]
+        if one and self.unpacked.lie(first):
+            return self.beside[(first, *rest)]
         if one:
-            return (self.beside if self.unpacked.lie(first) else self.packed)[(first, *rest)]
+            return self._packed_slide(first)[rest] if self._simple else self.packed[(first, *rest)]
         rows = np.arange(self.shape[0])[first]
         if not len(rows):
             return np.empty((0, *self.shape[1:]), dtype=self.dtype)[(slice(None), *rest)]
@@ -122,6 +128,15 @@ class PackedArray:
         if later.any():
             values[later] = self.beside.oindex[(rows[later], *rest)]
         return values
+
+    def _packed_slide(self, row: int) -> NDArray[Any]:
+        """The values of a slide, of which zarr would read the index of the shard anew."""
+        place = self._chunks[0].place((row, *(0 for _ in self.shape[1:])))
+        values = None if place is None else read_simple(self.packed, place)
+        if values is None:
+            return np.full(self.shape[1:], self.fill_value, dtype=self.dtype)
+        inside = tuple(slice(0, n) for n in self.shape[1:])  # the chunk may reach over the end
+        return np.array(values[0][inside])
 
     def _packed_values(self, n: int) -> NDArray[Any]:
         """(slide, ...) what the table says of the first `n` slides; slides that came later have the fill value."""
