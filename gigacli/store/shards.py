@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -47,15 +46,15 @@ class Place(NamedTuple):
     behind: int = 0  # bytes at the end of the file that are no chunk's
 
     @property
-    def file(self) -> Path | None:
+    def file(self) -> str | None:
         """The file, where it is one of this machine."""
-        store = self.at.store
-        return Path(store.root, self.at.path, self.key) if isinstance(store, LocalStore) else None
+        store = self.at.store  # pathlib takes as long as reading the file
+        return f"{store.root}/{self.at.path}/{self.key}" if isinstance(store, LocalStore) else None
 
     @property
     def name(self) -> str:
         """What messages call it."""
-        where = str(self.file or f"{self.at.path}/{self.key}")
+        where = self.file or f"{self.at.path}/{self.key}"
         return where if self.length is None else f"{where}, bytes {self.start} to {self.start + self.length},"
 
     def read(self, most: int) -> bytes | None:

@@ -124,7 +124,11 @@ class PackedArray:
             return np.empty((0, *self.shape[1:]), dtype=self.dtype)[(slice(None), *rest)]
         if self._is_column:
             return self.column(int(rows.max()) + 1)[(rows, *rest)]
-        values, later = self.packed.oindex[(rows, *rest)], self.unpacked.lie(rows)
+        later = self.unpacked.lie(rows)
+        if self._simple:
+            values = np.stack([self._packed_slide(row)[rest] for row in rows.tolist()])
+        else:
+            values = self.packed.oindex[(rows, *rest)]
         if later.any():
             values[later] = self.beside.oindex[(rows[later], *rest)]
         return values
