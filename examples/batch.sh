@@ -28,6 +28,7 @@ shards() {
 shards giga tile "$STORE" --mpp "${MPP:-1.0}" --tile-px "${TILE_PX:-256}"
 giga pretrain-tiles "$STORE" --epochs "${TILE_EPOCHS:-200}"
 shards giga bank "$STORE" --encoder moco ${AUGMENTATIONS:+--augmentations "$AUGMENTATIONS" --draws "${DRAWS:-256}"}
+giga pack "$STORE"  # many slides a file, in place of many files a slide; slides may be added all the same
 giga train "$STORE" ${EPOCHS:+--epochs "$EPOCHS"}
 giga embed "$STORE" --views 50
 giga probe "$STORE" --labels "$LABELS" --fraction 0.25

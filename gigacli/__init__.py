@@ -29,6 +29,7 @@ _HOMES = {
     "search": "gigacli.reporting.search",
     "tile_map": "gigacli.reporting.tile_map",
     "open": "gigacli.store.store",
+    "pack": "gigacli.store.pack",
     "Store": "gigacli.store.store",
     "validate": "gigacli.store.validate",
     "GigaError": "gigacli.errors",
@@ -44,6 +45,7 @@ __all__ = [
     "export",
     "import_features",
     "open",
+    "pack",
     "predict",
     "pretrain_tiles",
     "probe",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from gigacli.stages.probe import probe
     from gigacli.stages.tile import tile
     from gigacli.stages.train import train
+    from gigacli.store.pack import pack
     from gigacli.store.store import Store
     from gigacli.store.store import open_store as open  # noqa: A004 - giga.open(...)
     from gigacli.store.validate import validate

@@ -17,7 +17,7 @@ import zarr
 from gigacli.config.base import fingerprint
 from gigacli.errors import Mismatch
 from gigacli.store.describe import describe, load_schema
-from gigacli.store.layout import ARRAYS, FORMAT, FORMAT_VERSION, STAGES, WRITTEN_BY
+from gigacli.store.layout import ARRAYS, BESIDE, FORMAT, FORMAT_VERSION, STAGES, WRITTEN_BY
 from gigacli.store.store import Store
 from gigacli.store.validate import LEVELS, OF_ATTRIBUTES, check_description, validate
 from spec.golden import make_golden
@@ -26,7 +26,9 @@ ROOT = Path(__file__).parents[1]
 SPEC = ROOT / "spec"
 PROSE = (SPEC / f"store-{FORMAT_VERSION}.md").read_text()
 CHANGES = json.loads((SPEC / "cases" / "values.json").read_text())
-RULE = r"\b(?:ROOT|AXES|RECIPE|SLIDES|TILES|ENCODERS|FEATURES|BANKS|MODELS|EMBEDDINGS|FAILURES|WRITE|VERSION)-\d+\b"
+RULE = (
+    r"\b(?:ROOT|AXES|RECIPE|SLIDES|TILES|ENCODERS|FEATURES|BANKS|MODELS|EMBEDDINGS|FAILURES|PACKED|WRITE|VERSION)-\d+\b"
+)
 """Ids of rules."""
 
 
@@ -83,8 +85,12 @@ def test_the_tables_are_the_layout():
 
 def test_the_schema_is_the_layout():
     patterns = load_schema()["patternProperties"]
-    for spec in ARRAYS:
-        example = spec.path.replace("failures/*", "failures/tile").replace("*", "some-name.2")
+    for spec in (*ARRAYS, *BESIDE):
+        example = (
+            spec.path.replace("failures/*", "failures/tile")
+            .replace("unpacked/*", "unpacked/tile")
+            .replace("*", "some-name.2")
+        )
         matching = [schema for pattern, schema in patterns.items() if re.search(pattern, example)]
         assert len(matching) == 1, example
         [schema] = matching
@@ -97,7 +103,7 @@ def test_the_schema_is_the_layout():
         assert ("chunks" in wanted) == (spec.chunk == "slide"), spec.path
         assert schema["rule"] == f"{spec.path.split('/')[0].upper()}-1"
     arrays = [pattern for pattern, schema in patterns.items() if schema["$ref"] == "#/$defs/array"]
-    assert len(arrays) == len(ARRAYS)
+    assert len(arrays) == len(ARRAYS) + len(BESIDE)
 
 
 def test_versions_and_names_agree():
@@ -294,39 +300,50 @@ def forget_writer(description):
 # ---------------------------------------------------------------------- reading without giga
 
 
+@pytest.fixture(params=["tiny", "packed"])
+def plain_or_packed(request, tmp_path):
+    return unpacked(FORMAT_VERSION, tmp_path, request.param)
+
+
 @pytest.mark.parametrize("library", ["zarr", "xarray"])
-def test_the_store_can_be_read_without_giga(golden, library, monkeypatch, capsys):
+def test_the_store_can_be_read_without_giga(plain_or_packed, library, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (SPEC / "reading.md").read_text(), re.DOTALL)
     [block] = [b for b in blocks if f"import {library}\n" in b]
     assert "giga" not in {
         alias.name for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Import) for alias in node.names
     }
     assert len(block.splitlines()) <= 10
-    monkeypatch.chdir(golden.parent)
-    golden.rename("cohort.zarr")
+    monkeypatch.chdir(plain_or_packed.parent)
+    plain_or_packed.rename("cohort.zarr")
     exec(block, {})
     assert "slide-a" in capsys.readouterr().out
 
 
-def test_the_store_can_be_read_in_javascript(golden, tmp_path):
+def test_the_store_can_be_read_in_javascript(plain_or_packed, tmp_path):
     """Where node and zarrita are there: ``npm install zarrita @zarrita/storage``, and NODE_PATH names the folder."""
     modules = Path(os.environ.get("NODE_PATH", ""), "zarrita")
     if shutil.which("node") is None or not modules.is_dir():
         pytest.skip("no node, or no zarrita in NODE_PATH")
     [block] = re.findall(r"```javascript\n(.*?)```", (SPEC / "reading.md").read_text(), re.DOTALL)
     assert len(block.splitlines()) <= 10
-    golden.rename(tmp_path / "cohort.zarr")
+    plain_or_packed.rename(tmp_path / "cohort.zarr")
     (tmp_path / "node_modules").symlink_to(modules.parent)
+    block += (
+        'const shards = await zarr.open.v3(root.resolve("tiles/coords"), { kind: "array" });\n'
+        'console.log("corner", (await zarr.get(shards, [0, 1, null])).data);\n'
+    )
     (tmp_path / "read.mjs").write_text(block)
     result = subprocess.run(["node", "read.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "slide-a Float32Array(3)" in result.stdout
     assert "slide-c" not in result.stdout
+    assert "corner Int32Array(2) [ 512, 0 ]" in result.stdout
 
 
-def test_golden_groups_open_in_xarray(golden):
+def test_golden_groups_open_in_xarray(plain_or_packed):
     import xarray
 
+    golden = plain_or_packed
     root = zarr.open_group(golden, mode="r")
     groups = [""] + [name for name, node in root.members(max_depth=None) if isinstance(node, zarr.Group)]
     for group in groups:

@@ -285,6 +285,15 @@ def show_problems(report: Any) -> None:
     say(f"{report.store}: {len(report.problems)} problems; checked {', '.join(report.checked)}", to_out=True)
 
 
+def show_packed(found: Any) -> None:
+    """Show what a packing did."""
+    _show_some("", ("group", "packed now", "left"), ((g.path, g.packed, g.left) for g in found.groups))
+    say(
+        f"{found.store}: {found.files_before:,} files before, {found.files:,} now, in {found.seconds:.0f} s",
+        to_out=True,
+    )
+
+
 def bytes_text(n: float) -> str:
     """Write a number of bytes for people: 1536 as "1.5 KiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -310,6 +319,8 @@ def show_info(found: Any) -> None:
             say(f"{group.path} is stale: {'; '.join(group.stale)}", to_out=True)
         if group.remark:
             say(f"{group.path}: {group.remark}", to_out=True)
+    if packed := [f"{g.path} ({g.unpacked})" if g.unpacked else g.path for g in found.groups if g.unpacked is not None]:
+        say(f"packed (slides that are not yet): {', '.join(packed)}", to_out=True)
     slides = (
         (s.slide, s.patient, "" if s.tiles is None else s.tiles, ", ".join(s.done), ", ".join(s.failures))
         for s in found.per_slide

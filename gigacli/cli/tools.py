@@ -38,6 +38,17 @@ TOOLS = (
         failed="problems",
     ),
     Command(
+        name="pack",
+        config=configs.PackConfig,
+        home="gigacli.store.pack:pack",
+        help="Put what is finished into few files, each with many slides.\n\n"
+        "All of it reads as before, faster where there are many slides, and can be added to; run it again after that. "
+        "Refused while another process writes to the store.",
+        example="giga pack cohort.zarr",
+        show="gigacli.cli.console:show_packed",
+        failed="",
+    ),
+    Command(
         name="export",
         config=configs.ExportConfig,
         home="gigacli.exporting.export:export",

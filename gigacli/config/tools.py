@@ -37,6 +37,13 @@ class ValidateConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PackConfig(Config):
+    """Options of ``giga pack``."""
+
+    sync: bool = option(True, SYNC)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig(Config):
     """Options of ``giga export``."""
 

@@ -292,10 +292,6 @@ def _room(store: str | Path | None, folder: Path, found: machine.FileSystem) -> 
         yield Check("room", "note", text, "make room, or a smaller bank: giga bank STORE --draws 64")
     else:
         yield Check("room", "ok", need)
-    most = machine.most_mappings()
-    if most is not None and space.slides > 0.9 * most:
-        fix = f"sysctl vm.max_map_count={4 * space.slides}"
-        yield Check("mappings", "note", f"{most} files can be mapped; a bank of {space.slides} slides has more", fix)
 
 
 def _self_test(outcome: Outcome) -> Check:

@@ -59,12 +59,6 @@ def nvidia_gpus(proc: Path = PROC, dev: Path = Path("/dev")) -> int:
     return max(len(list(listed.iterdir())) if listed.is_dir() else 0, len(devices))
 
 
-def most_mappings(proc: Path = PROC) -> int | None:
-    """Return how many files the system maps for one process; None where it does not say."""
-    text = _text(proc / "sys" / "vm" / "max_map_count")
-    return int(text) if text else None
-
-
 def _text(path: Path) -> str:
     try:
         return path.read_text().strip()

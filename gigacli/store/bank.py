@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gigacli.errors import InvalidInput, NotFound
+from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store.features import Features
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.mapped import MappedBank, MappedFeatures
@@ -109,6 +109,11 @@ class Bank(SlideGroup):
         n, a, d = self.store.registered, recipe.config["augmentations"], recipe.config["draws"]
         shapes: dict[str, tuple[int, ...]] = {"vectors": (n, a, d, width), "tile": (n, a, d), "done": (n,)}
         if not redo and self.extends_to(recipe):
+            if self.unpacked is not None:
+                raise Mismatch(
+                    f"{self.store.url}/{self.path} is packed: it cannot be given more augmentations or draws",
+                    "make it anew with `redo`, or a bank of another `name`",
+                )
             self._keep()
             self._make(recipe, shapes)
         else:
@@ -184,9 +189,9 @@ class Bank(SlideGroup):
             tiles: (augmentation, draw) which tile of the slide each is of.
             made: (augmentation, draw) which vectors were made now; the others stay as they are.
         """
-        self._reopen(np.array([row]))
         if not made.all():
             vectors = np.where(made[..., None], vectors, self.array("vectors")[row])
+        self._reopen(np.array([row]))
         self.array("vectors")[row] = vectors
         self.array("tile")[row] = tiles
         self._set_done(row)

@@ -10,7 +10,15 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore
 
 from gigacli.errors import Mismatch
-from gigacli.store.bounds import HINT, MOST_DOCUMENT_BYTES, MOST_UNPACKED_BYTES, ChunkBounds, check_chunk, chunk_bounds
+from gigacli.store.bounds import (
+    HINT,
+    MOST_DOCUMENT_BYTES,
+    MOST_UNPACKED_BYTES,
+    ChunkBounds,
+    check_chunk,
+    check_shard,
+    chunk_bounds,
+)
 from gigacli.store.layout import spec_of
 
 if TYPE_CHECKING:
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
 DOCUMENT = re.compile(r"(?:(.*)/)?zarr\.json")
-CHUNK = re.compile(r"(.*)/c(?:/\d+)*")
+CHUNK = re.compile(r"(.*)/c(?:[/.]\d+)*")
 
 
 class Bounded:
@@ -48,12 +56,17 @@ class Bounded:
             most = MOST_DOCUMENT_BYTES
         elif byte_range is None and (chunk := CHUNK.fullmatch(key)):
             bounds = await self._bounds_of(chunk[1])
-            most = bounds.stored_bytes if bounds else None
+            most = bounds.most_bytes if bounds else None
+        elif isinstance(byte_range, RangeByteRequest) and (chunk := CHUNK.fullmatch(key)):  # a chunk of a shard
+            bounds = await self._bounds_of(chunk[1])
+            bounds = bounds if bounds and bounds.shard else None
+            if bounds is not None and byte_range.end - byte_range.start > bounds.stored_bytes:
+                raise Mismatch(f"{key} says of a chunk that it has more than {bounds.stored_bytes} bytes", HINT)
         value: Buffer | None = await self._limited(key, prototype, byte_range, most)
         if byte_range is None and (document := DOCUMENT.fullmatch(key)):
             self._note(document[1] or "", value)
         elif bounds is not None:
-            self._look(key, value, bounds)
+            self._look(key, value, bounds, whole=byte_range is None)
         return value
 
     async def set(self, key: str, value: Buffer, *others: Any, **named: Any) -> None:
@@ -85,10 +98,11 @@ class Bounded:
                 raise
             self._chunks[path] = error
 
-    def _look(self, key: str, value: Buffer | None, bounds: ChunkBounds) -> None:
+    def _look(self, key: str, value: Buffer | None, bounds: ChunkBounds, *, whole: bool) -> None:
         if value is not None:
-            check_chunk(key, value.as_numpy_array().data.cast("B"), bounds)
-        elif self._storage.read_only and bounds.values_bytes > MOST_UNPACKED_BYTES:
+            check = check_shard if bounds.shard and whole else check_chunk
+            check(key, value.as_numpy_array().data.cast("B"), bounds)
+        elif not bounds.shard and self._storage.read_only and bounds.values_bytes > MOST_UNPACKED_BYTES:
             raise Mismatch(f"{key} is missing", HINT)  # zarr would make one of fill values, at its full size
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numcodecs import Zstd
 
 from gigacli.errors import Mismatch
+from gigacli.store.documents import chunk_shape, chunks_of_a_shard, codec_names, sharding, sizes
 from gigacli.store.layout import ArraySpec, spec_of
 
 MOST_FILE_BYTES = 2**32
@@ -51,6 +52,9 @@ MOST_CHUNK_BYTES = 2**30
 MOST_CHUNKS = 2**12
 """Of a slide, or of an array whose chunks hold more than one slide."""
 
+MOST_SHARD_CHUNKS = 2**16
+"""Of a shard."""
+
 MOST_UNPACKED_BYTES = 2**27
 """Values of a chunk that is compressed."""
 
@@ -60,7 +64,7 @@ TEXT_BYTES, TEXT_CHUNK_BYTES, TEXT_RATIO = 2**12, 2**20, 2**8
 MOST_TEXTS = 2**22
 """Of a chunk."""
 
-KEYS = ({"name": "default"}, {"name": "default", "configuration": {"separator": "/"}})
+KEYS = ({"name": "default"}, *({"name": "default", "configuration": {"separator": c}} for c in "/."))
 TYPES = ("bool", "string", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
          "float16", "float32", "float64")  # fmt: skip
 PACKINGS = ("zstd", "gzip", "blosc")
@@ -68,6 +72,7 @@ HINT = "see what else is damaged: giga validate STORE"
 ZSTD_MAGIC, ZSTD_SKIPPED = 0xFD2FB528, 0x184D2A50  # first bytes of a frame; of one without content, but for 4 bits
 ZSTD_REPEATED = 1  # kind of a block that is one byte, many times
 STEP_BYTES = 2**20
+EMPTY = 2**64 - 1  # place and length of a chunk that is not there, in the index of a shard
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class ChunkBounds:
         packing: ``zstd``, ``gzip``, ``blosc``, or "" where it is not compressed.
         inner: Checksums that are compressed with the values.
         outer: Checksums after that.
+        shard: How many of these chunks a shard has room for; 0 where chunks lie on their own.
     """
 
     values_bytes: int
@@ -87,6 +93,17 @@ class ChunkBounds:
     packing: str
     inner: int
     outer: int
+    shard: int = 0
+
+    @property
+    def index_bytes(self) -> int:
+        """Of the end of a shard, which says where its chunks are, with its checksum."""
+        return 16 * self.shard + 4
+
+    @property
+    def most_bytes(self) -> int:
+        """The most bytes that a file or object of the array may have."""
+        return self.shard * self.stored_bytes + self.index_bytes if self.shard else self.stored_bytes
 
     def unpacked_bytes(self, stored: int) -> int:
         """The most bytes that a chunk of `stored` bytes may become."""
@@ -109,15 +126,17 @@ def excess(path: str, document: Any) -> str:
         giga = (document.get("attributes") or {}).get("giga") if isinstance(document.get("attributes"), dict) else None
         n = giga.get("registered") if isinstance(giga, dict) else None
         return f"it states {n} slides; at most {MOST['slide']}" if isinstance(n, int) and n > MOST["slide"] else ""
-    spec, shape, chunks = spec_of(path), document.get("shape"), _chunk_shape(document)
-    if spec is None or document.get("node_type") != "array" or not _sizes(shape) or not _sizes(chunks):
+    spec, shape, chunks = spec_of(path), document.get("shape"), chunk_shape(document)
+    if spec is None or document.get("node_type") != "array" or not sizes(shape) or not sizes(chunks):
         return ""
     for name, size in zip(spec.dims, shape, strict=False):
         if size > MOST[name]:
             return f"dimension {name} has size {size}; at most {MOST[name]}"
     if len(spec.dims) != len(shape) or len(shape) != len(chunks):
         return ""
-    return _excess_of_chunks(spec, shape, chunks, packed=any(name in PACKINGS for name in _names(document)))
+    if (number := chunks_of_a_shard(document)) > MOST_SHARD_CHUNKS:
+        return f"a shard holds {number} chunks; at most {MOST_SHARD_CHUNKS}"
+    return _excess_of_chunks(spec, shape, chunks, packed=any(name in PACKINGS for name in codec_names(document)))
 
 
 def _excess_of_chunks(spec: ArraySpec, shape: list[int], chunks: list[int], *, packed: bool) -> str:
@@ -153,17 +172,20 @@ def chunk_bounds(path: str, data: bytes) -> ChunkBounds | None:
     spec = spec_of(path)
     if not isinstance(document, dict) or document.get("node_type") != "array":
         return None
-    shape, chunks, names = document.get("shape"), _chunk_shape(document), _names(document)
+    shape, chunks, names = document.get("shape"), chunk_shape(document), codec_names(document)
     spec = spec or _of_another_format(where, document)
-    if not (_sizes(shape) and _sizes(chunks) and len(shape) == len(chunks)):
+    if not (sizes(shape) and sizes(chunks) and len(shape) == len(chunks)):
         raise Mismatch(f"{where}: shape {str(shape)[:80]}, chunks {str(chunks)[:80]}; expected sizes", HINT)
     if document.get("chunk_key_encoding") not in KEYS:
-        raise Mismatch(f"{where}: keys of chunks are not c/i/j/...", "write the array again with those")
+        raise Mismatch(f"{where}: keys of chunks are not c/i/j/... or c.i.j...", "write the array again with those")
+    if sharding(document) is not None and not chunks_of_a_shard(document):
+        raise Mismatch(f"{where}: shards are not whole numbers of chunks with an index at the end", HINT)
     if document.get("data_type") != spec.dtype:
         raise Mismatch(f"{where}: data type {str(document.get('data_type'))[:80]}; expected {spec.dtype}", HINT)
     if why := _excess_of_chunks(spec, shape, chunks, packed=any(name in PACKINGS for name in names)):
         raise Mismatch(f"{where}: {why}", HINT)
-    return _bounds(where, spec, math.prod(chunks), names)
+    bounds = _bounds(where, spec, math.prod(chunks), names)
+    return replace(bounds, shard=chunks_of_a_shard(document)) if sharding(document) is not None else bounds
 
 
 def _of_another_format(where: str, document: dict[str, Any]) -> ArraySpec:
@@ -213,6 +235,19 @@ def check_chunk(where: str, data: memoryview, bounds: ChunkBounds) -> None:
         texts = int.from_bytes(content[:4], "little")
         if texts != bounds.texts:
             raise Mismatch(f"{where} holds {texts} texts; expected {bounds.texts}", HINT)
+
+
+def check_shard(where: str, data: memoryview, bounds: ChunkBounds) -> None:
+    """Hold the chunks of a whole shard against what its array says, as far as its index leads into it.
+
+    Raises:
+        Mismatch: One is beyond its bounds.
+    """
+    if len(data) < bounds.index_bytes:
+        raise Mismatch(f"{where} has {len(data)} bytes; the index of its chunks has {bounds.index_bytes}", HINT)
+    for offset, length in np.frombuffer(data[-bounds.index_bytes : -4], dtype="<u8").reshape(-1, 2).tolist():
+        if offset != EMPTY:
+            check_chunk(where, data[offset : offset + length], bounds)
 
 
 def _unpacked_texts(where: str, body: memoryview, packing: str) -> bytes:
@@ -279,18 +314,3 @@ _UNPACKED = {"": lambda data, most: len(data), "zstd": zstd_bytes, "gzip": _gzip
 def _width(spec: ArraySpec) -> int:
     """Bytes of a number; 0 of a text."""
     return 0 if spec.dtype == "string" else np.dtype(spec.dtype).itemsize
-
-
-def _chunk_shape(document: dict[str, Any]) -> Any:
-    grid = document.get("chunk_grid")
-    settings = grid.get("configuration") if isinstance(grid, dict) and grid.get("name") == "regular" else None
-    return settings.get("chunk_shape") if isinstance(settings, dict) else None
-
-
-def _sizes(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(isinstance(n, int) and n >= 0 for n in value)
-
-
-def _names(document: dict[str, Any]) -> list[str]:
-    codecs = document.get("codecs")
-    return [str(c.get("name") if isinstance(c, dict) else c) for c in codecs] if isinstance(codecs, list) else []

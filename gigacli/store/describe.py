@@ -18,6 +18,7 @@ import jsonschema
 
 from gigacli.errors import Mismatch
 from gigacli.store.bounds import MOST_DOCUMENT_BYTES, excess
+from gigacli.store.documents import chunk_shape, codec_names, shard_shape, sharding
 from gigacli.store.layout import ARRAYS, FORMAT_VERSION, NAMED_GROUPS, spec_of
 from gigacli.store.nodes import children, document, lost
 from gigacli.store.store import Store
@@ -86,19 +87,17 @@ def _flat(raw: Any) -> dict[str, Any]:
     attributes = raw.get("attributes", {})
     if raw["node_type"] == "group":
         return {"node": "group", "attributes": attributes}
-    grid = raw.get("chunk_grid")
-    configuration = grid.get("configuration") if isinstance(grid, dict) else None
-    codecs = raw.get("codecs")
-    return {
+    found = {
         "node": "array",
         "attributes": attributes,
         "dims": raw.get("dimension_names", [] if raw.get("shape") == [] else None),
         "dtype": raw.get("data_type"),
         "fill": raw.get("fill_value"),
         "shape": raw.get("shape"),
-        "chunks": configuration.get("chunk_shape") if isinstance(configuration, dict) else None,
-        "codecs": [c.get("name") if isinstance(c, dict) else c for c in codecs] if isinstance(codecs, list) else None,
+        "chunks": chunk_shape(raw),
+        "codecs": codec_names(raw) if isinstance(raw.get("codecs"), list) else None,
     }
+    return found if sharding(raw) is None else {**found, "shards": shard_shape(raw)}
 
 
 @cache

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
-from gigacli.errors import Mismatch
-from gigacli.store.chunks import checksum_bytes, chunk_folder, read_chunk
+from gigacli.errors import Mismatch, NotFound
 from gigacli.store.identity import ALL
 from gigacli.store.layout import FEATURE_TILES_PER_CHUNK, NOT_DONE
 from gigacli.store.mapped import MappedFeatures
 from gigacli.store.recipe import Recipe
+from gigacli.store.shards import Chunks, checksum_bytes, plain_chunks, read_place
 from gigacli.store.slide_group import Done, SlideGroup
+from gigacli.store.unpacked import PackedArray, chunks_of
 
 TILES_AT_ONCE = 4 * FEATURE_TILES_PER_CHUNK
 """Vectors of a slide that an import has in memory at once: whole chunks, so that none is written twice."""
@@ -99,14 +100,23 @@ class Features(SlideGroup):
             raise Mismatch(
                 f"{self.path}: a slide has {n} vectors; there is room for {array.shape[1]}", "run: giga validate STORE"
             )
-        folder, checked = self._chunks
         _, tiles, c = array.chunks
-        if folder is None or c != self.width:
+        chunks = self._chunks
+        if chunks is None:
             return np.asarray(array[row, :n])
-        vectors = np.empty((-(-n // tiles) * tiles, c), dtype=array.dtype)  # whole chunks
+        vectors, checked = (
+            np.empty((-(-n // tiles) * tiles, c), dtype=array.dtype),
+            checksum_bytes(array),
+        )  # whole chunks
         for i in range(0, len(vectors), tiles):
-            part = vectors[i : i + tiles]
-            data = read_chunk(folder / str(row) / str(i // tiles) / "0", part.nbytes, checked)
+            part, place = vectors[i : i + tiles], chunks.place((row, i // tiles, 0))
+            if place is None:
+                raise NotFound(
+                    f"{self.store.url}/{array.path}: the shard with slide {self.store.slides[row].id!r} is missing, or "
+                    "says that the slide is not in it",
+                    "see what else is: giga validate STORE",
+                )
+            data = read_place(place, part.nbytes, checked)
             part[:] = np.frombuffer(data, dtype=part.dtype, count=part.size).reshape(part.shape)
         return vectors[:n]
 
@@ -126,9 +136,11 @@ class Features(SlideGroup):
         return recipe is not None and recipe.stage == "import"
 
     @cached_property
-    def _chunks(self) -> tuple[Path | None, int]:
+    def _chunks(self) -> Chunks | PackedArray | None:
+        """Where chunks lie that are the bytes of whole vectors, on this machine; None of others."""
         array = self.array("vectors")
-        return chunk_folder(array), checksum_bytes(array)
+        plain = isinstance(array.store, LocalStore) and plain_chunks(array) and array.chunks[2] == self.width
+        return chunks_of(array) if plain else None
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:

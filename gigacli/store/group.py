@@ -11,10 +11,12 @@ import numpy as np
 from gigacli.errors import Mismatch, NotFound
 from gigacli.progress import Progress
 from gigacli.store.chunks import missing_blocks
-from gigacli.store.layout import NOT_DONE, WRITTEN_BY, spec_of
+from gigacli.store.layout import NOT_DONE, UNPACKED, WRITTEN_BY, spec_of
 from gigacli.store.lineage import replaced
 from gigacli.store.nodes import arrays, children
 from gigacli.store.recipe import CREATED_BY, Recipe
+from gigacli.store.shards import remove_chunks
+from gigacli.store.unpacked import Unpacked
 
 if TYPE_CHECKING:
     from gigacli.store.store import Store
@@ -164,13 +166,17 @@ class Group:
         for name in ("done", "count"):
             if name in node:
                 self.store.opened(f"{self.path}/{name}")[...] = NOT_DONE  # a chunk that is lost says something else
+            if (beside := Unpacked.of(root, self.path, name)) is not None:
+                rows = np.flatnonzero(beside.lie(np.arange(beside.marks.shape[0])))
+                for row in rows.tolist():
+                    beside.marks[row] = NOT_DONE
         self.store.settle()
         node.attrs["giga"] = {}
         self.store.settle()
-        for path, _ in list(arrays(root, self.path)):
-            del root[f"{path}/c"]  # zarr's key of the folder of chunks
+        for _, array in list(arrays(root, self.path)):
+            remove_chunks(array)
         self.store.settle()
-        for path in children(root, self.path):
+        for path in sorted(children(root, self.path), key=lambda path: not path.endswith(f"/{UNPACKED}")):
             del root[path]
         self.store.settle()
         del root[self.path]

@@ -34,6 +34,7 @@ class GroupInfo:
     stale: list[str] = field(default_factory=list)  # what it was made from and has been replaced since, in words
     again: str = ""  # where it is stale, the command that makes it anew, or what of it is; "" where there is no need
     remark: str = ""  # what else to know of it, "" for nothing
+    unpacked: int | None = None  # slides that lie beside its shards; None where it is not packed
 
     @property
     def kind(self) -> str:
@@ -167,7 +168,8 @@ def _group(group: Group, reasons: dict[str, list[str]], known: dict[str, Done]) 
     if isinstance(group, Bank):
         remark = group.remark
     again = _again(group, pending=done + failed < total) if stale else ""
-    return GroupInfo(group.path, recipe.stage, done, total, failed, size, recipe.config, stale, again, remark)
+    beside = group.beside_shards if isinstance(group, SlideGroup) else None
+    return GroupInfo(group.path, recipe.stage, done, total, failed, size, recipe.config, stale, again, remark, beside)
 
 
 def _again(group: Group, *, pending: bool) -> str:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 FORMAT = "giga-cohort"
 FORMAT_VERSION = "0.2"
 
 NOT_DONE = -1  # fill value of the arrays that say what is done
+UNPACKED = "unpacked"  # group, in one that is packed, of what was written since
+AS_PACKED = -2  # fill value of its array that says what is done: the slide lies in the shards
+AS_PACKED_TEXT = "packed"  # the same of reasons of failure
 FEATURE_TILES_PER_CHUNK = 1024  # rows of un-augmented features in one chunk: a slide with few tiles stays a small file
 
 
@@ -48,6 +52,25 @@ class ArraySpec:
         if self.dims[1:2] == ("tile",) and "feature" in self.dims:
             inner[0] = min(inner[0], FEATURE_TILES_PER_CHUNK)
         return (1, *inner)
+
+    @property
+    def column(self) -> bool:
+        """Whether it has few values per slide: packed, these are a table and not shards."""
+        return self.chunk == "slide" and self.dims in (("slide",), ("slide", "part"))
+
+    @property
+    def beside(self) -> ArraySpec:
+        """Of the array for slides that were written since the group was packed."""
+        fill = self.fill
+        if self.dims == ("slide",):
+            fill = AS_PACKED_TEXT if self.dtype == "string" else AS_PACKED
+        return replace(self, path=beside(self.path), fill=fill, required=False)
+
+
+def beside(path: str) -> str:
+    """The path of the array, in a packed group, for slides that were written since, by that of the packed one."""
+    group, _, name = path.rpartition("/")
+    return f"{group}/{UNPACKED}/{name}"
 
 
 TABLE_ROWS_PER_CHUNK = 4096
@@ -113,6 +136,9 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec("failures/*", ("slide",), "string", "", "slide"),
 )
 
+BESIDE: tuple[ArraySpec, ...] = tuple(spec.beside for spec in ARRAYS if spec.chunk == "slide")
+"""Arrays of packed groups for slides that were written since."""
+
 NAMED_GROUPS = ("encoders", "features", "banks", "models", "embeddings")
 """Groups that hold one group per name the user chose."""
 
@@ -130,6 +156,15 @@ WRITTEN_BY = {
 """Verb that writes a group, for hints of errors."""
 
 
+@lru_cache(4096)
+def is_beside(path: str) -> bool:
+    """Whether the array at `path` is one for slides that were written since its group was packed."""
+    return any(spec.matches(path) for spec in BESIDE)
+
+
+@lru_cache(4096)
 def spec_of(path: str) -> ArraySpec | None:
     """The specification of the array at `path`, or ``None`` for a path the format does not know."""
-    return next((spec for spec in ARRAYS if spec.matches(path)), None)
+    if path == f"failures/{UNPACKED}":  # a group
+        return None
+    return next((spec for spec in (*ARRAYS, *BESIDE) if spec.matches(path)), None)

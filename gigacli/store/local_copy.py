@@ -10,16 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.progress import Progress
-from gigacli.store.chunks import checksum_bytes, what_is_wrong
+from gigacli.store.shards import Place, what_is_wrong
 
 AT_ONCE = 16  # chunks fetched side by side, and held in memory: about 100 MB of a bank as the paper has it
 SPARE_BYTES = 2**28  # left free on the disk that takes a copy
@@ -37,15 +35,15 @@ def cache_folder(cache: Path | None) -> Path:
     return folder
 
 
-def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress: Progress) -> NDArray[np.uint8]:
+def stage(places: Sequence[Place], *, size: int, checked: int, folder: Path, progress: Progress) -> NDArray[np.uint8]:
     """Copy chunks into a file on a local disk and map it: one read-only array (chunk, byte).
 
     The file has no name: its space is free again with the last array that looks into it, however the process ends.
 
     Args:
-        array: The zarr array.
-        keys: Of the chunks, below the array, such as ``c/0/0``.
-        size: Bytes of the values of each chunk; its checksum, where it has one, is looked at and not copied.
+        places: Of the chunks.
+        size: Bytes of the values of each chunk.
+        checked: Bytes of its checksum, which is looked at and not copied.
         folder: On the disk that takes the copy.
         progress: Receives progress.
 
@@ -53,21 +51,20 @@ def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress:
         InvalidInput: The disk has no room.
         Mismatch: A chunk is missing, of another size, or not what its checksum says.
     """
-    total = len(keys) * size
+    total = len(places) * size
     free = shutil.disk_usage(folder).free
     if total + SPARE_BYTES > free:
         raise _no_room(folder, total, f"{free / 2**30:.1f} GiB are free")
     if not total:
-        return np.empty((len(keys), size), dtype=np.uint8)
-    progress.start("copying the bank", len(keys))
-    checked = checksum_bytes(array)
+        return np.empty((len(places), size), dtype=np.uint8)
+    progress.start("copying the bank", len(places))
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-        for start in range(0, len(keys), AT_ONCE):
-            some = keys[start : start + AT_ONCE]
-            for key, data in zip(some, sync(_fetched(array.store_path, some)), strict=True):
+        for start in range(0, len(places), AT_ONCE):
+            some = places[start : start + AT_ONCE]
+            for place, data in zip(some, sync(_fetched(some)), strict=True):
                 wrong = "is missing" if data is None else what_is_wrong(data, size, checked)
                 if data is None or wrong:
-                    raise Mismatch(f"{array.path}/{key} {wrong}", "see what else is damaged: giga validate STORE")
+                    raise Mismatch(f"{place.name} {wrong}", "see what else is damaged: giga validate STORE")
                 try:
                     if file.write(memoryview(data)[:size]) < size:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -76,12 +73,11 @@ def stage(array: Any, keys: Sequence[str], *, size: int, folder: Path, progress:
             progress.advance(len(some))
         mapped = mmap.mmap(file.fileno(), total, prot=mmap.PROT_READ)
     mapped.madvise(mmap.MADV_RANDOM)  # read what is asked for, not what lies around it
-    return np.frombuffer(mapped, dtype=np.uint8).reshape(len(keys), size)
+    return np.frombuffer(mapped, dtype=np.uint8).reshape(len(places), size)
 
 
-async def _fetched(at: Any, keys: Sequence[str]) -> list[bytes | None]:
-    values = await asyncio.gather(*((at / key).get(prototype=default_buffer_prototype()) for key in keys))
-    return [None if value is None else value.to_bytes() for value in values]
+async def _fetched(places: Sequence[Place]) -> list[bytes | None]:
+    return await asyncio.gather(*(place.fetch() for place in places))
 
 
 def _no_room(folder: Path, total: int, why: str) -> InvalidInput:

@@ -1,33 +1,36 @@
 """Banks mapped into memory, to draw views from, or features that were imported and stand in for one.
 
-Nothing is copied: chunks are uncompressed files and are mapped as they lie. Those of a remote store are copied to a
-local disk first. Both classes are what :class:`gigacli.nn.sampler.ViewSource` describes.
+Nothing is copied: chunks are not compressed, and the files they lie in are mapped, one a slide or, of a packed group,
+one for many. Those of a remote store are copied to a local disk first. Both classes are what
+:class:`gigacli.nn.sampler.ViewSource` describes.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.progress import SILENT, Progress
-from gigacli.store.chunks import FileRows, checksum_bytes, chunk_folder, map_files, plain_chunks
+from gigacli.store.chunk_rows import ChunkRows
 from gigacli.store.local_copy import cache_folder, stage
+from gigacli.store.shards import Place, checksum_bytes, plain_chunks
 from gigacli.store.tiles import TileGrid
+from gigacli.store.unpacked import chunks_of
 
 if TYPE_CHECKING:
     from gigacli.store.bank import Bank
     from gigacli.store.features import Features
 
-MAPS_FILE = Path("/proc/sys/vm/max_map_count")
-MAPS_SHARE = 0.75  # share of the mappings that the system allows a process; libraries need some, too
 MEMORY_SHARE = 0.8  # share of the machine's memory that features which cannot be mapped may take
 
 ROWS_OF_A_SLIDE = 400
@@ -40,6 +43,8 @@ class _Mapped:
     Attributes:
         rows: (s,) their rows in the slide table.
         width: Features of a tile.
+        vectors: (chunks, rows of a chunk, width) float16, slide after slide: an array, or what gives rows of it.
+            Read-only.
     """
 
     def __init__(self, group: Bank | Features, *, leave_out: NDArray[np.bool_] | None) -> None:
@@ -50,13 +55,13 @@ class _Mapped:
         self.width: int = self._array.shape[-1]
 
     def _look(self) -> None:
-        """Map at once what lies on this machine: damage is found before anything is written."""
-        if chunk_folder(self._array):
+        """Look at once at what lies on this machine: damage is found before anything is written."""
+        if isinstance(self._array.store, LocalStore) and plain_chunks(self._array):
             self.load()
 
     @cached_property
     def vectors(self) -> Any:
-        """Float16, see the class."""
+        """See the class."""
         return self._mapped(None, SILENT)
 
     def load(self, *, cache: Path | None = None, progress: Progress = SILENT) -> None:
@@ -77,13 +82,27 @@ class _Mapped:
     def _mapped(self, cache: Path | None, progress: Progress) -> Any:
         raise NotImplementedError
 
-    def _chunks(self, names: Sequence[str], size: int, *, cache: Path | None, progress: Progress) -> NDArray[np.uint8]:
-        """(chunk, byte) the values of chunks, by their names below the folder of chunks, `size` bytes each."""
-        folder = chunk_folder(self._array)
-        if folder is None:
-            keys = [f"c/{name}" for name in names]
-            return stage(self._array, keys, size=size, folder=cache_folder(cache), progress=progress)
-        return map_files([folder / name for name in names], size=size + checksum_bytes(self._array))[:, :size]
+    def _rows(self, wanted: Iterable[tuple[int, ...]], *, cache: Path | None, progress: Progress) -> Any:
+        """(chunk, row, value) the values of chunks, by their places in the grid of chunks.
+
+        Raises:
+            Mismatch: One is missing or too short; of those that are copied also where its checksum says otherwise.
+        """
+        array, chunks, places = self._array, chunks_of(self._array), list[Place]()
+        for chunk in wanted:
+            if (place := chunks.place(chunk)) is None:
+                slide = self.group.store.slides[chunk[0]].id
+                raise Mismatch(
+                    f"{self.group.store.url}/{array.path}: the chunk {chunk} of slide {slide!r} is in no shard",
+                    "see what else is damaged: giga validate STORE",
+                )
+            places.append(place)
+        shape, checked = (math.prod(array.chunks[1:-1]), self.width), checksum_bytes(array)
+        if isinstance(array.store, LocalStore):
+            return ChunkRows(places, shape, array.dtype, checked=checked)
+        size = math.prod(shape) * array.dtype.itemsize
+        copied = stage(places, size=size, checked=checked, folder=cache_folder(cache), progress=progress)
+        return copied.view(array.dtype).reshape(len(places), *shape)
 
     def grids(self) -> Iterator[TileGrid]:
         """The tiles of each slide."""
@@ -97,8 +116,6 @@ class MappedBank(_Mapped):
         augmentations: Augmentations per slide, without those held out, which are the last.
         draws: Tiles per augmentation.
         counts: (s,) the same per slide.
-        vectors: (s, a / ca, d / cd, ca, cd, width) float16: chunks of ca augmentations by cd draws, one a slide where
-            the bank was made in one go. Read-only.
         tile: (s, augmentations, draws) int32, which tile of its slide a row of `vectors` is of.
     """
 
@@ -115,19 +132,20 @@ class MappedBank(_Mapped):
         tile = tile[: len(self.rows)] if whole else tile.oindex[self.rows]
         self.tile: NDArray[np.int32] = tile[:, : self.augmentations]
 
-    def _mapped(self, cache: Path | None, progress: Progress) -> NDArray[np.float16]:
-        _, ca, cd, c = self._array.chunks
-        size = ca * cd * c * self._array.dtype.itemsize  # bytes of the values of a chunk
-        across = (-(-self._stored // ca), -(-self.draws // cd))  # chunks of a slide
-        inner = ["/".join(map(str, (*ij, 0))) for ij in itertools.product(*map(range, across))]
-        names = [f"{row}/{name}" for row in self.rows for name in inner]
-        mapped = self._chunks(names, size, cache=cache, progress=progress)  # (s * chunks of a slide, bytes)
-        return mapped.view(self._array.dtype).reshape(len(self.rows), *across, ca, cd, c)
+    @cached_property
+    def _across(self) -> tuple[int, int]:
+        """Chunks of a slide, along augmentations and draws: one where the bank was made in one go."""
+        _, ca, cd, _ = self._array.chunks
+        return -(-self._stored // ca), -(-self.draws // cd)
+
+    def _mapped(self, cache: Path | None, progress: Progress) -> Any:
+        inner = list(itertools.product(*map(range, self._across)))
+        return self._rows(((row, *ij, 0) for row in self.rows.tolist() for ij in inner), cache=cache, progress=progress)
 
     def at(self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]) -> tuple[Any, ...]:
         """Where in `vectors` rows of slides (by their number in the order of :attr:`rows`) are, as an index."""
-        _, _, _, ca, cd, _ = self.vectors.shape
-        return slide, augmentation // ca, draw // cd, augmentation % ca, draw % cd
+        (na, nd), (_, ca, cd, _) = self._across, self._array.chunks
+        return (slide * na + augmentation // ca) * nd + draw // cd, augmentation % ca * cd + draw % cd
 
     def tiles(
         self, slide: NDArray[np.int64], augmentation: NDArray[np.int64], draw: NDArray[np.int64]
@@ -137,8 +155,9 @@ class MappedBank(_Mapped):
 
     def slides(self) -> Iterator[NDArray[np.float16]]:
         """Features of each slide (augmentation, draw, width)."""
-        _, na, nd, ca, cd, c = self.vectors.shape
-        for chunks in self.vectors:  # (na, nd, ca, cd, c)
+        (na, nd), (_, ca, cd, c) = self._across, self._array.chunks
+        for i in range(len(self.rows)):
+            chunks = np.asarray(self.vectors[i * na * nd : (i + 1) * na * nd]).reshape(na, nd, ca, cd, c)
             whole = chunks.swapaxes(1, 2).reshape(na * ca, nd * cd, c)  # the last chunks may reach over the end
             yield whole[: self.augmentations, : self.draws]
 
@@ -149,7 +168,6 @@ class MappedFeatures(_Mapped):
     Attributes:
         augmentations: 1.
         counts: (s,) tiles of each.
-        vectors: (chunks, tiles of a chunk, width) float16, or what gives rows of it; slide after slide.
     """
 
     augmentations = 1
@@ -168,15 +186,7 @@ class MappedFeatures(_Mapped):
         if not self._mappable:
             return self._in_memory()
         slides = zip(self.rows.tolist(), self._of_slide.tolist(), strict=True)
-        names = [f"{row}/{i}/0" for row, n in slides for i in range(n)]
-        shape, array = (self._per_chunk, self.width), self._array
-        folder = chunk_folder(array)
-        if folder is not None and len(names) > mappings():
-            files = [folder / name for name in names]
-            return FileRows(files, shape, array.dtype, checksum_bytes=checksum_bytes(array))
-        size = self._per_chunk * self.width * array.dtype.itemsize  # bytes of the values of a chunk
-        mapped = self._chunks(names, size, cache=cache, progress=progress)  # (chunks, bytes)
-        return mapped.view(array.dtype).reshape(len(names), *shape)
+        return self._rows(((row, i, 0) for row, n in slides for i in range(n)), cache=cache, progress=progress)
 
     def _in_memory(self) -> NDArray[np.float16]:
         """Chunks of another shape, or compressed: another program wrote them."""
@@ -208,9 +218,3 @@ class MappedFeatures(_Mapped):
         for i, n in enumerate(self.counts.tolist()):
             draw = np.unique(np.linspace(0, n - 1, min(n, ROWS_OF_A_SLIDE)).astype(np.int64))
             yield np.asarray(self.vectors[self.at(np.full_like(draw, i), draw, draw)])[:, None]
-
-
-def mappings() -> int:
-    """Return how many files this process may map; systems other than Linux set no such limit."""
-    limit = int(MAPS_FILE.read_text()) if MAPS_FILE.exists() else 10**9
-    return int(limit * MAPS_SHARE)

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gigacli.store.chunks import read_column
+from gigacli.store.chunks import Lost
 from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, registered, written
+from gigacli.store.groups import group_at
 from gigacli.store.identity import ALL, PARTS, UNKNOWN
-from gigacli.store.layout import NOT_DONE, spec_of
+from gigacli.store.layout import NOT_DONE, is_beside, spec_of
 from gigacli.store.store import Store
+from gigacli.store.unpacked import chunks_of, read_column
 
 COLUMN = "column"  # an index: the entry of every registered slide
 
@@ -26,6 +28,7 @@ class Reading:
         self.sound = {path for path in self.description if path not in unsound and not self._too_short(path)}
         self.found: dict[tuple[str, str], list[tuple[int | None, str]]] = {}
         self._arrays: dict[str, Any] = {}
+        self._chunks: dict[str, Any] = {}
         self.ids = [str(v) for v in self.column("slides/id")]
         count = self.column("tiles/count")
         self.count = count if len(count) else np.full(self.n, NOT_DONE)  # (slide,)
@@ -69,15 +72,35 @@ class Reading:
         try:
             array = self.array(path)
             return array[index] if index is not COLUMN else read_column(array, self.n)
+        except Lost as error:  # of a packed group
+            self.add("ROOT-6", path, None, error.message)
+            return None
         except Exception as error:  # codecs raise anything for damaged bytes; whatever it is, it is the store's problem
+            self.add("ROOT-3", path, row, f"cannot be read: {type(error).__name__}: {error}")
+            return None
+
+    def stored(self, path: str, row: int) -> set[int] | None:
+        """Which chunks of a slide along the second axis are stored; None (and a problem) where that cannot be read."""
+        try:
+            if path not in self._chunks:
+                self._chunks[path] = chunks_of(self.array(path))
+            return self._chunks[path].stored_of_slide(row)
+        except Exception as error:  # as above
             self.add("ROOT-3", path, row, f"cannot be read: {type(error).__name__}: {error}")
             return None
 
     def array(self, path: str) -> Any:
         """The array at a path, opened once."""
         if path not in self._arrays:
-            self._arrays[path] = self.store.root[path]
+            self._arrays[path] = self._overlaid(path)
         return self._arrays[path]
+
+    def _overlaid(self, path: str) -> Any:
+        """The array at a path, of a packed group with what lies beside its shards."""
+        spec, owner, name = spec_of(path), *path.rpartition("/")[::2]
+        if spec is None or spec.chunk != "slide" or is_beside(path):
+            return self.store.root[path]
+        return self.store.failures_array(name) if owner == "failures" else group_at(self.store, owner).array(name)
 
     def column(self, path: str) -> NDArray[Any]:
         """An array of one value, or (x, y), per slide; empty where it cannot be read."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.errors import Mismatch
-from gigacli.store.chunks import read_column, read_table
+from gigacli.store.chunks import read_table
 from gigacli.store.group import Group
 from gigacli.store.identity import ALL, UNKNOWN
-from gigacli.store.layout import NOT_DONE, spec_of
+from gigacli.store.layout import NOT_DONE, UNPACKED, beside, spec_of
+from gigacli.store.nodes import arrays
+from gigacli.store.shards import empty_slide
+from gigacli.store.unpacked import PackedArray, Unpacked, read_column
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +63,40 @@ class SlideGroup(Group):
     """
 
     _mark: ClassVar[str] = "done"
-    _remembered: ClassVar[tuple[str, ...]] = ("_origins",)
+    _remembered: ClassVar[tuple[str, ...]] = ("_origins", "unpacked")
+
+    @cached_property
+    def unpacked(self) -> Unpacked | None:
+        """Which slides lie beside its shards; None where it is not packed."""
+        return Unpacked.of(self.store.root, self.path, self._mark)
+
+    @property
+    def beside_shards(self) -> int | None:
+        """How many slides lie beside its shards; None where it is not packed."""
+        return None if self.unpacked is None else int(self.unpacked.lie(np.arange(self.store.registered)).sum())
+
+    def array(self, name: str) -> Any:
+        """The array of this name, opened once; of a packed group one that reads and writes as if it were not.
+
+        Raises:
+            NotFound: It is not there.
+        """
+        if name not in self._open:
+            self._open[name] = self._overlaid(name, super().array(name))
+        return self._open[name]
+
+    def _ensure(self, name: str, shape: tuple[int, ...]) -> Any:
+        array = super()._ensure(name, shape)
+        if self.unpacked is not None and _by_slide(array.path):
+            self.store.ensure_array(beside(array.path), array.shape)
+        self._open[name] = self._overlaid(name, array)
+        return self._open[name]
+
+    def _overlaid(self, name: str, array: Any) -> Any:
+        if self.unpacked is None or not _by_slide(array.path):
+            return array
+        marks = self.unpacked.marks
+        return PackedArray(array, marks if name == self._mark else self.store.opened(beside(array.path)), self.unpacked)
 
     def done(self) -> Done:
         """Read anew which of the registered slides are done.
@@ -159,14 +195,33 @@ class SlideGroup(Group):
         self._take_back(self._mark, rows)
 
     def _take_back(self, name: str, rows: Sequence[int] | None) -> None:
-        if self.has(name) and (rows is None or len(rows)):
-            self.array(name).oindex[slice(None) if rows is None else list(rows)] = NOT_DONE
+        if not self.has(name) or (rows is not None and not len(rows)):
+            return
+        array = self.array(name)
+        if isinstance(array, PackedArray):
+            rows = np.flatnonzero(array.column() != NOT_DONE).tolist() if rows is None else rows
+            for row in rows:  # what a killed `giga pack` may have left there is not the slide's
+                if not array.unpacked.lie(row):
+                    self._empty_beside(row)
             self.store.settle()
+        array.oindex[slice(None) if rows is None else list(rows)] = NOT_DONE
+        self.store.settle()
+
+    def _empty_beside(self, row: int) -> None:
+        for _, array in arrays(self.store.root, f"{self.path}/{UNPACKED}"):
+            if array.ndim > 1:
+                empty_slide(array, row)
 
     def _reopen(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Say that slides are not done before anything of them is replaced; returns those that were."""
+        """Say that slides are not done before anything of them is replaced; returns those that were.
+
+        In a packed group they lie beside the shards from now on.
+        """
         marked = rows[self.array(self._mark).oindex[rows] != NOT_DONE]
-        self.take_back(marked.tolist())
+        changed = marked
+        if self.unpacked is not None:
+            changed = np.union1d(marked, rows[~self.unpacked.lie(rows)])
+        self.take_back(changed.tolist())
         return marked
 
     def _set_done(self, row: int, *, origin: int | None = None) -> None:
@@ -179,3 +234,9 @@ def shard_rows(rows: Sequence[int], shard: tuple[int, int]) -> list[int]:
     """The rows of one shard: every n-th slide of the table, whatever is done."""
     index, total = shard
     return [row for row in rows if row % total == index]
+
+
+def _by_slide(path: str) -> bool:
+    """Whether the array at a path has a chunk per slide, where it is not packed."""
+    spec = spec_of(path)
+    return spec is not None and spec.chunk == "slide"

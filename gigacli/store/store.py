@@ -14,7 +14,6 @@ from zarr.core.sync import sync
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store import slides as slide_table
 from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root, settle
-from gigacli.store.chunks import read_column
 from gigacli.store.folder import is_a_link, links
 from gigacli.store.groups import (
     NAMED,
@@ -29,9 +28,11 @@ from gigacli.store.groups import (
     TrainedGroup,
 )
 from gigacli.store.layout import FORMAT, FORMAT_VERSION, WRITTEN_BY, spec_of
+from gigacli.store.lock import share
 from gigacli.store.nodes import children
 from gigacli.store.recipe import CREATED_BY
 from gigacli.store.table import SlideTable
+from gigacli.store.unpacked import PackedArray, Unpacked, read_column
 
 G = TypeVar("G", bound=Group)
 
@@ -53,7 +54,8 @@ class Store:
 
         Raises:
             NotFound: There is nothing at `path`.
-            Mismatch: What is there is not a cohort store, or of a version this giga does not read.
+            Mismatch: What is there is not a cohort store, or of a version this giga does not read; or it is to be
+                written to, and another process is packing it.
         """
         if isinstance(path, Store):
             path.refresh()  # what is about to be written through the new one shows in it
@@ -62,6 +64,8 @@ class Store:
             url = address_of(path)
         store = cls(open_root(url, write=write, waits=sync), url)
         store._check_version()
+        if not is_remote(url):
+            share(store, url, write=write)
         return store
 
     @classmethod
@@ -302,7 +306,8 @@ class Store:
         """Record why slides failed in a stage; an empty reason takes an earlier failure back."""
         if not reasons:
             return
-        array = self.ensure_array(f"failures/{stage}", (self.registered,))
+        self.ensure_array(f"failures/{stage}", (self.registered,))
+        array = self.failures_array(stage)
         known = read_column(array) if len(reasons) > 1 else {row: array[row] for row in reasons}
         for row, reason in reasons.items():
             if known[row] != reason:
@@ -310,10 +315,16 @@ class Store:
 
     def failures(self, stage: str) -> list[str]:
         """Reason of failure per slide in a stage, "" where there is none."""
-        path = f"failures/{stage}"
-        if path not in self.root:
+        array = self.failures_array(stage)
+        if array is None:
             return [""] * self.registered
-        return [str(reason) for reason in read_column(self.root[path], self.registered)]
+        return [str(reason) for reason in read_column(array, self.registered)]
+
+    def failures_array(self, stage: str) -> Any:
+        """The array of why slides failed in a stage, packed or not; None where it is not there."""
+        array = self.root.get(f"failures/{stage}")
+        unpacked = None if array is None else Unpacked.of(self.root, "failures", stage)
+        return array if unpacked is None else PackedArray(array, unpacked.marks, unpacked)
 
     def progress(self) -> dict[str, int]:
         """Return how many slides are done, by path of the group; for an encoder or a model 1 when it is finished."""

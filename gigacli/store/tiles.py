@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gigacli.store.chunks import read_column
 from gigacli.store.identity import ALL, PARTS, UNKNOWN, identity_of
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.recipe import Recipe
 from gigacli.store.slide_group import Done, SlideGroup
+from gigacli.store.unpacked import read_column
 
 ROWS_AT_ONCE = 64  # slides whose coordinates are read together: zarr reads the chunks of one request side by side
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from gigacli.store.chunks import stored_chunks
 from gigacli.store.groups import Bank, Features, Group, Tiles, TrainedGroup
 from gigacli.store.layout import NOT_DONE
 from gigacli.store.store import Store
+from gigacli.store.unpacked import chunks_of
 
 
 def unfinished(store: Store) -> list[str]:
@@ -48,5 +48,5 @@ def _of(group: Group) -> list[str]:
 
 
 def _with_chunks(group: Tiles | Features | Bank, rows: NDArray[np.int64]) -> list[int]:
-    array = group.array("coords" if isinstance(group, Tiles) else "vectors")
-    return [row for row in rows.tolist() if stored_chunks(array, row)]
+    chunks = chunks_of(group.array("coords" if isinstance(group, Tiles) else "vectors"))
+    return [row for row in rows.tolist() if chunks.stored_of_slide(row)]

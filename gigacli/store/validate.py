@@ -17,7 +17,7 @@ from gigacli.config.base import options_of
 from gigacli.config.tools import ValidateConfig, ValidationLevel
 from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, describe, registered, written
 from gigacli.store.folder import links
-from gigacli.store.layout import NAMED_GROUPS, spec_of
+from gigacli.store.layout import NAMED_GROUPS, UNPACKED, beside, is_beside, spec_of
 from gigacli.store.lineage import replaced
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
@@ -84,7 +84,7 @@ def check_description(description: Description, *, level: str = "consistency") -
         return problems
     unsound = {problem.path for problem in problems}
     sound = {path: node for path, node in description.items() if path not in unsound}
-    for check in (_slide_axis, _tile_axis, _banks, _embeddings, _inputs):
+    for check in (_slide_axis, _tile_axis, _packed, _banks, _embeddings, _inputs):
         problems += check(sound)
     return problems
 
@@ -117,11 +117,26 @@ def _tile_axis(description: Description) -> Iterator[Problem]:
             yield Problem("AXES-3", path, f"dimension tile has size {sizes['tile']}; it is {most} in tiles/coords")
 
 
+def _packed(description: Description) -> Iterator[Problem]:
+    """What may lie in tables because it is packed, and what a packed group must have for slides to come."""
+    for path in dict(_arrays(description)):
+        spec = spec_of(path)
+        if spec is None or spec.chunk != "slide" or is_beside(path):
+            continue
+        group = path.rpartition("/")[0]
+        marks = [path] if group == "failures" else [f"{group}/done", f"{group}/count"]
+        if any(beside(mark) in description for mark in marks) and beside(path) not in description:
+            yield Problem("PACKED-2", beside(path), "the array is missing, and its group is packed")
+        if f"{group}/{UNPACKED}" not in description and description[path]["chunks"][0] != 1:
+            text = f"a chunk holds {description[path]['chunks'][0]} slides, and the group is not packed"
+            yield Problem("AXES-2", path, text)
+
+
 def _banks(description: Description) -> Iterator[Problem]:
     arrays = dict(_arrays(description))
     for path, sizes in arrays.items():
         group, _, name = path.rpartition("/")
-        if not group.startswith("banks/") or name not in ("vectors", "tile"):
+        if not group.startswith("banks/") or name not in ("vectors", "tile") or is_beside(path):
             continue
         config = attributes_of(description, group)["recipe"]["config"]
         for axis, key in (("augmentation", "augmentations"), ("draw", "draws")):

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from gigacli.config.base import fingerprint
-from gigacli.store.chunks import is_stored, missing_blocks, stored_chunks
+from gigacli.store.chunks import is_stored, missing_blocks
 from gigacli.store.describe import Description, Problem, attributes_of, describe
 from gigacli.store.identity import ALL, identity_of
-from gigacli.store.layout import NOT_DONE, OPERATORS, spec_of
+from gigacli.store.layout import NOT_DONE, OPERATORS, is_beside, spec_of
 from gigacli.store.reading import COLUMN, Reading
 from gigacli.store.store import Store
 
@@ -173,7 +173,8 @@ class _Check(Reading):
     def _blocks_of_slide(self, path: str, row: int) -> Iterator[tuple[int, int, NDArray[np.float16] | None]]:
         """The values of a slide along the second axis, some chunks at a time; None where none of them is stored."""
         shape, chunks = self.description[path]["shape"], self.description[path]["chunks"]
-        there = stored_chunks(self.array(path), row)
+        if (there := self.stored(path, row)) is None:
+            return
         at_once = max(1, BLOCK_BYTES // max(1, 2 * chunks[1] * math.prod(shape[2:])))
         for start in range(0, shape[1], at_once * chunks[1]):
             stop, first = min(start + at_once * chunks[1], shape[1]), start // chunks[1]
@@ -292,8 +293,8 @@ class _Check(Reading):
             spec = spec_of(path)
             if spec is not None and spec.dtype == "uint8" and not self.store.has_bytes(path):
                 continue  # a kill came between the array and its bytes: an unfinished store is valid
-            if spec is not None and len(spec.dims) < 2:
-                self.read(path, COLUMN if spec.dims == ("slide",) else Ellipsis)
+            if spec is not None and (len(spec.dims) < 2 or (is_beside(path) and spec.column)):
+                self.read(path, COLUMN if spec.dims[:1] == ("slide",) else Ellipsis)
 
     def _blocks(self, path: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
         step = self.description[path]["chunks"][0] if path in self.sound else 1

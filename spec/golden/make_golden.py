@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import save
 
+from gigacli.progress import SILENT
 from gigacli.store.layout import FORMAT_VERSION, OPERATORS
+from gigacli.store.pack import pack_groups, remove_what_is_packed
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
@@ -159,7 +161,21 @@ def build_operators(path: Path) -> Store:
     return store
 
 
-BUILT = {"tiny": build, "operators": build_operators}
+def build_packed(path: Path) -> Store:
+    """Write the golden store of packed groups: that of :func:`build`, packed, then the second slide done anew."""
+    store = build(path)
+    pack_groups(store, SILENT)
+    remove_what_is_packed(store)
+    rng, n, shape = np.random.default_rng(2), TILES[1], (AUGMENTATIONS, DRAWS)
+    coords, tissue = store.tiles.coords(1), store.tiles.tissue(1)
+    store.tiles.write(1, coords, tissue)
+    store.features("moco").write(1, rng.normal(size=(n, WIDTH)).astype(np.float16))
+    vectors = rng.normal(size=(*shape, WIDTH)).astype(np.float16)
+    store.bank("moco").write(1, vectors, rng.integers(0, n, shape, dtype=np.int32), made=np.ones(shape, dtype=bool))
+    return store
+
+
+BUILT = {"tiny": build, "operators": build_operators, "packed": build_packed}
 
 
 def pack(folder: Path, archive: Path) -> None:

@@ -29,6 +29,7 @@ FUNCTIONS = {
     "gigacli.stages.probe:probe": ProbeConfig,
     "gigacli.store.info:info": tools.InfoConfig,
     "gigacli.store.validate:validate": tools.ValidateConfig,
+    "gigacli.store.pack:pack": tools.PackConfig,
     "gigacli.exporting.export:export": tools.ExportConfig,
     "gigacli.importing.features:import_features": tools.ImportConfig,
     "gigacli.reporting.report:report": tools.ReportConfig,

@@ -180,8 +180,6 @@ def test_the_room_a_store_needs(round_of, store_at, monkeypatch):
     assert round_of(path)[0]["room"].state == "ok"
     monkeypatch.setattr(machine, "file_system", lambda folder: disk(free=2 * need, free_files=60))
     assert "64 files, of which 60" in round_of(path)[0]["room"].found
-    monkeypatch.setattr(machine, "most_mappings", lambda: 8)
-    assert "vm.max_map_count" in round_of(path)[0]["mappings"].advice
 
 
 def test_a_bank_that_is_there_needs_no_more_room(chain):

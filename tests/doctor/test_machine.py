@@ -41,11 +41,6 @@ def test_gpus_that_the_system_shows(tmp_path):
     assert machine.nvidia_gpus(tmp_path, tmp_path) == 2
 
 
-def test_mappings(tmp_path):
-    assert machine.most_mappings(tmp_path) is None
-    assert machine.most_mappings(write(tmp_path, {"sys/vm/max_map_count": "65530\n"})) == 65530
-
-
 @pytest.mark.parametrize(
     ("folder", "kind", "network"), [("data/scans", "nfs4", True), ("data", "ext4", False), ("my disk/x", "xfs", False)]
 )

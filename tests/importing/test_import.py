@@ -10,9 +10,9 @@ import gigacli as giga
 from gigacli.cohort.registration import file_problem
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.importing import features as module
-from gigacli.store import mapped
 from gigacli.store.groups import Features
 from gigacli.store.info import info
+from gigacli.store.pack import pack
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.validate import validate
@@ -261,12 +261,13 @@ def test_what_giga_made_is_not_replaced(tmp_path, features):
     assert giga.open(path).features("uni_v1").recipe == made
 
 
-def test_training_is_the_same_mapped_or_row_by_row(tmp_path, features, monkeypatch):
+def test_training_is_the_same_packed_or_not(tmp_path, features):
     weights = []
-    for limit in (10**6, 0):
-        monkeypatch.setattr(mapped, "mappings", lambda limit=limit: limit)
-        path = tmp_path / f"{limit}.zarr"
+    for packed in (False, True):
+        path = tmp_path / f"{packed}.zarr"
         giga.import_features(path, features)
+        if packed:
+            pack(path)
         giga.train(path, epochs=2, batch_size=3, tiles=20, aggregator="mlp", whiten=True)
         weights.append(giga.open(path).model("giga").weights())
     assert weights[0] == weights[1]

@@ -192,9 +192,8 @@ def test_rows_are_those_of_the_arrays(tiny, maker, where):
     bank = store.bank("moco")
     mapped = bank.mapped()
     vectors, drawn = bank.array("vectors")[:2], bank.array("tile")[:2]
-    assert (mapped.vectors.shape, mapped.vectors.dtype) == ((2, 1, 1, 2, 3, 8), np.float16)
-    assert not mapped.vectors.flags.writeable
-    np.testing.assert_array_equal(mapped.vectors[:, 0, 0], vectors)
+    assert (mapped.vectors.shape, mapped.vectors.dtype) == ((2, 6, 8), np.float16)
+    np.testing.assert_array_equal(np.asarray(mapped.vectors[:]).reshape(vectors.shape), vectors)
     np.testing.assert_array_equal(mapped.tile, drawn)
     np.testing.assert_array_equal(np.stack(list(mapped.slides())), vectors)
 
@@ -202,7 +201,7 @@ def test_rows_are_those_of_the_arrays(tiny, maker, where):
 def test_slides_can_be_left_out(tiny):
     bank = Store.open(tiny).bank("moco")
     assert bank.mapped(leave_out=np.array([True, False, False, False])).rows.tolist() == [1]
-    assert bank.mapped(leave_out=np.ones(4, dtype=bool)).vectors.shape == (0, 1, 1, 2, 3, 8)
+    assert bank.mapped(leave_out=np.ones(4, dtype=bool)).vectors.shape == (0, 6, 8)
 
 
 def wider(bank, shape):
@@ -221,13 +220,11 @@ def test_a_bank_that_has_grown_has_several_chunks_a_slide(tiny, shape):
     wider(bank, shape)
     mapped = Store.open(tiny).bank("moco").mapped()
     expected = bank.array("vectors")[:2]
-    assert mapped.vectors.shape == (2, -(-shape[0] // 2), -(-shape[1] // 3), 2, 3, 8)
+    assert mapped.vectors.shape == (2 * -(-shape[0] // 2) * -(-shape[1] // 3), 6, 8)
     np.testing.assert_array_equal(np.stack(list(mapped.slides())), expected)
     a, d = np.arange(shape[0])[:, None], np.arange(shape[1])
     for slide in range(2):
         np.testing.assert_array_equal(mapped.vectors[mapped.at(np.array(slide), a, d)], expected[slide])
-        at = (slide, a // 2, d // 3, a % 2, d % 3)
-        np.testing.assert_array_equal(mapped.vectors[at], expected[slide])
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "long"])

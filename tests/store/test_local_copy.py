@@ -17,6 +17,7 @@ from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.progress import SILENT
 from gigacli.store import local_copy
 from gigacli.store.local_copy import cache_folder, stage
+from gigacli.store.shards import Chunks
 from gigacli.store.store import Store
 
 
@@ -31,8 +32,11 @@ def array():
 
 
 def staged(array, rows, folder):
-    keys = [f"c/{row}/0/0" for row in rows]
-    return stage(array, keys, size=12, folder=folder, progress=SILENT).view(np.float16)
+    return stage(places(array, rows), size=12, checked=0, folder=folder, progress=SILENT).view(np.float16)
+
+
+def places(array, rows):
+    return [Chunks(array).place((row, 0, 0)) for row in rows]
 
 
 @pytest.mark.parametrize("rows", [[], [5], list(range(37)), [36, 0, 3]])
@@ -61,10 +65,11 @@ def test_it_is_read_only_and_frees_its_space(array, tmp_path):
 def test_a_process_that_is_killed_leaves_nothing(tmp_path):
     code = (
         "import sys, zarr, time; from gigacli.store.local_copy import stage; from gigacli.progress import SILENT\n"
-        "from pathlib import Path\n"
+        "from pathlib import Path; from gigacli.store.shards import Chunks\n"
         "a = zarr.create_array('memory://k.zarr', shape=(9, 4), chunks=(1, 4), dtype='uint8', compressors=None)\n"
         "a[:] = 1\n"
-        "copy = stage(a, [f'c/{i}/0' for i in range(9)], size=4, folder=Path(sys.argv[1]), progress=SILENT)\n"
+        "places = [Chunks(a).place((i, 0)) for i in range(9)]\n"
+        "copy = stage(places, size=4, checked=0, folder=Path(sys.argv[1]), progress=SILENT)\n"
         "print(copy.sum(), flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
@@ -78,7 +83,7 @@ def test_a_missing_chunk_is_named(array, tmp_path):
     with pytest.raises(Mismatch, match="c/38/0/0 is missing"):
         staged(array, [1, 38], tmp_path)
     with pytest.raises(Mismatch, match="has 12 bytes, expected 13"):
-        stage(array, ["c/1/0/0"], size=13, folder=tmp_path, progress=SILENT)
+        stage(places(array, [1]), size=13, checked=0, folder=tmp_path, progress=SILENT)
 
 
 def test_no_room_is_noticed_before_anything_is_copied(array, tmp_path, monkeypatch):
@@ -118,7 +123,7 @@ def test_a_remote_bank_is_copied_when_it_is_first_used(maker, tmp_path, monkeypa
     with pytest.raises(NotFound):
         mapped.load()
     mapped.load(cache=tmp_path)
-    np.testing.assert_array_equal(mapped.vectors[:, 0, 0], store.bank("moco").array("vectors")[:2])
+    np.testing.assert_array_equal(mapped.vectors.reshape(2, 2, 3, 8), store.bank("moco").array("vectors")[:2])
     first = mapped.vectors
     mapped.load()
     assert mapped.vectors is first

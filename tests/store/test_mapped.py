@@ -1,10 +1,12 @@
-"""Imported features in place of a bank: the same rows mapped, read one by one, copied and in memory."""
+"""Imported features in place of a bank: the same rows mapped, copied and in memory, packed or not."""
 
 import numpy as np
 import pytest
+from zarr.storage import FsspecStore
 
 from gigacli.errors import InvalidInput, Mismatch
-from gigacli.store import mapped
+from gigacli.store import chunk_rows, mapped, packing
+from gigacli.store.pack import pack
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
@@ -34,16 +36,20 @@ def write(path):
 def not_plain(monkeypatch):
     """As if another program had compressed the chunks."""
     monkeypatch.setattr(mapped, "plain_chunks", lambda array: False)
-    monkeypatch.setattr(mapped, "chunk_folder", lambda array: None)
 
 
-@pytest.mark.parametrize("way", ["mapped", "row by row", "copied", "in memory"])
-def test_rows_are_those_of_the_features(tmp_path, monkeypatch, way):
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("way", ["mapped", "a file at a time", "copied", "in memory"])
+def test_rows_are_those_of_the_features(tmp_path, monkeypatch, way, packed):
     features, held = write(tmp_path / "a.zarr")
-    if way == "row by row":
-        monkeypatch.setattr(mapped, "mappings", lambda: 2)
+    if packed:
+        monkeypatch.setattr(packing, "SHARD_SLIDES", 2)
+        pack(tmp_path / "a.zarr")
+        features.store.refresh()
+    if way == "a file at a time":
+        monkeypatch.setattr(chunk_rows, "MOST_MAPPED", 1)
     if way == "copied":
-        monkeypatch.setattr(mapped, "chunk_folder", lambda array: None)
+        monkeypatch.setattr(mapped, "LocalStore", FsspecStore)
     if way == "in memory":
         not_plain(monkeypatch)
     bank = features.mapped()
@@ -69,19 +75,12 @@ def test_slides_may_be_left_out(tmp_path):
     np.testing.assert_array_equal(bank.vectors[bank.at(np.array([1]), np.array([0]), np.array([1]))], held[4][1:2])
 
 
-@pytest.mark.parametrize("limit", [2, 10**6])
-def test_damaged_chunks_are_named(tmp_path, monkeypatch, limit):
+def test_damaged_chunks_are_named(tmp_path):
     features, _ = write(tmp_path / "a.zarr")
-    monkeypatch.setattr(mapped, "mappings", lambda: limit)
     chunk = tmp_path / "a.zarr" / "features" / "uni" / "vectors" / "c" / "2" / "1" / "0"
     chunk.write_bytes(chunk.read_bytes()[:100])
-
-    def read():
-        bank = features.mapped()
-        return bank.vectors[bank.at(np.array([1]), np.array([0]), np.array([1500]))]
-
     with pytest.raises(Mismatch, match=r"c/2/1/0 has 100 bytes"):
-        read()
+        features.mapped()
 
 
 def test_more_than_fits_into_memory_is_refused(tmp_path, monkeypatch):
