@@ -11,7 +11,19 @@ import gigacli as giga
 from gigacli.store.groups import Model
 
 FOLDER = Path(__file__).parents[1] / "examples" / "paper"
-SMALL = ["--encoder", "random-resnet18", "--augmentations", "3", "--draws", "8", "--epochs", "2", "--quiet"]
+SMALL = [
+    "--recipe",
+    "default",
+    "--encoder",
+    "random-resnet18",
+    "--augmentations",
+    "3",
+    "--draws",
+    "8",
+    "--epochs",
+    "2",
+    "--quiet",
+]
 CLASSES = {"lung": 2, "brca": 2, "kidney": 3, "tnbc": 2, "mhrd": 2, "thrd": 2}
 
 
