@@ -134,10 +134,10 @@ class ViewWhitened:
                 total, count, waiting = _added(total, waiting), count + len(waiting), []
         if waiting:
             total, count = _added(total, waiting), count + len(waiting)
-        covariance = total / (max(count, 1) * VIEWS)
-        if not 0 < np.trace(np.atleast_2d(covariance)) < np.inf:
+        total /= max(count, 1) * VIEWS
+        if not 0 < np.trace(np.atleast_2d(total)) < np.inf:
             raise InvalidInput(f"the views of {count} slides do not differ, so there is nothing to even out")
-        return cls(space, *_shrinkage(settled(covariance)))
+        return cls(space, *_shrinkage(settled(total)))
 
     def transform(self, slide: SlideTiles) -> NDArray[np.float32]:
         """The vector of a slide."""
@@ -187,7 +187,9 @@ def _views(slide: SlideTiles, space: FeatureSpace, seed: int) -> NDArray[np.floa
 
 def _added(total: NDArray[np.float64], views: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     rows = np.concatenate(views)
-    return np.asarray(total + rows.T @ rows)
+    product = rows.T @ rows
+    product += total
+    return np.asarray(product)
 
 
 def _shrinkage(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -196,7 +198,7 @@ def _shrinkage(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float32], ND
 
     p, trace = len(covariance), float(np.trace(covariance))
     k = min(p, DIRECTIONS)
-    values, directions = eigh(covariance, subset_by_index=[p - k, p - 1])
+    values, directions = eigh(covariance.T, subset_by_index=[p - k, p - 1], overwrite_a=True)  # without a copy
     values = np.maximum(values, 0)
     others = max(0.0, trace - float(values.sum())) / max(1, p - k)  # mean spread along everything else
     spreads = np.append(values, others) + VIEW_RIDGE * trace / p

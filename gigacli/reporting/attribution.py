@@ -154,7 +154,8 @@ def _attribute_views(
     first, last = joined.join.columns()[joined.encoder] if joined is not None else (0, choice.width)
     weights = probe.weights[first:last]  # (width,)
     step, total, scores = max(1, TILES_AT_ONCE // choice.tiles), np.zeros(choice.width), np.empty(len(views))
-    with torch.inference_mode():  # views of a million tiles are too many to be kept: only how far each pulls is
+    half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=made.get("precision") == "bf16")
+    with torch.inference_mode(), half:  # views of a million tiles are too many to be kept: only how far each pulls is
         for i in range(0, len(views), step):
             batch = slide_views([tiles], positions, views[None, i : i + step], device=device)
             vectors = choice.encode(batch).double().cpu().numpy()  # (r, width)
