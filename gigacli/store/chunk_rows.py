@@ -55,7 +55,7 @@ class ChunkRows:
         wrong = next((p for p in places if p.length not in (None, self._chunk + checked)), None)
         if wrong is not None:
             raise Mismatch(f"{wrong.name} expected {self._chunk + checked} bytes", SEE)
-        most = min(MOST_MAPPED, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        most = min(MOST_MAPPED, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._mapped = lru_cache(max(1, most))(self._map)
 
     def __len__(self) -> int:

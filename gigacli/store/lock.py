@@ -64,7 +64,7 @@ def share(owner: Any, url: str, *, write: bool) -> None:
         here = _documents[key]
         here.users[byte] += 1
         weakref.finalize(owner, _let_go, key, byte)
-        if byte not in here.alone and _lock(here, byte, F_RDLCK) is False and byte == WRITERS:
+        if byte not in here.alone and _lock(here.descriptor, byte, F_RDLCK) is False and byte == WRITERS:
             raise Mismatch(f"{url} is being packed by another process", "wait until that has finished")
 
 
@@ -100,15 +100,18 @@ def _alone(url: str, byte: int, *, patience_s: float = 0.0) -> Iterator[bool | N
         return
     here, until = _documents[key], time.monotonic() + patience_s
     here.users[byte] += 1
+    descriptor = os.open(Path(url, LOCKED), os.O_RDWR)  # nobody can be kept out by who may not write
+    _lock(here.descriptor, byte, F_UNLCK)
     try:
-        while (locked := _lock(here, byte, F_WRLCK)) is False and time.monotonic() < until:
+        while (locked := _lock(descriptor, byte, F_WRLCK)) is False and time.monotonic() < until:
             time.sleep(0.05)
         if locked:
             here.alone.add(byte)
         yield locked
     finally:
         here.alone.discard(byte)
-        _lock(here, byte, F_RDLCK)
+        os.close(descriptor)
+        _lock(here.descriptor, byte, F_RDLCK)
         _let_go(key, byte)
 
 
@@ -116,14 +119,10 @@ def _opened(url: str) -> tuple[int, int] | None:
     """The root's document of the store at a path, opened once by this process; None where it cannot be locked."""
     if F_OFD_SETLK is None:
         return None
-    path = Path(url, LOCKED)
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(Path(url, LOCKED), os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError:
-            return None
+        return None
     found = os.fstat(descriptor)
     key = (found.st_dev, found.st_ino)
     if key in _documents:
@@ -133,16 +132,16 @@ def _opened(url: str) -> tuple[int, int] | None:
     return key
 
 
-def _lock(here: _Document, byte: int, how: Any) -> bool | None:
+def _lock(descriptor: int, byte: int, how: Any) -> bool | None:
     """Lock a byte, or unlock it; False where another process keeps it, None where it cannot be locked."""
     wanted = struct.pack("hhqqi4x", how, os.SEEK_SET, byte, 1, 0)  # struct flock
     try:
-        fcntl.fcntl(here.descriptor, F_OFD_SETLK, wanted)  # type: ignore[arg-type]
+        fcntl.fcntl(descriptor, F_OFD_SETLK, wanted)  # type: ignore[arg-type]
     except BlockingIOError:
         return False
     except PermissionError:  # what some systems say in place of that
         return False
-    except OSError:  # a file system without locks, or a document that may only be read
+    except OSError:  # a file system without locks
         return None
     return True
 
@@ -151,7 +150,7 @@ def _let_go(key: tuple[int, int], byte: int) -> None:
     here = _documents[key]
     here.users[byte] -= 1
     if not here.users[byte]:
-        _lock(here, byte, F_UNLCK)
+        _lock(here.descriptor, byte, F_UNLCK)
     if not any(here.users):
         del _documents[key]
         os.close(here.descriptor)

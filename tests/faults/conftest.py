@@ -146,6 +146,7 @@ def command_line(verb, store, cohort, features):
                  "--precision", "fp32", "--workers", "1"),
         "train": ("train", store, "--epochs", "5", "--batch-size", "4", "--precision", "fp32", "--aggregator", "mlp"),
         "embed": ("embed", store, "--views", "5"),
+        "pack": ("pack", store),
         "probe": ("probe", store, "--labels", cohort.labels_csv, "--out", store.parent / "out"),
     }[verb]  # fmt: skip
 
