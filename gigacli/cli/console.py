@@ -248,6 +248,9 @@ def _show_some(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
         show_table(title, columns, rows)
 
 
+UNITS = {"rate": "{:,.0f} encodings/s", "waited": "{:.0%} of the time", "seconds": "{:,.1f} s"}
+
+
 def _show_figures(title: str, summary: Any) -> None:
     """Show a summary, one field a line; lists are left to tables of their own."""
     grid = Table.grid(padding=(0, 2))
@@ -255,7 +258,8 @@ def _show_figures(title: str, summary: Any) -> None:
     grid.add_column(justify="right")
     for name, value in vars(summary).items():
         if not isinstance(value, dict | list | tuple) and value is not None and value != "":
-            grid.add_row(name.replace("_", " "), escape(_visible(_figure(value))))
+            text = UNITS[name].format(value) if name in UNITS else _figure(value)
+            grid.add_row(name.replace("_", " "), escape(_visible(text)))
     out.print(f"[bold]{title}[/bold]")
     out.print(grid)
 

@@ -1,8 +1,7 @@
 """``giga bank``: embed tiles under augmentations that a whole view shares (paper, section 3.2, off-line augmentation).
 
-Per slide and augmentation: one set of parameters, 256 tiles drawn with replacement, all augmented by that set,
-embedded, stored with their numbers. In the same pass every tile is embedded once without augmentation.
-In mode ``operators`` that pass is nearly all: what augmentation does to features is learnt from a few tiles.
+Per slide and augmentation one set of parameters, 256 tiles drawn with replacement and augmented by it; every tile once
+as it is. In mode ``operators`` that is nearly all: what augmentation does to features is learnt from a few tiles.
 """
 
 from __future__ import annotations
@@ -137,7 +136,7 @@ class Plan:
     config: BankConfig  # the options, what was left out as the store has it, precision and compiling decided
     bank: Bank
     features: Features
-    recipes: tuple[Recipe, Recipe]  # recipes of the bank and of the features
+    recipes: tuple[Recipe, Recipe]  # of both
     choice: EncoderChoice
     encoder: TileEncoder  # the chosen encoder, loaded
     calibrating: NDArray[np.int64]  # rows of the slides that operators are to be learnt from
