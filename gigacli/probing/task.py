@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -177,13 +177,12 @@ def make_task(
         doubts = [*joined.warnings, *known.warnings, *_one_by_one(units, kind)]
         return Task(labels.target, units, truth, groups, {}, counts, notes, doubts, sites)
     splits, found, fewer = _splits(units, truth, slide_ids, groups, config, source)
-    seen, unseen = _training_leaks(units, splits, candidates)
     budgets, short, drawn = make_budgets(splits, truth.strata, config)
     for split in itertools.chain(*budgets.values()):
         KINDS[kind].check(truth, split)
-    warnings = [*joined.warnings, *known.warnings, *fewer, *_patient_leaks(units, splits, config), *seen, *short]
+    warnings = [*joined.warnings, *known.warnings, *fewer, *_patient_leaks(units, splits, config), *short]
     warnings += _one_by_one(units, kind)
-    said = [*notes, *found, *unseen, *drawn]
+    said = [*notes, *found, *_seen_in_training(units, splits, candidates), *drawn]
     return Task(labels.target, units, truth, groups, budgets, counts, said, warnings, sites)
 
 
@@ -261,20 +260,14 @@ def _patient_leaks(units: Units, splits: Sequence[Split], config: ProbeConfig) -
     return [f"{which} leak: {share} of test slides have a slide of the same patient in training"]
 
 
-def _training_leaks(
-    units: Units, splits: Sequence[Split], candidates: Sequence[Candidate]
-) -> tuple[list[str], list[str]]:
-    """What encoders saw of the test slides in training (without labels): warnings, and notes where that is nothing."""
+def _seen_in_training(units: Units, splits: Sequence[Split], candidates: Sequence[Candidate]) -> Iterator[str]:
+    """What encoders saw of the test slides in training, without labels: of one cohort that is its ordinary use."""
     tested = np.unique(np.concatenate([split.test for split in splits]))  # units
     slides = np.concatenate([units.slides[i] for i in tested.tolist()])
-    warnings: list[str] = []
-    notes: list[str] = []
     for candidate in candidates:
         for encoder, trained_on in candidate.encoders:
             if trained_on is None:
-                notes.append(f"{candidate.name}: the store does not say which slides {encoder} was trained on")
+                yield f"{candidate.name}: the store does not say which slides {encoder} was trained on"
                 continue
             seen = int(trained_on[slides].sum())
-            text = f"{encoder} was trained, without labels, on {seen} of the {len(slides)} test slides"
-            (warnings if seen else notes).append(f"{candidate.name}: {text}")
-    return warnings, notes
+            yield f"{candidate.name}: {encoder} was trained, without labels, on {seen} of the {len(slides)} test slides"
