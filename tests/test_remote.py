@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from tests.conftest import TRAIN
 from tests.helpers import run_giga
 
 GIGA = Path(sys.executable).with_name("giga")
+GOLDEN = Path(__file__).parents[1] / "spec/golden/0.2"
 TILE = {"mpp": 1.0, "tile_px": 64}
 BANK = {"encoder": "random-resnet18", "augmentations": 3, "draws": 8, "precision": "fp32"}
 TIMINGS = tuple(f"models/giga/{name}/" for name in ("history/per_second", "history/waiting", "checkpoint"))
@@ -268,3 +270,27 @@ def test_a_cluster_does_not_see_this_memory(cohort):
     giga.tile(url, sorted(cohort.slides.iterdir())[:1], **TILE)
     with pytest.raises(InvalidInput, match="where no worker sees it"):
         giga.tile(url, dask="tcp://127.0.0.1:9")
+
+
+def test_a_packed_store_is_read_by_ranges(bucket, tmp_path, monkeypatch):
+    with zipfile.ZipFile(GOLDEN / "packed.zarr.zip") as archive:
+        archive.extractall(tmp_path / "packed.zarr")
+    for file in (path for path in (tmp_path / "packed.zarr").rglob("*") if path.is_file()):
+        key = f"packed.zarr/{file.relative_to(tmp_path / 'packed.zarr').as_posix()}"
+        bucket.put_object(Bucket="cohorts", Key=key, Body=file.read_bytes())
+    there, here = Store.open("s3://cohorts/packed.zarr"), Store.open(tmp_path / "packed.zarr")
+    asked, fetch = [], there.root.store.fs._cat_file
+    monkeypatch.setattr(there.root.store.fs, "_cat_file", lambda path, **r: asked.append((path, r)) or fetch(path, **r))
+    assert there.progress() == here.progress()
+    for row in range(2):  # of which the second lies beside the shards
+        np.testing.assert_array_equal(there.features("moco").read(row), here.features("moco").read(row))
+        np.testing.assert_array_equal(there.tiles.coords(row), here.tiles.coords(row))
+    shards = [ranges for path, ranges in asked if path.endswith("features/moco/vectors/c.0.0.0")]
+    assert shards
+    assert all(ranges.get("start") is not None for ranges in shards)
+    mapped = there.bank("moco").mapped()
+    mapped.load(cache=tmp_path)
+    np.testing.assert_array_equal(mapped.vectors, here.bank("moco").mapped().vectors[:])
+    assert validate("s3://cohorts/packed.zarr").problems == []
+    with pytest.raises(InvalidInput, match="is not a folder: whether somebody writes to it cannot be known"):
+        giga.pack("s3://cohorts/packed.zarr")
