@@ -105,7 +105,7 @@ def cohort(shared_folder):
 
 TILE = {"mpp": 1.0, "tile_px": 64}
 BANK = {"encoder": "random-resnet18", "augmentations": 3, "draws": 8, "precision": "fp32"}
-TRAIN = {"epochs": 3, "batch_size": 4, "join": False, "precision": "fp32"}
+TRAIN = {"epochs": 3, "batch_size": 4, "join": False}
 EMBED = {"views": 5, "precision": "fp32"}
 
 
