@@ -114,14 +114,14 @@ def info(config: InfoConfig, path: str | Path | Store, *, slides: bool = False) 
         if why
     ]
     url = shlex.quote(store.url)
-    tiles = store.tiles.done()
+    tiles = done.get(store.tiles.path) or store.tiles.done()
     return Info(
         url=store.url,
         version=FORMAT_VERSION,
         slides=len(table),
         patients=len({row.patient for row in table.rows if row.patient}),
         tiles=int(tiles.counts.sum()),
-        bytes=_bytes(store.url, ""),
+        bytes=_bytes_of_all(store.url, groups),
         groups=groups,
         failed=len(failures),
         failures=failures if config.slides else failures[:MOST_FAILURES],
@@ -188,14 +188,22 @@ def _bytes(url: str, path: str) -> int | None:
     return None if is_remote(url) else _bytes_below(str(Path(url, path)))
 
 
-def _bytes_below(folder: str) -> int:
-    """Add up all files below a folder, of which some may go meanwhile: others may be writing."""
+def _bytes_of_all(url: str, groups: list[GroupInfo]) -> int | None:
+    """The size of a store, of which its groups are looked at once: they may have very many files."""
+    if is_remote(url):
+        return None
+    known = frozenset(str(Path(url, group.path)) for group in groups)
+    return sum(group.bytes or 0 for group in groups) + _bytes_below(str(Path(url)), known)
+
+
+def _bytes_below(folder: str, known: frozenset[str] = frozenset()) -> int:
+    """Add up all files below a folder but in folders that are known; some may go meanwhile: others may be writing."""
     total, waiting = 0, [folder]
     while waiting:
         with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):  # links may lead in a circle
-                    waiting.append(entry.path)
+                    waiting += [entry.path] if entry.path not in known else []
                 else:
                     with suppress(FileNotFoundError):
                         total += entry.stat(follow_symlinks=False).st_size
