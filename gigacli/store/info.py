@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,18 +114,18 @@ def info(config: InfoConfig, path: str | Path | Store, *, slides: bool = False) 
         if why
     ]
     url = shlex.quote(store.url)
-    tiles = store.tiles.done()
+    tiles = done.get(store.tiles.path) or store.tiles.done()
     return Info(
         url=store.url,
         version=FORMAT_VERSION,
         slides=len(table),
         patients=len({row.patient for row in table.rows if row.patient}),
         tiles=int(tiles.counts.sum()),
-        bytes=_all_bytes(store.url, groups),
+        bytes=_bytes_of_all(store.url, groups),
         groups=groups,
         failed=len(failures),
         failures=failures if config.slides else failures[:MOST_FAILURES],
-        retry=_retry(url, groups, imported=any(reasons["import"])),
+        retry=_retry(url, groups),
         next=_next(url, len(table), groups),
         per_slide=_per_slide(store, tiles, done, reasons) if config.slides else [],
     )
@@ -189,21 +188,22 @@ def _bytes(url: str, path: str) -> int | None:
     return None if is_remote(url) else _bytes_below(str(Path(url, path)))
 
 
-def _all_bytes(url: str, groups: list[GroupInfo]) -> int | None:
-    """Add up all files of a store; those of groups, of which the sizes are known, are not looked at again."""
+def _bytes_of_all(url: str, groups: list[GroupInfo]) -> int | None:
+    """The size of a store, of which its groups are looked at once: they may have very many files."""
     if is_remote(url):
         return None
-    return sum(group.bytes or 0 for group in groups) + _bytes_below(url, but={str(Path(url, g.path)) for g in groups})
+    known = frozenset(str(Path(url, group.path)) for group in groups)
+    return sum(group.bytes or 0 for group in groups) + _bytes_below(str(Path(url)), known)
 
 
-def _bytes_below(folder: str, *, but: Collection[str] = ()) -> int:
-    """Add up all files below a folder, of which some may go meanwhile: others may be writing; but those in some."""
-    total, waiting = 0, [str(Path(folder))]
+def _bytes_below(folder: str, known: frozenset[str] = frozenset()) -> int:
+    """Add up all files below a folder but in folders that are known; some may go meanwhile: others may be writing."""
+    total, waiting = 0, [folder]
     while waiting:
         with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):  # links may lead in a circle
-                    waiting += [] if entry.path in but else [entry.path]
+                    waiting += [entry.path] if entry.path not in known else []
                 else:
                     with suppress(FileNotFoundError):
                         total += entry.stat(follow_symlinks=False).st_size
@@ -218,11 +218,10 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
     of = {kind.kind: [g for g in groups if g.kind == kind.kind] for kind in kinds}
     results = of["embeddings"]
     imported = [g for g in of["features"] if g.stage == "import"]
-    taken = [*of["tiles"], *imported]
-    if any(g.pending or not g.done for g in taken if g.stage == "import" and g.total):
+    if any(g.pending for g in [*of["tiles"], *imported] if g.stage == "import"):
         return f"giga import {url} FILES"
     if any(g.pending for g in of["tiles"]) or not (of["tiles"] or results):
-        return _tile(url, of["tiles"])
+        return f"giga tile {url}"
     if again := _anew(of["encoders"]):
         return again
     trainable = [*of["banks"], *imported]
@@ -261,17 +260,11 @@ def _anew(groups: list[GroupInfo]) -> str:
     return next((g.again for g in groups if g.again), "")
 
 
-def _retry(url: str, groups: list[GroupInfo], *, imported: bool) -> list[str]:
+def _retry(url: str, groups: list[GroupInfo]) -> list[str]:
     """Return the commands that try slides again: a stage does so whenever it runs."""
     failed = [group for group in groups if group.failed]
-    tile = [_tile(url, [group]) for group in failed if group.kind == "tiles" and group.stage != "import"]
-    tile += [f"giga import {url} FILES"] * imported
+    tile = [f"giga tile {url}" for group in failed if group.kind == "tiles"]
     return tile + [_bank(url, group) for group in failed if group.kind == "banks"]
-
-
-def _tile(url: str, tiles: list[GroupInfo]) -> str:
-    laid = any("coords" in group.config for group in tiles)  # by another tool, whose files are named again
-    return f"giga tile {url}{' --coords FILES' if laid else ''}"
 
 
 def _bank(url: str, group: GroupInfo) -> str:

@@ -92,18 +92,22 @@ class Tiles(SlideGroup):
         self.array("count")[row] = count
 
     def done(self) -> Done:
-        """Read anew which of the registered slides are done."""
+        """Read which of the registered slides are done, anew but in `read_once`."""
+        return Done(self.marks()[0] if self._reading_once else self._counts())
+
+    def _counts(self) -> NDArray[np.int32]:
         n = self.store.registered
         if not self.has("count"):
-            return Done(np.full(n, NOT_DONE, dtype=np.int32))
+            return np.full(n, NOT_DONE, dtype=np.int32)
         self._check_ids()
-        return Done(read_column(self.array("count"), n))
+        counts: NDArray[np.int32] = read_column(self.array("count"), n)
+        return counts
 
     def marks(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """(slide) tiles of every slide, -1 where it is not done, and its identity; read anew but in `read_once`."""
         if self._once is not None:
             return self._once
-        counts = self.done().values  # before identities, which are written before them
+        counts = self._counts()  # before identities, which are written before them
         marks = counts, self.identities()
         if self._reading_once:
             self._once = marks

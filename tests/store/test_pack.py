@@ -454,3 +454,25 @@ def test_shards_may_hold_no_more_than_they_say(tiny):
         Store.open(tiny).tiles.coords(0)
     with pytest.raises(Mismatch, match="holds 10000000 bytes or more; expected at most"):
         Store.open(tiny).root["tiles/coords"][:]
+
+
+def test_a_larger_slide_finds_room(tmp_path):
+    """Slides of more tiles than there was room for have several chunks, in shards of their own."""
+    one, other = (Cohort(tmp_path / name, 2) for name in ("a.zarr", "b.zarr"))
+    one.write(0, ROOM)
+    pack(one.store.url)
+    one.store.refresh()
+    other.write(0, ROOM)
+    for cohort in (one, other):
+        store = cohort.store
+        store.tiles.begin(store.tiles.recipe, 2 * ROOM + 1, redo=False)
+        store.features("f").begin(store.features("f").recipe, WIDTH, redo=False)
+        cohort.write(1, 2 * ROOM + 1)
+    agree(one.read(), other.read())
+    assert pack(one.store.url).packed == 1
+    one.store.refresh()
+    agree(one.read(), other.read())
+    same(*(values(zarr.open_group(cohort.store.url, mode="r")) for cohort in (one, other)))
+    assert validate(one.store.url).problems == []
+    mine, theirs = (cohort.store.features("f") for cohort in (one, other))
+    np.testing.assert_array_equal(mine.read(1), theirs.read(1))
