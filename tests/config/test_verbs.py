@@ -22,6 +22,7 @@ from gigacli.config.tools import (
     ExportConfig,
     ImportConfig,
     InfoConfig,
+    PackConfig,
     PredictConfig,
     ReportConfig,
     SearchConfig,
@@ -33,7 +34,7 @@ from gigacli.errors import InvalidInput
 
 CONFIGS = [
     *(TileConfig, PretrainTilesConfig, BankConfig, TrainConfig, EmbedConfig, ProbeConfig),
-    *(InfoConfig, ValidateConfig, ExportConfig, ImportConfig, ReportConfig, TileMapConfig),
+    *(InfoConfig, ValidateConfig, PackConfig, ExportConfig, ImportConfig, ReportConfig, TileMapConfig),
     *(SearchConfig, PredictConfig, EncodersConfig, DoctorConfig, DemoConfig),
 ]
 FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
