@@ -21,7 +21,7 @@ from gigacli.store.groups import Model
 from gigacli.store.info import info
 from gigacli.store.store import Store
 from gigacli.store.validate import validate
-from tests.conftest import TRAIN
+from tests.conftest import EMBED, TRAIN
 from tests.helpers import run_giga
 
 GIGA = Path(sys.executable).with_name("giga")
@@ -105,7 +105,7 @@ def test_the_verbs_write_the_same_bytes_as_on_a_disk(bucket, cohort, chain, chun
     giga.pretrain_tiles(url, epochs=1, batch_size=8, queue=16, max_tiles=16, max_slides=2, workers=1)
     giga.bank(url, **BANK)
     giga.train(url, **TRAIN, cache=cache)
-    giga.embed(url, views=5)
+    giga.embed(url, **EMBED)
     assert list(cache.iterdir()) == []
     here, there = chunks(chain("embed")), objects(bucket, "studies/verbs.zarr")
     groups = ("slides", "tiles", "encoders", "features", "banks", "models", "embeddings")
@@ -244,7 +244,7 @@ def test_no_credentials(bucket, monkeypatch):
 def test_the_verbs_in_memory(cohort, tmp_path, monkeypatch):
     url = f"memory://{uuid.uuid4()}/cohort.zarr"
     giga.tile(url, sorted(cohort.slides.iterdir())[:4], **TILE)
-    giga.bank(url, **{**BANK, "augmentations": 2, "draws": 4})
+    giga.bank(url, **BANK)
     monkeypatch.setenv("GIGA_CACHE", str(tmp_path))
     giga.train(url, epochs=1, batch_size=4)
     giga.embed(url, views=2)

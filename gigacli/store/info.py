@@ -125,7 +125,7 @@ def info(config: InfoConfig, path: str | Path | Store, *, slides: bool = False) 
         groups=groups,
         failed=len(failures),
         failures=failures if config.slides else failures[:MOST_FAILURES],
-        retry=_retry(url, groups),
+        retry=_retry(url, groups, imported=any(reasons["import"])),
         next=_next(url, len(table), groups),
         per_slide=_per_slide(store, tiles, done, reasons) if config.slides else [],
     )
@@ -218,10 +218,11 @@ def _next(url: str, slides: int, groups: list[GroupInfo]) -> str:
     of = {kind.kind: [g for g in groups if g.kind == kind.kind] for kind in kinds}
     results = of["embeddings"]
     imported = [g for g in of["features"] if g.stage == "import"]
-    if any(g.pending for g in [*of["tiles"], *imported] if g.stage == "import"):
+    taken = [*of["tiles"], *imported]
+    if any(g.pending or not g.done for g in taken if g.stage == "import" and g.total):
         return f"giga import {url} FILES"
     if any(g.pending for g in of["tiles"]) or not (of["tiles"] or results):
-        return f"giga tile {url}"
+        return _tile(url, of["tiles"])
     if again := _anew(of["encoders"]):
         return again
     trainable = [*of["banks"], *imported]
@@ -260,11 +261,17 @@ def _anew(groups: list[GroupInfo]) -> str:
     return next((g.again for g in groups if g.again), "")
 
 
-def _retry(url: str, groups: list[GroupInfo]) -> list[str]:
+def _retry(url: str, groups: list[GroupInfo], *, imported: bool) -> list[str]:
     """Return the commands that try slides again: a stage does so whenever it runs."""
     failed = [group for group in groups if group.failed]
-    tile = [f"giga tile {url}" for group in failed if group.kind == "tiles"]
+    tile = [_tile(url, [group]) for group in failed if group.kind == "tiles" and group.stage != "import"]
+    tile += [f"giga import {url} FILES"] * imported
     return tile + [_bank(url, group) for group in failed if group.kind == "banks"]
+
+
+def _tile(url: str, tiles: list[GroupInfo]) -> str:
+    laid = any("coords" in group.config for group in tiles)  # by another tool, whose files are named again
+    return f"giga tile {url}{' --coords FILES' if laid else ''}"
 
 
 def _bank(url: str, group: GroupInfo) -> str:
