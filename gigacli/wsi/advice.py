@@ -38,18 +38,18 @@ def advice(path: Path, error: str = "") -> str:
     image = next((name for magic, name in _IMAGES.items() if head.startswith(magic)), "")
     tiff = description_of(path)
     if head[128:] == b"DICM" and (_UNSUPPORTED.search(error) or not error):
-        return f"It is DICOM of a kind that OpenSlide does not read. {_convert(path, flat=True)}"
+        return f"It is DICOM of a kind that OpenSlide does not read. {convert(path, flat=True)}"
     if error:
-        return _convert(path) if _UNSUPPORTED.search(error) else COPY
+        return convert(path) if _UNSUPPORTED.search(error) else COPY
     if image:
-        return f"It is {image} and no slide. {_convert(path)}"
+        return f"It is {image} and no slide. {convert(path)}"
     if tiff is not None:
         kind = next((name for words, name in _TIFFS.items() if words in tiff), "a TIFF")
-        return f"It is {kind} whose images OpenSlide does not read, such as one in strips. {_convert(path)}"
+        return f"It is {kind} whose images OpenSlide does not read, such as one in strips. {convert(path)}"
     return "If it should be one, copy the file again, with the files that belong to it."
 
 
-def _convert(path: Path, *, flat: bool = False) -> str:
+def convert(path: Path, *, flat: bool = False) -> str:
     """Return the commands of a conversion with libvips; of what it does not read, `flat` by Bio-Formats first."""
     source, commands = path.name, []
     if flat:

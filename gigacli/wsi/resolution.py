@@ -3,10 +3,11 @@
 The chain, first source that speaks wins:
 
 1. ``csv``: the column 'mpp' of the slide table. A person wrote it, so it wins over everything.
-2. ``openslide``: ``openslide.mpp-x`` and ``openslide.mpp-y``.
-3. ``tiff``: ``tiff.XResolution`` and ``tiff.YResolution`` with their unit.
-4. ``objective``: 10 / ``openslide.objective-power``, the convention that 10x is one micron per pixel.
-5. ``option``: what the caller says slides without a resolution have.
+2. ``ome``: the physical size of a pixel in OME-XML or the metadata of OME-Zarr.
+3. ``openslide``: ``openslide.mpp-x`` and ``openslide.mpp-y``.
+4. ``tiff``: ``tiff.XResolution`` and ``tiff.YResolution`` with their unit.
+5. ``objective``: 10 / ``openslide.objective-power``, the convention that 10x is one micron per pixel.
+6. ``option``: what the caller says slides without a resolution have.
 
 Nothing is guessed beyond it, and a value that contradicts itself is refused, not passed over for the next source.
 """
@@ -45,7 +46,7 @@ class Resolution:
     """The resolution of a slide's level 0."""
 
     mpp: float  # microns per pixel
-    source: str  # who says so: ``csv``, ``openslide``, ``tiff``, ``objective``, ``option``, or ``import`` of patches
+    source: str  # ``csv``, ``ome``, ``openslide``, ``tiff``, ``objective``, ``option``, or ``import`` of patches
 
 
 def resolve_mpp(
@@ -54,7 +55,7 @@ def resolve_mpp(
     """Decide the microns per pixel of a slide by the documented chain (see the module).
 
     Args:
-        properties: The slide's properties as OpenSlide reports them.
+        properties: The slide's properties as OpenSlide reports them, or under its names.
         csv_mpp: The slide's value in the table, if it has one.
         slide_mpp: What slides without a resolution have, if the caller says so.
 
@@ -70,7 +71,8 @@ def resolve_mpp(
     if (stated := _number(properties, "giga.mpp")) is not None:  # of patches, which giga lists itself
         return Resolution(_in_range(stated, "the list of its patches"), "import")
     power = _number(properties, "openslide.objective-power")
-    for source, axes in (("openslide", _openslide_mpp(properties)), ("tiff", _tiff_mpp(properties))):
+    ome = _pair(_number(properties, "ome.mpp-x"), _number(properties, "ome.mpp-y"))
+    for source, axes in (("ome", ome), ("openslide", _openslide_mpp(properties)), ("tiff", _tiff_mpp(properties))):
         if axes is not None:
             mpp = _in_range(_isotropic(axes, source), f"its {source} properties")
             return Resolution(_agreeing(mpp, power), source)
