@@ -18,6 +18,7 @@ from gigacli.store.table import SlideRow, SlideTable
 from gigacli.tables import bare_id, find_column, read_columns, refuse_missing, tcga_patient
 from gigacli.wsi.patches import open_slide
 from gigacli.wsi.resolution import resolve_mpp
+from gigacli.wsi.slide_files import stamp
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def register(
     tables = [p for p in paths if p.suffix.lower() in (".csv", ".tsv")] + ([csv] if csv else [])
     files = [p for p in paths if p not in tables]
     known, moved = _find_moved(known, slide_root)
-    found = find_slides(files) if files else []
+    found = find_slides(files, progress=progress) if files else []
     candidates = [_Candidate(path.absolute(), slide_id_of(path)) for path in found]
     candidates = _merge(known, candidates, tables, allow_missing=allow_missing, progress=progress)
     _refuse_duplicates(candidates)
@@ -120,9 +121,8 @@ def file_problem(row: SlideRow) -> str:
     """
     if not row.path:
         return "its slide file is not known; name it in a table: giga import STORE FILES --csv slides.csv"
-    try:
-        size = Path(row.path).stat().st_size
-    except OSError:
+    size, modified_ns = stamp(Path(row.path))
+    if not modified_ns:
         return f"{row.path} is not there; if it was moved: giga tile STORE --slide-root FOLDER"
     if row.file_bytes in (-1, size):
         return ""
@@ -146,7 +146,7 @@ def _find_moved(known: SlideTable, root: Path | None) -> tuple[SlideTable, int]:
             places.setdefault(path.name, []).append(path.absolute())
     found = []
     for row in lost:
-        same = [p for p in places.get(Path(row.path).name, []) if row.file_bytes in (-1, p.stat().st_size)]
+        same = [p for p in places.get(Path(row.path).name, []) if row.file_bytes in (-1, stamp(p)[0])]
         if len(same) > 1:
             files = ", ".join(str(p) for p in same[:3])
             raise InvalidInput(f"slide {row.id!r} may be any of {files}", "name a `slide_root` that holds one of them")
@@ -261,8 +261,9 @@ def _read_header(candidate: _Candidate, slide_mpp: float | None) -> tuple[SlideR
     row = SlideRow(id=candidate.id, path=str(candidate.path), patient=patient, mask=candidate.mask)
     option = slide_mpp if slide_mpp is not None else candidate.option_mpp
     try:
-        stat = candidate.path.stat()
-        row = replace(row, file_bytes=stat.st_size, modified_ns=stat.st_mtime_ns)
+        if candidate.path.exists():
+            size, modified_ns = stamp(candidate.path)
+            row = replace(row, file_bytes=size, modified_ns=modified_ns)
         with open_slide(candidate.path) as slide:
             row = replace(row, vendor=slide.vendor, size_px=slide.size_px)
             resolution = resolve_mpp(slide.properties, csv_mpp=candidate.mpp, slide_mpp=option)

@@ -7,6 +7,7 @@ from pathlib import Path
 import openslide
 
 from gigacli.wsi.flat import PICTURES, open_picture
+from gigacli.wsi.ome_zarr import is_image, open_zarr
 from gigacli.wsi.slide import Slide
 from gigacli.wsi.tiff import first_image
 from gigacli.wsi.tiff_pyramid import OME, QPI, open_tiff
@@ -16,6 +17,8 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 def open_foreign(path: Path, *, mpp: float | None = None, upsample: bool = False) -> Slide | None:
     """Open a slide without OpenSlide, None where OpenSlide shall; arguments and errors are those of :class:`Slide`."""
+    if path.is_dir() and is_image(path):
+        return open_zarr(path, mpp=mpp, upsample=upsample)
     if not path.is_file():
         return None
     with path.open("rb") as file:
