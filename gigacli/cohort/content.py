@@ -10,7 +10,7 @@ from gigacli.cohort.registration import file_problem
 from gigacli.store.identity import FILE, MASK, UNKNOWN, digest
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
-from gigacli.wsi.slide_files import slide_files, stamp
+from gigacli.wsi.slide_files import size_and_time, slide_files
 
 BLOCK_BYTES = 65536
 INNER_BLOCKS = 16
@@ -63,7 +63,7 @@ def changes(store: Store, rows: Sequence[int]) -> dict[int, str]:
     for row in (row for row in rows if tiled[row]):
         slide = store.slides[row]
         path = Path(slide.path)
-        if slide.path and path.exists() and stamp(path)[1] != slide.modified_ns:
+        if slide.path and path.exists() and size_and_time(path)[1] != slide.modified_ns:
             found[row] = _other_bytes(store, row, slide)
         if slide.mask and not found.get(row):
             found[row] = _other_mask(store, row, slide)

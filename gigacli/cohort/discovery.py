@@ -13,7 +13,10 @@ from gigacli.errors import NotFound
 from gigacli.progress import SILENT, Progress
 from gigacli.wsi.ome_zarr import is_image
 
-EXTENSIONS = tuple(".bif .czi .dcm .mrxs .ndpi .qptiff .scn .svs .svslide .tif .tiff .vms .vmu".split())
+EXTENSIONS = (
+    *(".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".qptiff", ".scn", ".svs", ".svslide", ".tif", ".tiff"),
+    *(".vms", ".vmu"),
+)
 """File extensions taken for slides in a folder: the main files of the formats OpenSlide 4 reads, and QPTIFF."""
 
 _PICTURES = (".png", ".jpg", ".jpeg")

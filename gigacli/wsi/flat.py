@@ -79,5 +79,5 @@ def _opened(path: Path) -> Image.Image:
     """
     try:
         return PICTURES[_magic(path)][1](path)
-    except (SyntaxError, StopIteration, struct.error, KeyError, IndexError) as error:
+    except (OSError, SyntaxError, StopIteration, struct.error, KeyError, IndexError) as error:
         raise ValueError(str(error) or "another file than was opened") from error

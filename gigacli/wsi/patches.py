@@ -81,6 +81,11 @@ class Patches(Slide):
         self.size_px, self.bounds_px = (width, height), (0, 0, width, height)
         self.vendor, self.properties = "patches", {"giga.mpp": repr(stated)}
 
+    @property
+    def flat_px(self) -> int:
+        """None: a thumbnail is put together from the patches, which are read anyway."""
+        return 0
+
     def close(self) -> None:
         """Do nothing: no file stays open."""
 

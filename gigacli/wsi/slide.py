@@ -109,6 +109,11 @@ class Slide:
             raise InvalidInput(f"{self.path} was opened without a resolution", "Open it with Slide(path, mpp=...).")
         return self._mpp
 
+    @property
+    def flat_px(self) -> int:
+        """Pixels of a slide without smaller levels, all of which a thumbnail decodes; 0 where there are some."""
+        return self.size_px[0] * self.size_px[1] if len(self._levels) == 1 else 0
+
     def read(
         self, x: int, y: int, *, tile_px: int, mpp: float, out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:

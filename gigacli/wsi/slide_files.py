@@ -21,16 +21,24 @@ def slide_files(path: Path, *, whole: bool = False) -> list[Path]:
     return [path, *(sorted(_files_in(folder)) if path.suffix.lower() == ".mrxs" and folder.is_dir() else ())]
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Return bytes and time of the last change (nanoseconds) of a file; zeros where it is not there any more.
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Return bytes and time of the last change (nanoseconds) of a slide.
 
     Of an OME-Zarr image they are those of the files that tell it from others.
+
+    Raises:
+        OSError: It is not there.
     """
+    found = [file.stat() for file in (files_that_tell(path) if path.is_dir() else [path])]
+    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return the same of any file; zeros where it is not there any more."""
     try:
-        found = [file.stat() for file in (files_that_tell(path) if path.is_dir() else [path])]
+        return size_and_time(path)
     except OSError:
         return 0, 0
-    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
 
 
 def _files_in(folder: Path) -> set[Path]:
