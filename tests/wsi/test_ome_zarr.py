@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import zarr
+from numcodecs import LZ4, Blosc, Pickle, Zlib, Zstd
 from PIL import Image
 
 import gigacli as giga
@@ -54,6 +55,9 @@ def write(
     [
         {"version": "0.4"},
         {"version": "0.4", "axes": "tczyx", "chunk": (1, 64, 64)},
+        {"version": "0.4", "compressors": Blosc()},
+        {"version": "0.4", "compressors": Zlib()},
+        {"version": "0.4", "compressors": None},
         {"version": "0.5"},
         {"version": "0.5", "chunk": (1, 50, 70)},
         {"version": "0.5", "axes": "tczyx", "chunk": (32, 32), "shards": (1, 1, 1, 64, 64)},
@@ -87,6 +91,25 @@ def test_grey_is_a_slide_too(tmp_path):
 def test_units_of_axes(tmp_path, unit, mpp):
     with open_slide(write(tmp_path / "a.zarr", unit=unit)) as slide:
         assert float(slide.properties.get("ome.mpp-x", "nan")) == pytest.approx(mpp or np.nan, nan_ok=True)
+
+
+@pytest.mark.parametrize("codec", [Zlib(), Zstd(), Blosc()])
+def test_a_chunk_that_would_become_larger_than_it_may_is_refused(tmp_path, codec, monkeypatch):
+    path = write(tmp_path / "a.zarr", version="0.4", compressors=codec)
+    (path / "0" / "0.0.0").write_bytes(codec.encode(bytes(2**26)))
+    with open_slide(path, mpp=0.25) as slide:
+        monkeypatch.setattr(type(slide._tiles[0]._array), "__getitem__", lambda *_: pytest.fail("it was unpacked"))
+        with pytest.raises(SlideError, match="missing or damaged"):
+            slide.read(0, 0, tile_px=64, mpp=0.25)
+
+
+@pytest.mark.parametrize(("codec", "said"), [(Pickle(), "no OME-Zarr image"), (LZ4(), "packed with LZ4")])
+def test_chunks_that_are_a_pickle_or_do_not_say_their_size_are_not_unpacked(tmp_path, codec, said):
+    path = write(tmp_path / "a.zarr", version="0.4")
+    about = json.loads((path / "0" / ".zarray").read_text())
+    (path / "0" / ".zarray").write_text(json.dumps(about | {"compressor": codec.get_config()}))
+    with pytest.raises(SlideError, match=said):
+        open_slide(path)
 
 
 def test_a_series_of_bioformats2raw_is_its_first_image(tmp_path):
