@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,8 +28,9 @@ _EXTRA, _FORMAT, _JPEG_TABLES = 338, 339, 347
 _UNITS = {2: "inch", 3: "centimeter"}
 _COMPRESSIONS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32773: "PackBits", 32946: "deflate", 50000: "zstd"}
 _JPEG_2000 = (33003, 33004, 33005, 34712)
-_MOST_TILES = 2**24
-_MOST_TEXT = 2**25  # bytes of a description: OME-XML names every plane
+_MOST_TILES = 2**24  # of a file
+_MOST_TEXT = 2**25  # bytes of the first description: OME-XML names every plane
+_SOME_TEXT = 2**16  # of another
 _MOST_TABLES = 2**16
 MAX_PICTURE_PX = 2**27
 """Pixels that are decoded at once where a file has no tiles, 400 MB."""
@@ -52,7 +53,7 @@ class TiffImage:
     reduced: bool  # a smaller copy of another image
     strips: bool
     jpeg: JpegImage | None  # the same where it is made of JPEG tiles of three colours
-    smaller: tuple[TiffImage, ...]  # its own smaller copies
+    smaller: tuple[TiffImage, ...] = ()  # its own smaller copies
 
     @property
     def samples(self) -> int:
@@ -89,20 +90,25 @@ class TiffImage:
 
 def tiff_images(path: Path) -> list[TiffImage]:
     """Return the images of a TIFF with their smaller copies; none of a file that is no TIFF, or is cut short."""
+    images, left = list[TiffImage](), _MOST_TILES
     with path.open("rb") as file:
         try:
-            found = [(tags, directories_below(file, tags)) for tags in list(directories(file))]
-            images = []
-            for tags, below in found:
-                smaller = [image for one in below if (image := _image(file, one, ())) is not None]
-                if (image := _image(file, tags, tuple(smaller))) is not None:
-                    images.append(image)
+            for tags in list(directories(file)):
+                family = list[TiffImage | None]()
+                for one in (tags, *directories_below(file, tags)):
+                    image = _image(file, one, most_text=_SOME_TEXT if images or family else _MOST_TEXT)
+                    left -= 0 if image is None else len(image.offsets)
+                    if left < 0:  # many directories that point to one list
+                        return []
+                    family.append(image)
+                if (first := family[0]) is not None:
+                    images.append(replace(first, smaller=tuple(one for one in family[1:] if one is not None)))
         except (struct.error, OSError, ValueError, OverflowError):
             return []
     return images
 
 
-def _image(file: BinaryIO, tags: dict[int, Tag], smaller: tuple[TiffImage, ...]) -> TiffImage | None:
+def _image(file: BinaryIO, tags: dict[int, Tag], *, most_text: int) -> TiffImage | None:
     """Return the image of a directory, None where it holds none."""
     if not {_WIDTH, _LENGTH} <= tags.keys():
         return None
@@ -120,7 +126,7 @@ def _image(file: BinaryIO, tags: dict[int, Tag], smaller: tuple[TiffImage, ...])
     defaults = {_COMPRESSION: 1, _PHOTOMETRIC: 1, _SAMPLES: 1, _PLANAR: 1, _PREDICTOR: 1, _EXTRA: 0, _BITS: 1}
     bits = values_of(file, tags[_BITS], most=64) if _BITS in tags else np.ones(1)
     kinds = values_of(file, tags[_FORMAT], most=64) if _FORMAT in tags else np.ones(1)
-    text = values_of(file, tags[_DESCRIPTION], most=_MOST_TEXT).tobytes() if _DESCRIPTION in tags else b""
+    text = values_of(file, tags[_DESCRIPTION], most=most_text).tobytes() if _DESCRIPTION in tags else b""
     offsets, counts = (values_of(file, tags[tag], most=_MOST_TILES).astype(np.int64) for tag in needed)
     return TiffImage(
         size_px=size,
@@ -137,7 +143,6 @@ def _image(file: BinaryIO, tags: dict[int, Tag], smaller: tuple[TiffImage, ...])
         reduced=_REDUCED in tags and bool(tags[_REDUCED].value & 1),
         strips=strips,
         jpeg=jpeg_image(file, tags),
-        smaller=smaller,
     )
 
 

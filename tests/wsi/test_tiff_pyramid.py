@@ -16,6 +16,8 @@ from gigacli.errors import SlideError
 from gigacli.wsi import tile_level
 from gigacli.wsi.patches import open_slide
 from gigacli.wsi.resolution import resolve_mpp
+from gigacli.wsi.slide import Slide
+from gigacli.wsi.tiff_pyramid import open_tiff
 
 WIDTH, HEIGHT = 700, 500
 QPI = "<PerkinElmer-QPI-ImageDescription><ImageType>{}</ImageType></PerkinElmer-QPI-ImageDescription>"
@@ -248,6 +250,25 @@ def test_a_tiff_in_strips(tmp_path, compression):
         assert slide.vendor == "tiff"
         assert resolve_mpp(slide.properties).source == "tiff"
         np.testing.assert_array_equal(slide.read(5, 7, tile_px=200, mpp=0.5), np.asarray(oracle)[7:207, 5:205])
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "apart"),
+    [
+        ("TCGA-CR-7395-01A-01-TS1.svs", 1, 0),  # JPEG 2000
+        ("CMU-1-Small-Region.svs", 1, 4),  # JPEG of red, green and blue; its thumbnail lies in strips
+        ("CMU-1-Small-Region.pyramid.tif", 4, 4),
+        ("CMU-1-Small-Region.wrong-mpp.tiff", 1, 4),
+    ],
+)
+def test_real_tiffs_have_the_pixels_that_openslide_gives(slides, name, levels, apart):
+    with open_tiff(slides / name, mpp=0.5) as ours, Slide(slides / name, mpp=0.5) as theirs:
+        assert len(ours._levels) == levels
+        assert ours.size_px == theirs.size_px
+        for mpp in (0.5, 1.3)[: 1 + (levels > 1)]:
+            for x, y in ((0, 0), (1111, 777), (ours.size_px[0] - 100, ours.size_px[1] - 100)):
+                found, oracle = (one.read(x, y, tile_px=200, mpp=mpp).astype(int) for one in (ours, theirs))
+                assert np.abs(found - oracle).max() <= apart
 
 
 def test_a_slide_is_read_in_bounded_memory(tmp_path, monkeypatch):
