@@ -28,7 +28,23 @@ CLAM, STAMP, TRIDENT, slide2vec and the authors' tables). `wsi`, `slide` and `fi
 and an id in a table of labels: whoever reads paths looks for `path` first and drops that column before looking for
 `slide_id`."""
 
-_SLIDES = {"svs", "tif", "tiff", "ndpi", "mrxs", "scn", "bif", "vms", "vmu", "svslide", "dcm", "czi", "isyntax", "sdpc"}
+_SLIDES = {
+    "svs",
+    "tif",
+    "tiff",
+    "ndpi",
+    "mrxs",
+    "scn",
+    "bif",
+    "vms",
+    "vmu",
+    "svslide",
+    "dcm",
+    "czi",
+    "isyntax",
+    "sdpc",
+    "qptiff",
+}
 EXTENSIONS: Final = frozenset(_SLIDES | {"zarr", "png", "jpg", "jpeg", "h5", "pt", "npy"})
 """What may follow a slide's id in a table: slide formats, and the feature files that STAMP and CLAM tables name."""
 

@@ -10,6 +10,7 @@ from gigacli.cohort.registration import file_problem
 from gigacli.store.identity import FILE, MASK, UNKNOWN, digest
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
+from gigacli.wsi.slide_files import size_and_time, slide_files
 
 BLOCK_BYTES = 65536
 INNER_BLOCKS = 16
@@ -22,13 +23,13 @@ def hash_of_slide(path: Path, *, whole: bool) -> int:
     """A hash of the size and of a sample of the bytes of a slide: its first and last 64 KB, and 16 blocks between.
 
     A slide of several files (MIRAX, and the folder beside it) is what they are one after the other, in the order of
-    their names; the size is that of each.
+    their names; the size is that of each. Of an OME-Zarr image it is the files that describe it and some of its chunks.
 
     Args:
-        path: The slide file.
+        path: The slide file, or its folder.
         whole: Hash all bytes.
     """
-    files = [path, *_beside(path)]
+    files = slide_files(path, whole=whole)
     sizes = [file.stat().st_size for file in files]
     total = sum(sizes)
     if whole or total <= (INNER_BLOCKS + 2) * BLOCK_BYTES:
@@ -62,7 +63,7 @@ def changes(store: Store, rows: Sequence[int]) -> dict[int, str]:
     for row in (row for row in rows if tiled[row]):
         slide = store.slides[row]
         path = Path(slide.path)
-        if slide.path and path.exists() and path.stat().st_mtime_ns != slide.modified_ns:
+        if slide.path and path.exists() and size_and_time(path)[1] != slide.modified_ns:
             found[row] = _other_bytes(store, row, slide)
         if slide.mask and not found.get(row):
             found[row] = _other_mask(store, row, slide)
@@ -89,14 +90,6 @@ def _other_mask(store: Store, row: int, slide: SlideRow) -> str:
 
 def _as_it_is(slide: SlideRow) -> str:
     return f"giga tile STORE --redo --slide {shlex.quote(slide.id)} takes it as it is"
-
-
-def _beside(path: Path) -> list[Path]:
-    """The files that belong to a slide file."""
-    folder = path.with_suffix("")
-    if path.suffix.lower() != ".mrxs" or not folder.is_dir():
-        return []
-    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def _read(files: Sequence[Path], sizes: Sequence[int], start: int, n: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -9,17 +10,29 @@ from pathlib import Path
 import openslide
 
 from gigacli.errors import NotFound
+from gigacli.progress import SILENT, Progress
+from gigacli.wsi.ome_zarr import is_image
 
-EXTENSIONS = (".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu")
-"""File extensions taken for slides in a folder: the main files of the formats OpenSlide 4 reads."""
+EXTENSIONS = (
+    *(".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".qptiff", ".scn", ".svs", ".svslide", ".tif", ".tiff"),
+    *(".vms", ".vmu"),
+)
+"""File extensions taken for slides in a folder: the main files of the formats OpenSlide 4 reads, and QPTIFF."""
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+_SHOWN = 6  # kinds of files passed over that are named
 
 
-def find_slides(paths: Sequence[Path]) -> list[Path]:
+def find_slides(paths: Sequence[Path], *, progress: Progress = SILENT) -> list[Path]:
     """Find the slides among files and folders.
 
-    Files are taken as given, whatever their extension. Folders are searched recursively for `EXTENSIONS`, sorted by
-    path; hidden files and folders and zarr stores are passed over. The .dcm files of one folder and series are one
-    slide, stood for by the first of them.
+    Files are taken as given, whatever their extension. Folders are searched recursively for `EXTENSIONS` and OME-Zarr
+    images, sorted by path; hidden files and folders and other zarr stores are passed over. What is passed over and not
+    hidden is said. The .dcm files of one folder and series are one slide, stood for by the first of them.
+
+    Args:
+        paths: Files and folders.
+        progress: Is told what was passed over.
 
     Returns:
         Paths in the order of `paths`, each once.
@@ -28,10 +41,11 @@ def find_slides(paths: Sequence[Path]) -> list[Path]:
         NotFound: A path does not exist or cannot be listed, or there is no slide at all.
     """
     found: list[Path] = []
+    others = Counter[str]()
     for path in paths:
-        if path.is_dir():
-            found.extend(_search(path, set()))
-        elif path.is_file():
+        if path.is_dir() and not is_image(path):
+            found.extend(_search(path, set(), others))
+        elif path.exists():
             found.append(path)
         else:
             expected = f"a slide ({' '.join(EXTENSIONS)}) or a folder of slides"
@@ -39,7 +53,12 @@ def find_slides(paths: Sequence[Path]) -> list[Path]:
     if not found:
         where = ", ".join(str(path) for path in paths) or "an empty list of paths"
         hint = "Name the slides, or the folder that holds them; images that were cut out of slides go to --patches."
-        raise NotFound(f"no slide in {where}; looked for {' '.join(EXTENSIONS)}", hint)
+        there = f"; found {_named(others)}" if others else ""
+        raise NotFound(f"no slide in {where}; looked for {' '.join(EXTENSIONS)} and OME-Zarr{there}", hint)
+    if others:
+        pictures = any(extension in others for extension in _PICTURES)
+        hint = "; a picture that is a slide has to be named itself: giga tile STORE PICTURE" if pictures else ""
+        progress.say(f"passed over among the slides: {_named(others)}{hint}")
     once: dict[Path, Path] = {}
     for path in found:
         once.setdefault(path.absolute(), path)
@@ -100,8 +119,18 @@ def _one_per_series(paths: Iterable[Path]) -> Iterator[Path]:
         yield path
 
 
-def _search(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Yield the slides below a folder, by path. Links to folders are followed, once each."""
+def _named(others: Counter[str]) -> str:
+    """Say how many files of which kinds there are."""
+    most = [f"{n} {extension}" for extension, n in sorted(others.items(), key=lambda one: (-one[1], one[0]))]
+    rest = len(most) - _SHOWN
+    return ", ".join(most[:_SHOWN]) + (f" and {rest} kinds more" if rest > 0 else "")
+
+
+def _search(folder: Path, seen: set[Path], others: Counter[str]) -> Iterator[Path]:
+    """Yield the slides below a folder, by path, and count the `others` by extension.
+
+    Links to folders are followed, once each; the folder of a MIRAX slide holds nothing but parts of it.
+    """
     real = folder.resolve()
     if real in seen:
         return
@@ -114,10 +143,16 @@ def _search(folder: Path, seen: set[Path]) -> Iterator[Path]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            if entry.suffix != ".zarr":
-                yield from _search(entry, seen)
+            if is_image(entry):
+                yield entry
+            elif entry.suffix == ".zarr":
+                others[".zarr that holds no OME-Zarr image"] += 1
+            elif not entry.with_name(f"{entry.name}.mrxs").exists():
+                yield from _search(entry, seen, others)
         elif _is_slide(entry):
             yield entry
+        else:
+            others[entry.suffix.lower() or "without extension"] += 1
 
 
 def _is_slide(path: Path) -> bool:

@@ -16,8 +16,10 @@ from gigacli.errors import InvalidInput, NotFound, reason_of
 from gigacli.progress import SILENT, Progress
 from gigacli.store.table import SlideRow, SlideTable
 from gigacli.tables import bare_id, find_column, read_columns, refuse_missing, tcga_patient
+from gigacli.wsi.advice import flat_slides
 from gigacli.wsi.patches import open_slide
 from gigacli.wsi.resolution import resolve_mpp
+from gigacli.wsi.slide_files import size_and_time
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def register(
     *,
     csv: Path | None = None,
     slide_mpp: float | None = None,
+    tile_mpp: float = 0.0,
     slide_root: Path | None = None,
     allow_missing: bool = False,
     redo: bool = False,
@@ -67,6 +70,7 @@ def register(
         paths: Slide files, folders and tables of slides.
         csv: One more table of slides.
         slide_mpp: Microns per pixel of slides that do not state them.
+        tile_mpp: Those of the tiles, which slides may be as coarse as.
         slide_root: Folder to look in for slides that are not where they were.
         allow_missing: Whether tables may name slides that are not there, which are left out and said.
         redo: Look at every slide again, and take what tables say now.
@@ -82,20 +86,20 @@ def register(
     tables = [p for p in paths if p.suffix.lower() in (".csv", ".tsv")] + ([csv] if csv else [])
     files = [p for p in paths if p not in tables]
     known, moved = _find_moved(known, slide_root)
-    found = find_slides(files) if files else []
+    found = find_slides(files, progress=progress) if files else []
     candidates = [_Candidate(path.absolute(), slide_id_of(path)) for path in found]
     candidates = _merge(known, candidates, tables, allow_missing=allow_missing, progress=progress)
     _refuse_duplicates(candidates)
     if not add:
-        return _look_again(known, candidates, slide_mpp)
-    rows, reasons = [], {}
+        return _look_again(known, candidates, slide_mpp, tile_mpp)
+    rows, reasons, flat = [], {}, dict[str, int]()
     named = {c.id for c in candidates}
     old = [row for row in known.rows if row.id not in named and (not only or row.id in only)]
     again = [_Candidate.of(row) for row in old if redo or not row.usable]
     todo = [c for c in [*candidates, *again] if _must_be_read(known, c, redo=redo and (not only or c.id in only))]
     progress.start("registering", len(todo))
     for candidate in todo:
-        row, reasons[candidate.id] = _read_header(candidate, slide_mpp)
+        row, reasons[candidate.id], flat[candidate.id] = _read_header(candidate, slide_mpp, tile_mpp)
         rows.append(row)
         progress.advance()
     table = known.with_rows(rows)
@@ -106,6 +110,8 @@ def register(
         progress.say(f"{lost} registered slides are not where they were; `slide_root` finds them again")
     if moved:
         progress.say(f"{moved} slides were found again below {slide_root}")
+    if text := flat_slides({name: px for name, px in flat.items() if not reasons[name]}):
+        progress.say(text)
     told = {c.id for c in candidates if c.patient}
     barcodes = sum(bool(row.patient) and row.id not in told and row.id not in known.index for row in rows)
     if barcodes:
@@ -121,7 +127,7 @@ def file_problem(row: SlideRow) -> str:
     if not row.path:
         return "its slide file is not known; name it in a table: giga import STORE FILES --csv slides.csv"
     try:
-        size = Path(row.path).stat().st_size
+        size, _ = size_and_time(Path(row.path))
     except OSError:
         return f"{row.path} is not there; if it was moved: giga tile STORE --slide-root FOLDER"
     if row.file_bytes in (-1, size):
@@ -146,7 +152,7 @@ def _find_moved(known: SlideTable, root: Path | None) -> tuple[SlideTable, int]:
             places.setdefault(path.name, []).append(path.absolute())
     found = []
     for row in lost:
-        same = [p for p in places.get(Path(row.path).name, []) if row.file_bytes in (-1, p.stat().st_size)]
+        same = [p for p in places.get(Path(row.path).name, []) if row.file_bytes in (-1, size_and_time(p)[0])]
         if len(same) > 1:
             files = ", ".join(str(p) for p in same[:3])
             raise InvalidInput(f"slide {row.id!r} may be any of {files}", "name a `slide_root` that holds one of them")
@@ -255,23 +261,27 @@ def _must_be_read(known: SlideTable, candidate: _Candidate, *, redo: bool) -> bo
     return redo or Path(row.path) != candidate.path or (bool(candidate.patient) and row.patient != candidate.patient)
 
 
-def _read_header(candidate: _Candidate, slide_mpp: float | None) -> tuple[SlideRow, str]:
-    """Return a slide's row from its header, and the reason why it cannot be used, "" if it can."""
+def _read_header(candidate: _Candidate, slide_mpp: float | None, tile_mpp: float) -> tuple[SlideRow, str, int]:
+    """Return a slide's row from its header, why it cannot be used, "" if it can, and its pixels if it is flat."""
     patient = candidate.patient or tcga_patient(candidate.id)
     row = SlideRow(id=candidate.id, path=str(candidate.path), patient=patient, mask=candidate.mask)
+    flat_px = 0
     option = slide_mpp if slide_mpp is not None else candidate.option_mpp
     try:
-        stat = candidate.path.stat()
-        row = replace(row, file_bytes=stat.st_size, modified_ns=stat.st_mtime_ns)
+        size, modified_ns = size_and_time(candidate.path)
+        row = replace(row, file_bytes=size, modified_ns=modified_ns)
         with open_slide(candidate.path) as slide:
             row = replace(row, vendor=slide.vendor, size_px=slide.size_px)
-            resolution = resolve_mpp(slide.properties, csv_mpp=candidate.mpp, slide_mpp=option)
+            flat_px = slide.flat_px
+            resolution = resolve_mpp(slide.properties, csv_mpp=candidate.mpp, slide_mpp=option, tile_mpp=tile_mpp)
     except Exception as error:
-        return row, reason_of(error)
-    return replace(row, mpp=resolution.mpp, mpp_source=resolution.source), ""
+        return row, reason_of(error), flat_px
+    return replace(row, mpp=resolution.mpp, mpp_source=resolution.source), "", flat_px
 
 
-def _look_again(known: SlideTable, candidates: Sequence[_Candidate], slide_mpp: float | None) -> Registration:
+def _look_again(
+    known: SlideTable, candidates: Sequence[_Candidate], slide_mpp: float | None, tile_mpp: float
+) -> Registration:
     """Find out again why registered slides cannot be used, without changing the table."""
     unknown = [c.id for c in candidates if c.id not in known.index]
     if unknown:
@@ -279,5 +289,6 @@ def _look_again(known: SlideTable, candidates: Sequence[_Candidate], slide_mpp: 
             f"{len(unknown)} slides are not registered, for example {unknown[0]}; a shard registers none",
             "run once without `shard` but with `plan`",
         )
-    unusable = {i: _read_header(_Candidate.of(row), slide_mpp)[1] for i, row in enumerate(known.rows) if not row.usable}
+    lacking = [i for i, row in enumerate(known.rows) if not row.usable]
+    unusable = {i: _read_header(_Candidate.of(known[i]), slide_mpp, tile_mpp)[1] for i in lacking}
     return Registration(known, {i: why or "run giga tile without --shard once" for i, why in unusable.items()})

@@ -192,6 +192,7 @@ def _registered(config: TileConfig, known: Store | None, paths: list[Path], prog
         paths,
         csv=config.csv,
         slide_mpp=config.slide_mpp,
+        tile_mpp=config.mpp,
         slide_root=config.slide_root,
         allow_missing=config.allow_missing,
         redo=config.redo,

@@ -19,10 +19,10 @@ class SlideRow:
     id: str  # unique in the store; text
     path: str  # where the slide file is, "" where an import does not say
     patient: str = ""  # patient identifier, "" where unknown
-    vendor: str = ""  # OpenSlide's name of the format, "" for a file that could not be opened
+    vendor: str = ""  # name of the format, by OpenSlide or by giga, "" for a file that could not be opened
     size_px: tuple[int, int] = (-1, -1)  # width and height at level 0, -1 for a file that could not be opened
     mpp: float = float("nan")  # microns per level-0 pixel, NaN where unresolved
-    mpp_source: str = ""  # csv, openslide, tiff, objective, option, import or nominal; "" where unresolved
+    mpp_source: str = ""  # csv, ome, openslide, tiff, objective, option, import or nominal; "" where unresolved
     file_bytes: int = -1  # size of the file when it was registered, -1 for a file that could not be opened
     modified_ns: int = -1  # its last change before that, nanoseconds since 1970, -1 for a file that could not be opened
     mask: str = ""  # path of a tissue mask that was given for the slide, "" for none

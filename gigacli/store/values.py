@@ -22,7 +22,7 @@ from gigacli.store.store import Store
 
 SLACK_PX = 1.0  # pixels that a tile may reach over the border of its slide: corners are rounded to whole pixels
 UNIT_TOLERANCE = 1e-3
-SOURCES = ("", "csv", "openslide", "tiff", "objective", "option", "import", "nominal")
+SOURCES = ("", "csv", "ome", "openslide", "tiff", "objective", "option", "import", "nominal")
 BLOCK_BYTES = 2**25  # values of a slide that are read at once, or one row of chunks
 OF_TILES = ("TILES-3", "TILES-4")
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from gigacli.wsi.tiff import description_of
 
 COPY = "Copy the file again."
+
+PX_PER_S = 40e6
+"""Pixels that a core decodes in a second."""
+
+FLAT_PX = 2**25
+"""Pixels of a slide without smaller levels that are worth a word: a second."""
 
 _IMAGES = {
     b"\x89PNG": "a PNG image",
@@ -38,18 +45,18 @@ def advice(path: Path, error: str = "") -> str:
     image = next((name for magic, name in _IMAGES.items() if head.startswith(magic)), "")
     tiff = description_of(path)
     if head[128:] == b"DICM" and (_UNSUPPORTED.search(error) or not error):
-        return f"It is DICOM of a kind that OpenSlide does not read. {_convert(path, flat=True)}"
+        return f"It is DICOM of a kind that OpenSlide does not read. {convert(path, flat=True)}"
     if error:
-        return _convert(path) if _UNSUPPORTED.search(error) else COPY
+        return convert(path) if _UNSUPPORTED.search(error) else COPY
     if image:
-        return f"It is {image} and no slide. {_convert(path)}"
+        return f"It is {image} and no slide. {convert(path)}"
     if tiff is not None:
         kind = next((name for words, name in _TIFFS.items() if words in tiff), "a TIFF")
-        return f"It is {kind} whose images OpenSlide does not read, such as one in strips. {_convert(path)}"
+        return f"It is {kind} whose images OpenSlide does not read, such as one in strips. {convert(path)}"
     return "If it should be one, copy the file again, with the files that belong to it."
 
 
-def _convert(path: Path, *, flat: bool = False) -> str:
+def convert(path: Path, *, flat: bool = False) -> str:
     """Return the commands of a conversion with libvips; of what it does not read, `flat` by Bio-Formats first."""
     source, commands = path.name, []
     if flat:
@@ -61,4 +68,21 @@ def _convert(path: Path, *, flat: bool = False) -> str:
         f"Convert it to a tiled pyramid, in its folder: {' && '.join(commands)}; if that says the file is broken, copy "
         "it again. "
         "Resolutions get lost easily: give it with --slide-mpp X, or in a column 'mpp' of a table."
+    )
+
+
+def flat_slides(pixels: Mapping[str, int]) -> str:
+    """Say what it costs that slides have no smaller levels, "" where it is next to nothing.
+
+    Args:
+        pixels: Those of slides without smaller levels, by name.
+    """
+    flat = {name: px for name, px in pixels.items() if px >= FLAT_PX}
+    if not flat:
+        return ""
+    worst = max(flat, key=flat.__getitem__)
+    return (
+        f"{len(flat)} slides have no smaller levels: to find the tissue of {worst}, all of its {flat[worst] / 1e6:.0f} "
+        f"megapixels are decoded, {flat[worst] / PX_PER_S:.0f} s or more, and for coarse tiles again; a pyramid saves "
+        "that: vips tiffsave IN OUT.tif --tile --pyramid --bigtiff --compression jpeg"
     )

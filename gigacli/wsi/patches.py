@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,8 @@ from PIL import Image
 
 from gigacli.errors import SlideError
 from gigacli.wsi.area import area_average
+from gigacli.wsi.foreign import open_foreign
+from gigacli.wsi.picture import on_white
 from gigacli.wsi.slide import Slide
 
 ENDING = ".patches"
@@ -27,8 +28,11 @@ SAME = 1e-6  # of a resolution: rounding, not another one
 
 
 def open_slide(path: str | Path, *, mpp: float | None = None, upsample: bool = False) -> Slide:
-    """Open a slide, or the patches of one; arguments and errors are those of :class:`Slide`."""
-    return Patches(path, mpp=mpp) if Path(path).suffix == ENDING else Slide(path, mpp=mpp, upsample=upsample)
+    """Open a slide of whatever kind, or the patches of one; arguments and errors are those of :class:`Slide`."""
+    if Path(path).suffix == ENDING:
+        return Patches(path, mpp=mpp)
+    found = open_foreign(Path(path), mpp=mpp, upsample=upsample)
+    return Slide(path, mpp=mpp, upsample=upsample) if found is None else found
 
 
 def index_text(
@@ -76,6 +80,11 @@ class Patches(Slide):
         width, height = np.ceil(self.corners.max(axis=0) + self._edge_px - SAME).astype(int).tolist()
         self.size_px, self.bounds_px = (width, height), (0, 0, width, height)
         self.vendor, self.properties = "patches", {"giga.mpp": repr(stated)}
+
+    @property
+    def flat_px(self) -> int:
+        """None: a thumbnail is put together from the patches, which are read anyway."""
+        return 0
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
@@ -135,14 +144,11 @@ class Patches(Slide):
             with Image.open(self._folder / name) as image:
                 if image.size != (self._patch_px, self._patch_px):
                     raise SlideError(f"{self._folder / name} is {image.size} px; expected {self._patch_px} a side")
-                rgba: Any = image.convert("RGBA") if image.has_transparency_data else image.convert("RGB")
+                return on_white(image)
         except (OSError, ValueError) as error:
             if isinstance(error, SlideError):
                 raise
             raise SlideError(f"{self._folder / name} cannot be read: {error}", _AGAIN) from error
-        if rgba.mode == "RGBA":
-            rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-        return np.asarray(rgba)
 
 
 _AGAIN = "list the patches again: giga tile STORE --patches FOLDER"

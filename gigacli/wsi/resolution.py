@@ -3,10 +3,11 @@
 The chain, first source that speaks wins:
 
 1. ``csv``: the column 'mpp' of the slide table. A person wrote it, so it wins over everything.
-2. ``openslide``: ``openslide.mpp-x`` and ``openslide.mpp-y``.
-3. ``tiff``: ``tiff.XResolution`` and ``tiff.YResolution`` with their unit.
-4. ``objective``: 10 / ``openslide.objective-power``, the convention that 10x is one micron per pixel.
-5. ``option``: what the caller says slides without a resolution have.
+2. ``ome``: the physical size of a pixel in OME-XML or the metadata of OME-Zarr.
+3. ``openslide``: ``openslide.mpp-x`` and ``openslide.mpp-y``.
+4. ``tiff``: ``tiff.XResolution`` and ``tiff.YResolution`` with their unit.
+5. ``objective``: 10 / ``openslide.objective-power``, the convention that 10x is one micron per pixel.
+6. ``option``: what the caller says slides without a resolution have.
 
 Nothing is guessed beyond it, and a value that contradicts itself is refused, not passed over for the next source.
 """
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 from gigacli.errors import SlideError
 
 MPP_RANGE = (0.08, 5.0)
-"""Microns per pixel of a real slide: finer than any objective resolves, or coarser than cells, is a broken header."""
+"""Microns per pixel of a real slide: finer than any objective resolves, or coarser than cells, is a broken header.
+Where still coarser tiles are wanted an overview is as good as a slide."""
 
 MAX_ANISOTROPY = 1.05  # pixels are square; scanners calibrate x and y apart by up to a few percent
 
@@ -45,18 +47,23 @@ class Resolution:
     """The resolution of a slide's level 0."""
 
     mpp: float  # microns per pixel
-    source: str  # who says so: ``csv``, ``openslide``, ``tiff``, ``objective``, ``option``, or ``import`` of patches
+    source: str  # ``csv``, ``ome``, ``openslide``, ``tiff``, ``objective``, ``option``, or ``import`` of patches
 
 
 def resolve_mpp(
-    properties: Mapping[str, str], *, csv_mpp: float | None = None, slide_mpp: float | None = None
+    properties: Mapping[str, str],
+    *,
+    csv_mpp: float | None = None,
+    slide_mpp: float | None = None,
+    tile_mpp: float = 0.0,
 ) -> Resolution:
     """Decide the microns per pixel of a slide by the documented chain (see the module).
 
     Args:
-        properties: The slide's properties as OpenSlide reports them.
+        properties: The slide's properties as OpenSlide reports them, or under its names.
         csv_mpp: The slide's value in the table, if it has one.
         slide_mpp: What slides without a resolution have, if the caller says so.
+        tile_mpp: What tiles shall have: a slide may be as coarse as that.
 
     Returns:
         The resolution and its source.
@@ -65,19 +72,21 @@ def resolve_mpp(
         SlideError: There is no resolution; or it lies outside `MPP_RANGE`, differs between x and y by more than 5 %, or
             contradicts the objective power by more than a factor of 3.
     """
+    most = max(MPP_RANGE[1], tile_mpp)
     if csv_mpp is not None:
-        return Resolution(_in_range(float(csv_mpp), "the column 'mpp' of the table", _IN_TABLE), "csv")
+        return Resolution(_in_range(float(csv_mpp), "the column 'mpp' of the table", most, _IN_TABLE), "csv")
     if (stated := _number(properties, "giga.mpp")) is not None:  # of patches, which giga lists itself
-        return Resolution(_in_range(stated, "the list of its patches"), "import")
+        return Resolution(_in_range(stated, "the list of its patches", most), "import")
     power = _number(properties, "openslide.objective-power")
-    for source, axes in (("openslide", _openslide_mpp(properties)), ("tiff", _tiff_mpp(properties))):
+    ome = _pair(_number(properties, "ome.mpp-x"), _number(properties, "ome.mpp-y"))
+    for source, axes in (("ome", ome), ("openslide", _openslide_mpp(properties)), ("tiff", _tiff_mpp(properties))):
         if axes is not None:
-            mpp = _in_range(_isotropic(axes, source), f"its {source} properties")
+            mpp = _in_range(_isotropic(axes, source), f"its {source} properties", most)
             return Resolution(_agreeing(mpp, power), source)
     if power is not None:
-        return Resolution(_in_range(10.0 / power, f"its objective power of {power:g}"), "objective")
+        return Resolution(_in_range(10.0 / power, f"its objective power of {power:g}", most), "objective")
     if slide_mpp is not None:
-        return Resolution(_in_range(float(slide_mpp), "giga tile --slide-mpp", _LEVEL_0), "option")
+        return Resolution(_in_range(float(slide_mpp), "giga tile --slide-mpp", most, _LEVEL_0), "option")
     raise SlideError(
         "there is no resolution in the slide: no microns per pixel, no TIFF resolution tags, no objective power",
         "Give it for all slides without one, giga tile STORE --slide-mpp X, or slide by slide in a column 'mpp' of a "
@@ -132,10 +141,10 @@ def _isotropic(axes: tuple[float, float], source: str) -> float:
     return (axes[0] + axes[1]) / 2
 
 
-def _in_range(mpp: float, source: str, fix: str = _FIX) -> float:
-    low, high = MPP_RANGE
-    if not low <= mpp <= high:  # also refuses NaN
-        raise SlideError(f"{source} gives {mpp:g} microns per pixel; expected {low:g} to {high:g}", fix)
+def _in_range(mpp: float, source: str, most: float, fix: str = _FIX) -> float:
+    low = MPP_RANGE[0]
+    if not low <= mpp <= most * (1 + 1e-9):  # also refuses NaN
+        raise SlideError(f"{source} gives {mpp:g} microns per pixel; expected {low:g} to {most:g}", fix)
     return mpp
 
 

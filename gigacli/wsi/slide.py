@@ -18,6 +18,7 @@ from gigacli.wsi.area import area_average
 from gigacli.wsi.header import bounds, check_sizes, reduction
 from gigacli.wsi.jpeg_tiles import JpegLevel, jpeg_levels
 from gigacli.wsi.tiff import lacking_tiles
+from gigacli.wsi.tile_level import TileLevel
 
 MAX_UPSAMPLING = 1.05
 """Pixels may be up to 5 % coarser than asked for: scanners sold as 0.5 micron really have 0.47 to 0.52, and 20 tiles
@@ -62,10 +63,8 @@ class Slide:
     """
 
     def __init__(self, path: str | Path, *, mpp: float | None = None, upsample: bool = False) -> None:
-        if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
-            raise InvalidInput(f"{path}: a resolution of {mpp} microns per pixel; expected more than 0")
         self.path = Path(path)
-        self._mpp = mpp
+        self._mpp = check_mpp(path, mpp)
         self._upsample = upsample
         self._lock = threading.Lock()
         self._handle = _open(self.path)
@@ -110,6 +109,11 @@ class Slide:
             raise InvalidInput(f"{self.path} was opened without a resolution", "Open it with Slide(path, mpp=...).")
         return self._mpp
 
+    @property
+    def flat_px(self) -> int:
+        """Pixels of a slide without smaller levels, all of which a thumbnail decodes; 0 where there are some."""
+        return self.size_px[0] * self.size_px[1] if len(self._levels) == 1 else 0
+
     def read(
         self, x: int, y: int, *, tile_px: int, mpp: float, out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
@@ -136,7 +140,7 @@ class Slide:
 
     def decodes(self, mpp: float) -> bool:
         """Whether tiles of `mpp` are decoded from the JPEG tiles of the file, without OpenSlide."""
-        return self._jpeg_level(self._level(mpp)) is not None
+        return self._direct(self._level(mpp)) is not None
 
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
         """Read the scanned region (`bounds_px`) at `mpp` microns per pixel.
@@ -195,11 +199,11 @@ class Slide:
         """`shape` (rows, columns) pixels at `mpp` from `origin`, averaging nothing beyond `extent` (level-0 px)."""
         level = self._level(mpp)
         across, down = (mpp / self.mpp / d for d in self._downsamples(level))
-        jpeg = self._jpeg_level(level)
-        if jpeg is not None:
+        tiles = self._direct(level)
+        if tiles is not None:
             first, spans = self._place(level, origin, extent, whole=True)
             size = _size(spans)
-            region = jpeg.region(first, size, out if out is not None and out.shape[1::-1] == size else None)
+            region = tiles.region(first, size, out if out is not None and out.shape[1::-1] == size else None)
             if region is not None:
                 return area_average(region, spans, step=(across, down), shape=shape)
         corner, spans = self._place(level, origin, extent, whole=False)
@@ -231,8 +235,8 @@ class Slide:
             spans.append((begin - shift, end - shift))
         return (corners[0], corners[1]), (spans[0], spans[1])
 
-    def _jpeg_level(self, level: int) -> JpegLevel | None:
-        """Return the JPEG tiles of a level, None where they are not what OpenSlide gives.
+    def _direct(self, level: int) -> TileLevel | None:
+        """Return the tiles of a level that are read without OpenSlide, None where they are not what it gives.
 
         A function of the file alone, so that no pixel depends on who reads it.
         """
@@ -308,6 +312,13 @@ class Slide:
                 # The old handle is not closed: other threads may be inside. It goes when the last of them lets go.
                 self._handle = _open(self.path)
             return self._handle
+
+
+def check_mpp(path: str | Path, mpp: float | None) -> float | None:
+    """Return the microns per pixel of a slide, refused if they are no number that is."""
+    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
+        raise InvalidInput(f"{path}: a resolution of {mpp} microns per pixel; expected more than 0")
+    return mpp
 
 
 def _open(path: Path) -> openslide.OpenSlide:

@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS = 256, 257, 322, 323, 324, 325
 _BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION, _SAMPLES, _PLANAR, _JPEG_TABLES = 258, 259, 262, 270, 277, 284, 347
 _JPEG = 7  # of the values of _COMPRESSION, after TIFF Technical Note 2
-_FORMS = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B", 16: "Q"}  # letter of struct, by type of value
+_BELOW = 330
+_FORMS = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q", 18: "Q"}  # letter of struct, by type of value
+_BEHIND_POINTERS = (2, 5)  # types of value: text and fractions
 _MOST_DIRECTORIES = 1000
+_MOST_LEVELS = 64
 _MOST_TILES = 2**24  # of an image: a million pixels a side in tiles of 256
 _TILE_PX = range(8, 4097)  # sides of a tile that a scanner writes
 _MOST_TABLES = 2**16  # bytes of quantisation and Huffman tables; a JPEG has 600
 
 
-class _Tag(NamedTuple):
+class Tag(NamedTuple):
     """An entry of a directory."""
 
     number: int  # of values
@@ -53,7 +56,7 @@ def lacking_tiles(path: Path) -> str:
     """
     with path.open("rb") as file:
         try:
-            for tags in _directories(file):
+            for tags in directories(file):
                 if {_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS} <= tags.keys():
                     needed, found = _tiles_needed(tags), tags[_TILE_OFFSETS].number
                     if found < needed:
@@ -69,8 +72,8 @@ def jpeg_images(path: Path) -> list[JpegImage]:
     found = []
     with path.open("rb") as file:
         try:
-            for tags in list(_directories(file)):
-                if image := _jpeg_image(file, tags):
+            for tags in list(directories(file)):
+                if image := jpeg_image(file, tags):
                     found.append(image)
         except (struct.error, OSError, ValueError):
             return []  # the file ends too early, or an offset is none
@@ -79,20 +82,30 @@ def jpeg_images(path: Path) -> list[JpegImage]:
 
 def description_of(path: Path) -> str | None:
     """Return the beginning of the description of a TIFF's first image; None of a file that is no TIFF, or cut short."""
+    first = first_image(path)
+    return None if first is None else first[0]
+
+
+def first_image(path: Path) -> tuple[str, bool] | None:
+    """Return the beginning of the description of a TIFF's first image, and whether it names smaller copies as its own.
+
+    None of a file that is no TIFF, or cut short.
+    """
     with path.open("rb") as file:
         try:
-            tags = next(_directories(file), None)
-            if tags is None or _DESCRIPTION not in tags:
-                return None if tags is None else ""
-            tag = tags[_DESCRIPTION]
-            if tag.number <= 8:  # lies in the directory itself
-                return ""
-            return _values(file, tag, most=4096).tobytes().decode(errors="replace")
+            tags = next(directories(file), None)
+            if tags is None:
+                return None
+            tag = tags.get(_DESCRIPTION)
+            text = ""
+            if tag is not None and tag.number > 8:  # a shorter one lies in the directory itself
+                text = values_of(file, tag, most=4096).tobytes().decode(errors="replace")
+            return text, _BELOW in tags
         except (struct.error, OSError, ValueError):
             return None
 
 
-def _jpeg_image(file: BinaryIO, tags: dict[int, _Tag]) -> JpegImage | None:
+def jpeg_image(file: BinaryIO, tags: dict[int, Tag]) -> JpegImage | None:
     """Return the image of a directory, None where it is not made of JPEG tiles of three colours."""
     values = {tag: tags[tag].value for tag in (_COMPRESSION, _SAMPLES, _PHOTOMETRIC) if tag in tags}
     values[_PLANAR] = tags[_PLANAR].value if _PLANAR in tags else 1
@@ -100,7 +113,7 @@ def _jpeg_image(file: BinaryIO, tags: dict[int, _Tag]) -> JpegImage | None:
     needed_tags = {_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS}
     if kind != (_JPEG, 3, 1) or values.get(_PHOTOMETRIC) not in (2, 6) or not needed_tags <= tags.keys():
         return None
-    bits = _values(file, tags[_BITS], most=3) if _BITS in tags else np.ones(1)
+    bits = values_of(file, tags[_BITS], most=3) if _BITS in tags else np.ones(1)
     needed, tables = _tiles_needed(tags), tags.get(_JPEG_TABLES)
     if not 0 < needed <= _MOST_TILES or any(tags[tag].number != needed for tag in (_TILE_OFFSETS, _TILE_COUNTS)):
         return None
@@ -109,19 +122,19 @@ def _jpeg_image(file: BinaryIO, tags: dict[int, _Tag]) -> JpegImage | None:
     return JpegImage(
         size_px=(tags[_WIDTH].value, tags[_LENGTH].value),
         tile_px=(tags[_TILE_WIDTH].value, tags[_TILE_LENGTH].value),
-        offsets=_values(file, tags[_TILE_OFFSETS], most=needed).astype(np.int64),
-        counts=_values(file, tags[_TILE_COUNTS], most=needed).astype(np.int64),
-        tables=b"" if tables is None else _values(file, tables, most=_MOST_TABLES).tobytes(),
+        offsets=values_of(file, tags[_TILE_OFFSETS], most=needed).astype(np.int64),
+        counts=values_of(file, tags[_TILE_COUNTS], most=needed).astype(np.int64),
+        tables=b"" if tables is None else values_of(file, tables, most=_MOST_TABLES).tobytes(),
         rgb=values[_PHOTOMETRIC] == 2,
     )
 
 
-def _tiles_needed(tags: dict[int, _Tag]) -> int:
+def _tiles_needed(tags: dict[int, Tag]) -> int:
     width, length, across, down = (tags[t].value for t in (_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH))
     return -(-width // max(1, across)) * -(-length // max(1, down))
 
 
-def _values(file: BinaryIO, tag: _Tag, *, most: int) -> NDArray[np.integer]:
+def values_of(file: BinaryIO, tag: Tag, *, most: int) -> NDArray[np.integer]:
     """Return the values of a tag, at most as many as that."""
     kind = np.dtype(tag.order + tag.form)
     data = tag.raw
@@ -131,7 +144,7 @@ def _values(file: BinaryIO, tag: _Tag, *, most: int) -> NDArray[np.integer]:
     return np.frombuffer(data, kind, min(tag.number, most))
 
 
-def _directories(file: BinaryIO) -> Iterator[dict[int, _Tag]]:
+def directories(file: BinaryIO) -> Iterator[dict[int, Tag]]:
     """Yield the entries of each directory of a TIFF by tag.
 
     Raises:
@@ -142,22 +155,44 @@ def _directories(file: BinaryIO) -> Iterator[dict[int, _Tag]]:
     kind = struct.unpack(order + "H", magic[2:])[0] if order else 0
     if kind not in (42, 43):
         return
-    number, offset, start = ("H", "I", 4) if kind == 42 else ("Q", "Q", 8)
+    start, offset = (4, "I") if kind == 42 else (8, "Q")
     here, seen = _read(file, start, order + offset)[0], set[int]()
     while here and here not in seen and len(seen) < _MOST_DIRECTORIES:
         seen.add(here)
-        count = _read(file, here, order + number)[0]
-        if count > 4096:  # no directory
+        found = _directory(file, here, order, offset)
+        if found is None:
             return
-        tags: dict[int, _Tag] = {}
-        for _ in range(count):
-            tag, form, values = struct.unpack(order + "HH" + offset, _exactly(file, 4 + struct.calcsize(offset)))
-            raw = _exactly(file, struct.calcsize(offset))
-            letter = _FORMS.get(form, "B")
-            pointer = offset if form == 2 else letter
-            tags.setdefault(tag, _Tag(values, struct.unpack_from(order + pointer, raw)[0], letter, order, raw))
-        here = struct.unpack(order + offset, _exactly(file, struct.calcsize(offset)))[0]
+        tags, here = found
         yield tags
+
+
+def directories_below(file: BinaryIO, tags: dict[int, Tag]) -> list[dict[int, Tag]]:
+    """Return the directories that a directory names as its own: smaller copies of its image.
+
+    Raises:
+        struct.error: The file ends too early.
+    """
+    if _BELOW not in tags:
+        return []
+    tag = tags[_BELOW]
+    offset = "I" if len(tag.raw) == 4 else "Q"
+    found = (_directory(file, int(at), tag.order, offset) for at in values_of(file, tag, most=_MOST_LEVELS))
+    return [below[0] for below in found if below is not None]
+
+
+def _directory(file: BinaryIO, here: int, order: str, offset: str) -> tuple[dict[int, Tag], int] | None:
+    """Return the entries of a directory and where the next one is, None where there is no directory."""
+    count = _read(file, here, order + ("H" if offset == "I" else "Q"))[0]
+    if count > 4096:
+        return None
+    tags: dict[int, Tag] = {}
+    for _ in range(count):
+        tag, form, values = struct.unpack(order + "HH" + offset, _exactly(file, 4 + struct.calcsize(offset)))
+        raw = _exactly(file, struct.calcsize(offset))
+        letter = _FORMS.get(form, "B")
+        pointer = offset if form in _BEHIND_POINTERS else letter
+        tags.setdefault(tag, Tag(values, struct.unpack_from(order + pointer, raw)[0], letter, order, raw))
+    return tags, struct.unpack(order + offset, _exactly(file, struct.calcsize(offset)))[0]
 
 
 def _read(file: BinaryIO, at: int, form: str) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.files import PARTIAL, partial_path, to_disk
+from gigacli.wsi.slide_files import stamp
 
 QUALITY = 95
 
@@ -162,12 +163,3 @@ class TilePackWriter:
         """Remove the unfinished pack."""
         self.file.close()
         self.partial.unlink(missing_ok=True)
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    """Return bytes and time of the last change (nanoseconds) of a file; zeros where it is not there any more."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns

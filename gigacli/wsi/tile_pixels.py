@@ -18,7 +18,8 @@ from gigacli.errors import GigaError, reason_of
 from gigacli.wsi.patches import open_slide
 from gigacli.wsi.reader import SlideTiles, TileReader
 from gigacli.wsi.slide import Slide
-from gigacli.wsi.tile_cache import QUALITY, TileCache, TilePack, TilePackWriter, decode, encode, stamp
+from gigacli.wsi.slide_files import stamp
+from gigacli.wsi.tile_cache import QUALITY, TileCache, TilePack, TilePackWriter, decode, encode
 
 OPEN_SLIDES = 32  # slides open at once where tiles are read from slides
 

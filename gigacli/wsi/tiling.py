@@ -71,19 +71,20 @@ def find_tiles(
             f"{path} was scanned at {slide_mpp:g} microns per pixel, coarser than the {mpp:g} asked for",
             "take coarser tiles, leave this slide out, or enlarge such slides: giga tile STORE --upsample",
         )
+    mask_mpp = max(MASK_MPP, slide_mpp)  # an overview is its own thumbnail
     with open_slide(path, mpp=slide_mpp, upsample=upsample) as slide:
         size_px, bounds = slide.size_px, slide.bounds_px
-        thumbnail = slide.thumbnail(MASK_MPP) if draw or not mask else None
+        thumbnail = slide.thumbnail(mask_mpp) if draw or not mask else None
         laid = slide.corners if isinstance(slide, Patches) else laid
     scale: dict[str, Any] = {"mpp": mpp, "slide_mpp": slide_mpp, "tile_px": tile_px}
     grid = laid is None
     coords = tile_grid(size_px, overlap_px=overlap_px, bounds_px=bounds, **scale) if laid is None else laid  # (n, 2)
     if mask:
-        tissue = read_mask(mask, size_px=size_px, bounds_px=bounds, slide_mpp=slide_mpp, mask_mpp=MASK_MPP)
+        tissue = read_mask(mask, size_px=size_px, bounds_px=bounds, slide_mpp=slide_mpp, mask_mpp=mask_mpp)
     else:
         assert thumbnail is not None
-        tissue = tissue_mask(thumbnail, mpp=MASK_MPP)
-    share = tissue_fraction(tissue, coords, mask_mpp=MASK_MPP, origin_px=bounds[:2], **scale)  # (n,)
+        tissue = tissue_mask(thumbnail, mpp=mask_mpp)
+    share = tissue_fraction(tissue, coords, mask_mpp=mask_mpp, origin_px=bounds[:2], **scale)  # (n,)
     keep = share >= min_tissue  # (n,)
     picture = None
     if draw:
@@ -93,10 +94,10 @@ def find_tiles(
             tissue,
             coords[keep],
             tile_l0_px=tile_px * mpp / slide_mpp,
-            scale=slide_mpp / MASK_MPP,
+            scale=slide_mpp / mask_mpp,
             origin_px=bounds[:2],
             title=title,
-            mpp=MASK_MPP,
+            mpp=mask_mpp,
         )
     empty = ""
     if not len(share) and not grid:

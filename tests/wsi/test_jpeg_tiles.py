@@ -15,8 +15,8 @@ from PIL import Image
 
 from gigacli.demo.pyramid import write_pyramid
 from gigacli.errors import SlideError
-from gigacli.wsi import jpeg_tiles, tiff
 from gigacli.wsi import slide as slide_module
+from gigacli.wsi import tiff, tile_level
 from gigacli.wsi.jpeg_tiles import JpegLevel, jpeg_levels
 from gigacli.wsi.slide import Slide
 from gigacli.wsi.tiff import jpeg_images
@@ -148,7 +148,7 @@ def test_a_tile_that_is_missing_is_what_openslide_makes_of_it(pyramid, tmp_path,
 
 def decoded(path, places, monkeypatch, *, threads, cache_bytes):
     """Tiles read by threads, and how often each tile of the file was decoded."""
-    monkeypatch.setattr(jpeg_tiles, "CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(tile_level, "CACHE_BYTES", cache_bytes)
     often, decode = [], JpegLevel._decode
     monkeypatch.setattr(JpegLevel, "_decode", lambda self, i, out=None: (often.append(i), decode(self, i, out))[1])
     with Slide(path, mpp=0.25) as slide, ThreadPoolExecutor(threads) as pool:
@@ -173,7 +173,7 @@ def test_a_grid_that_lies_on_the_tiles_of_the_file_keeps_none(pyramid, monkeypat
     places = [(x, y) for y in range(0, 448, 64) for x in range(0, 640, 64)]
     tiles, often = decoded(pyramid, places, monkeypatch, threads=2, cache_bytes=2**30)
     assert sorted(often) == sorted(y // 64 * 11 + x // 64 for x, y in places)
-    assert not jpeg_tiles._DECODED._entries
+    assert not tile_level._DECODED._entries
     assert (tiles[0] == level_of(pyramid, 0)[:64, :64]).all()
 
 
