@@ -275,7 +275,8 @@ class EmbedConfig(Config):
 
     model: str | None = run_option(
         None,
-        "A model of the store (may be left out when there is one), a file of giga export, or an authors' checkpoint.",
+        "A model of the store (may be left out when there is one), a file of giga export, hf://ORG/NAME of Hugging "
+        "Face, or an authors' checkpoint.",
     )
     features: str | None = run_option(None, "The tile features to embed; default: those that go with the model.")
     views: int = option(50, "Views averaged per slide, R (paper: 50).", (1, 100_000))
