@@ -45,6 +45,8 @@ ELSEWHERE = {
     "doctor": "tests/doctor/test_checks.py",
 }
 """Commands that are run, whole, by another test."""
+OF_SCRIPTS = ("docs/tcga.md", "docs/machines.md")
+"""Pages whose commands are those of a script that is run."""
 
 
 def run(command, **kwargs):
@@ -122,7 +124,7 @@ def test_the_commands_of_a_page_run_in_their_order(page, desk, capsys):
 
 def test_every_page_is_run():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
-    assert {str(page.relative_to(ROOT)) for page in pages if command_lines(page)} == set(PAGES)
+    assert {str(page.relative_to(ROOT)) for page in pages if command_lines(page)} == {*PAGES, *OF_SCRIPTS}
 
 
 @pytest.mark.scripts
@@ -236,6 +238,48 @@ def test_the_script_for_features_runs(tmp_path):
     table = run(["bash", str(EXAMPLES / "features.sh")], cwd=tmp_path, env=variables)
     assert "mean-uni_v1" in table
     assert run_giga("validate", "cohort.zarr", cwd=tmp_path).returncode == 0
+
+
+HF = """#!/usr/bin/env bash
+# Stands for `hf download`: what matches comes from the folder beside it, with the notes that the real one leaves.
+set -euo pipefail
+echo "$*" >>hf.log
+mkdir -p "$8/.cache/huggingface/download"
+touch "$8/.cache/huggingface/download/note.h5.metadata"
+cd "$(dirname "$0")/../hub" && cp --parents $6 "$OLDPWD/$8"
+"""
+
+
+@pytest.mark.scripts
+def test_the_tcga_script_runs(tmp_path):
+    rng, hub = np.random.default_rng(0), tmp_path / "hub" / "TCGA"
+    for i in range(16):
+        project = hub / ("TCGA-LUAD", "TCGA-LUSC")[i % 2]
+        project.mkdir(parents=True, exist_ok=True)
+        with h5py.File(project / f"TCGA-05-{4000 + i // 2 * 2 + i % 2}-01Z-00-DX1.8923A151-{i:04}.h5", "w") as file:
+            features = file.create_dataset("features", data=rng.standard_normal((9, 16), np.float32) + 2 * (i % 2))
+            features.attrs["encoder"] = "uni_v2"
+            coords = file.create_dataset("coords", data=512 * np.array([(x, y) for x in range(3) for y in range(3)]))
+            coords.attrs.update({"patch_size": 256, "patch_size_level0": 512, "target_magnification": 20})
+    stub = tmp_path / "bin" / "hf"
+    stub.parent.mkdir()
+    stub.write_text(HF)
+    stub.chmod(0o755)
+    variables = environment(EPOCHS="2")
+    variables["PATH"] = f"{stub.parent}{os.pathsep}{variables['PATH']}"
+    table = run(["bash", str(EXAMPLES / "tcga.sh")], cwd=tmp_path, env=variables)
+    assert "16 slides (TCGA-LUAD 8 of 8 patients, TCGA-LUSC 8 of 8 patients)" in table
+    assert "whitened-mean-uni_v2" in table
+
+
+def test_the_commands_of_the_tcga_page_are_those_of_its_script():
+    script = (EXAMPLES / "tcga.sh").read_text()
+    for name, value in re.findall(r"(\w+)=\$\{\w+:-(\S+?)[} ]", script):
+        script = re.sub(rf'"\${name}"', value, script)
+    script = script.replace("$project", "TCGA-LUAD").replace(' ${EPOCHS:+--epochs "$EPOCHS"}', "")
+    page = (ROOT / "docs" / "tcga.md").read_text().split("```")[1].strip().splitlines()
+    assert [line for line in page if line not in map(str.strip, script.splitlines())] == []
+    assert len(page) == 4
 
 
 def example_lines():
