@@ -24,8 +24,10 @@ from gigacli.config.options import (
     SHARD,
     SYNC,
     TEMPERATURES,
+    TRACKER,
     Precision,
     Preset,
+    Tracker,
     run_option,
 )
 from gigacli.config.training import PAPER, REGIMES, Regime
@@ -130,6 +132,7 @@ class PretrainTilesConfig(Config):
         100.0, "Gigabytes it may take; tiles beyond that are read anew in every epoch.", (0, 1e9)
     )
     log_dir: Path | None = run_option(None, LOG_DIR)
+    tracker: Tracker | None = run_option(None, TRACKER)
     workers: int | None = run_option(None, "Readers; default: the number of processors.", WORKERS)
     device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED, SEEDS)
@@ -206,6 +209,7 @@ class TrainConfig(Config):
     precision: Precision = option("auto", PRECISION)
     sparse_backend: SparseBackend = run_option("auto", "What computes sparse convolutions; auto: the faster one here.")
     log_dir: Path | None = run_option(None, LOG_DIR)
+    tracker: Tracker | None = run_option(None, TRACKER)
     cache: Path | None = run_option(
         None,
         "Local folder for the copy of a remote store's bank, while it trains; default: $GIGA_CACHE, or the system's.",
