@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,8 +46,8 @@ ELSEWHERE = {
     "doctor": "tests/doctor/test_checks.py",
 }
 """Commands that are run, whole, by another test."""
-OF_SCRIPTS = ("docs/tcga.md", "docs/machines.md")
-"""Pages whose commands are those of a script that is run."""
+ELSEWHERE_RUN = ("docs/tcga.md", "docs/machines.md")
+"""Pages whose commands are those of a script that is run, or whose flags are looked at."""
 
 
 def run(command, **kwargs):
@@ -124,7 +125,7 @@ def test_the_commands_of_a_page_run_in_their_order(page, desk, capsys):
 
 def test_every_page_is_run():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
-    assert {str(page.relative_to(ROOT)) for page in pages if command_lines(page)} == {*PAGES, *OF_SCRIPTS}
+    assert {str(page.relative_to(ROOT)) for page in pages if command_lines(page)} == {*PAGES, *ELSEWHERE_RUN}
 
 
 @pytest.mark.scripts
@@ -282,12 +283,50 @@ def test_the_commands_of_the_tcga_page_are_those_of_its_script():
     assert len(page) == 4
 
 
+@pytest.mark.scripts
+@pytest.mark.skipif(not shutil.which("snakemake"), reason="no snakemake on the path (pip install snakemake)")
+def test_the_snakemake_workflow_runs(tmp_path, cohort):
+    small = {"mpp": "2.0", "tile_px": "32", "tile_epochs": "1"}
+    small |= {"bank": "--augmentations 2 --draws 4", "train": "--epochs 2"}
+    settings = [f"{k}={v}" for k, v in {**small, "slides": cohort.slides, "labels": cohort.labels_csv}.items()]
+    command = ["snakemake", "-s", str(EXAMPLES / "Snakefile"), "--cores", "2", "--config", *settings]
+    run(command, cwd=tmp_path, env=environment(HOME=str(tmp_path)))
+    assert "mean-moco" in (tmp_path / "probe.txt").read_text()
+    again = subprocess.run(
+        [*command, "-n"], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_the_dockerfile_names_what_is_there():
+    """Extras, files and the target of make; no image is built here."""
+    text = (ROOT / "Dockerfile").read_text()
+    assert 'CMD ["make", "test"]' in text
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (named,) = re.findall(r"'\.\[([\w,]+)\]'", text)
+    assert set(named.split(",")) <= set(extras)
+    assert set(re.findall(r"\.venv/\.installed\S*", text)) <= set(re.findall(r"\S+", make_targets()))
+    for page in (ROOT / "docs" / "machines.md").read_text(), text:
+        for target, build in re.findall(r"--target (\w+)|--build-arg (\w+)=", page):
+            assert re.search(rf"AS {target}$" if target else rf"^ARG {build}=", text, re.MULTILINE)
+
+
+def make_targets():
+    return (ROOT / "Makefile").read_text().replace("$(VENV)", ".venv").replace(":", " ")
+
+
 def example_lines():
-    for file in (*sorted(EXAMPLES.glob("*.sh")), *sorted(EXAMPLES.rglob("*.md"))):
+    of_workflows = (EXAMPLES / "Snakefile", EXAMPLES / "giga.nf")
+    for file in (
+        *sorted(EXAMPLES.glob("*.sh")),
+        *of_workflows,
+        *sorted(EXAMPLES.rglob("*.md")),
+        ROOT / "docs" / "machines.md",
+    ):
         text = file.read_text().replace("\\\n", " ")
         if file.suffix == ".md":
             text = "\n".join(re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-        for line in re.findall(r"^\s*(?:\$ |shards )?(giga [a-z-]+ .*)$", text, re.MULTILINE):
+        for line in re.findall(r"^\s*(?:\$ |shards )?(giga [a-z-]+ .*?)(?: \|\| .*)?$", text, re.MULTILINE):
             yield pytest.param(line, id=line[:60])
 
 

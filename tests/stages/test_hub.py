@@ -42,6 +42,8 @@ def environment_of(hub, folder):
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(folder / "huggingface"),
         "HF_TOKEN": TOKEN,
+        "HF_HUB_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1,localhost",
         "HF_HUB_DISABLE_XET": "1",  # large files go by Git LFS
     }
 
