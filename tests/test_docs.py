@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,6 +46,8 @@ ELSEWHERE = {
     "doctor": "tests/doctor/test_checks.py",
 }
 """Commands that are run, whole, by another test."""
+ELSEWHERE_RUN = ("docs/tcga.md", "docs/machines.md")
+"""Pages whose commands are those of a script that is run, or whose flags are looked at."""
 
 
 def run(command, **kwargs):
@@ -122,7 +125,7 @@ def test_the_commands_of_a_page_run_in_their_order(page, desk, capsys):
 
 def test_every_page_is_run():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
-    assert {str(page.relative_to(ROOT)) for page in pages if command_lines(page)} == set(PAGES)
+    assert {str(page.relative_to(ROOT)) for page in pages if command_lines(page)} == {*PAGES, *ELSEWHERE_RUN}
 
 
 @pytest.mark.scripts
@@ -238,12 +241,92 @@ def test_the_script_for_features_runs(tmp_path):
     assert run_giga("validate", "cohort.zarr", cwd=tmp_path).returncode == 0
 
 
+HF = """#!/usr/bin/env bash
+# Stands for `hf download`: what matches comes from the folder beside it, with the notes that the real one leaves.
+set -euo pipefail
+echo "$*" >>hf.log
+mkdir -p "$8/.cache/huggingface/download"
+touch "$8/.cache/huggingface/download/note.h5.metadata"
+cd "$(dirname "$0")/../hub" && cp --parents $6 "$OLDPWD/$8"
+"""
+
+
+@pytest.mark.scripts
+def test_the_tcga_script_runs(tmp_path):
+    rng, hub = np.random.default_rng(0), tmp_path / "hub" / "TCGA"
+    for i in range(16):
+        project = hub / ("TCGA-LUAD", "TCGA-LUSC")[i % 2]
+        project.mkdir(parents=True, exist_ok=True)
+        with h5py.File(project / f"TCGA-05-{4000 + i // 2 * 2 + i % 2}-01Z-00-DX1.8923A151-{i:04}.h5", "w") as file:
+            features = file.create_dataset("features", data=rng.standard_normal((9, 16), np.float32) + 2 * (i % 2))
+            features.attrs["encoder"] = "uni_v2"
+            coords = file.create_dataset("coords", data=512 * np.array([(x, y) for x in range(3) for y in range(3)]))
+            coords.attrs.update({"patch_size": 256, "patch_size_level0": 512, "target_magnification": 20})
+    stub = tmp_path / "bin" / "hf"
+    stub.parent.mkdir()
+    stub.write_text(HF)
+    stub.chmod(0o755)
+    variables = environment(EPOCHS="2")
+    variables["PATH"] = f"{stub.parent}{os.pathsep}{variables['PATH']}"
+    table = run(["bash", str(EXAMPLES / "tcga.sh")], cwd=tmp_path, env=variables)
+    assert "16 slides (TCGA-LUAD 8 of 8 patients, TCGA-LUSC 8 of 8 patients)" in table
+    assert "whitened-mean-uni_v2" in table
+
+
+def test_the_commands_of_the_tcga_page_are_those_of_its_script():
+    script = (EXAMPLES / "tcga.sh").read_text()
+    for name, value in re.findall(r"(\w+)=\$\{\w+:-(\S+?)[} ]", script):
+        script = re.sub(rf'"\${name}"', value, script)
+    script = script.replace("$project", "TCGA-LUAD").replace(' ${EPOCHS:+--epochs "$EPOCHS"}', "")
+    page = (ROOT / "docs" / "tcga.md").read_text().split("```")[1].strip().splitlines()
+    assert [line for line in page if line not in map(str.strip, script.splitlines())] == []
+    assert len(page) == 4
+
+
+@pytest.mark.scripts
+@pytest.mark.skipif(not shutil.which("snakemake"), reason="no snakemake on the path (pip install snakemake)")
+def test_the_snakemake_workflow_runs(tmp_path, cohort):
+    small = {"mpp": "2.0", "tile_px": "32", "tile_epochs": "1"}
+    small |= {"bank": "--augmentations 2 --draws 4", "train": "--epochs 2"}
+    settings = [f"{k}={v}" for k, v in {**small, "slides": cohort.slides, "labels": cohort.labels_csv}.items()]
+    command = ["snakemake", "-s", str(EXAMPLES / "Snakefile"), "--cores", "2", "--config", *settings]
+    run(command, cwd=tmp_path, env=environment(HOME=str(tmp_path)))
+    assert "mean-moco" in (tmp_path / "probe.txt").read_text()
+    again = subprocess.run(
+        [*command, "-n"], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_the_dockerfile_names_what_is_there():
+    """Extras, files and the target of make; no image is built here."""
+    text = (ROOT / "Dockerfile").read_text()
+    assert 'CMD ["make", "test"]' in text
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (named,) = re.findall(r"'\.\[([\w,]+)\]'", text)
+    assert set(named.split(",")) <= set(extras)
+    assert set(re.findall(r"\.venv/\.installed\S*", text)) <= set(re.findall(r"\S+", make_targets()))
+    for page in (ROOT / "docs" / "machines.md").read_text(), text:
+        for target, build in re.findall(r"--target (\w+)|--build-arg (\w+)=", page):
+            assert re.search(rf"AS {target}$" if target else rf"^ARG {build}=", text, re.MULTILINE)
+
+
+def make_targets():
+    return (ROOT / "Makefile").read_text().replace("$(VENV)", ".venv").replace(":", " ")
+
+
 def example_lines():
-    for file in (*sorted(EXAMPLES.glob("*.sh")), *sorted(EXAMPLES.rglob("*.md"))):
+    of_workflows = (EXAMPLES / "Snakefile", EXAMPLES / "giga.nf")
+    for file in (
+        *sorted(EXAMPLES.glob("*.sh")),
+        *of_workflows,
+        *sorted(EXAMPLES.rglob("*.md")),
+        ROOT / "docs" / "machines.md",
+    ):
         text = file.read_text().replace("\\\n", " ")
         if file.suffix == ".md":
             text = "\n".join(re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-        for line in re.findall(r"^\s*(?:\$ |shards )?(giga [a-z-]+ .*)$", text, re.MULTILINE):
+        for line in re.findall(r"^\s*(?:\$ |shards )?(giga [a-z-]+ .*?)(?: \|\| .*)?$", text, re.MULTILINE):
             yield pytest.param(line, id=line[:60])
 
 

@@ -12,7 +12,10 @@ WHAT = (
     "embeddings/NAME, features/NAME, tiles, models/NAME or encoders/NAME; the name may be left out where there is one. "
     "Default: embeddings."
 )
-TO = "File (.csv, .parquet, .h5ad, .safetensors), or folder (npy, h5, geojson)."
+TO = (
+    "File (.csv, .parquet, .h5ad, .safetensors), or folder (npy, h5, geojson); hf://ORG/NAME puts a model on "
+    "Hugging Face, private at first."
+)
 FILES = "Feature files, or folders that hold them."
 PLACE = "A store, or where one shall be; default: this folder."
 

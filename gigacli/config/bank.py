@@ -28,8 +28,8 @@ class BankConfig(Config):
 
     encoder: str | None = run_option(
         None,
-        "An encoder of the store, a published one that giga encoders lists, a weights file, timm:MODEL, or "
-        "random-resnet18.",
+        "An encoder of the store, a published one that giga encoders lists, a weights file, hf://ORG/NAME where a "
+        "model took its encoder along, timm:MODEL, or random-resnet18.",
     )
     weights: Path | None = run_option(
         None, "Of a published encoder: a file or folder of its weights; default: the cache of Hugging Face, or its hub."

@@ -24,8 +24,10 @@ from gigacli.config.options import (
     SHARD,
     SYNC,
     TEMPERATURES,
+    TRACKER,
     Precision,
     Preset,
+    Tracker,
     run_option,
 )
 from gigacli.config.training import PAPER, REGIMES, Regime
@@ -130,6 +132,7 @@ class PretrainTilesConfig(Config):
         100.0, "Gigabytes it may take; tiles beyond that are read anew in every epoch.", (0, 1e9)
     )
     log_dir: Path | None = run_option(None, LOG_DIR)
+    tracker: Tracker | None = run_option(None, TRACKER)
     workers: int | None = run_option(None, "Readers; default: the number of processors.", WORKERS)
     device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED, SEEDS)
@@ -206,6 +209,7 @@ class TrainConfig(Config):
     precision: Precision = option("auto", PRECISION)
     sparse_backend: SparseBackend = run_option("auto", "What computes sparse convolutions; auto: the faster one here.")
     log_dir: Path | None = run_option(None, LOG_DIR)
+    tracker: Tracker | None = run_option(None, TRACKER)
     cache: Path | None = run_option(
         None,
         "Local folder for the copy of a remote store's bank, while it trains; default: $GIGA_CACHE, or the system's.",
@@ -275,7 +279,8 @@ class EmbedConfig(Config):
 
     model: str | None = run_option(
         None,
-        "A model of the store (may be left out when there is one), a file of giga export, or an authors' checkpoint.",
+        "A model of the store (may be left out when there is one), a file of giga export, hf://ORG/NAME of Hugging "
+        "Face, or an authors' checkpoint.",
     )
     features: str | None = run_option(None, "The tile features to embed; default: those that go with the model.")
     views: int = option(50, "Views averaged per slide, R (paper: 50).", (1, 100_000))

@@ -13,10 +13,11 @@ from gigacli.config.tools import ExportConfig, Format
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.exporting import tiles, vectors
 from gigacli.exporting.output import check_free, size_of
-from gigacli.exporting.weights import write_weights
+from gigacli.exporting.weights import publish_weights, write_weights
 from gigacli.progress import SILENT, Progress
 from gigacli.store.groups import Embedding, Encoder, Features, Model, SlideGroup, Tiles
 from gigacli.store.store import Store
+from gigacli.weights.hub import HUB, HubAddress
 
 Result = Embedding | Features | Tiles | Model | Encoder
 KINDS: tuple[type[Result], ...] = (Embedding, Features, Tiles, Model, Encoder)
@@ -83,20 +84,24 @@ def export(
     redo: bool = False,
     progress: Progress = SILENT,
 ) -> ExportSummary:
-    """Write a result of a store to a file or a folder, which appears as a whole or not at all.
+    """Write a result of a store to a file or a folder, or a model to Hugging Face, as a whole or not at all.
 
     Args:
         store: The cohort store.
         what: A group (``embeddings/giga``), or a kind that holds only one (``embeddings``, the default).
-        to: The file or folder.
+        to: The file or folder; of a model or an encoder also ``hf://ORG/NAME``.
         progress: Progress receiver.
 
     Raises:
-        NotFound: The store holds no such result, or a library for the format is not installed.
+        NotFound: The store holds no such result, or a library for the format is not installed; of Hugging Face also
+            where it cannot be reached or the user is not logged in.
         InvalidInput: There are several results and none was named, the format does not go with it, or `to` is taken.
         Mismatch: A model's bank or tiles have been replaced.
+        GigaError: It cannot be written there.
     """
     started = time.monotonic()
+    if str(to).startswith(HUB):
+        return _publish(config, Store.open(store), what, HubAddress.of(str(to)), started)
     if "://" in str(to):
         raise InvalidInput(f"`to` is {to}; a file or folder of this machine is written", "write it here, then copy it")
     opened, to = Store.open(store), Path(to)
@@ -123,6 +128,28 @@ def export(
         pending=pending,
         bytes=size_of(to),
         warning=warning or "",
+        seconds=time.monotonic() - started,
+    )
+
+
+def _publish(config: ExportConfig, store: Store, what: str | None, to: HubAddress, started: float) -> ExportSummary:
+    """Put a model or an encoder on Hugging Face."""
+    group = _group(store, what)
+    if not isinstance(group, Model | Encoder) or config.format not in (None, "safetensors"):
+        raise InvalidInput(
+            f"`to` is {to}; models and encoders go there, as safetensors, and not {group.path}",
+            f"name one: giga export {store.url} models/NAME --to {to}",
+        )
+    slides, size = publish_weights(group, to, redo=config.redo)
+    return ExportSummary(
+        group=group.path,
+        format="safetensors",
+        to=to.page,
+        slides=slides,
+        empty=0,
+        pending=0,
+        bytes=size,
+        warning="",
         seconds=time.monotonic() - started,
     )
 

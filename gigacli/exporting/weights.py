@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,12 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from gigacli.errors import Mismatch, NotFound
+from gigacli.exporting.cards import card_text
 from gigacli.exporting.output import check_free, export_file
 from gigacli.store.groups import Encoder, Model
 from gigacli.store.recipe import CREATED_BY, Recipe
 from gigacli.weights.card import WeightsCard, elsewhere_as
+from gigacli.weights.hub import CARD, WEIGHTS, HubAddress, upload
 
 RESNET18_FEATURES = 256
 SLIDE_WIDTH = "projector.0.weight"
@@ -33,13 +34,43 @@ def write_weights(group: Model | Encoder, to: Path, *, redo: bool) -> int:
         Mismatch: What it was made from has been replaced.
     """
     check_free(card_of(to), folder=False, redo=redo)
-    card, weights = _model_card(group) if isinstance(group, Model) else _encoder_card(group)
-    data = save(load(weights), metadata=card.to_metadata())
+    card, data = _file_of(group)
     with export_file(card_of(to)) as file:
-        file.write_text(_markdown(card, to.name, hashlib.sha256(data).hexdigest()), encoding="utf-8")
+        file.write_text(card_text(card, to.name, data, patients=_patients(group)), encoding="utf-8")
     with export_file(to) as file:
         file.write_bytes(data)
     return card.slides
+
+
+def publish_weights(group: Model | Encoder, to: HubAddress, *, redo: bool) -> tuple[int, int]:
+    """Put a model or an encoder on Hugging Face, with its card as the page, in one commit.
+
+    A model takes its tile encoder along where the store keeps the weights of that: the one is of no use without the
+    other. Where others publish them, the card says where.
+
+    Returns:
+        Slides it was trained on, as :func:`write_weights`, and the bytes that went there.
+
+    Raises:
+        NotFound: As there; or the user is not logged in, or the Hub cannot be reached.
+        InvalidInput: It holds such files, and `redo` is off.
+        Mismatch: What it was made from has been replaced.
+        GigaError: The user may not write there.
+    """
+    card, data = _file_of(group)
+    files = {WEIGHTS[card.kind]: data}
+    if isinstance(group, Model) and not card.elsewhere and (encoder := group.store.encoder(card.encoder)).complete:
+        files[WEIGHTS["encoder"]] = _file_of(encoder)[1]
+    text = card_text(card, WEIGHTS[card.kind], data, patients=_patients(group), at=str(to), files=tuple(files))
+    files[CARD] = text.encode("utf-8")
+    upload(to, files, redo=redo)
+    return card.slides, sum(map(len, files.values()))
+
+
+def _file_of(group: Model | Encoder) -> tuple[WeightsCard, bytes]:
+    """The card of a model or an encoder, and the safetensors file with that card in its metadata."""
+    card, weights = _model_card(group) if isinstance(group, Model) else _encoder_card(group)
+    return card, save(load(weights), metadata=card.to_metadata())
 
 
 def card_of(to: Path) -> Path:
@@ -110,50 +141,12 @@ def _slides_seen(group: Model | Encoder) -> int:
     return 0 if seen is None else int(np.count_nonzero(seen))
 
 
+def _patients(group: Model | Encoder) -> int | None:
+    """Patients of the slides it was trained on; None where one of those has none."""
+    seen = group.seen()
+    patients = {group.store.slides[row].patient for row in np.flatnonzero(seen).tolist()} if seen is not None else {""}
+    return None if "" in patients else len(patients)
+
+
 def _plain(recipes: dict[str, Recipe | None]) -> dict[str, dict[str, Any]]:
     return {role: dict(vars(recipe)) for role, recipe in recipes.items() if recipe is not None}
-
-
-def _markdown(card: WeightsCard, file: str, sha256: str) -> str:
-    """The card in Markdown."""
-    lines = [f"# {card.name}", ""]
-    if card.kind == "model":
-        lines += [
-            f"A Giga-SSL slide encoder (Lazard et al., CVPRW 2023): {card.features} values per tile and the places of "
-            f"the tiles -> {card.width} values per slide. Trained without labels on {card.slides} slides.",
-            "",
-            "It goes with features of one tile encoder, made from one kind of tiles; `giga embed` checks both:",
-            "",
-            f"- tile encoder: {card.tile_encoder}" + (f", `{card.elsewhere}`" if card.elsewhere else ""),
-            f"- {card.tiles}",
-            "",
-            f"    giga embed cohort.zarr --model {file}",
-        ]
-    else:
-        trained = f"Trained without labels on tiles of {card.slides} slides." if card.slides else ""
-        lines += [
-            f"A tile encoder: ResNet18 with torchvision's names, of which `layer3` gives {card.features} values per "
-            f"tile. {trained}".rstrip(),
-            "",
-            *([f"- {card.tiles}", ""] if card.mpp is not None else []),
-            f"    giga bank cohort.zarr --encoder {file}",
-        ]
-    lines += ["", f"- file: {file}, SHA-256 {sha256}"]
-    lines += [f"- weights: SHA-256 {card.encoder_sha256}"] if card.kind == "encoder" else []
-    lines += [f"- written by {card.created_by}; this card is also in the metadata of the file, under `giga`", ""]
-    for role, recipe in card.recipes.items():
-        lines += [f"## Recipe: {role}", "", f"`giga {recipe['stage']}`", ""]
-        lines += ["| option | value |", "|---|---|"]
-        lines += [f"| {key} | {_cell(value)} |" for key, value in sorted(recipe["config"].items())]
-        lines += [f"| made from {key} | {value} |" for key, value in sorted(recipe["inputs"].items())] + [""]
-    lines += [
-        "## Limits",
-        "",
-        "Vectors of slides that were seen in training are not independent of them. Nothing here says for which "
-        "tissues, stains or scanners the weights are of use: `giga probe` on labels of your own does.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False).replace("|", "\\|")

@@ -18,7 +18,7 @@ import torch
 
 from gigacli.cohort.tile_sample import Sample, check_batches, draw_labelled_tiles, draw_tiles, read_sample
 from gigacli.config.base import options_of
-from gigacli.config.options import Precision
+from gigacli.config.options import Precision, Tracker
 from gigacli.config.verbs import PretrainTilesConfig
 from gigacli.nn import distributed, loop
 from gigacli.nn.device import pick_device, pick_precision
@@ -27,9 +27,9 @@ from gigacli.nn.health import training_warning
 from gigacli.nn.knn import KNNScore
 from gigacli.nn.moco import MoCo
 from gigacli.nn.sampler import steps_per_epoch
-from gigacli.nn.tensorboard import TensorBoardLog
 from gigacli.nn.tile_batches import TileBatches
 from gigacli.nn.tile_encoder import ResNet18, random_resnet18, weights_hash, weights_to_bytes
+from gigacli.nn.trackers import Trackers
 from gigacli.parallel import worker_count
 from gigacli.probing.labels import Labels, read_labels
 from gigacli.progress import SILENT, Progress, TrainingSummary
@@ -88,6 +88,7 @@ def pretrain_tiles(
     cache: str | Path | None = None,
     cache_gb: float = 100.0,
     log_dir: str | Path | None = None,
+    tracker: Tracker | None = None,
     workers: int | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -104,7 +105,7 @@ def pretrain_tiles(
     Raises:
         NotFound: The store holds no tiles, or there is no file of initial weights or labels.
         InvalidInput: There are fewer tiles than a batch needs, or none that can be read; labels that cannot be used;
-            TensorBoard is asked for and not installed.
+            a tracker is asked for and not installed.
         Mismatch: There is an encoder of this name trained otherwise, or the initial weights are no ResNet18.
         Diverged: The loss is no longer a number.
         GigaError: The cache cannot be written.
@@ -120,7 +121,13 @@ def pretrain_tiles(
             return summary(plan, plan.encoder.histories(), started, resumed_at=plan.config.epochs)
         if config.redo:
             plan.encoder.say_replacing(plan.recipe, progress)
-        log = stack.enter_context(TensorBoardLog(config.log_dir if processes.first else None))
+        log = Trackers(
+            config if processes.first else None,
+            name=f"{plan.encoder.path} of {plan.encoder.store.url}",
+            recipe=plan.recipe.config,
+            say=progress.say,
+        )
+        stack.enter_context(log)
         pool = ThreadPoolExecutor(worker_count(config.workers))
         stack.callback(pool.shutdown, cancel_futures=True)
         sample = read_sample(
@@ -203,7 +210,7 @@ def begin(plan: Plan, sample: Sample) -> bytes | None:
 
 
 def work(
-    plan: Plan, tiles: TilePixels, checkpoint: bytes | None, pool: Executor, log: TensorBoardLog, progress: Progress
+    plan: Plan, tiles: TilePixels, checkpoint: bytes | None, pool: Executor, log: Trackers, progress: Progress
 ) -> loop.History:
     """Train from the checkpoint on, if there is one, and keep the encoder."""
     config, encoder, processes, precision = plan.config, plan.encoder, plan.processes, plan.recipe.config["precision"]

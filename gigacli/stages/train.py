@@ -12,7 +12,7 @@ import torch
 
 from gigacli.cohort.exclusion import left_out
 from gigacli.config.base import fingerprint, options_of
-from gigacli.config.options import Precision, Preset
+from gigacli.config.options import Precision, Preset, Tracker
 from gigacli.config.verbs import SlideAggregator, SparseBackend, TrainConfig, Whitening
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.nn import distributed, loop
@@ -23,7 +23,7 @@ from gigacli.nn.health import training_warning
 from gigacli.nn.operators import AppliedOperators
 from gigacli.nn.sampler import Sampler, steps_per_epoch
 from gigacli.nn.sparse_spconv import check_spconv_trains
-from gigacli.nn.tensorboard import TensorBoardLog
+from gigacli.nn.trackers import Trackers
 from gigacli.nn.views import TilePositions
 from gigacli.progress import SILENT, Progress, TrainingSummary
 from gigacli.store.bank import Bank, pick_bank
@@ -82,6 +82,7 @@ def train(
     precision: Precision = "auto",
     sparse_backend: SparseBackend = "auto",
     log_dir: str | Path | None = None,
+    tracker: Tracker | None = None,
     cache: str | Path | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -97,7 +98,7 @@ def train(
 
     Raises:
         NotFound: The store holds no bank, or there is no table of slides to leave out.
-        InvalidInput: The bank holds fewer than two slides, or too few for so many processes; TensorBoard is asked for
+        InvalidInput: The bank holds fewer than two slides, or too few for so many processes; a tracker is asked for
             and not installed; spconv is, and cannot train here.
         Mismatch: There is a model of this name trained otherwise.
         Diverged: The loss is no longer a number.
@@ -115,7 +116,13 @@ def train(
             progress.say(plan.lacking)
         if config.redo:
             plan.model.say_replacing(plan.recipe, progress)
-        with TensorBoardLog(config.log_dir if processes.first else None) as log:
+        log = Trackers(
+            config if processes.first else None,
+            name=f"{plan.model.path} of {plan.model.store.url}",
+            recipe=plan.recipe.config,
+            say=progress.say,
+        )
+        with log:
             if plan.missing:
                 progress.say(plan.missing)
             method, origin = initial_method(plan.material, progress)
@@ -247,9 +254,7 @@ def begin(plan: Plan) -> bytes | None:
     return plan.model.begin(plan.recipe, plan.views.rows, redo=plan.config.redo)
 
 
-def work(
-    plan: Plan, method: GigaSSL, checkpoint: bytes | None, log: TensorBoardLog, progress: Progress
-) -> loop.History:
+def work(plan: Plan, method: GigaSSL, checkpoint: bytes | None, log: Trackers, progress: Progress) -> loop.History:
     """Train from the checkpoint on, if there is one, and keep the model."""
     config, views, model, total = plan.config, plan.views, plan.model, plan.steps * plan.epochs
     regime = config.regime

@@ -1,4 +1,4 @@
-"""Choice of the slide encoder of an embedding: a model of a store, in it or as a file, or one of the authors'.
+"""Choice of the slide encoder of an embedding: of the store, a file, one of Hugging Face, or one of the authors'.
 
 Whatever it is, it must go with the tile features of the store that it is used on.
 """
@@ -26,6 +26,7 @@ from gigacli.store.groups import Features, Model
 from gigacli.store.store import Store
 from gigacli.weights.authors import WIDTH_IN, read_gigassl
 from gigacli.weights.card import WeightsCard, encoder_text
+from gigacli.weights.hub import HUB, HubAddress, download
 from gigacli.weights.joined import Joined, split_weights
 from gigacli.weights.vector_kind import same_mpp, same_weights, tile_encoder_of
 
@@ -49,7 +50,7 @@ class ModelChoice:
 
 
 def name_of_model(store: Store, config: EmbedConfig) -> str:
-    """Return the name of the model asked for, in the store or from its file; without one, the store's only model.
+    """Return the name of the model asked for, in the store or of its file; without one, the store's only model.
 
     Raises:
         NotFound: There is no such model and no such file.
@@ -58,6 +59,8 @@ def name_of_model(store: Store, config: EmbedConfig) -> str:
     there = store.names(Model)
     if config.model is None or config.model in there:
         return store.pick(Model, config.model).name
+    if config.model.startswith(HUB):
+        return config.name or HubAddress.of(config.model).name_in_store()
     path = Path(config.model)
     if not path.is_file():
         raise NotFound(
@@ -73,16 +76,20 @@ def choose_model(store: Store, config: EmbedConfig, device: torch.device) -> Mod
     """Find the model asked for, and the features it takes.
 
     Raises:
-        NotFound: There is no such model and no such file, or no features it could go with.
+        NotFound: There is no such model and no such file, it cannot be fetched, or no features could go with it.
         InvalidInput: There are several models or features and none was named.
         Mismatch: The model was trained on features of another tile encoder or on other tiles; or it is damaged.
     """
     name = name_of_model(store, config)
     if config.model is None or config.model in store.names(Model):
         return _of_store(store.model(name), config, device)
+    if config.model.startswith(HUB):
+        address = HubAddress.of(config.model)
+        return _of_file(store, download(address, "model"), config, device, called=HUB + address.repository)
     path = Path(config.model)
-    of_file = _of_file if path.suffix == ".safetensors" else _of_authors
-    return of_file(store, path, config, device)
+    if path.suffix == ".safetensors":
+        return _of_file(store, path, config, device, called=path.name)
+    return _of_authors(store, path, config, device)
 
 
 def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelChoice:
@@ -105,8 +112,8 @@ def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelC
     )
 
 
-def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device) -> ModelChoice:
-    """Choose a model of another store, by its file."""
+def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device, *, called: str) -> ModelChoice:
+    """Choose a model of another store, by its file; `called` is what the recipe says of where it is from."""
     card, weights, sha256 = read_weights_file(path, kind="model")
     if card.variant != "giga":
         raise Mismatch(f"{path} is a model of variant {card.variant!r}; this giga knows 'giga'", "update giga")
@@ -119,7 +126,7 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
             f"tile as the model expects: giga tile {Path(store.url).stem}-2.zarr SLIDES --mpp {card.mpp:g} "
             f"--tile-px {card.tile_px}",
         )
-    features = _features_for(store, card, config.features, path)
+    features = _features_for(store, card, config.features, config.model or called)
     trained = card.recipes["model"]["config"]
     learnt, joined = split_weights(weights)
     try:
@@ -130,7 +137,7 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
         features=features,
         variant=card.variant,
         width=method.width,
-        config={"model": path.name, "variant": card.variant, "features_name": features},
+        config={"model": called, "variant": card.variant, "features_name": features},
         identity=sha256,
         tiles=trained["tiles"],
         encode=method.vectors,
@@ -175,33 +182,37 @@ def _check_encoder(features: Features, wanted: tuple[str, str], *, origin: str) 
         )
 
 
-def _features_for(store: Store, card: WeightsCard, named: str | None, path: Path) -> str:
+def _features_for(store: Store, card: WeightsCard, named: str | None, source: str) -> str:
     """Return the name of the store's features that the model of a file goes with."""
     wanted = (card.encoder, card.encoder_sha256)
     if named is not None:
-        _check_encoder(store.pick(Features, named), wanted, origin=str(path))
+        _check_encoder(store.pick(Features, named), wanted, origin=source)
         return named
     there = {features.name: tile_encoder_of(features.recipe) for features in store.groups(Features)}
     fit = [name for name, encoder in there.items() if same_weights(encoder, wanted)]
     if len(fit) > 1:
         found = ", ".join(fit)
-        raise InvalidInput(f"{store.url} holds several features that {path} goes with: {found}", "name one: `features`")
+        raise InvalidInput(
+            f"{store.url} holds several features that {source} goes with: {found}", "name one: `features`"
+        )
     if not fit:
         found = "; ".join(f"{name!r} were made with {encoder_text(*encoder)}" for name, encoder in there.items())
         raise Mismatch(
-            f"{path} goes with features of tile encoder {card.tile_encoder}; "
+            f"{source} goes with features of tile encoder {card.tile_encoder}; "
             + (f"of the features in {store.url}, {found}" if found else f"{store.url} holds no features"),
-            _how_to_make(store, card),
+            _how_to_make(store, card, source),
         )
     return fit[0]
 
 
-def _how_to_make(store: Store, card: WeightsCard) -> str:
+def _how_to_make(store: Store, card: WeightsCard, source: str) -> str:
     """Return the commands that make the features a model goes with."""
     if card.elsewhere:
         return f"run: giga bank {store.url} --encoder {card.elsewhere}"
     if not card.encoder_sha256:
         return f"it was trained on features of another tool: features of {card.encoder!r} are needed here, too"
+    if source.startswith(HUB):
+        return f"run: giga bank {store.url} --encoder {source}"
     file = f"{card.encoder}.safetensors"
     return (
         f"where the model was trained: giga export STORE encoders/{card.encoder} --to {file}; "

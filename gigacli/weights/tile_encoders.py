@@ -1,4 +1,4 @@
-"""Choice of a bank's tile encoder: one of the store, a published one, a file, a model of timm, or a random one."""
+"""Choice of a bank's tile encoder: of the store, a published one, of Hugging Face, a file, of timm, or a random one."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from gigacli.nn.vision_encoder import VisionEncoder
 from gigacli.store.groups import Encoder
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
+from gigacli.weights.hub import HUB, HubAddress, download
 from gigacli.weights.resnet18 import read_resnet18, resnet18_from_bytes
 
 RANDOM = "random-resnet18"
@@ -49,7 +50,7 @@ def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
     """Find the encoder asked for; without a name the only one of the store.
 
     Raises:
-        NotFound: There is none of that name, or none at all.
+        NotFound: There is none of that name, or none at all; or it cannot be fetched.
         Mismatch: A file is no ResNet18.
     """
     there = store.names(Encoder)
@@ -73,6 +74,11 @@ def choose_encoder(store: Store, config: BankConfig) -> EncoderChoice:
     if wanted.startswith((TIMM, *OF_TIMM)):
         model = wanted.removeprefix(TIMM)
         return EncoderChoice(config.name or store_name(model), timm=model)
+    if wanted.startswith(HUB):
+        address = HubAddress.of(wanted)
+        name = config.name or address.name_in_store()
+        network, report = read_resnet18(download(address, "encoder"), trunk=True)
+        return EncoderChoice(name, weights_to_bytes(network), note=f"{wanted}: {report}")
     return _from_file(Path(wanted), list(dict.fromkeys([*there, RANDOM, *PUBLISHED, f"{TIMM}NAME"])), config.name)
 
 

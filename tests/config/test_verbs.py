@@ -140,6 +140,7 @@ ANOTHER = {
     "exclude": Path("test.csv"),
     "sparse_backend": "torch",
     "log_dir": Path("runs"),
+    "tracker": "mlflow",
     "scale": 0.25,
     "seeds": 3,
     "views": 17,
