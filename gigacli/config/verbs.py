@@ -304,7 +304,9 @@ class EmbedConfig(Config):
         "length. STORE::NAME is one of another store.",
     )
     name: str | None = run_option(None, "Name of the embedding; default: the model's.")
-    precision: Precision = option("auto", PRECISION)
+    precision: Precision = option(
+        "auto", "Floating point of the network; auto is that of the training, where the device computes in it."
+    )
     device: str = run_option("auto", DEVICE)
     seed: int = option(0, SEED, SEEDS)
     redo: bool = run_option(False, "Replace the embedding that is there.")

@@ -151,8 +151,9 @@ def prepare(config: EmbedConfig, store: Store) -> Plan:
     name = config.name or (f"random-{model}" if config.aggregator == "random-init" else model)
     group = store.embedding(name)
     config = config.following({"precision": "fp32", **group.found.config} if group.found else None)
-    config = config.but(precision=pick_precision(config.precision, device))
     choice = choose_model(store, config, device)
+    if config.precision == "auto":  # that of the training, where the device computes in it
+        config = config.but(precision="fp32" if choice.precision == "fp32" else pick_precision("auto", device))
     vectors = plan_views(group, config, device, choice)
     group.check(vectors.recipe, redo=config.redo)
     mean = plan_mean(vectors.features, config, name=None)

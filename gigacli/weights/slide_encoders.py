@@ -44,6 +44,7 @@ class ModelChoice:
     config: dict[str, Any]  # its settings in the recipe of an embedding
     identity: str  # hash of its weights, in the inputs of that recipe
     tiles: int  # T, tiles per view
+    precision: str  # that it was trained in
     encode: Callable[[ViewBatch], torch.Tensor]  # function from views to vectors (b, width), in eval mode
     joined: Joined | None = None  # what its vectors are joined with, where that was learnt with it
     note: str = ""  # message to the user about what could not be checked; "" for none
@@ -107,6 +108,7 @@ def _of_store(model: Model, config: EmbedConfig, device: torch.device) -> ModelC
         config={"model": model.name, "features_name": features.name},
         identity=model.sha256,
         tiles=trained.config["tiles"],
+        precision=trained.config.get("precision", "fp32"),
         encode=method.vectors,
         joined=joined if config.aggregator == "model" else None,
     )
@@ -140,6 +142,7 @@ def _of_file(store: Store, path: Path, config: EmbedConfig, device: torch.device
         config={"model": called, "variant": card.variant, "features_name": features},
         identity=sha256,
         tiles=trained["tiles"],
+        precision=trained.get("precision", "fp32"),
         encode=method.vectors,
         joined=joined if config.aggregator == "model" else None,
     )
@@ -252,6 +255,7 @@ def _of_authors(store: Store, path: Path, config: EmbedConfig, device: torch.dev
         config={"model": path.name, "variant": "gigassl", "features_name": features.name, "cell_px": cell_px},
         identity=hashlib.sha256(path.read_bytes()).hexdigest(),
         tiles=PAPER_TILES,
+        precision="fp32",  # as their code embeds
         encode=encoder.to(device),
         note=note,
     )
