@@ -80,7 +80,7 @@ def flip(data, rng):
 
 def test_a_file_that_is_cut_short_is_always_found(store, repeats):
     found = Counter()
-    for kind, file, problems in damaged(store, random.Random(SEED), cut, 6 * repeats(8)):
+    for kind, file, problems in damaged(store, random.Random(SEED), cut, 6 * repeats(6)):
         assert problems, f"{file} was cut short and nobody noticed"
         found[kind] += 1
     print(f"\ncut short, all found: {dict(found)}")
@@ -88,7 +88,7 @@ def test_a_file_that_is_cut_short_is_always_found(store, repeats):
 
 def test_a_flipped_bit_of_a_chunk_is_always_found(store, repeats):
     found = Counter()
-    for kind, file, problems in damaged(store, random.Random(SEED), flip, 6 * repeats(16)):
+    for kind, file, problems in damaged(store, random.Random(SEED), flip, 6 * repeats(10)):
         assert problems or kind == "zarr.json", f"{file} was flipped and nobody noticed"
         found[kind] += 1
     print(f"\nflipped, all found but of zarr.json: {dict(found)}")

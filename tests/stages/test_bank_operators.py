@@ -319,7 +319,7 @@ def test_what_would_make_imported_features_is_found_out(imported, learnt):
     assert "it does with red and blue exchanged (mean cosine 1.000" in caught.value.hint
 
 
-def test_a_plan_prices_both_kinds_and_writes_nothing(dozen, tmp_path, chunks, monkeypatch):
+def test_a_plan_prices_both_kinds_and_writes_nothing(dozen, learnt, tmp_path, chunks, monkeypatch):
     from gigacli.weights import bank_price
 
     monkeypatch.setattr(bank_price, "MEASURED_SECONDS", 0.05)
@@ -336,7 +336,7 @@ def test_a_plan_prices_both_kinds_and_writes_nothing(dozen, tmp_path, chunks, mo
     assert found.rate > 0
     assert found.tiles_hours == pytest.approx(found.tiles_encodings / found.rate / 3600, rel=1e-4)
     assert found.tiles_gib > found.operators_gib > 0
-    giga.bank(path, **OPTIONS)  # and of what is there in the other mode
+    path = copy_store(learnt, tmp_path / "learnt.zarr")  # and of what is there in the other mode
     assert giga.bank(path, mode="tiles", encoder=NAME, precision="fp32", plan=True).tiles_encodings > 0
 
 

@@ -276,7 +276,7 @@ def test_what_joins_goes_with_the_model(joined_store, chain, tmp_path):
 
 def test_the_paper_joins_nothing(store_at):
     path = store_at("bank")
-    giga.train(path, preset="paper", epochs=2)
+    giga.train(path, preset="paper", epochs=2, aggregator="mlp")
     assert giga.embed(path, views=2).width == 512
     assert "blocks" not in giga.open(path).embedding("giga").config
     assert not any(name.startswith("joined.") for name in load_safetensors(giga.open(path).model("giga").weights()))

@@ -1,7 +1,6 @@
 """giga probe: tasks other than classes, methods other than the linear one, few labels per class, and the table."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -194,4 +193,3 @@ def test_the_table_fits_80_columns_and_names_stay_whole(store, table):
     wide = run_giga(*command, "--wide", check=True).stdout
     assert "Brier" in wide
     assert "Brier" not in narrow
-    assert "wide" not in json.loads(run_giga(*command, "--json", check=True).stdout)
