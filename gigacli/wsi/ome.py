@@ -57,7 +57,7 @@ def ome_images(text: str, path: Path) -> list[OmeImage]:
             image = _image(pixels, following)
             following = max(image.directories, default=following - 1) + 1
             images.append(image)
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise SlideError(f"{path} has OME-XML that cannot be read: {error!r}", COPY) from error
     if not images:
         elsewhere = root.find("{*}BinaryOnly")

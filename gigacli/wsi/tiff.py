@@ -23,6 +23,7 @@ _BEHIND_POINTERS = (2, 5)  # types of value: text and fractions
 _MOST_DIRECTORIES = 1000
 _MOST_LEVELS = 64
 _MOST_TILES = 2**24  # of an image: a million pixels a side in tiles of 256
+_MOST_TILE_PX = 2**26
 _TILE_PX = range(8, 4097)  # sides of a tile that a scanner writes
 _MOST_TABLES = 2**16  # bytes of quantisation and Huffman tables; a JPEG has 600
 
@@ -50,7 +51,7 @@ class JpegImage:
 
 
 def lacking_tiles(path: Path) -> str:
-    """Return what is wrong with the first image that has fewer tiles than its size needs, "" if there is none.
+    """Return what is wrong with the first image that has too few tiles for its size, or giant ones, "" without one.
 
     A file that is no TIFF (6.0 or BigTIFF) lacks nothing, and neither do images in strips.
     """
@@ -59,8 +60,11 @@ def lacking_tiles(path: Path) -> str:
             for tags in directories(file):
                 if {_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS} <= tags.keys():
                     needed, found = _tiles_needed(tags), tags[_TILE_OFFSETS].number
+                    size = f"{tags[_WIDTH].value} x {tags[_LENGTH].value}"
+                    across, down = tags[_TILE_WIDTH].value, tags[_TILE_LENGTH].value
+                    if across * down > _MOST_TILE_PX:  # OpenSlide ends the program if it gets no memory for one
+                        return f"an image of {size} px has tiles of {across} x {down} px"
                     if found < needed:
-                        size = f"{tags[_WIDTH].value} x {tags[_LENGTH].value}"
                         return f"an image of {size} px, which is {needed} tiles, has {found}"
         except struct.error:
             pass  # the file ends here: OpenSlide says so better

@@ -22,6 +22,16 @@ def test_an_image_with_fewer_tiles_than_its_size_needs(tmp_path, order, big, pag
     assert lacking_tiles(path) == "an image of 420 x 900 px, which is 105 tiles, has 35"
 
 
+def test_tiles_that_no_memory_holds(tmp_path):
+    """OpenSlide would end the program."""
+    path = tmp_path / "giant.tif"
+    tifffile.imwrite(path, IMAGE, tile=(64, 64), photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["TileWidth"].overwrite(60000)
+        tiff.pages[0].tags["TileLength"].overwrite(60000)
+    assert lacking_tiles(path) == "an image of 420 x 300 px has tiles of 60000 x 60000 px"
+
+
 def test_directories_in_a_circle_end(tmp_path):
     path = tmp_path / "loop.tif"
     tifffile.imwrite(path, IMAGE, tile=(64, 64), photometric="rgb")

@@ -205,6 +205,7 @@ def test_xml_that_lies(tmp_path, levels):
         (b"Pixels", b"Pixles", "describes no image"),
         (b"</OME>", b"</OMF>", "cannot be read"),
         (b'IFD="0"', b'IFD="7"', "number 7"),
+        (b'encoding="UTF-8"', b'encoding="UTF-J"', "cannot be read"),
     ]:
         assert old in data
         path.write_bytes(data.replace(old, new))
