@@ -29,6 +29,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import Process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,12 +91,12 @@ class Simulated:
         )
 
 
-def make(path: Path, slides: int) -> Store:
-    """The store of so many slides: made, or found where it is whole."""
+def make(path: Path, slides: int) -> None:
+    """Make the store of so many slides, where it is not there as a whole."""
     if Store.exists(path):
         store = Store.open(path)
         if store.registered == slides and store.progress().get(f"banks/{NAME}") == slides:
-            return store
+            return
         shutil.rmtree(path)
     store = Store.create(path, sync=False)
     rows = [
@@ -118,7 +119,6 @@ def make(path: Path, slides: int) -> Store:
     with ProcessPoolExecutor(THREADS) as pool:
         list(pool.map(writer, blocks))
     _check(store, path)
-    return Store.open(path)
 
 
 def _begin(store: Store) -> None:
@@ -290,7 +290,11 @@ def measure(folder: Path, slides: int, options: argparse.Namespace) -> dict[str,
     """Every command on a store of so many slides."""
     out, store, labels = folder / f"out-{slides}", folder / f"{slides}.zarr", folder / f"{slides}.csv"
     began = time.perf_counter()
-    make(store, slides)
+    made = Process(target=make, args=(store, slides))  # which has it open no longer once it has ended
+    made.start()
+    made.join()
+    if made.exitcode:
+        raise SystemExit(f"{store} could not be made")
     write_labels(labels, slides)
     print(f"{slides} slides: made in {time.perf_counter() - began:.0f} s, {files_of(store):,} files", flush=True)
     found = {}

@@ -3,16 +3,18 @@
 import pytest
 
 from benchmarks import scale
+from gigacli.store.store import Store
 from gigacli.store.validate import validate
 
 
 def test_a_simulated_store_is_valid_and_made_once(tmp_path):
-    store = scale.make(tmp_path / "s.zarr", 5)  # compares files with those that the store's classes write
+    scale.make(tmp_path / "s.zarr", 5)  # compares files with those that the store's classes write
+    store = Store.open(tmp_path / "s.zarr")
     assert store.progress() == {"tiles": 5, "features/simulated": 5, "banks/simulated": 5}
     report = validate(store)
     assert (report.problems, report.unfinished) == ([], [])
     before = (tmp_path / "s.zarr" / "zarr.json").stat().st_mtime_ns
-    assert scale.make(tmp_path / "s.zarr", 5).registered == 5
+    scale.make(tmp_path / "s.zarr", 5)
     assert (tmp_path / "s.zarr" / "zarr.json").stat().st_mtime_ns == before
 
 
