@@ -291,8 +291,8 @@ class EmbedConfig(Config):
     )
     augmented: int = option(
         0,
-        "Embed every slide as it is seen under so many other augmentations, too, and under as many with each strength "
-        "of jittered stains that operators hold out, for giga probe --robust.",
+        "Embed every slide as it is seen under so many other augmentations, too, and with each strength of jittered "
+        "stains under as many or all that operators hold out, for giga probe --robust.",
         (0, 100),
     )
     closed_form: bool = option(
