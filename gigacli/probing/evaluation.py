@@ -92,6 +92,8 @@ class Evaluation:
         """Fits that stopped short, what could not be chosen, and what was not defined on some test sides."""
         stopped = sum(fold.not_converged for fold in self.folds)
         texts = [*(fold.note for fold in self.folds), f"{stopped} fits stopped before they converged" * bool(stopped)]
+        if self.candidate.augmented is not None and not self.robustness:
+            texts.append("no slide with a label is seen under other augmentations")
         return (f"{self.name}, {self.budget}: {text}" for text in dict.fromkeys(texts) if text)
 
 
@@ -107,7 +109,9 @@ def evaluate_vectors(candidate: Candidate, task: Task, budget: str, config: Prob
         each = candidate.augmented.swapaxes(0, 1)  # (augmentations, slides, features)
         seen = [task.units.vectors(one, unit_length=not candidate.scaled, some=True) for one in each]
         augmented = np.stack(seen, axis=1)  # (units, augmentations, features)
-        strength = np.array(candidate.stains)
+        if not np.isfinite(augmented).all(axis=2).any():  # none of the slides that are seen so has a label
+            augmented = augmented[:, :0]
+        strength = np.array(candidate.stains)[: augmented.shape[1]]
         of_strength = (augmented[:, strength == stain] for stain in np.unique(strength))
         moved = [robustness(vectors, some, scale=candidate.scaled) for some in of_strength]
     for method, c, fit in fits_of(candidate, task.truth.kind, config):

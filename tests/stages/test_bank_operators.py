@@ -15,6 +15,7 @@ from gigacli.nn.augment import SHARED, augment, draw_augmentation, fold, output_
 from gigacli.nn.device import pick_device
 from gigacli.nn.frozen import FrozenTileEncoder
 from gigacli.randomness import keyed_rng
+from gigacli.store.groups import Embedding
 from gigacli.store.layout import NOT_DONE
 from gigacli.weights.operators import applied, read_operators, with_mode
 from gigacli.weights.resnet18 import resnet18_from_bytes
@@ -290,6 +291,13 @@ def test_slides_are_embedded_and_probed_as_seen_otherwise(dozen, learnt, tmp_pat
     assert all(seen.moved > 0 and 0 <= seen.found <= 1 for seen in rows["giga"].robust)
     assert rows[f"view-whitened-{name}"].robust == ()
     assert all(row.robust == () for row in giga.probe(path, labels, target="label", folds=2).scores)
+    unseen = giga.Store.open(copy_store(path, tmp_path / "unseen.zarr"), write=True)
+    for group in unseen.groups(Embedding):
+        if group.has("augmented"):
+            group.array("augmented")[:] = np.nan  # as where no slide with a label is seen otherwise
+    found = giga.probe(unseen, labels, target="label", folds=2, robust=True)
+    assert all(row.robust == () for row in found.scores)
+    assert any("no slide with a label is seen under other augmentations" in text for text in found.warnings)
     if kind == "operators":
         with pytest.raises(InvalidInput, match="hold out 2 augmentations of stains jittered by 0; 3 are asked for"):
             giga.embed(path, views=2, augmented=3, redo=True)
