@@ -37,6 +37,8 @@ EXECUTE = "GIGA_SITE_EXECUTE"
 """Environment variable: run the notebooks while the site is built, which takes minutes."""
 FENCED = re.compile(r"^(`{3,}).*?^\1`*\s*$", re.MULTILINE | re.DOTALL)
 FIGURE = re.compile(r"^!\[([^\]]*)\]\(((?:\.\./)*figures/\w+\.svg)\)$", re.MULTILINE)
+BOOST = {"concepts/": 4, "howto/": 4, "commands/": 2}
+"""Pages that a search shows before others."""
 STYLE = re.compile(r"<style>.*?</style>\n?")
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
@@ -66,9 +68,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
-    for path in sorted(ROOT.glob(NOTEBOOKS)):
-        for name, content in _notebook(path).items():
-            files.append(File.generated(config, name, content=content))
+    for name, content in _notebooks().items():
+        files.append(File.generated(config, name, content=content))
     files.append(File.generated(config, f"{DECISIONS}/index.md", content=_decisions()))
     for path in sorted(_linked(files)):
         files.append(File.generated(config, _source_page(path), content=_source(path)))
@@ -77,6 +78,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Make links of the repository links of the site, and put drawings into the page, whose colours they take."""
+    boost = max((by for folder, by in BOOST.items() if page.file.src_uri.startswith(folder)), default=None)
+    if boost:
+        page.meta["search"] = {"boost": boost}
     known = _places(files)
     here = PurePosixPath(page.file.src_uri).parent
 
@@ -170,19 +174,22 @@ def _page_of(path: Path) -> str:
     return (name.with_suffix(".md") if name.suffix == ".ipynb" else name).as_posix()
 
 
-def _notebook(path: Path) -> dict[str, str | bytes]:
-    """A notebook as a page and its pictures; run in a folder of its own where the environment asks for it."""
+def _notebooks() -> dict[str, str | bytes]:
+    """Notebooks as pages, and the pictures on them; run in a folder of their own where the environment asks for it."""
     import nbformat
     from nbconvert import MarkdownExporter
     from nbconvert.preprocessors import ExecutePreprocessor
     from traitlets.config import Config
 
-    notebook = nbformat.read(path, as_version=4)
-    if os.environ.get(EXECUTE) == "1":
-        with tempfile.TemporaryDirectory() as folder:
-            local = Config(KernelManager={"transport": "ipc"})  # not a port that others could talk to
-            ExecutePreprocessor(timeout=600, config=local).preprocess(notebook, {"metadata": {"path": folder}})
-    pictures = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
-    text, resources = MarkdownExporter().from_notebook_node(notebook, resources=pictures)
-    outputs = {f"examples/{name}": content for name, content in resources["outputs"].items()}
-    return {_page_of(path): text, **outputs}
+    local = Config(KernelManager={"transport": "ipc"})  # not a port that others could talk to
+    found: dict[str, str | bytes] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for path in sorted(ROOT.glob(NOTEBOOKS), reverse=True):  # "explain" goes on where "quickstart" ends
+            notebook = nbformat.read(path, as_version=4)
+            if os.environ.get(EXECUTE) == "1":
+                ExecutePreprocessor(timeout=1200, config=local).preprocess(notebook, {"metadata": {"path": folder}})
+            pictures = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
+            text, resources = MarkdownExporter().from_notebook_node(notebook, resources=pictures)
+            outputs = resources["outputs"].items()
+            found |= {_page_of(path): text, **{f"examples/{name}": content for name, content in outputs}}
+    return found
