@@ -181,9 +181,10 @@ def _notebooks() -> dict[str, str | bytes]:
     from nbconvert.preprocessors import ExecutePreprocessor
     from traitlets.config import Config
 
-    local = Config(KernelManager={"transport": "ipc"})  # not a port that others could talk to
     found: dict[str, str | bytes] = {}
     with tempfile.TemporaryDirectory() as folder:
+        # By files of that folder, not by a port that others could talk to.
+        local = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
         for path in sorted(ROOT.glob(NOTEBOOKS), reverse=True):  # "explain" goes on where "quickstart" ends
             notebook = nbformat.read(path, as_version=4)
             if os.environ.get(EXECUTE) == "1":

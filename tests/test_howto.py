@@ -6,10 +6,12 @@ import shlex
 import shutil
 
 import pytest
+from typer.main import get_command
 
 import gigacli
 from gigacli.cli.command import run_command
-from tests.test_docs import ROOT, command_lines, shortened
+from gigacli.cli.verbs import app
+from tests.test_docs import CONCEPTS, ROOT, command_lines, shortened
 
 HOWTO = ROOT / "docs" / "howto"
 ELSEWHERE = (
@@ -25,6 +27,8 @@ ELSEWHERE = (
 """Words of commands that need a network, weights or time: their flags are looked at, in test_docs.py."""
 FRESH = ("cluster.md",)
 """Pages that make their own store; the others take up one that has vectors."""
+OTHERS = {"--nproc-per-node", "--version"}
+"""Flags that are no option of a command."""
 COMMANDS = [page for page in sorted(HOWTO.glob("*.md")) if "```\ngiga " in page.read_text() and page.stem != "slides"]
 
 
@@ -84,6 +88,25 @@ def test_the_messages_that_are_explained_are_those_of_the_program():
         pattern = re.compile(".*".join(re.escape(part.strip()) for part in message.split("…")), re.DOTALL)
         assert any(pattern.search(text) for text in texts), message
     assert len(said) > 30
+
+
+def test_every_flag_in_the_text_is_one_of_some_command():
+    commands = get_command(app).commands.values()
+    there = {
+        flag for command in commands for option in command.params for flag in (*option.opts, *option.secondary_opts)
+    }
+    for page in [*HOWTO.glob("*.md"), *CONCEPTS.glob("*.md"), ROOT / "docs" / "paper.md", ROOT / "docs" / "index.md"]:
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text(encoding="utf-8")))
+        assert named <= there | OTHERS, page.name
+
+
+def test_the_python_of_a_page_gives_vectors(store_at, monkeypatch, tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (HOWTO / "export.md").read_text(encoding="utf-8"), re.DOTALL)
+    store_at("embed")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(code, found)
+    assert found["vectors"].shape == (8, 256)
 
 
 def test_every_page_is_in_the_list():
