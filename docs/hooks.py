@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = (
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
+    "[!R]*.md",
     "spec/*.md",
     "spec/decisions/*.md",
     "benchmarks/*.md",
@@ -55,8 +54,8 @@ def _expanded(entries: list[Any]) -> list[Any]:
         if isinstance(entry, dict):
             found += [{title: _expanded(part) if isinstance(part, list) else part} for title, part in entry.items()]
         elif "*" in entry:
-            places = sorted((ROOT / "docs").glob(entry)) or sorted(ROOT.glob(entry))
-            found += map(_page_of, places)
+            home = ROOT if entry in OUTSIDE or entry.endswith(".ipynb") else ROOT / "docs"
+            found += map(_page_of, sorted(home.glob(entry)))
         else:
             found.append(entry)
     return found
