@@ -15,6 +15,7 @@ from docs import hooks
 from docs.figures import draw
 from tests.test_docs import ROOT
 
+pytestmark = pytest.mark.scripts
 CONFIG = ROOT / "mkdocs.yml"
 LOADED = re.compile(
     r"""<(?:script|img|iframe|source|video|audio|embed|track)\b[^>]*?\bsrc=["']?(?:https?:)?//[^\s"'>]+"""
