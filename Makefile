@@ -1,4 +1,5 @@
-# make demo: a synthetic cohort through the six verbs.   make test: lint and the whole test suite.   make docs: references.   make site: the site.
+# make demo: a synthetic cohort through the six verbs.   make test: lint and the whole test suite.
+# make docs: references.   make site: the site.   make pictures: those of the README, drawn from the demo.
 # make fast: what is tested in a minute and a half, for the hand.
 # All set up .venv themselves, on a machine that has Python 3.11 or newer.
 
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes, and each would compile what it imports
 
-.PHONY: demo fast test lint format docs site clean
+.PHONY: demo fast test lint format docs site pictures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/giga demo demo
@@ -31,6 +32,9 @@ format: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
+
+pictures: demo
+	$(BIN)/python docs/pictures.py demo
 
 # Its notebooks are run, which takes minutes; the tests build it without.
 site: $(VENV)/.installed-docs
