@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, NotFound
-from gigacli.probing import task
+from gigacli.probing import shown, task
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
@@ -313,6 +313,15 @@ def test_predictions_lead_back_to_the_scores(store, labels, tmp_path):
     before = {f.name: f.read_bytes() for f in out.iterdir()}
     giga.probe(store, labels, out=out, fraction=(0.25, 1.0), folds=4)
     assert {f.name: f.read_bytes() for f in out.iterdir()} == before
+
+
+def test_a_warning_of_several_rows_is_one():
+    said = ["giga (C=auto), all: too few: 2", "leaks", "mean (C=10), all: too few: 2", "10 splits: 2 patients"]
+    assert list(shown._together(said)) == [
+        "giga (C=auto), all; mean (C=10), all: too few: 2",
+        "leaks",
+        "10 splits: 2 patients",
+    ]
 
 
 def test_an_encoder_is_named_once_with_all_its_vectors():
