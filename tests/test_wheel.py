@@ -102,4 +102,5 @@ def test_giga_works_from_the_wheel(giga, tmp_path):
     said = giga("demo", "demo", "--quick", cwd=tmp_path)
     assert "mean-moco" in said
     assert "smoke test" in said
+    assert "the figures above mean nothing" in said
     assert "0 problems" in giga("validate", "demo/cohort.zarr", cwd=tmp_path)

@@ -180,12 +180,12 @@ def show_encoders(found: Any) -> None:
 def run_demo(made: Any) -> int:
     """Run the command lines of the demo, up to the first that fails, and return its exit code."""
     from gigacli.cli import console
-    from gigacli.demo.run import NOTICE, conclusion
+    from gigacli.demo.run import NOTICE, QUICK_NOTICE, conclusion
 
     for line in made.steps:
         console.say(f"$ giga {' '.join(line)}", to_out=True)
         if (code := run_command(list(line))) != DONE:
             return code
     console.say(NOTICE, to_out=True)
-    console.say(conclusion(made.cohort, seed=made.seed), to_out=True)
+    console.say(QUICK_NOTICE if made.quick else conclusion(made.cohort, seed=made.seed), to_out=True)
     return DONE

@@ -15,6 +15,8 @@ NOTICE = (
     "intervals: with so few slides most differences between rows are within the noise."
 )
 
+QUICK_NOTICE = "With --quick next to nothing is learnt, and the figures above mean nothing: for a table run giga demo."
+
 LEVEL = 0.01
 """Differences of AUC below this are called none."""
 
@@ -41,6 +43,7 @@ class Demo:
     cohort: DemoCohort  # slides and labels, drawn now or found
     steps: list[tuple[str, ...]]  # command lines that take it through the six verbs, each without ``giga``
     seed: int  # of everything random in them
+    quick: bool = False  # whether its figures mean nothing
 
 
 @options_of(DemoConfig)
@@ -62,7 +65,7 @@ def demo(
     cohort = write_cohort(
         Path(folder), slides=slides, patients=patients, labs=labs, seed=config.seed, size_px=size_px, progress=progress
     )
-    return Demo(cohort, steps(cohort, config), config.seed)
+    return Demo(cohort, steps(cohort, config), config.seed, config.quick)
 
 
 def steps(cohort: DemoCohort, config: DemoConfig) -> list[tuple[str, ...]]:

@@ -183,7 +183,7 @@ def html(result: ProbeResult) -> str:
             caption = f"<caption>{escape(table.title)}</caption>"
             parts.append(f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
     if result.warnings:
-        parts.append(f"<ul>{''.join(f'<li>warning: {escape(text)}</li>' for text in result.warnings)}</ul>")
+        parts.append(f"<ul>{''.join(f'<li>warning: {escape(text)}</li>' for text in _together(result.warnings))}</ul>")
     return "\n".join(parts)
 
 
@@ -193,8 +193,17 @@ def lines(result: ProbeResult) -> Iterator[str]:
         for line in _join_lines(counts):
             yield line if len(result.joins) == 1 else f"{target}: {line}"
     yield from result.notes
-    yield from (f"warning: {text}" for text in result.warnings)
+    yield from (f"warning: {text}" for text in _together(result.warnings))
     yield from (f"wrote {file}" for file in result.files)
+
+
+def _together(warnings: Sequence[str]) -> Iterator[str]:
+    """Warnings that say the same of several rows as one: "giga, all; mean, all: what is the matter"."""
+    rows: dict[str, list[str]] = {}
+    for text in warnings:
+        row, colon, what = text.partition(": ")
+        rows.setdefault(colon + what or text, []).append(row)
+    yield from ("; ".join(of) + what if what.startswith(": ") else what for what, of in rows.items())
 
 
 def _join_lines(counts: dict[str, Any]) -> Iterator[str]:

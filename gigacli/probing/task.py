@@ -261,13 +261,19 @@ def _patient_leaks(units: Units, splits: Sequence[Split], config: ProbeConfig) -
 
 
 def _seen_in_training(units: Units, splits: Sequence[Split], candidates: Sequence[Candidate]) -> Iterator[str]:
-    """What encoders saw of the test slides in training, without labels: of one cohort that is its ordinary use."""
+    """What encoders saw of the test slides in training, without labels: of one cohort that is its ordinary use.
+
+    A line an encoder, with the names of the vectors that it had a part in.
+    """
     tested = np.unique(np.concatenate([split.test for split in splits]))  # units
     slides = np.concatenate([units.slides[i] for i in tested.tolist()])
+    vectors: dict[str, list[str]] = {}
     for candidate in candidates:
         for encoder, trained_on in candidate.encoders:
             if trained_on is None:
-                yield f"{candidate.name}: the store does not say which slides {encoder} was trained on"
-                continue
-            seen = int(trained_on[slides].sum())
-            yield f"{candidate.name}: {encoder} was trained, without labels, on {seen} of the {len(slides)} test slides"
+                said = f"the store does not say which slides {encoder} was trained on"
+            else:
+                seen = int(trained_on[slides].sum())
+                said = f"{encoder} was trained, without labels, on {seen} of the {len(slides)} test slides"
+            vectors.setdefault(said, []).append(candidate.name)
+    yield from (f"{', '.join(dict.fromkeys(names))}: {said}" for said, names in vectors.items())

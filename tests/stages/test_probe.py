@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, NotFound
+from gigacli.probing import shown, task
 from gigacli.store.recipe import Recipe
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow, SlideTable
@@ -311,6 +313,27 @@ def test_predictions_lead_back_to_the_scores(store, labels, tmp_path):
     before = {f.name: f.read_bytes() for f in out.iterdir()}
     giga.probe(store, labels, out=out, fraction=(0.25, 1.0), folds=4)
     assert {f.name: f.read_bytes() for f in out.iterdir()} == before
+
+
+def test_a_warning_of_several_rows_is_one():
+    said = ["giga (C=auto), all: too few: 2", "leaks", "mean (C=10), all: too few: 2", "10 splits: 2 patients"]
+    assert list(shown._together(said)) == [
+        "giga (C=auto), all; mean (C=10), all: too few: 2",
+        "leaks",
+        "10 splits: 2 patients",
+    ]
+
+
+def test_an_encoder_is_named_once_with_all_its_vectors():
+    moco = ("tile encoder 'moco'", np.array([True, True, False]))
+    named = [("giga", [("slide encoder 'giga'", None), moco]), ("mean-moco", [moco]), ("mean-moco", [moco])]
+    candidates = [SimpleNamespace(name=name, encoders=encoders) for name, encoders in named]
+    units = SimpleNamespace(slides=[np.array([0]), np.array([1, 2])])
+    splits = [SimpleNamespace(test=np.array([i])) for i in (0, 1)]
+    assert list(task._seen_in_training(units, splits, candidates)) == [
+        "giga: the store does not say which slides slide encoder 'giga' was trained on",
+        "giga, mean-moco: tile encoder 'moco' was trained, without labels, on 2 of the 3 test slides",
+    ]
 
 
 def test_slides_seen_in_training_are_counted(store, labels, tmp_path):
