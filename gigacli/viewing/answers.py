@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gigacli.cohort.content import slide_problem
+from gigacli.cohort.registration import file_problem
 from gigacli.config.tools import TileMapConfig
 from gigacli.errors import NotFound
 from gigacli.probing.labels import match, read_labels
@@ -25,7 +26,7 @@ from gigacli.reporting.search import nearest_slides
 from gigacli.reporting.slides import coded, groupings_of
 from gigacli.reporting.tile_map import LIMITS
 from gigacli.reporting.vectors import comparable, embeddings_of, map_of, mapped_slides
-from gigacli.store.groups import Embedding
+from gigacli.store.groups import Embedding, Features
 from gigacli.store.layout import STAGES
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
@@ -33,6 +34,7 @@ from gigacli.version import __version__
 from gigacli.viewing.alike import tiles_like
 from gigacli.viewing.open_slides import OpenSlides
 from gigacli.viewing.outline import outline_of
+from gigacli.wsi.slide_files import size_and_time
 
 KEPT = 32
 """Answers that took long and are kept: maps, outlines."""
@@ -135,6 +137,7 @@ class Answers:
             "failures": failures,
             "groups": [{**one, "paint": one["name"] in paint} for one in coded(groupings, every)],
             "embeddings": self._names,
+            "features": bool(store.names(Features)),
             "target": self._target or "label",
             "classes": self._classes,
         }
@@ -143,7 +146,7 @@ class Answers:
         """What is needed to show a slide, or a `problem`, which says why it cannot be shown."""
         slide = self.row(row)
         with self._reading:
-            why = slide_problem(self._store, row) or ("" if slide.usable else "its size or resolution is not known")
+            why = self._problem(row, slide)
             edge_px = self._store.tiles.edge_um / slide.mpp if self._store.tiles.found is not None else 0.0
         if why:
             return {"problem": why}
@@ -240,6 +243,15 @@ class Answers:
             return tiles_like(store, row, number, chosen, self._patients)
 
         return self._alike.get((row, number, embedding), look)
+
+    def _problem(self, row: int, slide: SlideRow) -> str:
+        """Why a slide cannot be shown, "" if it can: a file of the size and time it had is taken to be the same."""
+        if why := file_problem(slide):
+            return why
+        if not slide.usable:
+            return self._store.failures("tile")[row] or "its size or resolution is not known"
+        tiled = self._store.tiles.found is not None and slide.modified_ns != size_and_time(Path(slide.path))[1]
+        return slide_problem(self._store, row) if tiled else ""
 
     def _embedding(self, store: Store, number: int) -> Embedding:
         if number >= len(self._names):

@@ -22,6 +22,8 @@ const TILE = 256;
 const TOWARDS = "230, 97, 1", AWAY = "94, 60, 153", LIKE = "0, 114, 178";  // as maps of giga tile-map
 const SMALLEST = 4;  // pixels of a tile on the screen, below which its lines would hide the slide
 const MARKED = 12;  // tiles most like the one clicked, that get a frame
+const FINE_UM = 16;  // of a pixel of the tissue mask
+const SLOW_MS = 3000;  // of opening, after which the page says why
 const ROUND = 5;  // edges of a tile that are shown around one that is gone to
 
 export class Pane {
@@ -41,11 +43,13 @@ export class Pane {
     this.foot = make("p", this.root, undefined, { class: "foot", "aria-live": "polite" });
     this.viewer = OpenSeadragon({
       element: this.window, drawer: "canvas", showNavigationControl: false, showNavigator: true,
-      navigatorPosition: "TOP_RIGHT", navigatorSizeRatio: 0.16, navigatorAutoFade: false, navigatorBackground: "#fff", maxZoomPixelRatio: 4,
+      navigatorPosition: "TOP_RIGHT", navigatorSizeRatio: 0.16, navigatorAutoFade: false, navigatorBackground: "transparent", navigatorOpacity: 1, maxZoomPixelRatio: 4,
       visibilityRatio: 0.3, animationTime: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 0.5,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true }, imageLoaderLimit: 6, timeout: 120000,
     });
     this.window.append(this.problem);
+    this.viewer.canvas.setAttribute("role", "application");
+    this.viewer.canvas.setAttribute("aria-label", "Slide: arrow keys move, plus and minus zoom, 0 shows all of it, Enter chooses the tile in the middle");
     this.over = make("canvas", this.viewer.canvas, undefined, { class: "over" });
     this.button("+", "Zoom in", () => this.viewer.viewport.zoomBy(2).applyConstraints());
     this.button("−", "Zoom out", () => this.viewer.viewport.zoomBy(0.5).applyConstraints());
@@ -89,7 +93,10 @@ export class Pane {
     this.foot.textContent = "opening ...";
     this.problem.hidden = true;
     this.viewer.close();
+    this.viewer.navigator.element.style.visibility = "hidden";
+    const waits = setTimeout(() => { this.foot.textContent = "opening ...: a file without smaller levels is read whole"; }, SLOW_MS);
     const about = await ask(`slide/${row}/about.json`).catch((error) => ({ problem: error.message }));
+    clearTimeout(waits);
     if (time !== this.times) return;
     this.foot.textContent = "";
     if (about.problem) {
@@ -99,6 +106,7 @@ export class Pane {
       return;
     }
     this.about = about;
+    this.viewer.navigator.element.style.visibility = "";
     const opened = new Promise((resolve) => { this.viewer.addOnceHandler("open", resolve); });
     this.viewer.open({
       width: about.width, height: about.height, tileSize: TILE, tileOverlap: 0, minLevel: about.first, maxLevel: about.last,
@@ -252,7 +260,8 @@ export class Pane {
       }
       path.closePath();
     });
-    [["rgb(255 255 255 / .85)", 4], [this.about.dark ? "#b88a00" : "#009e73", 2]].forEach(([colour, wide]) => {
+    const full = Math.min(1, 0.4 + (scale * FINE_UM) / this.about.mpp / 8);  // far away, lines must not hide the tissue
+    [["rgb(255 255 255 / .85)", 4 * full], [this.about.dark ? "#f0c748" : "#009e73", 2 * full]].forEach(([colour, wide]) => {
       pen.strokeStyle = colour;
       pen.lineWidth = wide;
       pen.stroke(path);

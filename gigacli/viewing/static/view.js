@@ -68,7 +68,7 @@ $("find").oninput = () => list();
 
 const panes = [];
 const facts = (row) => [
-  ...slides.groups.slice(0, 2).map((g) => groupOf(g)(row)).filter(Boolean),
+  ...slides.groups.slice(0, 2).map((g) => groupOf(g)(row)).filter((name) => name && name !== slides.ids[row]),
   slides.tiles[row] >= 0 ? `${number(slides.tiles[row])} tiles` : "not tiled",
 ].join(" · ");
 
@@ -176,10 +176,11 @@ for (const name of ["outline", "grid", "map", "alike"]) {
 }
 slides.classes.forEach((name, i) => make("option", $("class"), name, { value: i }));
 $("class").onchange = (event) => { shown.positive = Number(event.target.value); panes.forEach((pane) => { pane.map = null; pane.fill(); }); key(); };
-if (!slides.classes.length || !slides.embeddings.length) {
-  $("map").disabled = $("class").disabled = true;
-  $("map").parentNode.title = slides.embeddings.length ? "start with labels: giga view STORE --labels CSV" : "run giga embed first";
-}
+const off = (names, why) => names.forEach((name) => { $(name).disabled = true; $(name).closest("label").title = why; });
+if (!slides.embeddings.length) off(["map", "class"], "run giga embed first");
+else if (!slides.classes.length) off(["map", "class"], "start with labels: giga view STORE --labels CSV");
+$("class").hidden = !slides.classes.length;
+if (!slides.features) off(["alike"], "run giga bank first");
 
 // ---------------------------------------------------------------- vectors, colours of the page, begin
 
