@@ -169,6 +169,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _not_allowed  # noqa: N815
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what is no question, as everything else is refused."""
+        self._refuse(HTTPStatus(code), message or HTTPStatus(code).phrase)
+
     def _refusal(self) -> tuple[HTTPStatus, str] | None:
         if self.headers.get_all("Host", []) not in [[host] for host in self.server.hosts]:
             port = self.server.server_port

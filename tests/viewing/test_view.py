@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,10 @@ import pytest
 from PIL import Image
 
 import gigacli as giga
+from gigacli.config.tools import TileMapConfig
 from gigacli.errors import InvalidInput, NotFound
+from gigacli.reporting.attribution import explain
+from gigacli.reporting.tile_map import LIMITS
 from gigacli.store.store import Store
 from gigacli.viewing import open_slides
 from gigacli.viewing.open_slides import OpenSlides
@@ -77,6 +81,17 @@ def test_it_is_no_proxy(page):
 def test_it_only_reads(page, method):
     status, headers, _ = page.raw(page.home + "slides.json", method=method)
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize(("said", "status"), [(b"BREW / HTTP/1.1", 501), (b"GET /" + b"x" * 70_000, 414)])
+def test_what_is_no_question_is_refused_like_the_rest(page, said, status):
+    with socket.create_connection(("127.0.0.1", page.view.port), timeout=20) as connection:
+        connection.sendall(said + b"\r\n\r\n")
+        answer = connection.makefile("rb").read()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert f" {status} ".encode() in head.splitlines()[0]
+    assert b"Content-Security-Policy: default-src 'none'" in head
+    assert b"<" not in body
 
 
 def test_a_body_is_refused_and_nothing_in_it_is_a_second_question(page):
@@ -179,19 +194,15 @@ def test_nearest_slides_are_those_of_giga_search(page, chain, cohort):
     assert found["similar"] == [round(1000 * one.similarity) for one in expected]
 
 
-def test_a_map_of_tiles_is_that_of_giga_tile_map(page, chain, cohort, tmp_path):
+def test_a_map_of_tiles_is_that_of_giga_tile_map(page, chain, cohort):
     store, found = giga.open(chain("embed")), page.json("slide/3/map.json?embedding=0&class=1")
-    expected = giga.tile_map(
-        chain("embed"), store.slides.ids[3], cohort.labels_csv, positive="solid", embedding="giga", out=tmp_path
-    )
-    assert (found["positive"], len(found["pull"])) == ("solid", expected.tiles)
-    assert found["logit"] == expected.logit
-    sure = np.array(found["sure"], dtype=bool)
-    assert (int((np.array(found["pull"])[sure] > 0).sum()), int(sure.sum())) == (
-        expected.towards,
-        expected.towards + expected.away,
-    )
-    assert giga.reporting.tile_map.LIMITS in found["notes"]
+    config = TileMapConfig(positive="solid", embedding="giga")
+    expected = explain(store, store.slides.ids[3], cohort.labels_csv, config)
+    assert (found["positive"], found["logit"]) == ("solid", expected.probe.logit)
+    np.testing.assert_array_equal(found["sure"], expected.attribution.significant)
+    pull = np.array(found["pull"]) * found["most"] / 1000
+    np.testing.assert_allclose(pull, expected.attribution.value, atol=found["most"] / 1999)
+    assert LIMITS in found["notes"]
 
 
 def test_places_on_the_map(page, chain):
@@ -300,7 +311,7 @@ def test_few_slides_are_open_at_a_time_and_threads_share_them(chain, monkeypatch
     monkeypatch.setattr(open_slides, "ENCODED_BYTES", 40_000)
     rows, closed, slides = giga.open(chain("tile")).slides.rows, [], OpenSlides()
     monkeypatch.setattr(Slide, "close", lambda self: closed.append(self.path))
-    work = [(row, column) for _ in range(4) for row in range(8) for column in range(4)]
+    work = [(row, column) for _ in range(2) for row in range(8) for column in range(3)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda one: slides.tile(one[0], rows[one[0]], 11, one[1], 1), work))
     assert len(slides._open) == 2

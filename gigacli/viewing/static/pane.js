@@ -60,7 +60,9 @@ export class Pane {
       if (event.quick) this.point(event.position);
     });
     this.viewer.addHandler("canvas-key", (event) => {
-      if (event.originalEvent.key !== "Enter") return;
+      const { code, key } = event.originalEvent;
+      if (code === "KeyR" || code === "KeyF") event.preventDefaultAction = true;  // turned and flipped, tiles lie elsewhere
+      if (key !== "Enter") return;
       event.preventDefaultAction = true;
       this.point(new OpenSeadragon.Point(this.window.clientWidth / 2, this.window.clientHeight / 2));
     });
