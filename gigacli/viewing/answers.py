@@ -23,14 +23,13 @@ from gigacli.errors import NotFound
 from gigacli.probing.labels import match, read_labels
 from gigacli.reporting.attribution import explain
 from gigacli.reporting.search import nearest_slides
-from gigacli.reporting.slides import coded, groupings_of
+from gigacli.reporting.slides import Grouping, coded, groupings_of
 from gigacli.reporting.tile_map import LIMITS
 from gigacli.reporting.vectors import comparable, embeddings_of, map_of, mapped_slides
 from gigacli.store.groups import Embedding, Features
 from gigacli.store.layout import STAGES
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
-from gigacli.version import __version__
 from gigacli.viewing.alike import tiles_like
 from gigacli.viewing.open_slides import OpenSlides
 from gigacli.viewing.outline import outline_of
@@ -68,7 +67,7 @@ class _Once:
 
 
 class Answers:
-    """Answers about a store. Any number of threads may ask: one at a time reads the store, one computes.
+    """Answers about a store. Any number of threads may ask: one at a time reads the store, one of each kind computes.
 
     Args:
         store: Path or URL of the store.
@@ -122,14 +121,13 @@ class Answers:
                 for i, reason in enumerate(store.failures(stage)):
                     failures[i] = failures[i] or (reason and f"{stage}: {reason.splitlines()[0]}")
         rows = store.slides.rows
-        groupings, patients = self._groupings()
+        groupings, self._patients = self._groupings()
         paint = {one.name for one in groupings_of(store.slides, self._labels)[0]}
         every = range(len(rows))
         return {
             "store": Path(self.url.rstrip("/")).name,
-            "version": __version__,
             "ids": store.slides.ids,
-            "patients": patients if list(patients) != store.slides.ids else [],
+            "patients": self._patients if self._patients != store.slides.ids else [],
             "mpp": [row.mpp if row.usable else None for row in rows],
             "width": [row.size_px[0] for row in rows],
             "height": [row.size_px[1] for row in rows],
@@ -138,7 +136,6 @@ class Answers:
             "groups": [{**one, "paint": one["name"] in paint} for one in coded(groupings, every)],
             "embeddings": self._names,
             "features": bool(store.names(Features)),
-            "target": self._target or "label",
             "classes": self._classes,
         }
 
@@ -256,9 +253,12 @@ class Answers:
     def _embedding(self, store: Store, number: int) -> Embedding:
         if number >= len(self._names):
             raise NotFound(f"{self.url} has no embedding {number} to show", f"run: giga embed {self.url}")
-        return store.pick(Embedding, self._names[number])
+        chosen = store.pick(Embedding, self._names[number])
+        chosen.refuse_stale()
+        return chosen
 
-    def _groupings(self) -> Any:
+    def _groupings(self) -> tuple[list[Grouping], list[str]]:
+        """What slides are sorted by, and their patients."""
         return groupings_of(self._store.slides, self._labels, every=True)
 
     def _read_labels(self) -> list[str]:
