@@ -1,4 +1,4 @@
-"""Writes commands.md and api.md from what the program says of itself: its flags and its docstrings.
+"""Writes commands.md, api.md and the pages below commands/ and api/ from what the program says: flags and docstrings.
 
 python docs/generate.py
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,40 @@ HERE = Path(__file__).parent
 NOTE = "<!-- Made by docs/generate.py (make docs): change the program, not this page. -->"
 LINE = 100
 """Columns of a signature; a longer one has a line per parameter."""
+FOLDERS = ("commands", "api")
+CLASSES = ("Store", "GigaError")
+EXIT_CODES = """Exit codes:
+
+| | |
+|---|---|
+| 0 | done |
+| 1 | finished, but something in it failed |
+| 2 | bad usage or bad input, nothing was changed |
+| 130 | interrupted, what was finished is kept |
+
+`giga COMMAND --help` says the same as these pages. `giga --install-completion` completes commands and flags in your
+shell."""
+STORE = """A store is opened with [giga.open](open.md). It speaks in groups: `store.tiles`, `store.features(NAME)`,
+`store.bank(NAME)`, `store.model(NAME)`, `store.embedding(NAME)`."""
 SECTIONS = ("Args", "Returns", "Raises", "Attributes", "Yields")
 
 
-def commands() -> str:
-    """The reference of the command line."""
+def commands() -> dict[str, str]:
+    """The reference of the command line: a page that lists the commands, and a page for each."""
     group: Any = typer.main.get_command(app)
-    parts = ["# Commands", NOTE, ", ".join(f"[{name}](#giga-{name})" for name in group.commands)]
-    parts.append(
-        "Exit codes are 0: done · 1: finished, but something in it failed · 2: bad usage or bad input, nothing was "
-        "changed · 130: interrupted, what was finished is kept."
-    )
+    found = {}
+    rows = []
     for name, command in group.commands.items():
-        parts.append(f"## giga {name}")
         text, _, example = inspect.cleandoc(command.help).partition("Example: ")
-        parts += [text.strip(), f"```\n{example}\n```"]
-        rows = [_row(parameter, command) for parameter in command.params]
-        parts.append("\n".join(["| | default | |", "|---|---|---|", *rows]))
-    return "\n\n".join(parts) + "\n"
+        options = "\n".join(["| | default | |", "|---|---|---|", *(_row(option, command) for option in command.params)])
+        found[f"commands/{name}.md"] = _page(f"# giga {name}", text.strip(), f"```\n{example}\n```", options)
+        rows.append(f"| [giga {name}](commands/{name}.md) | {text.strip().splitlines()[0]} |")
+    table = "\n".join(["| | |", "|---|---|", *rows])
+    return {"commands.md": _page("# Commands", table, EXIT_CODES), **found}
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join([title, NOTE, *(part for part in parts if part)]) + "\n"
 
 
 def _row(parameter: Any, command: Any) -> str:
@@ -60,24 +77,36 @@ def _default(parameter: Any) -> str:
     return "" if value is None else str(value)
 
 
-def api() -> str:
-    """The reference of the Python package: everything that ``gigacli`` exports."""
-    parts = ["# Python", NOTE, inspect.cleandoc(_code_blocks(gigacli.__doc__ or ""))]
-    for name in gigacli.__all__:
-        thing = getattr(gigacli, name)
-        if name.startswith("__"):
-            continue
-        parts.append(f"## giga.{name}")
-        if inspect.isclass(thing):
-            parts += [_docstring(thing), *_methods(thing, name)]
-            for kind in (SlideGroup, Tiles, *NAMED) if name == "Store" else ():
-                parts += [f"## {kind.__name__}", _docstring(kind), *_methods(kind, kind.__name__)]
-            continue
-        parts += [f"```python\ngiga.{name}{_signature(thing)}\n```", _docstring(thing)]
-        for result in re.findall(r"\w+", str(inspect.signature(thing).return_annotation)):
-            if dataclasses.is_dataclass(found := getattr(inspect.getmodule(thing), result, None)):
-                parts += [f"### {result}", _docstring(found), *map(_docstring, found.__mro__[1:-1])]
-    return "\n\n".join(part for part in parts if part) + "\n"
+def api() -> dict[str, str]:
+    """The reference of the Python package: everything that ``gigacli`` exports, a page for each but the classes."""
+    names = [name for name in gigacli.__all__ if not name.startswith("__")]
+    functions = {name: getattr(gigacli, name) for name in names if not inspect.isclass(getattr(gigacli, name))}
+    found = {f"api/{name}.md": _function(name, thing) for name, thing in functions.items()}
+    rows = [f"| [giga.{name}](api/{name}.md) | {_first_line(thing)} |" for name, thing in functions.items()]
+    rows += [
+        f"| [giga.{name}](api/store.md#{name.lower()}) | {_first_line(getattr(gigacli, name))} |" for name in CLASSES
+    ]
+    table = "\n".join(["| | |", "|---|---|", *rows])
+    parts = []
+    for kind in (gigacli.Store, SlideGroup, Tiles, *NAMED, gigacli.GigaError):
+        parts += [f"## {kind.__name__}", _docstring(kind), *_methods(kind, kind.__name__)]
+    return {
+        "api.md": _page("# Python", inspect.cleandoc(_code_blocks(gigacli.__doc__ or "")), table),
+        "api/store.md": _page("# The store and its groups", STORE, *parts),
+        **found,
+    }
+
+
+def _function(name: str, thing: Any) -> str:
+    parts = [f"```python\ngiga.{name}{_signature(thing)}\n```", _docstring(thing)]
+    for result in re.findall(r"\w+", str(inspect.signature(thing).return_annotation)):
+        if dataclasses.is_dataclass(found := getattr(inspect.getmodule(thing), result, None)):
+            parts += [f"## {result}", _docstring(found), *map(_docstring, found.__mro__[1:-1])]
+    return _page(f"# giga.{name}", *parts)
+
+
+def _first_line(thing: Any) -> str:
+    return _docstring(thing).splitlines()[0]
 
 
 def _methods(thing: type, name: str) -> list[str]:
@@ -132,8 +161,14 @@ def _code_blocks(text: str) -> str:
     ).replace("```fence", "\N{GRAVE ACCENT}" * 3)
 
 
-PAGES = {"commands.md": commands, "api.md": api}
+def pages() -> dict[str, str]:
+    """Every page that is made here, by its path below ``docs/``."""
+    return {**commands(), **api()}
+
 
 if __name__ == "__main__":
-    for page, make in PAGES.items():
-        (HERE / page).write_text(make(), encoding="utf-8")
+    for folder in FOLDERS:
+        shutil.rmtree(HERE / folder, ignore_errors=True)
+        (HERE / folder).mkdir()
+    for page, text in pages().items():
+        (HERE / page).write_text(text, encoding="utf-8")

@@ -1,12 +1,18 @@
-"""The wheel: what is in it, and that giga works from it, away from the checkout and from an editable installation."""
+"""What is released: an sdist, and the wheel that is built from it; and that giga works from it.
+
+Away from the checkout and from an editable installation.
+"""
 
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from gigacli.version import __version__
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,11 +24,16 @@ def run(command, **options):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
-    run([*build, "--wheel-dir", folder, ROOT])
-    (found,) = folder.glob("*.whl")
+def dist(tmp_path_factory):
+    """The folder of the sdist, and of the wheel that was built from it; without a network."""
+    folder = tmp_path_factory.mktemp("dist")
+    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist):
+    (found,) = dist.glob("*.whl")
     return found
 
 
@@ -51,6 +62,28 @@ def test_the_wheel_holds_the_package_and_its_data(wheel):
     assert here <= set(names)
     strangers = [n for n in names if not n.startswith(("gigacli/", "gigacli-"))]
     assert strangers == []
+
+
+def test_an_index_would_take_both(dist):
+    said = run([sys.executable, "-m", "twine", "check", "--strict", *sorted(dist.iterdir())])
+    assert said.count("PASSED") == 2
+
+
+def test_the_sdist_holds_what_the_repository_does(dist):
+    (found,) = dist.glob("*.tar.gz")
+    assert found.name == f"gigacli-{__version__}.tar.gz"
+    with tarfile.open(found) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = (
+        "CHANGELOG.md",
+        "constraints.txt",
+        "Makefile",
+        "gigacli/demo/draw.py",
+        "spec/store-0.2.md",
+        "tests/warm.py",
+    )
+    assert {*wanted, "docs/method.md", "benchmarks/study.md", "examples/batch.sh", "LICENSE"} <= names
+    assert not [name for name in names if "__pycache__" in name or name.startswith((".venv", "dist/"))]
 
 
 def test_its_metadata(wheel):

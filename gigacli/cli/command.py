@@ -59,7 +59,14 @@ class Argument:
     default: Any = inspect.Parameter.empty  # its default value; without one it is required
 
 
-STORE = Argument("store", "Path or URL of the cohort store.", metavar="STORE")
+STORE = Argument(
+    "store",
+    "Path or URL of the cohort store. Default: $GIGA_STORE, ./cohort.zarr, or the only *.zarr here.",
+    metavar="[STORE]",
+    kind=str | None,
+    default=None,
+)
+"""First argument of every command that is about a store; :mod:`gigacli.cli.default_store` finds one left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +133,7 @@ def add(command: Command) -> None:
 
         with console.speaking_of(command.flags, quiet=values["quiet"]):
             work = partial(_run, command, context, values)
-            raise typer.Exit(_guarded(work, store=values.get("store"), debug=values["debug"]))
+            raise typer.Exit(_guarded(work, values))
 
     first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     shared = [
@@ -139,11 +146,15 @@ def add(command: Command) -> None:
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     text = f"{command.help}\n\nExample: {command.example}"
     panel = "Verbs" if command.home.startswith("gigacli.stages.") else "Tools"
-    app.command(command.name, help=text, rich_help_panel=panel, cls=_Joining)(run)
+    app.command(command.name, help=text, rich_help_panel=panel, cls=_Words)(run)
 
 
-class _Joining(TyperCommand):
-    """A command whose flag ``--join`` takes several words, as in ``--join A B``."""
+class _Words(TyperCommand):
+    """A command whose flag ``--join`` takes several words, as in ``--join A B``, and whose usage is as we write it."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The arguments as the table of commands has them."""
+        return ["[OPTIONS]", *(p.metavar for p in self.params if p.param_type_name == "argument" and p.metavar)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeat the flag before each word up to the next flag."""
@@ -157,12 +168,17 @@ class _Joining(TyperCommand):
 def _run(command: Command, context: typer.Context, values: dict[str, Any]) -> int:
     """Call the command's function with what the user gave, show what it returns, and return the exit code."""
     from gigacli.cli import console
+    from gigacli.cli.default_store import settle
+    from gigacli.cli.streams import Output
 
+    settle(command.arguments, values)
     speaks = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; the first one speaks
     sources = {f.name: context.get_parameter_source(f.name) for f in fields(command.config)}
     # what the user left out may follow the store: Config.following
     given = {name: values[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
     given |= {a.name: values[a.name] for a in command.arguments if a.flag}
+    if piped := given.get("to") == "-":
+        given["to"] = Output()
     os.environ.update({k: v for k, v in command.environment if k not in os.environ})
     function = _load(command.home)
     with console.ConsoleProgress(quiet=not speaks) as progress:
@@ -172,12 +188,13 @@ def _run(command: Command, context: typer.Context, values: dict[str, Any]) -> in
     code = FAILED if getattr(result, command.failed, 0) else DONE
     if not speaks:
         return code
-    if values.get("json"):
-        console.show_json(result)
-    elif command.show:
-        return _load(command.show)(result) or code
-    else:
-        console.show_result(command.name, result)
+    with console.beside_output(taken=piped):
+        if values.get("json"):
+            console.show_json(result)
+        elif command.show:
+            return _load(command.show)(result) or code
+        else:
+            console.show_result(command.name, result)
     return code
 
 
@@ -192,10 +209,14 @@ def _parameter(name: str, kind: Any, default: Any, shown: Any) -> inspect.Parame
 
 
 def _argument(argument: Argument) -> inspect.Parameter:
-    shown: Any = typer.Option(argument.flag, help=argument.help)
-    if not argument.flag:
-        shown = typer.Argument(metavar=argument.metavar, help=argument.help)
-    return _parameter(argument.name, argument.kind, argument.default, shown)
+    if argument.flag:
+        return _parameter(
+            argument.name, argument.kind, argument.default, typer.Option(argument.flag, help=argument.help)
+        )
+    shown, kind, default = typer.Argument(metavar=argument.metavar, help=argument.help), argument.kind, argument.default
+    if default is inspect.Parameter.empty:  # settle() looks for it: the store before it may have been left out
+        kind, default = (kind, ()) if kind == list[str] else (kind | None, None)
+    return _parameter(argument.name, kind, default, shown)
 
 
 def _options(command: Command) -> list[inspect.Parameter]:
@@ -229,16 +250,16 @@ STALE = "RECIPE-3"
 UNFORESEEN = "what was finished is kept; giga validate STORE looks for damage, --debug shows where this came from"
 
 
-def _guarded(work: Callable[[], int], *, store: str | None, debug: bool) -> int:
+def _guarded(work: Callable[[], int], values: Mapping[str, Any]) -> int:
     """Run, and turn errors into messages and exit codes.
 
     Args:
         work: Gives the exit code.
-        store: The store it is about.
-        debug: Raise errors instead.
+        values: Of the command line: the store it is about, and whether errors are to be raised instead.
     """
     from gigacli.cli import console
 
+    debug = values["debug"]
     try:
         code = work()
     except GigaError as error:
@@ -260,7 +281,7 @@ def _guarded(work: Callable[[], int], *, store: str | None, debug: bool) -> int:
         if debug:
             raise
         shown = GigaError(f"{type(error).__name__}: {error}", UNFORESEEN)
-        damage = _damage(store) if store is not None else None
+        damage = _damage(values["store"]) if values.get("store") is not None else None
         console.show_error(damage or shown)
         code = BAD_INPUT if damage else FAILED
     return code

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import timedelta
-from typing import IO, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -28,32 +25,31 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from gigacli.cli.command import in_flags
+from gigacli.cli.streams import PatientConsole, write_nowhere
+from gigacli.cli.units import bytes_text, figure_text
 from gigacli.errors import GigaError
 
 PLAIN_LINE_SECONDS = 10.0  # at most one progress line in this time where standard error is no terminal
 PIPE_WIDTH = 160  # columns of a table that goes to a file or a pipe, where nothing needs to fit a screen
 
 
-class _Console(Console):
-    """Goes on in silence when whoever reads has gone, as ``head`` does: what was asked for is still done."""
-
-    def on_broken_pipe(self) -> None:
-        """Write to nowhere from now on."""
-        self.quiet = True
-        write_nowhere(self.file)
-
-
-def write_nowhere(stream: IO[str]) -> None:
-    """Let what is still written to a stream, whose reader has gone, vanish; Python flushes it once more at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
-
-
-out = _Console(soft_wrap=True)
+out = PatientConsole(soft_wrap=True)
 if not out.is_terminal:
-    out = _Console(soft_wrap=True, width=PIPE_WIDTH)
-err = _Console(stderr=True, soft_wrap=True)
+    out = PatientConsole(soft_wrap=True, width=PIPE_WIDTH)
+err = PatientConsole(stderr=True, soft_wrap=True)
+
+
+@contextmanager
+def beside_output(*, taken: bool) -> Iterator[None]:
+    """Show results on standard error while standard output is taken."""
+    global out
+    before = out
+    out = err if taken else out
+    try:
+        yield
+    finally:
+        out = before
+
 
 _flags: Mapping[str, str] = {}
 _quiet = False
@@ -184,10 +180,10 @@ def show_json(value: Any) -> None:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
     try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        out.file.write(text + "\n")
+        out.file.flush()
     except BrokenPipeError:
-        write_nowhere(sys.stdout)
+        write_nowhere(out.file)
 
 
 def _plain(value: Any) -> Any:
@@ -248,26 +244,16 @@ def _show_some(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
         show_table(title, columns, rows)
 
 
-UNITS = {"rate": "{:,.0f} encodings/s", "waited": "{:.0%} of the time", "seconds": "{:,.1f} s"}
-
-
 def _show_figures(title: str, summary: Any) -> None:
     """Show a summary, one field a line; lists are left to tables of their own."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(justify="right")
     for name, value in vars(summary).items():
-        if not isinstance(value, dict | list | tuple) and value is not None and value != "":
-            text = UNITS[name].format(value) if name in UNITS else _figure(value)
+        if not isinstance(value, dict | list | tuple) and value is not None and (text := figure_text(name, value)):
             grid.add_row(name.replace("_", " "), escape(_visible(text)))
     out.print(f"[bold]{title}[/bold]")
     out.print(grid)
-
-
-def _figure(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def show_scores(result: Any) -> None:
@@ -296,15 +282,6 @@ def show_packed(found: Any) -> None:
         f"{found.store}: {found.files_before:,} files before, {found.files:,} now, in {found.seconds:.0f} s",
         to_out=True,
     )
-
-
-def bytes_text(n: float) -> str:
-    """Write a number of bytes for people: 1536 as "1.5 KiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} TiB"
 
 
 def show_info(found: Any) -> None:

@@ -15,11 +15,11 @@ WHAT = (
     "Default: embeddings."
 )
 TO = (
-    "File (.csv, .parquet, .h5ad, .safetensors), or folder (npy, h5, geojson); hf://ORG/NAME puts a model on "
-    "Hugging Face, private at first."
+    "File (.csv, .parquet, .h5ad, .safetensors), or folder (npy, h5, geojson); - writes vectors as CSV to standard "
+    "output; hf://ORG/NAME puts a model on Hugging Face, private at first."
 )
 FILES = "Feature files, or folders that hold them."
-PLACE = "A store, or where one shall be; default: this folder."
+PLACE = "A store, or where one shall be; default: $GIGA_STORE, or this folder."
 
 FIRST = "Id of the slide to open first; default: the first one."
 HEAD = "File of giga probe --save. Nothing in it is run."

@@ -11,7 +11,6 @@ from gigacli.config.probe import ProbeConfig
 __all__ = ["VERBS", "app"]
 
 SLIDES = "Slide files, folders, or a CSV of slides."
-WHICH = "Default: $GIGA_STORE, ./cohort.zarr, or the only *.zarr here."
 LABELS = "CSV, TSV, xlsx or Parquet: slide_id, label[, patient_id]."
 
 VERBS = (
@@ -62,7 +61,7 @@ VERBS = (
         "Reads embeddings and labels; writes nothing into the store.",
         example="giga probe cohort.zarr --labels labels.csv --embedding giga --save head.safetensors",
         arguments=(
-            Argument("store", WHICH, metavar="[STORE]", kind=str | None, default=None),
+            STORE,
             Argument("labels", LABELS, flag="--labels"),
         ),
         show="gigacli.cli.console:show_scores",

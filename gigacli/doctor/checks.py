@@ -64,13 +64,14 @@ def doctor(
 
     Args:
         store: A cohort store, or a folder where one shall be: its file system and the room it needs are looked at; by
-            default the folder one is in.
+            default $GIGA_STORE, or the folder one is in.
         progress: Progress receiver.
 
     Raises:
         NotFound: There is neither a store at `store` nor the folder it would be in.
     """
     started = time.monotonic()
+    store = store if store is not None else os.environ.get("GIGA_STORE") or None
     folder = _folder(store)
     needed, optional = _requirements()
     packages = {name: _version(name) for name in (*needed, *optional)}

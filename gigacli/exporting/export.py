@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TextIO, get_args
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import ExportConfig, Format
@@ -16,6 +16,7 @@ from gigacli.exporting.output import check_free, size_of
 from gigacli.exporting.weights import publish_weights, write_weights
 from gigacli.progress import SILENT, Progress
 from gigacli.store.groups import Embedding, Encoder, Features, Model, SlideGroup, Tiles
+from gigacli.store.slide_group import Done
 from gigacli.store.store import Store
 from gigacli.weights.hub import HUB, HubAddress
 
@@ -53,7 +54,7 @@ class ExportSummary:
     Attributes:
         group: What was exported.
         format: As what.
-        to: Where it is now.
+        to: Where it is now; "-" for a stream.
         slides: Slides in it; of weights, slides they were trained on in this store.
         empty: Slides that have nothing to export, for want of tissue.
         pending: Slides that are not done, and not in it.
@@ -79,7 +80,7 @@ def export(
     store: str | Path | Store,
     what: str | None = None,
     *,
-    to: str | Path,
+    to: str | Path | TextIO,
     format: Format | None = None,  # noqa: A002 - the name of the flag
     redo: bool = False,
     progress: Progress = SILENT,
@@ -89,7 +90,8 @@ def export(
     Args:
         store: The cohort store.
         what: A group (``embeddings/giga``), or a kind that holds only one (``embeddings``, the default).
-        to: The file or folder; of a model or an encoder also ``hf://ORG/NAME``.
+        to: The file or folder; a stream, to which vectors are written as CSV; of a model or an encoder also
+            ``hf://ORG/NAME``.
         progress: Progress receiver.
 
     Raises:
@@ -100,6 +102,8 @@ def export(
         GigaError: It cannot be written there.
     """
     started = time.monotonic()
+    if not isinstance(to, str | Path):
+        return _stream(config, Store.open(store), what, to, started)
     if str(to).startswith(HUB):
         return _publish(config, Store.open(store), what, HubAddress.of(str(to)), started)
     if "://" in str(to):
@@ -110,12 +114,9 @@ def export(
     check_free(to, folder=written_as not in FILES, redo=config.redo)
     warning, empty, pending = None, 0, 0
     if isinstance(group, SlideGroup):
-        done = group.done()
-        if not len(done.rows):
-            raise NotFound(f"{opened.url}/{group.path} holds nothing yet", f"see what is next: giga info {opened.url}")
+        done = _done(group)
         warning = WRITERS[type(group), written_as](group, done.rows, to=to, progress=progress)
-        if reasons := group.stale:
-            warning = "; ".join([f"{group.path} is stale: {'; '.join(reasons)}", *([warning] if warning else [])])
+        warning = _and_stale(group, warning or "")
         slides, empty, pending = len(done.rows), int((done.values == 0).sum()), int((~done.finished).sum())
     else:
         slides = write_weights(group, to, redo=config.redo)
@@ -130,6 +131,48 @@ def export(
         warning=warning or "",
         seconds=time.monotonic() - started,
     )
+
+
+def _stream(config: ExportConfig, store: Store, what: str | None, to: TextIO, started: float) -> ExportSummary:
+    """Write vectors to a stream, as the one format that is text."""
+    group = _group(store, what)
+    if not isinstance(group, Embedding) or config.format not in (None, "csv"):
+        asked = f"{group.path} as {config.format}" if config.format else group.path
+        raise InvalidInput(
+            f"only vectors of slides, as CSV, can be written to a stream; found {asked}",
+            f"write it to a file or folder: giga export {store.url} {group.path} --to NAME",
+        )
+    done, size = _done(group), 0
+    for text in vectors.csv_blocks(group, done.rows):
+        to.write(text)
+        size += len(text.encode())
+    return ExportSummary(
+        group=group.path,
+        format="csv",
+        to="-",
+        slides=len(done.rows),
+        empty=int((done.values == 0).sum()),
+        pending=int((~done.finished).sum()),
+        bytes=size,
+        warning=_and_stale(group, vectors.formulas_among(group, done.rows)),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _done(group: SlideGroup) -> Done:
+    """What is done of a group, which must be something."""
+    done = group.done()
+    if not len(done.rows):
+        url = group.store.url
+        raise NotFound(f"{url}/{group.path} holds nothing yet", f"see what is next: giga info {url}")
+    return done
+
+
+def _and_stale(group: SlideGroup, warning: str) -> str:
+    """A warning, and before it why the group is stale, if it is."""
+    reasons = group.stale
+    stale = f"{group.path} is stale: {'; '.join(reasons)}" if reasons else ""
+    return "; ".join(filter(None, (stale, warning)))
 
 
 def _publish(config: ExportConfig, store: Store, what: str | None, to: HubAddress, started: float) -> ExportSummary:

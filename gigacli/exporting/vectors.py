@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib import import_module
 from itertools import repeat
 from pathlib import Path
@@ -42,12 +43,22 @@ def to_npy(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> Non
 
 def to_csv(group: Embedding, rows: Rows, *, to: Path, progress: Progress) -> str:
     """One row per slide: slide_id, patient_id, v0, v1, ...; values with the fewest digits that read back as float32."""
+    with export_file(to) as path, path.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(csv_blocks(group, rows))
+    return formulas_among(group, rows)
+
+
+def csv_blocks(group: Embedding, rows: Rows) -> Iterator[str]:
+    """The text of the CSV, some slides at a time."""
     start = 0
-    with export_file(to) as path:
-        for vectors in group.blocks(rows):
-            table = _table(group, rows[start : start + len(vectors)], vectors)
-            table.to_csv(path, index=False, header=not start, mode="a", lineterminator="\n")
-            start += len(vectors)
+    for vectors in group.blocks(rows):
+        table = _table(group, rows[start : start + len(vectors)], vectors)
+        yield table.to_csv(index=False, header=not start, lineterminator="\n")
+        start += len(vectors)
+
+
+def formulas_among(group: Embedding, rows: Rows) -> str:
+    """A warning of names that a spreadsheet would compute; "" where there are none."""
     names = [name for slide in slides_of(group, rows) for name in (slide.id, slide.patient)]
     n = sum(name.startswith(FORMULA) for name in names)
     return f"{n} ids or patients begin with one of {' '.join(FORMULA)}: a spreadsheet would compute them" if n else ""

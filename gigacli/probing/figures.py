@@ -25,6 +25,7 @@ _GRID = np.linspace(0, 1, 201)
 _OFFSET = 1.015  # factor between neighbouring lines of a learning curve along the number of labels
 _LEAST_GAP = 1.15  # least factor between two numbers under its axis
 _COLUMNS = 3  # panels side by side
+_LONGEST_NAME = 30  # characters of a baseline that stand beside an axis
 
 
 def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = False) -> Axes:
@@ -56,9 +57,10 @@ def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = F
         style: dict[str, Any] = {"color": f"C{i}", "marker": "o", "markersize": 3, "linewidth": 1}
         axes.errorbar(x, y, yerr=np.nan_to_num(reach), label=name, capsize=2, elinewidth=0.7, **style)
     if difference:
-        baselines = " / ".join(dict.fromkeys(row.baseline for row in rows if row.baseline))
+        baseline, *others = dict.fromkeys(row.baseline for row in rows if row.baseline)
+        fits = not others and len(baseline) <= _LONGEST_NAME
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_ylabel(f"{title} above {baselines}")
+        axes.set_ylabel(f"{title} above\n{baseline if fits else 'the baseline'}")
         axes.set_xlabel("training labels (bars: 95 % interval)")
     else:
         axes.set_ylabel(title)

@@ -209,8 +209,8 @@ def _sentences(last: dict[str, float], seen: int | None) -> list[str]:
         sentences.append(f"Effective rank of the vectors of a batch: {last['rank']:.1f}.")
     if "found" in last:
         sentences.append(
-            f"Seen under other augmentations, {last['found']:.0%} of slides are nearest to themselves; they move by "
-            f"{last['moved']:.2f} of the distance between two slides."
+            f"Seen under other augmentations, {100 * last['found']:.0f} % of slides are nearest to themselves; they "
+            f"move by {last['moved']:.2f} of the distance between two slides."
         )
     if seen is not None:
         sentences.append(f"Trained on {seen:,} slides, without labels.")

@@ -194,7 +194,7 @@ def _sheet(shown: list[SlideFound], pictures: list[Picture], path: Path) -> str:
         figure = Figure(figsize=(2.3 * across, (2.3 * min(high, 2.0) + 0.5) * down), layout="constrained")
         for i, (one, picture) in enumerate(zip(shown, pictures, strict=True)):
             axes = figure.add_subplot(down, across, i + 1)
-            said = [value for value in one.labels.values() if value]
+            said = [f"{name} {value}" for name, value in one.labels.items() if value]
             lines = [one.slide, ", ".join([f"{i}: {one.similarity:.3f}" if i else "searched for", *said])]
             title = "\n".join(textwrap.shorten(line, 2 * WIDE, placeholder=" ...") for line in lines)
             wrapped = "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, WIDE))

@@ -17,6 +17,8 @@ from gigacli.probing.kinds import KINDS
 from gigacli.probing.results import ProbeRow
 
 PALETTE = 8
+_LONGEST_NAME = 44  # characters of a line of the legend
+_LINE_INCHES = 0.17  # its height
 _INK, _MUTED, _LINE = "#010101", "#020202", "#030303"
 _SERIES = [f"#0404{i:02x}" for i in range(PALETTE)]
 _COLOURS = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", **{c: f"--c{i}" for i, c in enumerate(_SERIES)}}
@@ -71,9 +73,9 @@ def svg(draw: Callable[[Axes], object], *, name: str, label: str, size: tuple[fl
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
-        if legend := axes.get_legend():  # out of the way of the lines, in letters that a page can show
+        if legend := axes.get_legend():
             legend.remove()
-            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8)
+            _legend_below(figure, *axes.get_legend_handles_labels())
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     picture = text.getvalue()
@@ -82,6 +84,31 @@ def svg(draw: Callable[[Axes], object], *, name: str, label: str, size: tuple[fl
         picture = picture.replace(colour, f"var({variable})")
     picture = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", picture)
     return picture.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+
+
+def _legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Out of the way of the lines, in letters that a page can show: two columns where they fit, else one.
+
+    The figure grows by what more than three lines of it take.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    short = [shortened(label, _LONGEST_NAME) for label in labels]
+    place: dict[str, Any] = {"loc": "outside lower left", "fontsize": 8}
+    legend = figure.legend(handles, short, ncols=2, **place)
+    lines = -(-len(short) // 2)
+    canvas: Any = FigureCanvasAgg(figure)
+    # the letters of a browser may be somewhat wider than those that are measured here
+    if legend.get_window_extent(canvas.get_renderer()).width > 0.9 * figure.bbox.width:
+        legend.remove()
+        figure.legend(handles, short, ncols=1, **place)
+        lines = len(short)
+    figure.set_figheight(figure.get_figheight() + _LINE_INCHES * max(0, lines - 3))
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters: of a longer one beginning and end."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
 
 
 def _curve(rows: Sequence[ProbeRow], axes: Axes) -> None:

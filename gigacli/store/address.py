@@ -68,7 +68,10 @@ def find_store() -> str:
     if len(here) == 1:
         return here[0]
     found = f"there are several: {', '.join(here)}" if here else "there is none in this folder"
-    raise InvalidInput(f"no store was named and {found}", "name it: giga probe cohort.zarr --labels labels.csv")
+    raise InvalidInput(
+        f"no store was named and {found}",
+        "name it, as in: giga info cohort.zarr; or once for all commands: export GIGA_STORE=cohort.zarr",
+    )
 
 
 def open_root(url: str, *, write: bool, waits: bool = True) -> Any:

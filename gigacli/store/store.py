@@ -105,7 +105,7 @@ class Store:
         if giga.get("version") != FORMAT_VERSION:
             raise Mismatch(
                 f"{self.url} has format version {giga.get('version')}; this giga reads {FORMAT_VERSION}",
-                "install the giga that wrote it, or make the store anew",
+                "make it anew, or from what the giga that wrote it exports: CHANGELOG.md, Upgrading",
             )
 
     def attributes(self, path: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ _DARK_COLOURS = ((90, 255, 130), (255, 255, 255), 0.45)
 _INK, _PAPER, _MUTED, _RED = (28, 30, 36), (250, 250, 250), (110, 114, 122), (176, 44, 36)
 _FAILED = (222, 223, 227)
 _ITEM_PX, _GAP_PX, _LABEL_PX = 240, 12, 42
+_MOST_LINES = 11  # of a reason why there is no picture
 _BARS_UM = tuple(m * 10**e for e in range(6) for m in (1, 2, 5))  # a micron to half a metre
 _BAR_PX = 120
 
@@ -165,9 +166,10 @@ def _caption(canvas: Image.Image, title: str, facts: str, *, bar_um_per_px: floa
     draw.rectangle((0, top, canvas.width, canvas.height), fill=_INK)
     length = max((um for um in _BARS_UM if um / bar_um_per_px <= _BAR_PX), default=_BARS_UM[0])
     right, bar = canvas.width - 16, round(length / bar_um_per_px)
-    draw.rectangle((right - bar, top + 38, right - 1, top + 42), fill=_PAPER)
     label = f"{length / 1000:g} mm" if length >= 1000 else f"{length} microns"
-    draw.text((right - bar / 2, top + 30), label, fill=_PAPER, font=_font(15), anchor="ms")
+    half = max(bar, _font(15).getlength(label)) / 2  # the label is centred above the bar, and ends where it may
+    draw.text((right - half, top + 30), label, fill=_PAPER, font=_font(15), anchor="ms")
+    draw.rectangle((right - half - bar / 2, top + 38, right - half + bar / 2 - 1, top + 42), fill=_PAPER)
     room = canvas.width - 16 - _BAR_PX - 16 - 24
     draw.text((16, top + 26), fit_text(title, _font(20), room), fill=_PAPER, font=_font(20), anchor="ls")
     draw.text((16, top + 48), fit_text(facts, _font(15), room), fill=(190, 194, 202), font=_font(15), anchor="ls")
@@ -185,8 +187,10 @@ def _draw_item(item: SheetItem) -> Image.Image:
         draw.rectangle((0, 0, _ITEM_PX - 1, _ITEM_PX - 1), outline=(228, 229, 232))
     else:
         draw.rectangle((0, 0, _ITEM_PX - 1, _ITEM_PX - 1), fill=_FAILED)
-        lines = wrap_text(reason or "no picture", _font(14), _ITEM_PX - 32, lines=10)
-        for i, line in enumerate(lines):
+        # what was wrong and what to do next are sentences of their own
+        parts = (reason or "no picture").splitlines()
+        lines = [line for part in parts for line in wrap_text(part, _font(14), _ITEM_PX - 32, lines=6)]
+        for i, line in enumerate(lines[:_MOST_LINES]):
             draw.text((16, 32 + 18 * i), line, fill=_INK, font=_font(14), anchor="ls")
     note, colour = (item.note, _MUTED) if item.picture is not None else ("no picture", _RED)
     draw.text((2, _ITEM_PX + 18), fit_text(item.title, _font(15), _ITEM_PX - 4), fill=_INK, font=_font(15), anchor="ls")
@@ -204,10 +208,21 @@ def _load(picture: Path | Image.Image | None) -> Image.Image | None:
                 picture = opened.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None
-    box = (0, 0, picture.width, max(1, picture.height - CAPTION_PX))
-    zoom = _ITEM_PX / max(box[2:])
-    size = (max(1, round(box[2] * zoom)), max(1, round(box[3] * zoom)))
+    left, right = _without_margins(picture)
+    box = (left, 0, right, max(1, picture.height - CAPTION_PX))
+    zoom = _ITEM_PX / max(right - left, box[3])
+    size = (max(1, round((right - left) * zoom)), max(1, round(box[3] * zoom)))
     return picture.resize(size, _filter(zoom, Image.Resampling.BICUBIC), box=box)
+
+
+def _without_margins(picture: Image.Image) -> tuple[int, int]:
+    """Where the slide begins and ends in its picture, which is wider than a narrow slide, for its caption's sake."""
+    drawn = np.asarray(picture.crop((0, 0, picture.width, max(1, picture.height - CAPTION_PX))).convert("RGB"))
+    columns = np.flatnonzero((drawn != np.asarray(_PAPER, np.uint8)).any(axis=(0, 2)))
+    if picture.width > _NARROWEST_PX or not len(columns):
+        return 0, picture.width
+    margin = min(int(columns[0]), picture.width - 1 - int(columns[-1]))  # the slide stands in the middle
+    return margin, picture.width - margin
 
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

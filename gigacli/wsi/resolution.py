@@ -144,7 +144,7 @@ def _isotropic(axes: tuple[float, float], source: str) -> float:
 def _in_range(mpp: float, source: str, most: float, fix: str = _FIX) -> float:
     low = MPP_RANGE[0]
     if not low <= mpp <= most * (1 + 1e-9):  # also refuses NaN
-        raise SlideError(f"{source} gives {mpp:g} microns per pixel; expected {low:g} to {most:g}", fix)
+        raise SlideError(f"{source}: {mpp:g} microns per pixel; expected {low:g} to {most:g}", fix)
     return mpp
 
 

@@ -167,6 +167,33 @@ def test_export_says_what_it_wrote(chain, tmp_path):
     assert (again.returncode, "--redo" in again.stderr) == (2, True)
 
 
+def test_vectors_go_down_a_pipe(chain, tmp_path):
+    line = ("export", chain("embed"), "embeddings/giga", "--to")
+    piped = giga(*line, "-", "--json", cwd=tmp_path)
+    assert giga(*line, "v.csv", cwd=tmp_path).returncode == piped.returncode == 0
+    assert piped.stdout == (tmp_path / "v.csv").read_text()
+    summary = json.loads(piped.stderr)
+    assert (summary["to"], summary["bytes"]) == ("-", len(piped.stdout))
+    for words, says in (
+        (("features", "--to", "-"), "found features/random-resnet18"),
+        ((*line[2:], "-", "--format", "parquet"), "found embeddings/giga as parquet"),
+        (("models", "--to", "-"), "found models/giga"),
+    ):
+        refused = giga("export", chain("embed"), *words, cwd=tmp_path)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "only vectors of slides, as CSV, can be written to a stream" in refused.stderr
+        assert says in refused.stderr
+
+
+def test_a_pipe_whose_reader_goes_away_is_no_failure(chain):
+    line = [str(GIGA), "export", str(chain("embed")), "embeddings/giga", "--to", "-"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert "roken" not in process.stderr.read()
+    assert process.wait(timeout=100) == 0
+    process.stderr.close()
+
+
 def test_failed_slides_end_with_exit_code_1(tmp_path, cohort):
     (tmp_path / "broken.tif").write_bytes(b"not a slide")
     good = sorted(cohort.slides.glob("*.tif"))[0]
@@ -185,7 +212,10 @@ def test_failed_slides_end_with_exit_code_1(tmp_path, cohort):
         (("tile", "a.zarr", ".", "--mpp", "x"), "mpp"),
         (("tile", "a.zarr", "--shard", "0/3"), "0/3"),
         (("train", "none.zarr", "--device", "cuda:99"), "cuda:99"),
-        (("probe", "--labels", "gone.csv"), "gone.csv"),
+        (("probe", "a.zarr", "--labels", "gone.csv"), "gone.csv"),
+        (("probe", "--labels", "gone.csv"), "no store was named and there is none in this folder"),
+        (("search", "a.zarr"), "SLIDE is missing"),
+        (("import", "a.zarr"), "FILES is missing"),
         (("probe",), "labels"),
         (("info", "none.zarr"), "none.zarr"),
         (("validate", "none.zarr"), "none.zarr"),

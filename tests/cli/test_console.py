@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import weakref
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -143,3 +144,25 @@ def test_json_escapes_what_is_not_printable(capsys):
     assert said.isprintable() is False  # the line's end
     assert "ö" in said
     assert json.loads(said) == {"slide": name}
+
+
+def test_figures_say_what_they_are_counted_in(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(console, "out", Console(file=written, width=120))
+    figures = {"waited": 4.84e-07, "rate": 1234.5, "median": 49.0, "bytes": 78750, "mpp": float("nan"), "warning": ""}
+    console.show_result("bank", SimpleNamespace(slides=1200, loss=0.05, **figures))
+    lines = [" ".join(line.split()) for line in written.getvalue().splitlines()]
+    assert lines == [
+        *("bank", "slides 1,200", "loss 0.05", "waited 0% of the time", "rate 1,234 encodings/s", "median 49 tiles"),
+        "bytes 76.9 KiB",
+    ]
+
+
+def test_results_stand_beside_output_that_is_taken(capfd):
+    with console.beside_output(taken=True):
+        console.show_json({"slides": 1})
+        console.say("a note", to_out=True)
+    console.show_json({"slides": 2})
+    shown = capfd.readouterr()
+    assert shown.out == '{"slides": 2}\n'
+    assert shown.err.splitlines() == ['{"slides": 1}', "a note"]

@@ -68,3 +68,12 @@ def test_a_line_keeps_its_colour_where_the_baseline_has_none():
 def test_numbers_under_the_axis_do_not_overlap():
     axes, _ = curve([dataclasses.replace(ROW, n_train=n) for n in (50, 100, 236, 250, 900)])
     assert [text.get_text() for text in axes.get_xticklabels()] == ["50", "100", "236", "900"]
+
+
+def test_the_axis_names_one_baseline_with_a_short_name():
+    def label(*names):
+        rows = [dataclasses.replace(ROW, n_train=50 + i, **{**GAP, "baseline": name}) for i, name in enumerate(names)]
+        return curve(rows, difference=True)[0].get_ylabel()
+
+    assert label("mean", "mean") == "AUC above\nmean"
+    assert label("mean", "whitened-mean") == label("m" * 40) == "AUC above\nthe baseline"

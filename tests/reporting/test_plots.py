@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 import gigacli as giga
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.attribution import TileAttribution
-from gigacli.reporting import plots
+from gigacli.reporting import plots, svg
 
 
 @pytest.fixture
@@ -66,3 +66,33 @@ def test_only_tiles_beyond_the_noise_are_coloured(axes):
     assert (len(grid.get_paths()), len(coloured.get_paths())) == (3, 2)
     np.testing.assert_array_equal(coloured.get_array(), [2.0, -1.0])
     assert coloured.get_clim()[0] == -coloured.get_clim()[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [(["loss", "chance"], 2), (["whitened-mean-h-optimus-0, scaled, C=auto"] * 6, 1), (["x" * 99], 1)],
+)
+def test_the_legend_of_a_page_is_not_cut_off(names, columns, monkeypatch):
+    made = []
+    monkeypatch.setattr(svg, "Figure", lambda **k: made.append(Figure(**k)) or made[-1])
+
+    def draw(axes):
+        for name in names:
+            axes.plot([0, 1], label=name)
+        axes.legend()
+
+    svg.svg(draw, name="curve", label="A curve")
+    (legend,), renderer = made[0].legends, made[0].canvas.get_renderer()
+    assert legend._ncols == columns
+    assert legend.get_window_extent(renderer).x0 >= 0
+    assert legend.get_window_extent(renderer).x1 <= made[0].bbox.width
+    assert made[0].axes[0].get_window_extent(renderer).height > 0.4 * 2.5 * made[0].dpi
+
+
+def test_one_epoch_is_epoch_1(axes, store):
+    class Trained:
+        history = staticmethod(lambda name: np.array([3.0]))
+
+    plots.training_curve(Trained(), axes)
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from gigacli.wsi.qc import (
     CAPTION_PX,
@@ -290,3 +290,38 @@ def test_wrapped_text_fits_and_loses_nothing_it_has_room_for(text, width, lines)
     whole = wrap_text(text, SHORT, width, lines=10_000)
     assert "".join(whole).replace(" ", "") == fit_text(text, SHORT, 1e6).replace(" ", "")
     assert wrapped[: lines - 1] == whole[: lines - 1]
+
+
+@pytest.mark.parametrize("mpp", [1.0, 8.0, 37.0, 400.0])
+def test_the_scale_bar_and_its_label_end_before_the_picture_does(mpp):
+    for shape in ((40, 60), (300, 700)):
+        caption = np.asarray(picture(rectangle(shape, 5, 30, 5, 50), mpp=mpp))[-CAPTION_PX:].astype(int)
+        width = caption.shape[1]
+        drawn = np.flatnonzero((caption[18:44] > 150).all(2).any(0))
+        scale = drawn[drawn > width - 160]
+        assert 60 < np.ptp(scale) < 140
+        assert width - 20 < scale.max() < width - 15
+        bar = np.flatnonzero((caption[38:42] == 250).all(2).all(0))
+        label = np.flatnonzero((caption[18:32, width - 160 :] > 150).all(2).any(0)) + width - 160
+        assert abs((bar.min() + bar.max()) - (label.min() + label.max())) <= 6  # one above the other
+
+
+def test_what_was_wrong_and_what_to_do_are_sentences_of_their_own(monkeypatch):
+    written = []
+    draw = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda s, at, text, **k: (written.append(text), draw(s, at, text, **k))
+    )
+    list(contact_sheets([SheetItem("slide", "expected 0.08 to 5\nGive the right value.")]))
+    assert written[:2] == ["expected 0.08 to 5", "Give the right value."]
+
+
+def test_a_narrow_slide_fills_its_place_on_a_sheet():
+    narrow = picture(rectangle((60, 40), 5, 55, 5, 35), level=120)
+    assert narrow.width == 640
+    (sheet,) = contact_sheets([SheetItem("slide", "1 tiles", narrow)])
+    inside = np.asarray(sheet)[14:250, 14:250].astype(int)
+    tissue = (abs(inside - 181) < 6).all(2)  # faded: no tile covers it
+    rows, columns = np.flatnonzero(tissue.any(1)), np.flatnonzero(tissue.any(0))
+    assert np.ptp(rows) > 180
+    assert np.ptp(columns) > 100
