@@ -121,7 +121,9 @@ def maps_of(
     return maps, agreements
 
 
-def map_of(name: str, vectors: NDArray[np.floating], numbers: NDArray[np.int64], seed: int) -> dict[str, Any]:
+def map_of(
+    name: str, vectors: NDArray[np.floating], numbers: NDArray[np.int64], seed: int, *, neighbours: bool = True
+) -> dict[str, Any]:
     """Places in two dimensions and nearest slides, ready for JSON.
 
     Args:
@@ -129,9 +131,10 @@ def map_of(name: str, vectors: NDArray[np.floating], numbers: NDArray[np.int64],
         vectors: (n, width), ready for cosines; two or more.
         numbers: (n,) what slides are called on the page.
         seed: Of t-SNE.
+        neighbours: Whether there shall be places by t-SNE, too, which take long where there are many slides.
     """
     principal, share = pca(vectors)
-    places = neighbour_map(vectors, seed=seed)
+    places = neighbour_map(vectors, seed=seed) if neighbours else None
     near, similar = nearest(vectors, NEIGHBOURS)
     return {
         "embedding": name,

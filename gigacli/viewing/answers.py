@@ -89,6 +89,7 @@ class Answers:
         self._classes, self._patients = self._read_labels(), self._groupings()[1]
         self._reading = threading.RLock()
         self._outlines, self._vectors, self._maps, self._alike = (_Once() for _ in range(4))
+        self._seen: tuple[Any, ...] = ()
         self.open = OpenSlides()
 
     @property
@@ -108,11 +109,10 @@ class Answers:
 
     def slides(self) -> dict[str, Any]:
         """All slides, a list per property, and what they can be asked about; read anew."""
-        for kept in (self._outlines, self._vectors, self._maps, self._alike):
-            kept.forget()
         with self._reading:
             store = self._store
             store.refresh()
+            self._forget_if_changed()
             if not self._wanted:
                 self._names += [one.name for one in embeddings_of(store, ()) if one.name not in self._names]
             counts = store.tiles.done().values
@@ -186,16 +186,16 @@ class Answers:
 
         return self._outlines.get((row,), find)
 
-    def vectors(self, embedding: int) -> dict[str, Any] | None:
-        """Places of slides on a map, their rows in `rows`; None where fewer than two have a vector."""
+    def vectors(self, embedding: int, *, neighbours: bool) -> dict[str, Any] | None:
+        """Places of slides on a map, their rows in `rows`, by t-SNE only if asked for; None of fewer than two."""
 
         def lay() -> dict[str, Any] | None:
             store = Store.open(self.url)
             chosen = self._embedding(store, embedding)
             rows, vectors = comparable(chosen, mapped_slides(len(store.slides), []))
-            return map_of(chosen.name, vectors, rows, 0) if len(rows) >= 2 else None
+            return map_of(chosen.name, vectors, rows, 0, neighbours=neighbours) if len(rows) >= 2 else None
 
-        return self._vectors.get((embedding,), lay)
+        return self._vectors.get((embedding, neighbours), lay)
 
     def near(self, row: int, embedding: int) -> dict[str, Any]:
         """All slides of other patients that have a vector, the most similar first, and thousandths of the cosine."""
@@ -240,6 +240,16 @@ class Answers:
             return tiles_like(store, row, number, chosen, self._patients)
 
         return self._alike.get((row, number, embedding), look)
+
+    def _forget_if_changed(self) -> None:
+        """Forget what was computed from a store that has other slides, tiles or results now."""
+        store = self._store
+        recipes = tuple(group.recipe.fingerprint for group in store.all_groups())
+        now = (len(store.slides), store.tiles.identities().tobytes(), recipes, *store.progress().items())
+        if now != self._seen:
+            for kept in (self._outlines, self._vectors, self._maps, self._alike):
+                kept.forget()
+            self._seen = now
 
     def _problem(self, row: int, slide: SlideRow) -> str:
         """Why a slide cannot be shown, "" if it can: a file of the size and time it had is taken to be the same."""

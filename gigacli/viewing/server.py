@@ -75,7 +75,7 @@ def _tile(answers: Answers, numbers: list[int], _: dict[str, int]) -> Made:
 
 ROUTES: tuple[tuple[str, Callable[[Answers, list[int], dict[str, int]], Made]], ...] = (
     (r"slides\.json", lambda a, n, q: _json(a.slides())),
-    (r"vectors\.json", lambda a, n, q: _json(a.vectors(q["embedding"]))),
+    (r"vectors\.json", lambda a, n, q: _json(a.vectors(q["embedding"], neighbours=q.get("tsne") == 1))),
     (SLIDE + r"about\.json", lambda a, n, q: _json(a.about(n[0]))),
     (SLIDE + r"outline\.json", lambda a, n, q: _json(a.outline(n[0]))),
     (SLIDE + r"near\.json", lambda a, n, q: _json(a.near(n[0], q["embedding"]))),

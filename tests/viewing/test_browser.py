@@ -6,7 +6,9 @@ import pytest
 
 import gigacli as giga
 
-READY = "return document.documentElement.dataset.ready === 'yes' && document.getElementById('pick-kind').value !== ''"
+READY = (
+    "return document.documentElement.dataset.ready === 'yes' && document.getElementById('legend').children.length > 0"
+)
 TITLE = "return document.querySelector('.pane b').textContent"
 # Canvases are read from copies: reading one again and again makes the browser complain, of us.
 PIXELS = """
@@ -98,6 +100,8 @@ def test_everything_answers(page, shown, chain):
     assert page_text(window, "#like span") == "this"
     assert "cosine 1.00" in page_text(window, ".foot")
     # a point of the map opens its slide
+    window.run("const s = document.getElementById('pick-kind'); s.value = 'tsne'; s.dispatchEvent(new Event('change'))")
+    until(window, "return document.getElementById('map-note').textContent.startsWith('t-SNE of 8')")
     window.move(*window.run(POINT))
     named = page_text(window, "#tip b")
     window.move(*window.run(POINT), click=True)

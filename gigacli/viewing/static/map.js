@@ -14,7 +14,8 @@ export class VectorMap {
     this.colours = [...slides.groups.filter((one) => one.paint), { name: "tiles per slide", numbers: slides.tiles }];
     this.colours.forEach((one, i) => { make("option", $("pick-colour"), one.name, { value: i }); });
     $("pick-colour").onchange = (event) => { this.colour = Number(event.target.value); this.legend(); this.draw(); };
-    $("pick-kind").onchange = (event) => { this.kind = event.target.value; this.lay(); this.draw(); };
+    [["pca", "principal components"], ["tsne", "neighbours (t-SNE)"]].forEach(([value, text]) => make("option", $("pick-kind"), text, { value }));
+    $("pick-kind").onchange = (event) => { this.kind = event.target.value; this.load(this.embedding); };
     this.canvas.onpointermove = (event) => this.hover(...this.under(event));
     this.canvas.onpointerleave = () => this.hover(-1, 0, 0);
     this.canvas.onclick = (event) => { const [row] = this.under(event); if (row >= 0) this.open(row); };
@@ -23,19 +24,19 @@ export class VectorMap {
   }
 
   async load(embedding) {
+    const wanted = `vectors.json?embedding=${embedding}&tsne=${Number(this.kind === "tsne")}`;
+    Object.assign(this, { embedding, wanted });
     $("map-note").textContent = "computing places ...";
+    let found = null, why = "Fewer than two slides have vectors.";
     try {
-      this.map = await ask(`vectors.json?embedding=${embedding}`);
+      found = await ask(wanted);
     } catch (error) {
-      this.map = null;
-      $("map-note").textContent = error.message;
+      why = error.message;
     }
-    const kinds = [["pca", "principal components"], ...(this.map && this.map.tsne ? [["tsne", "neighbours (t-SNE)"]] : [])];
-    $("pick-kind").replaceChildren();
-    kinds.forEach(([value, text]) => make("option", $("pick-kind"), text, { value }));
-    if (!kinds.some(([value]) => value === this.kind)) this.kind = "pca";
-    $("pick-kind").value = this.kind;
-    if (this.map) this.lay();
+    if (wanted !== this.wanted) return;  // another map was asked for meanwhile
+    this.map = found;
+    this.lay();
+    if (!found) $("map-note").textContent = why;
     this.legend();
     this.draw();
   }
@@ -50,7 +51,7 @@ export class VectorMap {
   lay() {
     this.points = [];
     if (!this.map) return;
-    const places = this.kind === "pca" ? this.map.pca : this.map.tsne;
+    const places = this.map.tsne || this.map.pca;  // too few slides have no neighbours
     const { width, height } = this.canvas.getBoundingClientRect();
     const low = [Infinity, Infinity], high = [-Infinity, -Infinity];
     places.forEach((v, i) => { low[i % 2] = Math.min(low[i % 2], v); high[i % 2] = Math.max(high[i % 2], v); });
@@ -60,7 +61,7 @@ export class VectorMap {
       row, x: width / 2 + unit * (places[2 * i] - middle[0]), y: height / 2 - unit * (places[2 * i + 1] - middle[1]),
     }));
     const n = this.points.length.toLocaleString("en"), [first, second] = this.map.explained.map((s) => (100 * s).toFixed(0));
-    $("map-note").textContent = this.kind === "pca"
+    $("map-note").textContent = !this.map.tsne
       ? `Two principal components of ${n} vectors: ${first} % and ${second} % of their variance.`
       : `t-SNE of ${n} vectors: slides that are alike lie together; distances between groups mean nothing.`;
   }

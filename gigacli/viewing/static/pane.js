@@ -132,7 +132,10 @@ export class Pane {
       this.on.said("");
       this.on.got(this, what);
     } catch (error) {
-      if (time === this.times) this.on.said(error.message);
+      if (time === this.times) {
+        this.asked[what] = undefined;  // so that it is tried again
+        this.on.said(error.message);
+      }
     } finally {
       clearTimeout(waits);
     }

@@ -30,7 +30,8 @@ const columns = [
 ];
 const words = every.map((row) => [slides.ids[row], slides.patients[row] || "", ...slides.groups.map((g) => groupOf(g)(row))].join("\n").toLowerCase());
 
-const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
+const letters = new Intl.Collator("en", { numeric: true });
+const compare = (a, b) => (typeof a === "number" ? a - b : letters.compare(a, b));
 
 const list = () => {
   const wanted = $("find").value.trim().toLowerCase();
@@ -40,16 +41,18 @@ const list = () => {
     rows.sort((a, b) => sign * compare(of(a), of(b)) || a - b);
   }
   $("listed").textContent = rows.length > MOST ? `${MOST} of ${number(rows.length)} slides: find or sort to see others` : `${number(rows.length)} slides`;
+  const focused = $("slides").contains(document.activeElement) ? document.activeElement.dataset.row : undefined;
   $("slides").replaceChildren(...rows.slice(0, MOST).map((row) => {
     const line = make("tr");
     if (panes[0] && row === panes[0].row) line.setAttribute("aria-current", "true");
     columns.forEach(({ of, text }, i) => {
       const value = of(row), cell = make("td", line, i ? (text ? text(value) : value) : undefined, text ? { class: "n" } : {});
       if (i) cell.title = cell.textContent;
-      else make("button", cell, value, { type: "button", title: value }).onclick = () => open(row);
+      else make("button", cell, value, { type: "button", title: value, "data-row": row }).onclick = () => open(row);
     });
     return line;
   }));
+  if (focused !== undefined) $("slides").querySelector(`[data-row="${focused}"]`)?.focus();
 };
 
 columns.forEach(({ name, text }, i) => {
@@ -63,6 +66,7 @@ columns.forEach(({ name, text }, i) => {
   };
 });
 $("find").oninput = () => list();
+$("find").onkeydown = (event) => { if (event.key === "Enter") $("slides").querySelector("button")?.click(); };
 
 // ---------------------------------------------------------------- slides
 
