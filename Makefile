@@ -39,6 +39,7 @@ pictures: demo
 # Its notebooks are run, which takes minutes; the tests build it without.
 site: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 GIGA_SITE_EXECUTE=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
 
 # torch comes first and pinned: a CPU build of that version is taken where the package index offers one.
 $(VENV)/.installed: pyproject.toml constraints.txt
