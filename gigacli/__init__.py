@@ -32,6 +32,7 @@ _HOMES = {
     "pack": "gigacli.store.pack",
     "Store": "gigacli.store.store",
     "validate": "gigacli.store.validate",
+    "view": "gigacli.viewing.view",
     "GigaError": "gigacli.errors",
 }
 
@@ -55,6 +56,7 @@ __all__ = [
     "tile_map",
     "train",
     "validate",
+    "view",
 ]
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from gigacli.store.store import Store
     from gigacli.store.store import open_store as open  # noqa: A004 - giga.open(...)
     from gigacli.store.validate import validate
+    from gigacli.viewing.view import view
     from gigacli.weights.encoders import encoders
 
 

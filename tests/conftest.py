@@ -39,7 +39,7 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 LANES = {
     "faults": ("faults/", "store/test_kills.py", "wsi/test_fuzz.py"),
     "scripts": ("test_paper.py", "test_wheel.py", "doctor/test_checks.py::test_this_machine"),
-    "browser": ("reporting/test_browser.py",),
+    "browser": ("reporting/test_browser.py", "viewing/test_browser.py"),
     "dask": ("stages/test_dask.py",),
     "s3": ("test_remote.py",),
     "slow": (

@@ -47,6 +47,7 @@ HERE = {"SLIDE": "lab1_patient01_a", "tumour": "solid"}
 ELSEWHERE = {
     "demo": "tests/test_wheel.py",
     "doctor": "tests/doctor/test_checks.py",
+    "view": "tests/viewing/test_view.py",
 }
 """Commands that are run, whole, by another test."""
 ELSEWHERE_RUN = ("docs/tcga.md", "docs/machines.md")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from typing import Any
 
 from gigacli.cli.command import DONE, STORE, Argument, Command, run_command
@@ -19,6 +21,7 @@ TO = (
 FILES = "Feature files, or folders that hold them."
 PLACE = "A store, or where one shall be; default: $GIGA_STORE, or this folder."
 
+FIRST = "Id of the slide to open first; default: the first one."
 HEAD = "File of giga probe --save. Nothing in it is run."
 
 TOOLS = (
@@ -111,6 +114,24 @@ TOOLS = (
         ),
     ),
     Command(
+        name="view",
+        config=configs.ViewConfig,
+        home="gigacli.viewing.view:view",
+        help="Zoom through the slides of a store in a browser, with tissue, tiles, maps of tiles, vectors, and what is "
+        "alike.\n\n"
+        "Serves a page to this machine alone, under a link with a secret in it, until Ctrl-C; it only reads. Through "
+        "ssh: choose a port, giga view STORE --port 8807, and forward the same one, ssh -L 8807:127.0.0.1:8807 HOST. "
+        "It is for looking; to annotate, use QuPath.",
+        example="giga view cohort.zarr SLIDE --labels labels.csv",
+        arguments=(
+            STORE,
+            Argument("slide", FIRST, metavar="[SLIDE]", kind=str | None, default=None),
+            Argument("labels", LABELS, flag="--labels", kind=str | None, default=None),
+        ),
+        show="gigacli.cli.tools:serve_view",
+        json=False,  # it has no result but the page
+    ),
+    Command(
         name="predict",
         config=configs.PredictConfig,
         home="gigacli.exporting.predict:predict",
@@ -175,6 +196,17 @@ def show_encoders(found: Any) -> None:
     console.show_table("", head, rows)
     console.say(f"weights are looked for in {found.cache or 'the cache of Hugging Face'}", to_out=True)
     console.say("use one: giga bank STORE --encoder NAME [--weights FILE]", to_out=True)
+
+
+def serve_view(page: Any) -> int:
+    """Say where the page is, and wait until the user has seen enough."""
+    from gigacli.cli import console
+
+    console.say(page.url, to_out=True)
+    console.say("open this link here; Ctrl-C ends it")
+    with page, suppress(KeyboardInterrupt):  # how it is ended is no interruption
+        threading.Event().wait()
+    return DONE
 
 
 def run_demo(made: Any) -> int:

@@ -136,6 +136,20 @@ class SearchConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewConfig(Config):
+    """Options of ``giga view``."""
+
+    target: str | None = option(None, "Column of the labels whose classes tiles are mapped for; default: label.")
+    embedding: tuple[str, ...] = option((), "Embedding to show, repeatable; default: all.")
+    port: int = option(0, "Port on 127.0.0.1; default: any that is free.", (0, 65535))
+    browser: bool = option(
+        False,
+        "Open the page in the browser of this machine, too; its link is then among the processes that others see.",
+        flag="--open",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictConfig(Config):
     """Options of ``giga predict``."""
 

@@ -242,17 +242,11 @@ def _data(
     shown: list[int],
 ) -> dict[str, Any]:
     """What the page's script draws: the slides in some rows, by number, what they can be coloured by, and the maps."""
-    groups = []
-    for grouping in groupings:
-        values = [grouping.values[row] for row in shown]
-        names = sorted(set(values) - {""})
-        code = {name: i for i, name in enumerate(names)} | {"": -1}
-        groups.append({"name": grouping.name, "names": names, "codes": [code[value] for value in values]})
     data = {
         "ids": [ids[row] for row in shown],
         "patients": [patients[row] for row in shown] if list(patients) != list(ids) else [],
         "tiles": counts[shown].tolist(),
-        "groups": groups,
+        "groups": slides.coded(groupings, shown),
         "maps": maps,
     }
     return data if maps else {key: [] for key in data}

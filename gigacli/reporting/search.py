@@ -111,7 +111,7 @@ def search(
     opened = Store.open(store)
     row, chosen = find_slide(opened, slide), one_embedding(opened, config.embedding)
     groupings, patients = groupings_of(opened.slides, labels, every=True)
-    places, similar = _nearest(chosen, row, patients)
+    places, similar = nearest_slides(chosen, row, patients)
 
     def one(at: int, cosine: float) -> SlideFound:
         known = {g.name: g.values[at] for g in groupings if g.compare_neighbours}
@@ -139,8 +139,20 @@ def search(
     )
 
 
-def _nearest(embedding: Embedding, row: int, patients: list[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Rows of all slides of other patients that have a vector, the most similar first, and their similarities."""
+def nearest_slides(
+    embedding: Embedding, row: int, patients: list[str]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Rows of all slides of other patients that have a vector, the most similar first, and their similarities.
+
+    Args:
+        embedding: Whose vectors are compared.
+        row: Of the slide that others are compared with.
+        patients: Of all slides of the store.
+
+    Raises:
+        NotFound: The slide has no vector.
+        InvalidInput: Its vector is zero, or no other patient has a slide with one.
+    """
     store = embedding.store
     rows, vectors = comparable(embedding)
     slide, at = store.slides.ids[row], np.flatnonzero(rows == row)

@@ -121,6 +121,17 @@ def groupings_of(
     return found, list(patients or ids)
 
 
+def coded(groupings: Sequence[Grouping], rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Groups of the slides in some rows, ready for JSON: names, and of every slide the number of its own, or -1."""
+    groups = []
+    for grouping in groupings:
+        values = [grouping.values[row] for row in rows]
+        names = sorted(set(values) - {""})
+        code = {name: i for i, name in enumerate(names)} | {"": -1}
+        groups.append({"name": grouping.name, "names": names, "codes": [code[value] for value in values]})
+    return groups
+
+
 def _columns(ids: Sequence[str], labels: str | Path) -> tuple[list[Grouping], list[str] | None]:
     """Columns of the table that are no ids or paths, and the patient of each slide if the table has them."""
     table = read_columns(labels)

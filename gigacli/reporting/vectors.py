@@ -114,17 +114,27 @@ def maps_of(
     for embedding in embeddings:
         name, (rows, vectors) = embedding.name, comparable(embedding, shown)
         if len(rows) >= 2:
-            maps.append(_map(name, vectors, np.searchsorted(shown, rows), seed))
+            maps.append(map_of(name, vectors, np.searchsorted(shown, rows), seed))
         if len(rows) >= FEWEST:
             agreements += _agreements(name, vectors, rows, groupings, patients)
         progress.advance(note=name)
     return maps, agreements
 
 
-def _map(name: str, vectors: NDArray[np.floating], numbers: NDArray[np.int64], seed: int) -> dict[str, Any]:
-    """Places in two dimensions and nearest slides; slides by their numbers on the page."""
+def map_of(
+    name: str, vectors: NDArray[np.floating], numbers: NDArray[np.int64], seed: int, *, neighbours: bool = True
+) -> dict[str, Any]:
+    """Places in two dimensions and nearest slides, ready for JSON.
+
+    Args:
+        name: Of the embedding.
+        vectors: (n, width), ready for cosines; two or more.
+        numbers: (n,) what slides are called on the page.
+        seed: Of t-SNE.
+        neighbours: Whether there shall be places by t-SNE, too, which take long where there are many slides.
+    """
     principal, share = pca(vectors)
-    places = neighbour_map(vectors, seed=seed)
+    places = neighbour_map(vectors, seed=seed) if neighbours else None
     near, similar = nearest(vectors, NEIGHBOURS)
     return {
         "embedding": name,

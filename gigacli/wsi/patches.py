@@ -126,10 +126,31 @@ class Patches(Slide):
         """
         scale = mpp / self.mpp
         width, height = (max(1, math.ceil(side / scale - SAME)) for side in self.size_px)
-        canvas = Image.new("RGB", (width, height), "white")
-        for x, y in self.corners.tolist():
-            left, top, right, bottom = (round(at / scale) for at in (x, y, x + self._edge_px, y + self._edge_px))
-            small = Image.fromarray(self._patch(x, y)).resize(
+        return self.mosaic(0, 0, size=(width, height), mpp=mpp)
+
+    def mosaic(self, x: int, y: int, *, size: tuple[int, int], mpp: float) -> NDArray[np.uint8]:
+        """Put the patches that touch a rectangle together, on white.
+
+        Args:
+            x: Level-0 pixel of its left border.
+            y: The same of its upper border.
+            size: Columns and rows of the result.
+            mpp: Its resolution.
+
+        Returns:
+            uint8 (rows, columns, 3), RGB.
+
+        Raises:
+            SlideError: A patch is missing or damaged.
+        """
+        scale, origin = mpp / self.mpp, np.array([x, y])
+        canvas = Image.new("RGB", size, "white")
+        end = origin + scale * np.array(size)
+        touched = ((self.corners < end) & (self.corners + self._edge_px > origin)).all(axis=1)
+        for corner in self.corners[touched].tolist():
+            ends = (corner[0] - x, corner[1] - y, corner[0] + self._edge_px - x, corner[1] + self._edge_px - y)
+            left, top, right, bottom = (round(at / scale) for at in ends)
+            small = Image.fromarray(self._patch(*corner)).resize(
                 (max(1, right - left), max(1, bottom - top)), Image.Resampling.BOX
             )
             canvas.paste(small, (left, top))

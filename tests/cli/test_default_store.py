@@ -49,7 +49,7 @@ def test_every_command_that_takes_a_store_takes_it_the_same_way():
 @pytest.mark.parametrize("name", ABOUT_A_STORE)
 def test_a_store_that_is_not_named_is_found(called, monkeypatch, name):
     words = ["S1"] if any(a.default is EMPTY and not a.flag for a in COMMANDS[name].arguments) else []
-    rest = {"import": (["S1"],), "tile": ((),), "export": (None,)}.get(name, tuple(words))
+    rest = {"import": (["S1"],), "tile": ((),), "export": (None,), "view": (None,)}.get(name, tuple(words))
     assert called(name, *words) is None  # there is none
     Path("b.zarr").mkdir()
     assert called(name, *words)[0] == "b.zarr"
@@ -75,6 +75,7 @@ def test_a_store_that_is_not_named_is_found(called, monkeypatch, name):
         ("export plain", "plain", None),
         ("export plain tiles", "plain", "tiles"),
         ("search S1", "here.zarr", "S1"),
+        ("view S1", "here.zarr", "S1"),
         ("search plain S1", "plain", "S1"),
     ],
 )

@@ -35,11 +35,12 @@ FUNCTIONS = {
     "gigacli.reporting.report:report": tools.ReportConfig,
     "gigacli.reporting.tile_map:tile_map": tools.TileMapConfig,
     "gigacli.reporting.search:search": tools.SearchConfig,
+    "gigacli.viewing.view:view": tools.ViewConfig,
     "gigacli.exporting.predict:predict": tools.PredictConfig,
     "gigacli.doctor.checks:doctor": tools.DoctorConfig,
     "gigacli.demo.run:demo": tools.DemoConfig,
 }
-WITHOUT_PROGRESS = ("info", "validate", "predict")
+WITHOUT_PROGRESS = ("info", "validate", "predict", "view")
 
 every_function = pytest.mark.parametrize(("home", "cls"), FUNCTIONS.items(), ids=[h.split(":")[1] for h in FUNCTIONS])
 
