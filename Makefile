@@ -1,5 +1,6 @@
 # make demo: a synthetic cohort through the six verbs.   make test: lint and the whole test suite.
 # make docs: references.   make site: the site.   make pictures: those of the README, drawn from the demo.
+# make notebooks: runs those of examples/, and keeps what they show.
 # make fast: what is tested in a minute and a half, for the hand.
 # All set up .venv themselves, on a machine that has Python 3.11 or newer.
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes, and each would compile what it imports
 
-.PHONY: demo fast test lint format docs site pictures clean
+.PHONY: demo fast test lint format docs notebooks site pictures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/giga demo demo
@@ -32,6 +33,9 @@ format: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
+
+notebooks: $(VENV)/.installed-test
+	$(BIN)/python docs/notebooks.py
 
 pictures: demo
 	$(BIN)/python docs/pictures.py demo

@@ -73,7 +73,8 @@ def _tile_map(store: str | Path, slide: str, labels: Path, embedding: str, posit
 
 def _vectors(store: giga.Store, values: list[str], embedding: str) -> Image.Image:
     figure = Figure(figsize=(7.2, 4.9), layout="constrained")
-    axes = plots.vector_map(store, embedding, figure.add_subplot(), colour=values)
+    axes = figure.add_subplot()
+    plots.vector_map(store, embedding, axes, colour=values)
     axes.set_title(f"{len(values)} slides, a point each", fontsize=10, loc="left")
     return _picture(figure)
 

@@ -1,5 +1,8 @@
 """Giga-SSL (Lazard et al., CVPRW 2023): one small vector per whole slide image, learnt without labels.
 
+In a notebook verbs and tools show their progress while they run, and what they return as tables; a store shows its
+tree, and giga.plots draws what it holds. Elsewhere giga.show_progress() shows progress, too.
+
 The six verbs of the command line are functions here, resolved when first used, so that importing the
 package imports no torch::
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gigacli.progress import is_notebook, listen, unheard
 from gigacli.version import __version__
 
 _HOMES = {
@@ -24,9 +28,12 @@ _HOMES = {
     "encoders": "gigacli.weights.encoders",
     "export": "gigacli.exporting.export",
     "import_features": "gigacli.importing.features",
+    "info": "gigacli.store.info",
+    "plots": "gigacli.reporting.plots",
     "predict": "gigacli.exporting.predict",
     "report": "gigacli.reporting.report",
     "search": "gigacli.reporting.search",
+    "show_progress": "gigacli.cli.notebook",
     "tile_map": "gigacli.reporting.tile_map",
     "open": "gigacli.store.store",
     "pack": "gigacli.store.pack",
@@ -45,6 +52,7 @@ __all__ = [
     "encoders",
     "export",
     "import_features",
+    "info",
     "open",
     "pack",
     "predict",
@@ -52,6 +60,7 @@ __all__ = [
     "probe",
     "report",
     "search",
+    "show_progress",
     "tile",
     "tile_map",
     "train",
@@ -60,10 +69,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from gigacli.cli.notebook import show_progress
     from gigacli.errors import GigaError
     from gigacli.exporting.export import export
     from gigacli.exporting.predict import predict
     from gigacli.importing.features import import_features
+    from gigacli.reporting import plots as plots
     from gigacli.reporting.report import report
     from gigacli.reporting.search import search
     from gigacli.reporting.tile_map import tile_map
@@ -73,6 +84,7 @@ if TYPE_CHECKING:
     from gigacli.stages.probe import probe
     from gigacli.stages.tile import tile
     from gigacli.stages.train import train
+    from gigacli.store.info import info
     from gigacli.store.pack import pack
     from gigacli.store.store import Store
     from gigacli.store.store import open_store as open  # noqa: A004 - giga.open(...)
@@ -84,8 +96,18 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'gigacli' has no attribute {name!r}")
+    if name == "plots":
+        return import_module("gigacli.reporting.plots")
     return getattr(import_module(_HOMES[name]), {"open": "open_store"}.get(name, name))
 
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
+
+
+def _by_default() -> Any:
+    """What hears of a call that is given no progress: in a notebook its cell, elsewhere nobody."""
+    return import_module("gigacli.cli.notebook").NotebookProgress() if is_notebook() else unheard()
+
+
+listen(_by_default)

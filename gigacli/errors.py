@@ -52,6 +52,10 @@ class GigaError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it, as a terminal does: where in giga it was raised helps nobody to mend it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class InvalidInput(GigaError, ValueError):  # noqa: N818 - names say what was wrong, like the builtins they extend
     """A value, option or table that cannot be used."""

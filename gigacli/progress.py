@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
+
+from gigacli.shown import Shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Progress(Protocol):
@@ -35,9 +43,45 @@ class Silent:
 
 SILENT = Silent()
 
+Listener = Callable[[], AbstractContextManager[Progress]]
+"""Makes what hears of one call, and is over with it."""
+
+
+def unheard() -> AbstractContextManager[Progress]:
+    """Nobody listens."""
+    return nullcontext(SILENT)
+
+
+_listener: Listener = unheard
+
+
+def listen(listener: Listener) -> None:
+    """Let calls that are given no progress be heard from now on."""
+    global _listener
+    _listener = listener
+
+
+def audible(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function that takes `progress`: of calls that are given none, whoever listens hears."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if "progress" in kwargs:
+            return function(*args, **kwargs)
+        with _listener() as progress:
+            return cast(Any, function)(*args, **kwargs, progress=progress)
+
+    return call
+
+
+def is_notebook() -> bool:
+    """Whether this is the kernel of a notebook, and not a terminal or a program."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(Shown):
     """Figures of every verb that writes.
 
     Attributes:

@@ -236,14 +236,6 @@ def test_the_torchrun_script_trains_in_two_processes(store_at):
 
 
 @pytest.mark.scripts
-def test_the_notebook_script_runs(tmp_path, cohort):
-    script = [warm_server() / "warm-python", str(EXAMPLES / "notebook.py")]
-    text = run([*script, str(cohort.slides), str(cohort.labels_csv), str(tmp_path / "c.zarr")])
-    assert "AUC" in text
-    assert "<giga store" in text
-
-
-@pytest.mark.scripts
 def test_the_script_for_features_runs(tmp_path):
     rng, folder = np.random.default_rng(0), tmp_path / "features_uni_v1"
     folder.mkdir()

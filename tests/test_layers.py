@@ -43,7 +43,7 @@ def test_only_the_console_prints():
 def test_one_noun_in_six_places():
     spec = (ROOT / "spec" / "store-0.2.md").read_text()
     cli = (ROOT / "gigacli" / "cli" / "verbs.py").read_text()
-    examples = "".join(p.read_text() for p in (ROOT / "examples").rglob("*") if p.is_file() and p.suffix != ".pyc")
+    examples = "".join(p.read_text() for p in (ROOT / "examples").rglob("*.sh"))
     for verb in ("tile", "pretrain-tiles", "bank", "train", "embed", "probe"):
         name = verb.replace("-", "_")
         assert f'"{verb}",' in cli

@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import timedelta
@@ -24,9 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from gigacli import shown
 from gigacli.cli.command import in_flags
 from gigacli.cli.streams import PatientConsole, write_nowhere
-from gigacli.cli.units import bytes_text, figure_text
 from gigacli.errors import GigaError
 
 PLAIN_LINE_SECONDS = 10.0  # at most one progress line in this time where standard error is no terminal
@@ -202,126 +202,48 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, folded: bool = True) -> None:
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, folded: bool = True) -> None:
     """Show a table on standard output; columns after the first are aligned to the right where they hold figures.
 
     Cells that the screen has no room for are folded; without that nothing is, and columns stand closer.
     """
     look: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "pad_edge": False}
     table = Table(title=title or None, box=SIMPLE_HEAD, collapse_padding=not folded, show_edge=folded, **look)
-    for i, column in enumerate(columns):
-        figures = all(isinstance(row[i], int | float) or _looks_like_figure(str(row[i])) for row in rows)
-        table.add_column(column, justify="right" if figures and i else "left", overflow="fold", no_wrap=not folded)
+    for column, right in zip(columns, shown.Table(title, tuple(columns), list(map(tuple, rows))).right, strict=True):
+        table.add_column(column, justify="right" if right else "left", overflow="fold", no_wrap=not folded)
     for row in rows:
-        table.add_row(*(escape(_visible(str(value))) for value in row))
+        table.add_row(*(escape(_visible(value)) for value in row))
     out.print(table)
 
 
-def _looks_like_figure(text: str) -> bool:
-    return text == "" or (text[0] in "+-.0123456789" and all(c in "+-.,0123456789 ±%e/" for c in text))
+def show_result(title: str, result: shown.Shown) -> None:
+    """Show the result of a command: its figures under a title, its tables, and what else there is to say."""
+    for block in result.blocks():
+        if isinstance(block, shown.Figures):
+            _show_figures(title, block)
+        elif isinstance(block, shown.Table):
+            show_table(block.title, block.columns, block.rows)
+        else:
+            say(str(block), to_out=True)
 
 
-def show_result(title: str, result: Any) -> None:
-    """Show the result of a command: its figures, then the tables, notes and files that it has."""
-    _show_figures(title, result)
-    if hasattr(result, "table"):
-        _show_some(*result.table)
-    failures, reasons = getattr(result, "failures", {}), getattr(result, "reasons", {})
-    _show_some("failures", ("slide", "reason"), failures.items())
-    _show_some("slides without tiles", ("slide", "reason"), getattr(result, "why_empty", {}).items())
-    _show_some("remarks", ("slide", "remark"), getattr(result, "remarks", {}).items())
-    if len(lowest := getattr(result, "lowest", [])) > 1:
-        show_table("fewest tiles", ("slide", "tiles"), lowest)
-    if len(reasons) < len(failures):
-        _show_some("failures by reason", ("reason", "slides"), reasons.items())
-    for line in [*getattr(result, "notes", ()), *(f"wrote {file}" for file in getattr(result, "files", ()))]:
-        say(line, to_out=True)
-
-
-def _show_some(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Show a table, or nothing where it has no rows."""
-    if rows := list(rows):
-        show_table(title, columns, rows)
-
-
-def _show_figures(title: str, summary: Any) -> None:
-    """Show a summary, one field a line; lists are left to tables of their own."""
+def _show_figures(title: str, figures: shown.Figures) -> None:
+    """Show figures, one a line."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(justify="right")
-    for name, value in vars(summary).items():
-        if not isinstance(value, dict | list | tuple) and value is not None and (text := figure_text(name, value)):
-            grid.add_row(name.replace("_", " "), escape(_visible(text)))
+    for name, text in figures.values:
+        grid.add_row(name, escape(_visible(text)))
     out.print(f"[bold]{title}[/bold]")
     out.print(grid)
 
 
 def show_scores(result: Any) -> None:
     """Show what a probe found, and what to keep in mind of it."""
-    from gigacli.probing import shown
+    from gigacli.probing.shown import lines, tables
 
-    for _, found in shown.tables(result, wide=result.wide):
+    for _, found in tables(result, wide=result.wide):
         for table in found:
             show_table(table.title, table.columns, table.rows, folded=result.wide)
-    for line in shown.lines(result):
+    for line in lines(result):
         say(line)
-
-
-def show_problems(report: Any) -> None:
-    """Show what a validation found."""
-    _show_some("problems", ("rule", "path", "what"), ((p.rule, p.path, p.message) for p in report.problems))
-    for line in report.unfinished:
-        say(f"unfinished: {line}", to_out=True)
-    say(f"{report.store}: {len(report.problems)} problems; checked {', '.join(report.checked)}", to_out=True)
-
-
-def show_packed(found: Any) -> None:
-    """Show what a packing did."""
-    _show_some("", ("group", "packed now", "left"), ((g.path, g.packed, g.left) for g in found.groups))
-    say(
-        f"{found.store}: {found.files_before:,} files before, {found.files:,} now, in {found.seconds:.0f} s",
-        to_out=True,
-    )
-
-
-def show_info(found: Any) -> None:
-    """Show what a store holds: groups and their state, slides on request, failures, what to run next."""
-    patients = f", {found.patients} patients" if found.patients else ""
-    tiles = f", {found.tiles:,} tiles" if found.tiles else ""
-    size = "" if found.bytes is None else f", {bytes_text(found.bytes)}"
-    say(f"{found.url}: format {found.version}, {found.slides} slides{patients}{tiles}{size}", to_out=True)
-    sizes = ["" if g.bytes is None else bytes_text(g.bytes) for g in found.groups]
-    rows = [
-        (g.path, g.stage, f"{g.done}/{g.total}", g.failed, size) for g, size in zip(found.groups, sizes, strict=True)
-    ]
-    _show_some("", ("group", "written by", "done", "failed", "size"), rows)
-    for group in found.groups:
-        if group.stale:
-            say(f"{group.path} is stale: {'; '.join(group.stale)}", to_out=True)
-        if group.remark:
-            say(f"{group.path}: {group.remark}", to_out=True)
-    if packed := [f"{g.path} ({g.unpacked})" if g.unpacked else g.path for g in found.groups if g.unpacked is not None]:
-        say(f"packed (slides that are not yet): {', '.join(packed)}", to_out=True)
-    slides = (
-        (s.slide, s.patient, "" if s.tiles is None else s.tiles, ", ".join(s.done), ", ".join(s.failures))
-        for s in found.per_slide
-    )
-    _show_some("slides", ("slide", "patient", "tiles", "done in", "failed in"), slides)
-    title = f"failures ({len(found.failures)} of {found.failed})"
-    _show_some(title, ("slide", "stage", "reason"), ((f.slide, f.stage, f.reason) for f in found.failures))
-    for command in found.retry:
-        say(f"to try the slides that failed again: {command}", to_out=True)
-    if found.next:
-        say(f"next: {found.next}", to_out=True)
-
-
-def show_checks(report: Any) -> None:
-    """Show what the doctor found, and what to do about it."""
-    say(f"giga {report.version}, Python {report.python}, {report.system}", to_out=True)
-    there = [f"{name} {version}" for name, version in report.packages.items() if version is not None]
-    say(", ".join(there), to_out=True)
-    show_table("", ("check", "state", "found"), [(c.name, c.state, c.found) for c in report.checks])
-    for check in report.checks:
-        if check.advice:
-            say(f"{check.name}: {check.advice}", to_out=True)
-    say("giga works here" if not report.broken else f"{report.broken} of the checks failed", to_out=True)

@@ -31,7 +31,6 @@ TOOLS = (
         home="gigacli.store.info:info",
         help="Say what a store holds and what to run next.",
         example="giga info cohort.zarr",
-        show="gigacli.cli.console:show_info",
         failed="",  # slides that failed are among what it tells
     ),
     Command(
@@ -40,7 +39,6 @@ TOOLS = (
         home="gigacli.store.validate:validate",
         help="Check a store against the specification; exit 1 where it departs from it.",
         example="giga validate cohort.zarr --level consistency",
-        show="gigacli.cli.console:show_problems",
         failed="problems",
     ),
     Command(
@@ -51,7 +49,6 @@ TOOLS = (
         "All of it reads as before, faster where there are many slides, and can be added to; run it again after that. "
         "Refused while another process writes to the store.",
         example="giga pack cohort.zarr",
-        show="gigacli.cli.console:show_packed",
         failed="",
     ),
     Command(
@@ -149,7 +146,6 @@ TOOLS = (
         "weights are. Any other model of timm: giga bank --encoder timm:NAME.",
         example="giga encoders",
         arguments=(),
-        show="gigacli.cli.tools:show_encoders",
     ),
     Command(
         name="doctor",
@@ -159,7 +155,6 @@ TOOLS = (
         "Looks at packages, OpenSlide, torch and its GPUs, processors, memory, and the disk of a store.",
         example="giga doctor cohort.zarr",
         arguments=(Argument("store", PLACE, metavar="[STORE]", kind=str | None, default=None),),
-        show="gigacli.cli.console:show_checks",
         failed="broken",
     ),
     Command(
@@ -173,29 +168,6 @@ TOOLS = (
         json=False,  # the commands it runs have their own results
     ),
 )
-
-
-def show_encoders(found: Any) -> None:
-    """Show the published encoders."""
-    from gigacli.cli import console
-
-    head = ("encoder", "width", "px", "mpp", "vector", "weights", "licence")
-    where = {True: "here", False: "on its page"}
-    rows = [
-        (
-            e.name,
-            e.width,
-            e.input_px,
-            e.mpp,
-            e.pooling,
-            where[e.here] if e.here or not e.gated else "asked for",
-            e.licence,
-        )
-        for e in found.encoders
-    ]
-    console.show_table("", head, rows)
-    console.say(f"weights are looked for in {found.cache or 'the cache of Hugging Face'}", to_out=True)
-    console.say("use one: giga bank STORE --encoder NAME [--weights FILE]", to_out=True)
 
 
 def serve_view(page: Any) -> int:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar, cast, get_args, get_origin
 
 from gigacli.errors import InvalidInput
+from gigacli.progress import audible
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 DOC_WIDTH = 112  # columns of a generated docstring
@@ -213,18 +214,21 @@ def options_of(cls: type[C]) -> Callable[[Callable[Concatenate[C, P], R]], Calla
     The decorated function takes the configuration first, then its own arguments, then every option by name, with its
     type and default: for editors, type checkers and :func:`inspect.signature`. Its body reads the configuration, never
     those. Callers leave out the configuration, which is built of the options they give (:meth:`Config.of`); what they
-    leave out may then follow an earlier run. The options are listed in the docstring, before `progress`.
+    leave out may then follow an earlier run. Without `progress`, whoever listens hears of the call
+    (:func:`gigacli.progress.listen`). The options are listed in the docstring, before `progress`.
     """
 
     def decorate(function: Callable[Concatenate[C, P], R]) -> Callable[P, R]:
         signature = inspect.signature(function)
         configuration, *parameters = signature.parameters.values()
         own = {p.name for p in parameters} - {f.name for f in fields(cls)}
+        work = audible(function) if "progress" in own else function
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             config = cls.of({k: v for k, v in kwargs.items() if k not in own})
-            return cast(Any, function)(config, *args, **{k: v for k, v in kwargs.items() if k in own})
+            rest = {k: v for k, v in kwargs.items() if k in own}
+            return cast(Any, work)(config, *args, **rest)
 
         call.__doc__ = _documented(function.__doc__ or "", help_of(cls))
         call.__annotations__ = {k: v for k, v in function.__annotations__.items() if k != configuration.name}

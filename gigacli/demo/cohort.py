@@ -16,7 +16,8 @@ from gigacli.demo.pyramid import write_pyramid
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.files import new_file
 from gigacli.parallel import as_ready
-from gigacli.progress import SILENT, Progress
+from gigacli.progress import SILENT, Progress, audible
+from gigacli.shown import Shown
 
 _DRAWING = 1  # raised whenever the same seed draws other pixels, so that two drawings never share a folder
 _VARY = 0.08  # of the width and height of a slide
@@ -28,7 +29,7 @@ _WATCHED_MONTHS = (6.0, 72.0)  # how long patients are watched, at least and at 
 
 
 @dataclass(frozen=True)
-class DemoCohort:
+class DemoCohort(Shown):
     """A cohort that `write_cohort` wrote, or found complete."""
 
     folder: Path  # everything is in here
@@ -50,6 +51,7 @@ class _Slide:
     index: int  # with the seed, the key of everything random in the slide
 
 
+@audible
 def write_cohort(
     folder: str | Path,
     *,

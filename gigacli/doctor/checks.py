@@ -20,6 +20,7 @@ from gigacli.doctor.isolated import IsolatedCall, Outcome
 from gigacli.errors import GigaError, NotFound
 from gigacli.parallel import worker_count
 from gigacli.progress import SILENT, Progress
+from gigacli.shown import Block, Shown, some
 from gigacli.version import __version__
 
 State = Literal["ok", "note", "broken"]
@@ -44,7 +45,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """What the doctor found."""
 
     version: str  # version of giga
@@ -54,6 +55,14 @@ class Report:
     checks: list[Check]  # everything that was looked at
     broken: int  # how many of the checks failed
     seconds: float  # time it took
+
+    def blocks(self) -> Iterator[Block]:
+        """What was found, and what to do about it."""
+        yield f"giga {self.version}, Python {self.python}, {self.system}"
+        yield ", ".join(f"{name} {version}" for name, version in self.packages.items() if version is not None)
+        yield from some("", ("check", "state", "found"), ((c.name, c.state, c.found) for c in self.checks))
+        yield from (f"{check.name}: {check.advice}" for check in self.checks if check.advice)
+        yield "giga works here" if not self.broken else f"{self.broken} of the checks failed"
 
 
 @options_of(DoctorConfig)

@@ -15,6 +15,7 @@ from gigacli.exporting import tiles, vectors
 from gigacli.exporting.output import check_free, size_of
 from gigacli.exporting.weights import publish_weights, write_weights
 from gigacli.progress import SILENT, Progress
+from gigacli.shown import Shown
 from gigacli.store.groups import Embedding, Encoder, Features, Model, SlideGroup, Tiles
 from gigacli.store.slide_group import Done
 from gigacli.store.store import Store
@@ -48,7 +49,7 @@ def formats_of(kind: type[Result]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class ExportSummary:
+class ExportSummary(Shown):
     """What ``giga export`` did.
 
     Attributes:

@@ -18,6 +18,7 @@ from gigacli.probing.head import Head
 from gigacli.probing.head_card import HeadCard
 from gigacli.probing.patients import patients_of
 from gigacli.probing.units import Units
+from gigacli.shown import Shown
 from gigacli.store.groups import Embedding
 from gigacli.store.store import Store
 from gigacli.weights.heads import embedding_for, slide_table_of
@@ -27,7 +28,7 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
-class PredictSummary:
+class PredictSummary(Shown):
     """What ``giga predict`` found.
 
     Attributes:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from gigacli.errors import Mismatch
+from gigacli.shown import Shown
 from gigacli.store.groups import Embedding, Features
 from gigacli.store.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportSummary:
+class ImportSummary(Shown):
     """What ``giga import`` did.
 
     Attributes:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as MatplotlibFigure
 from numpy.typing import NDArray
+from PIL import Image
 
 from gigacli.config.probe import TaskKind
 from gigacli.files import new_file
@@ -20,12 +23,36 @@ from gigacli.probing.kinds import KINDS
 from gigacli.probing.metrics import roc
 from gigacli.probing.results import ProbeRow
 
-DPI = 200
+DPI, NOTEBOOK_DPI = 200, 90
+QUALITY = 80  # of pictures of slides in a notebook
 _GRID = np.linspace(0, 1, 201)
 _OFFSET = 1.015  # factor between neighbouring lines of a learning curve along the number of labels
 _LEAST_GAP = 1.15  # least factor between two numbers under its axis
 _COLUMNS = 3  # panels side by side
 _LONGEST_NAME = 30  # characters of a baseline that stand beside an axis
+
+
+class Figure(MatplotlibFigure):
+    """A figure that a notebook shows by itself, and small, as it stays in there; pyplot's are shown by pyplot."""
+
+    def _repr_png_(self) -> bytes | None:
+        return None if self._holds_pictures() else self._shown("PNG", optimize=True)
+
+    def _repr_jpeg_(self) -> bytes | None:
+        return self._shown("JPEG", quality=QUALITY) if self._holds_pictures() else None
+
+    def _holds_pictures(self) -> bool:
+        return any(axes.images for axes in self.axes)
+
+    def _shown(self, kind: str, **options: Any) -> bytes:
+        FigureCanvasAgg(self)
+        drawn, small = BytesIO(), BytesIO()
+        self.savefig(drawn, format="png", dpi=NOTEBOOK_DPI)
+        picture = Image.open(drawn).convert("RGB")
+        if kind == "PNG":
+            picture = picture.quantize(256, dither=Image.Dither.NONE)
+        picture.save(small, kind, **options)
+        return small.getvalue()
 
 
 def learning_curve(rows: Sequence[ProbeRow], axes: Axes, *, difference: bool = False) -> Axes:
@@ -98,28 +125,37 @@ def _curves(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> Ite
         yield np.where(_GRID > 0, np.interp(_GRID, false, true), 0.0)
 
 
-def write_probe(folder: Path, rows: Sequence[ProbeRow], evaluations: Sequence[Evaluation]) -> list[str]:
-    """Write learning-curve.png of every target, and the figures of its kind.
+def figures_of(rows: Sequence[ProbeRow], evaluations: Sequence[Evaluation]) -> dict[str, Callable[[], Figure]]:
+    """What draws each figure, by its name: the learning curve of every target, and the figures of its kind.
 
-    Of classes roc.png and reliability.png, of numbers and levels predicted.png, of times survival.png. With several
-    targets, their names end in the target's.
+    Of classes roc and reliability, of numbers and levels predicted, of times survival. With several targets, their
+    names end in the target's.
     """
     targets = list(dict.fromkeys(row.target for row in rows))
-    files = []
+    figures: dict[str, Callable[[], Figure]] = {}
     for target in targets:
         mine = [row for row in rows if row.target == target]
         judged = [one for one in evaluations if one.task.target == target]
         ending = f"-{''.join(c if c.isalnum() else '_' for c in target)}" if len(targets) > 1 else ""
-        compared = any(row.difference is not None for row in mine)
-        figure = Figure(figsize=(4.5 * (1 + compared), 3.5), layout="constrained")
-        for i in range(1 + compared):
-            learning_curve(mine, figure.add_subplot(1, 1 + compared, i + 1, title=target), difference=i == 1)
-        files.append(save(figure, folder / f"learning-curve{ending}.png"))
+        figures[f"learning-curve{ending}"] = partial(_learning_curves, mine)
         budgets = list(dict.fromkeys(row.budget for row in sorted(mine, key=lambda row: row.n_train)))
         for name, draw in _FIGURES[mine[0].task].items():
-            figure = _by_budget(judged, budgets, draw) if name in _SHARED else _by_evaluation(judged, budgets[-1], draw)
-            files.append(save(figure, folder / f"{name}{ending}.png"))
-    return files
+            shared = name in _SHARED
+            drawn = (
+                partial(_by_budget, judged, budgets, draw)
+                if shared
+                else partial(_by_evaluation, judged, budgets[-1], draw)
+            )
+            figures[f"{name}{ending}"] = drawn
+    return figures
+
+
+def _learning_curves(rows: Sequence[ProbeRow]) -> Figure:
+    compared = any(row.difference is not None for row in rows)
+    figure = Figure(figsize=(4.5 * (1 + compared), 3.5), layout="constrained")
+    for i in range(1 + compared):
+        learning_curve(rows, figure.add_subplot(1, 1 + compared, i + 1, title=rows[0].target), difference=i == 1)
+    return figure
 
 
 _FIGURES: dict[TaskKind, dict[str, Callable[[Any, Axes], Axes]]] = {
@@ -152,7 +188,7 @@ def _by_evaluation(evaluations: Sequence[Evaluation], budget: str, draw: Callabl
     return figure
 
 
-def save(figure: Figure, path: Path) -> str:
+def save(figure: MatplotlibFigure, path: Path) -> str:
     """Write a figure as PNG; its path."""
     FigureCanvasAgg(figure)
     with new_file(path) as partial:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigacli.config.probe import TaskKind
 from gigacli.files import new_file
 from gigacli.probing.truth import Truth
+from gigacli.shown import Block, Drawn
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -109,7 +110,7 @@ class RetrievalRow:
 
 
 @dataclass(frozen=True)
-class ProbeResult:
+class ProbeResult(Drawn):
     """What ``giga probe`` found.
 
     Attributes:
@@ -146,11 +147,13 @@ class ProbeResult:
 
         return DataFrame([_flat(row) for row in self.scores])
 
-    def _repr_html_(self) -> str:
-        """The table in a notebook."""
-        from gigacli.probing.shown import html
+    def blocks(self) -> Iterator[Block]:
+        """The tables, and what to keep in mind of them."""
+        from gigacli.probing.shown import lines, tables
 
-        return html(self)
+        for _, found in tables(self, wide=self.wide):
+            yield from (replace(one, rows=[(row[0].replace("\n", ""), *row[1:]) for row in one.rows]) for one in found)
+        yield from lines(self)
 
 
 def _flat(row: ProbeRow) -> dict[str, Any]:

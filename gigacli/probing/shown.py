@@ -1,15 +1,14 @@
-"""What a probe found, as text: tables that fit 80 columns, wide ones, HTML for a notebook, and sentences."""
+"""What a probe found, as text: tables that fit 80 columns, wide ones, and sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from html import escape
 from textwrap import wrap
 from typing import Any, Final
 
 from gigacli.probing.kinds import KINDS
 from gigacli.probing.results import ProbeResult, ProbeRow, RetrievalRow
+from gigacli.shown import Table
 
 WIDTH: Final = 80
 """Columns of a terminal that a table fits unless it is to be wide."""
@@ -41,15 +40,6 @@ RETRIEVED: Final = ("embedding", "k", "acc@k", "by chance", "mMV@k", "mAP@k")
 
 CHANCE: Final = ("p, alone", "p", "chance, 95 %")
 """Head of what permuted labels say, where they were asked."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table to show."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
 
 
 def tables(result: ProbeResult, *, wide: bool) -> Iterator[tuple[str, list[Table]]]:
@@ -171,20 +161,6 @@ def _retrieved(rows: Sequence[RetrievalRow]) -> list[tuple[str, ...]]:
         )
         for row in rows
     ]
-
-
-def html(result: ProbeResult) -> str:
-    """The tables as HTML, every column, and the warnings."""
-    parts = []
-    for _, found in tables(result, wide=True):
-        for table in found:
-            head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
-            body = "".join(f"<tr>{''.join(f'<td>{escape(x)}</td>' for x in row)}</tr>" for row in table.rows)
-            caption = f"<caption>{escape(table.title)}</caption>"
-            parts.append(f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-    if result.warnings:
-        parts.append(f"<ul>{''.join(f'<li>warning: {escape(text)}</li>' for text in _together(result.warnings))}</ul>")
-    return "\n".join(parts)
 
 
 def lines(result: ProbeResult) -> Iterator[str]:

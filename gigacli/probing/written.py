@@ -10,7 +10,8 @@ from typing import Final
 
 from gigacli.files import new_file
 from gigacli.probing.results import ProbeResult
-from gigacli.probing.shown import Table, html, tables
+from gigacli.probing.shown import lines, tables
+from gigacli.shown import Table, html
 
 LATEX: Final = str.maketrans(
     {
@@ -87,8 +88,13 @@ def latex(result: ProbeResult) -> str:
     return "\n\n".join(parts)
 
 
+def page(result: ProbeResult) -> str:
+    """The tables as HTML, and what to keep in mind of them."""
+    return html([*_tables(result), *lines(result)])
+
+
 WRITERS: Final[dict[str, Callable[[ProbeResult], str]]] = {
     "scores.md": markdown,
     "scores.tex": latex,
-    "scores.html": html,
+    "scores.html": page,
 }

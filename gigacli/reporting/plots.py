@@ -1,4 +1,9 @@
-"""Figures of a store: each draws into matplotlib axes and returns them."""
+"""Figures of a store: ``giga.plots``. Each draws into matplotlib axes, or a figure of its own, and returns the figure.
+
+A notebook shows what a cell ends with, a figure too::
+
+    giga.plots.vector_map(store, "giga", colour=labels)
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gigacli.errors import InvalidInput, NotFound
 from gigacli.probing.attribution import TileAttribution
+from gigacli.probing.figures import Figure
 from gigacli.store.groups import TrainedGroup
 from gigacli.store.store import Store
 from gigacli.wsi.overlay import Thumbnail
@@ -19,18 +26,18 @@ THUMBNAIL_PX = 1024  # the longer side of a slide under its tiles
 MOST_COLOURS = 8  # groups that get a colour of their own: more cannot be told apart. The others are grey
 
 
-def tile_counts(counts: NDArray[np.integer], axes: Axes) -> Axes:
+def tile_counts(counts: NDArray[np.integer], axes: Axes | None = None) -> FigureBase:
     """How many slides have how many tiles, from tiles per slide (slides,), negative where not known."""
-    counts = counts[counts >= 0]
+    axes, counts = _or_new(axes), counts[counts >= 0]
     axes.hist(counts, bins=min(40, max(5, round(2 * len(counts) ** 0.5))), rwidth=0.92)
     axes.set_xlabel("tiles of a slide")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("slides")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    return axes
+    return axes.figure
 
 
-def training_curve(trained: TrainedGroup, axes: Axes) -> Axes:
+def training_curve(trained: TrainedGroup, axes: Axes | None = None) -> FigureBase:
     """Loss of an encoder or a model over epochs, beside the loss of a network that has learnt nothing.
 
     Raises:
@@ -39,7 +46,7 @@ def training_curve(trained: TrainedGroup, axes: Axes) -> Axes:
     loss, chance = trained.history("loss"), trained.history("chance")
     if loss is None:
         raise NotFound(f"{trained.path} of {trained.store.url} has no history", "only what was trained in it has one")
-    epochs = np.arange(1, len(loss) + 1)
+    axes, epochs = _or_new(axes), np.arange(1, len(loss) + 1)
     axes.plot(epochs, loss, linewidth=1.2, label="loss", marker="o" if len(loss) < 4 else "", markersize=3)
     if chance is not None:
         axes.plot(epochs, chance, linewidth=1, linestyle="--", color="grey", label="chance", marker="")
@@ -48,22 +55,24 @@ def training_curve(trained: TrainedGroup, axes: Axes) -> Axes:
     axes.set_ylabel("loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(fontsize=7)
-    return axes
+    return axes.figure
 
 
-def vector_map(store: Store, embedding: str, axes: Axes, *, colour: Sequence[str] = (), method: str = "pca") -> Axes:
+def vector_map(
+    store: Store, embedding: str, axes: Axes | None = None, *, colour: Sequence[str] = (), method: str = "pca"
+) -> FigureBase:
     """The slides of an embedding as points.
 
     Args:
         store: The cohort store.
         embedding: Its name.
-        axes: To draw into.
+        axes: To draw into; None: a figure of its own.
         colour: A label, lab or patient per slide of the store; the most frequent ones get a colour.
         method: "pca", or "t-sne" for a neighbour embedding.
     """
     from gigacli.reporting.neighbours import neighbour_map, pca
 
-    have = store.embedding(embedding).done().filled
+    axes, have = _or_new(axes, size=(4.6, 3.6)), store.embedding(embedding).done().filled
     vectors = store.embedding(embedding).read()[have]
     if method not in ("pca", "t-sne"):
         raise InvalidInput(f"method is {method!r}; it must be pca or t-sne")
@@ -90,16 +99,18 @@ def vector_map(store: Store, embedding: str, axes: Axes, *, colour: Sequence[str
         axes.set_yticks([])
     if shown:
         axes.legend(fontsize=7)
-    return axes
+    return axes.figure
 
 
-def tiles(store: Store, slide: str, axes: Axes, *, attribution: TileAttribution | None = None) -> Axes:
+def tiles(
+    store: Store, slide: str, axes: Axes | None = None, *, attribution: TileAttribution | None = None
+) -> FigureBase:
     """The tiles of a slide on its thumbnail.
 
     Args:
         store: The cohort store.
         slide: Its id.
-        axes: To draw into.
+        axes: To draw into; None: a figure of its own.
         attribution: Colours the tiles by how far they pull the score of a class; those within the noise stay empty.
 
     Raises:
@@ -113,7 +124,10 @@ def tiles(store: Store, slide: str, axes: Axes, *, attribution: TileAttribution 
         raise NotFound(f"{store.url} holds no slide {slide!r}", f"it has: {', '.join(store.slides.ids[:3])}, ...")
     coords, edge_px = store.tiles.grid(row)
     small = thumbnail(store.slides[row].path, mpp=store.slides[row].mpp, long_px=THUMBNAIL_PX)
-    return tile_squares(coords, edge_px, axes, small=small, attribution=attribution)
+    high, wide = small.pixels.shape[:2]
+    axes = _or_new(axes, size=(4.6 * min(1.0, wide / high), 4.6 * min(1.0, high / wide)))
+    tile_squares(coords, edge_px, axes, small=small, attribution=attribution)
+    return axes.figure
 
 
 def tile_squares(
@@ -123,7 +137,7 @@ def tile_squares(
     *,
     small: Thumbnail | None,
     attribution: TileAttribution | None = None,
-) -> Axes:
+) -> None:
     """Tiles as squares in level-0 pixels, over the slide where there is a picture of it.
 
     Args:
@@ -154,4 +168,8 @@ def tile_squares(
         axes.invert_yaxis()
     axes.set_aspect("equal")
     axes.set_axis_off()
-    return axes
+
+
+def _or_new(axes: Axes | None, *, size: tuple[float, float] = (4.2, 2.5)) -> Axes:
+    """Axes, or those of a new figure of this size in inches."""
+    return Figure(figsize=size, layout="constrained").add_subplot() if axes is None else axes

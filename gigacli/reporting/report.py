@@ -16,13 +16,14 @@ from gigacli.config.base import options_of
 from gigacli.config.tools import ReportConfig
 from gigacli.errors import InvalidInput
 from gigacli.files import new_file
-from gigacli.probing import shown
 from gigacli.probing.results import ProbeResult
+from gigacli.probing.shown import lines, tables
 from gigacli.progress import SILENT, Progress
 from gigacli.reporting import plots, slides, vectors
 from gigacli.reporting.page import check_place, render
 from gigacli.reporting.slides import GalleryImage, Grouping
 from gigacli.reporting.svg import learning_curves, svg
+from gigacli.shown import Shown
 from gigacli.stages.probe import probe
 from gigacli.store.groups import Encoder, Model, group_at
 from gigacli.store.info import Info, info
@@ -33,7 +34,7 @@ FRACTIONS = (0.25, 0.5, 1.0)  # shares of the training labels that make a learni
 
 
 @dataclass(frozen=True)
-class ReportSummary:
+class ReportSummary(Shown):
     """What ``giga report`` did.
 
     Attributes:
@@ -220,7 +221,7 @@ def _sentences(last: dict[str, float], seen: int | None) -> list[str]:
 def _probe(result: ProbeResult) -> list[dict[str, Any]]:
     """Per target: its table, its figures; and, with the last, what was noted."""
     parts = []
-    for number, (target, (table, *others)) in enumerate(shown.tables(result, wide=True)):
+    for number, (target, (table, *others)) in enumerate(tables(result, wide=True)):
         rows = [row for row in result.scores if row.target == target]
         figures = learning_curves(rows, number=number) if len({row.budget for row in rows}) > 1 else []
         parts.append(
@@ -229,7 +230,7 @@ def _probe(result: ProbeResult) -> list[dict[str, Any]]:
         parts += [
             {"title": one.title, "rows": one.rows, "columns": one.columns, "figures": [], "lines": []} for one in others
         ]
-    parts[-1]["lines"] = list(shown.lines(result))
+    parts[-1]["lines"] = list(lines(result))
     return parts
 
 

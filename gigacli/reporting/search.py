@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 from gigacli.config.base import options_of
 from gigacli.config.tools import SearchConfig
 from gigacli.errors import InvalidInput, NotFound
-from gigacli.probing.figures import save
+from gigacli.probing.figures import Figure, save
 from gigacli.probing.retrieval import nearest
 from gigacli.progress import SILENT, Progress
 from gigacli.reporting.slides import Picture, find_slide, groupings_of, picture_of
 from gigacli.reporting.vectors import comparable, one_embedding
+from gigacli.shown import Drawn
 from gigacli.store.groups import Embedding
 from gigacli.store.store import Store
 
@@ -43,7 +45,7 @@ class SlideFound:
 
 
 @dataclass(frozen=True)
-class SearchSummary:
+class SearchSummary(Drawn):
     """What ``giga search`` found.
 
     Attributes:
@@ -120,12 +122,11 @@ def search(
     files, notes = [], []
     shown = [one(row, 1.0), *(one(*pair) for pair in zip(places[: config.k].tolist(), similar.tolist(), strict=False))]
     if config.image is not None:
-        counts = opened.tiles.done().values
-        pictures = _pictures(opened, [row, *places[: config.k].tolist()], counts, progress)
-        files.append(_sheet(shown, pictures, config.image))
+        pictures = _pictures(opened, shown, progress)
+        files.append(save(_sheet(shown, pictures), config.image))
         lacking = [f"{f.slide}: {p.note}" for f, p in zip(shown, pictures, strict=True) if p.image is None]
         notes += [f"{len(lacking)} slides are not drawn, first {lacking[0]}"] if lacking else []
-    return SearchSummary(
+    summary = SearchSummary(
         slide=shown[0].slide,
         patient=shown[0].patient,
         labels=shown[0].labels,
@@ -137,6 +138,7 @@ def search(
         files=files,
         notes=notes,
     )
+    return summary.drawn_by(partial(dict, slides=partial(_drawn, opened, shown)))
 
 
 def nearest_slides(
@@ -174,19 +176,24 @@ def nearest_slides(
     return rows[places[0][there]], similar[0][there]
 
 
-def _pictures(store: Store, rows: list[int], counts: NDArray[np.integer], progress: Progress) -> list[Picture]:
-    progress.start("drawing slides", len(rows))
+def _drawn(store: Store, shown: list[SlideFound]) -> Figure:
+    return _sheet(shown, _pictures(store, shown, SILENT))
+
+
+def _pictures(store: Store, shown: list[SlideFound], progress: Progress) -> list[Picture]:
+    counts = store.tiles.done().values
+    progress.start("drawing slides", len(shown))
     pictures = []
-    for row in rows:
+    for one in shown:
+        row = store.slides.index[one.slide]
         pictures.append(picture_of(store, row, tiles=int(counts[row])))
         progress.advance()
     return pictures
 
 
-def _sheet(shown: list[SlideFound], pictures: list[Picture], path: Path) -> str:
-    """Write the pictures of slides, the first of which was searched for, with their names, as PNG."""
+def _sheet(shown: list[SlideFound], pictures: list[Picture]) -> Figure:
+    """Draw the pictures of slides, the first of which was searched for, with their names."""
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     across, down = min(len(shown), ACROSS), -(-len(shown) // ACROSS)
     high = max([0.75, *(one.image.height / one.image.width for one in pictures if one.image is not None)])
@@ -205,4 +212,4 @@ def _sheet(shown: list[SlideFound], pictures: list[Picture], path: Path) -> str:
             else:
                 axes.set_box_aspect(0.75)
                 axes.text(0.5, 0.5, textwrap.fill(picture.note[:200], 28), fontsize=6, ha="center", va="center")
-        return save(figure, path)
+    return figure

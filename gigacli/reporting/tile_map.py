@@ -6,7 +6,9 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -17,16 +19,19 @@ from gigacli.config.tools import TileMapConfig
 from gigacli.errors import SlideError
 from gigacli.exporting.geojson import tile_feature, write_collection
 from gigacli.files import new_file
-from gigacli.probing.figures import save
+from gigacli.probing.figures import Figure, save
 from gigacli.progress import SILENT, Progress
 from gigacli.reporting.attribution import Explanation, explain
 from gigacli.reporting.plots import THUMBNAIL_PX, tile_squares
+from gigacli.shown import Drawn
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
 from gigacli.wsi.overlay import Thumbnail, thumbnail
 
 TOWARDS, AWAY = (230, 97, 1), (94, 60, 153)
 """RGB of tiles that pull towards the class, and away from it: the ends of the map's colours."""
+
+WIDEST = 125  # characters of a line below the map
 
 LIMITS = (
     "A map explains the probe, not the disease: it says which tiles move this score, and the probe may rest on stain "
@@ -36,7 +41,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True)
-class TileMapSummary:
+class TileMapSummary(Drawn):
     """What ``giga tile-map`` found.
 
     Attributes:
@@ -118,10 +123,12 @@ def tile_map(
     config.out.mkdir(parents=True, exist_ok=True)
     stem = config.out / re.sub(r"[^\w.-]", "_", f"{found.slide.id}.{found.probe.positive}").lstrip(".")
     files = [f"{stem}.geojson", f"{stem}.png"]
-    with new_file(Path(files[0])) as partial:
-        write_collection(partial, tiles_of(found), giga=_about(found))
-    _draw(found, small, Path(files[1]))
-    return _summary(found, files=files, notes=notes, seconds=time.monotonic() - started)
+    with new_file(Path(files[0])) as unfinished:
+        write_collection(unfinished, tiles_of(found), giga=_about(found))
+    draw = partial(_draw, found, small)
+    save(draw(), Path(files[1]))
+    summary = _summary(found, files=files, notes=notes, seconds=time.monotonic() - started)
+    return summary.drawn_by(partial(dict, map=draw))
 
 
 def _summary(found: Explanation, *, files: list[str], notes: list[str], seconds: float) -> TileMapSummary:
@@ -186,10 +193,9 @@ def _thumbnail(store: Store, slide: SlideRow) -> tuple[Thumbnail | None, list[st
     return None, [f"the tiles are drawn without the slide: {why}"]
 
 
-def _draw(found: Explanation, small: Thumbnail | None, path: Path) -> None:
-    """Write the map as PNG."""
+def _draw(found: Explanation, small: Thumbnail | None) -> Figure:
+    """Draw the map."""
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     probe, significant = found.probe, found.attribution.significant
     span = np.ptp(found.coords, axis=0) + found.edge_px if small is None else np.array(small.pixels.shape[1::-1])
@@ -203,10 +209,10 @@ def _draw(found: Explanation, small: Thumbnail | None, path: Path) -> None:
         bar.ax.tick_params(labelsize=7)
         axes.set_title(f"{found.slide.id}{f', labelled {probe.label}' * bool(probe.label)}", fontsize=10, loc="left")
         auc = f", AUC {probe.auc[0]:.3f}" if probe.auc[0] is not None else ""
-        figure.supxlabel(
+        said = (
             f"{found.embedding}, {f'{found.views:,} views' if found.views else 'without sampling'}; coloured: "
             f"{int(significant.sum())} of {len(found.coords)} tiles, those beyond the noise. "
-            f"Probe without this patient{auc}: log odds {probe.logit:+.2f}",
-            fontsize=7,
+            f"Probe without this patient{auc}: log odds {probe.logit:+.2f}"
         )
-        save(figure, path)
+        figure.supxlabel("\n".join(wrap(said, WIDEST)), fontsize=7)
+    return figure

@@ -7,8 +7,9 @@ attention MIL trained from scratch. Writes nothing in the store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -203,7 +204,8 @@ def summary(
         sites=sites,
         retrieval=_retrieval(plan),
     )
-    return replace(result, files=[*_written(plan, result, evaluations), *_saved(plan, rows)])
+    written = [*_written(plan, result, evaluations), *_saved(plan, rows)]
+    return replace(result, files=written).drawn_by(partial(_figures, rows, evaluations))
 
 
 def _joins(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
@@ -234,15 +236,22 @@ def _written(plan: Plan, result: ProbeResult, evaluations: Sequence[Evaluation])
 
     files = write_tables(plan.config.out, result)
     if evaluations:
-        from gigacli.probing.figures import write_probe
+        from gigacli.probing.figures import save
 
-        rows = result.scores
-        files += [*write(plan.config.out, rows, evaluations), *write_probe(plan.config.out, rows, evaluations)]
+        files += write(plan.config.out, result.scores, evaluations)
+        figures = _figures(result.scores, evaluations)
+        files += [save(draw(), plan.config.out / f"{name}.png") for name, draw in figures.items()]
     if result.sites:
         from gigacli.probing.site_table import write_sites
 
         files.append(write_sites(plan.config.out, result.sites))
     return files
+
+
+def _figures(rows: Sequence[ProbeRow], evaluations: Sequence[Evaluation]) -> dict[str, Callable[[], Any]]:
+    from gigacli.probing.figures import figures_of
+
+    return figures_of(rows, evaluations) if evaluations else {}
 
 
 def _saved(plan: Plan, rows: list[ProbeRow]) -> list[str]:

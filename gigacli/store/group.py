@@ -46,6 +46,11 @@ class Group:
     def __repr__(self) -> str:
         return f"<{self.path} of {self.store.url}>"
 
+    def _repr_html_(self) -> str:
+        from gigacli.store.tree import group_tree
+
+        return group_tree(self, unfolded=True)
+
     @property
     def attributes(self) -> dict[str, Any]:
         """The attribute ``giga`` of what is there; empty where nothing is."""

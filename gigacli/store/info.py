@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import InfoConfig
+from gigacli.shown import Block, Shown, ToRun, some
 from gigacli.store.address import is_remote
 from gigacli.store.groups import NAMED, Bank, Done, Embedding, Group, Model, SlideGroup, Tiles, TrainedGroup
 from gigacli.store.layout import FORMAT_VERSION, STAGES
 from gigacli.store.store import Store
+from gigacli.units import bytes_text
 
 MOST_FAILURES = 20
 
@@ -72,7 +75,7 @@ class SlideInfo:
 
 
 @dataclass(frozen=True)
-class Info:
+class Info(Shown):
     """Content and progress of a store."""
 
     url: str  # path or URL of the store
@@ -87,6 +90,37 @@ class Info:
     retry: list[str]  # commands that try the slides that failed again, once what was wrong with them is mended
     next: str  # the command to run next
     per_slide: list[SlideInfo] = field(default_factory=list)  # progress of each slide, where that was asked for
+
+    def blocks(self) -> Iterator[Block]:
+        """Groups and their state, slides on request, failures, what to run next."""
+        patients = f", {self.patients} patients" if self.patients else ""
+        tiles = f", {self.tiles:,} tiles" if self.tiles else ""
+        size = "" if self.bytes is None else f", {bytes_text(self.bytes)}"
+        yield f"{self.url}: format {self.version}, {self.slides} slides{patients}{tiles}{size}"
+        rows = [
+            (g.path, g.stage, f"{g.done}/{g.total}", g.failed, "" if g.bytes is None else bytes_text(g.bytes))
+            for g in self.groups
+        ]
+        yield from some("", ("group", "written by", "done", "failed", "size"), rows)
+        for group in self.groups:
+            if group.stale:
+                yield f"{group.path} is stale: {'; '.join(group.stale)}"
+            if group.remark:
+                yield f"{group.path}: {group.remark}"
+        packed = [g for g in self.groups if g.unpacked is not None]
+        if packed:
+            listed = (f"{g.path} ({g.unpacked})" if g.unpacked else g.path for g in packed)
+            yield f"packed (slides that are not yet): {', '.join(listed)}"
+        slides = (
+            (s.slide, s.patient, "" if s.tiles is None else s.tiles, ", ".join(s.done), ", ".join(s.failures))
+            for s in self.per_slide
+        )
+        yield from some("slides", ("slide", "patient", "tiles", "done in", "failed in"), slides)
+        title = f"failures ({len(self.failures)} of {self.failed})"
+        yield from some(title, ("slide", "stage", "reason"), ((f.slide, f.stage, f.reason) for f in self.failures))
+        yield from (ToRun("to try the slides that failed again", command) for command in self.retry)
+        if self.next:
+            yield ToRun("next", self.next)
 
 
 @options_of(InfoConfig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from gigacli.config.base import options_of
 from gigacli.config.tools import PackConfig
 from gigacli.errors import InvalidInput
 from gigacli.progress import SILENT, Progress
+from gigacli.shown import Block, Shown, some
 from gigacli.store.address import is_remote
 from gigacli.store.groups import Bank, Features, SlideGroup, Tiles
 from gigacli.store.layout import NOT_DONE, STAGES
@@ -31,7 +33,7 @@ class PackedGroup:
 
 
 @dataclass(frozen=True)
-class PackSummary:
+class PackSummary(Shown):
     """What ``giga pack`` did.
 
     Attributes:
@@ -49,6 +51,11 @@ class PackSummary:
     files_before: int
     files: int
     seconds: float
+
+    def blocks(self) -> Iterator[Block]:
+        """What was packed, and how many files are left."""
+        yield from some("", ("group", "packed now", "left"), ((g.path, g.packed, g.left) for g in self.groups))
+        yield f"{self.store}: {self.files_before:,} files before, {self.files:,} now, in {self.seconds:.0f} s"
 
 
 @options_of(PackConfig)

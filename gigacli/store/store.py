@@ -141,6 +141,11 @@ class Store:
         parts += [f"{path}: {done} done" for path, done in self.progress().items()]
         return f"<giga store {self.url}: {', '.join(parts)}>"
 
+    def _repr_html_(self) -> str:
+        from gigacli.store.tree import tree
+
+        return tree(self)
+
     @property
     def registered(self) -> int:
         """Number of slides in :attr:`slides`."""

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from gigacli.config.base import options_of
 from gigacli.config.tools import ValidateConfig, ValidationLevel
+from gigacli.shown import Block, Shown, some
 from gigacli.store.describe import Description, Problem, attributes_of, check_hierarchy, describe, registered, written
 from gigacli.store.folder import links
 from gigacli.store.layout import NAMED_GROUPS, UNPACKED, beside, is_beside, spec_of
@@ -31,7 +32,7 @@ OF_ATTRIBUTES = ("ROOT-1", "SLIDES-2", "RECIPE-1")  # rules of level 1; the sche
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """Result of a validation.
 
     Attributes:
@@ -47,6 +48,12 @@ class Report:
     unfinished: list[str]
     checked: list[str]
     seconds: float
+
+    def blocks(self) -> Iterator[Block]:
+        """The problems, then what was begun."""
+        yield from some("problems", ("rule", "path", "what"), ((p.rule, p.path, p.message) for p in self.problems))
+        yield from (f"unfinished: {line}" for line in self.unfinished)
+        yield f"{self.store}: {len(self.problems)} problems; checked {', '.join(self.checked)}"
 
 
 @options_of(ValidateConfig)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gigacli.config.published import PUBLISHED, Published
 from gigacli.progress import SILENT, Progress
+from gigacli.shown import Block, Shown, some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +27,30 @@ class EncoderRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderList:
+class EncoderList(Shown):
     """What ``giga encoders`` found."""
 
     encoders: list[EncoderRow]
     cache: str  # where the weights are looked for; "" where huggingface_hub is not installed
+
+    def blocks(self) -> Iterator[Block]:
+        """One row each, and how one is used."""
+        where = {True: "here", False: "on its page"}
+        rows = (
+            (
+                e.name,
+                e.width,
+                e.input_px,
+                e.mpp,
+                e.pooling,
+                where[e.here] if e.here or not e.gated else "asked for",
+                e.licence,
+            )
+            for e in self.encoders
+        )
+        yield from some("", ("encoder", "width", "px", "mpp", "vector", "weights", "licence"), rows)
+        yield f"weights are looked for in {self.cache or 'the cache of Hugging Face'}"
+        yield "use one: giga bank STORE --encoder NAME [--weights FILE]"
 
 
 def encoders(*, here: bool = False, progress: Progress = SILENT) -> EncoderList:

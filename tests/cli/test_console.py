@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import weakref
-from types import SimpleNamespace
+from dataclasses import make_dataclass
 
 import pytest
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.console import Console
 from gigacli.cli import console
 from gigacli.cli.console import ConsoleProgress, speaking_of
 from gigacli.errors import InvalidInput
+from gigacli.shown import Shown
 
 
 @pytest.fixture
@@ -150,7 +151,8 @@ def test_figures_say_what_they_are_counted_in(monkeypatch):
     written = io.StringIO()
     monkeypatch.setattr(console, "out", Console(file=written, width=120))
     figures = {"waited": 4.84e-07, "rate": 1234.5, "median": 49.0, "bytes": 78750, "mpp": float("nan"), "warning": ""}
-    console.show_result("bank", SimpleNamespace(slides=1200, loss=0.05, **figures))
+    figures = {"slides": 1200, "loss": 0.05, **figures}
+    console.show_result("bank", make_dataclass("Result", figures, bases=(Shown,))(**figures))
     lines = [" ".join(line.split()) for line in written.getvalue().splitlines()]
     assert lines == [
         *("bank", "slides 1,200", "loss 0.05", "waited 0% of the time", "rate 1,234 encodings/s", "median 49 tiles"),

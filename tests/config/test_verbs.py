@@ -28,6 +28,7 @@ from gigacli.config.tools import (
     SearchConfig,
     TileMapConfig,
     ValidateConfig,
+    ViewConfig,
 )
 from gigacli.config.verbs import OF_SPARSE, EmbedConfig, PretrainTilesConfig, TileConfig, TrainConfig
 from gigacli.errors import InvalidInput
@@ -35,7 +36,7 @@ from gigacli.errors import InvalidInput
 CONFIGS = [
     *(TileConfig, PretrainTilesConfig, BankConfig, TrainConfig, EmbedConfig, ProbeConfig),
     *(InfoConfig, ValidateConfig, PackConfig, ExportConfig, ImportConfig, ReportConfig, TileMapConfig),
-    *(SearchConfig, PredictConfig, EncodersConfig, DoctorConfig, DemoConfig),
+    *(SearchConfig, PredictConfig, EncodersConfig, DoctorConfig, DemoConfig, ViewConfig),
 ]
 FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
 
@@ -153,6 +154,8 @@ ANOTHER = {
     "self_test": False,
     "slides": True,
     "thumbnails": 5,
+    "port": 8000,
+    "browser": True,
 }
 
 

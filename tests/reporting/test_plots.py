@@ -1,4 +1,4 @@
-"""Figures for a notebook: each draws what the store holds, and returns its axes."""
+"""Figures for a notebook: each draws what the store holds, and returns the figure."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def store(chain):
 
 
 def test_tile_counts_are_those_of_the_slides(store, axes):
-    assert plots.tile_counts(store.tiles.done().values, axes) is axes
+    assert plots.tile_counts(store.tiles.done().values, axes) is axes.figure
     assert sum(bar.get_height() for bar in axes.patches) == 8
 
 
