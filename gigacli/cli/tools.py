@@ -192,4 +192,6 @@ def run_demo(made: Any) -> int:
             return code
     console.say(NOTICE, to_out=True)
     console.say(QUICK_NOTICE if made.quick else conclusion(made.cohort, seed=made.seed), to_out=True)
+    store, labels = made.cohort.folder / "cohort.zarr", made.cohort.labels_csv
+    console.say(f"Look at it: giga report {store} --labels {labels}, or giga view {store}", to_out=True)
     return DONE

@@ -185,9 +185,9 @@ def test_vectors_go_down_a_pipe(chain, tmp_path):
         assert says in refused.stderr
 
 
-def test_a_pipe_whose_reader_goes_away_is_no_failure(chain):
+def test_a_pipe_whose_reader_goes_away_is_no_failure(chain, tmp_path):
     line = [str(GIGA), "export", str(chain("embed")), "embeddings/giga", "--to", "-"]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     process.stdout.close()
     assert "roken" not in process.stderr.read()
     assert process.wait(timeout=100) == 0
