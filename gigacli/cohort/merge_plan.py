@@ -177,7 +177,7 @@ def _otherwise(group: Group, found: Sequence[str], other: str) -> Mismatch:
 
 def _why_not(group: Group, made: dict[str, PlannedGroup], url: str) -> str:
     """Why a group does not go with its slides, and what makes it; "" where it does."""
-    store, again = group.store, f"make it: {group.command(url)}"
+    store, again = group.store, f"make it, with its options: {group.command(url)}"
     if group.replaced:
         return f"it is stale in {store.url}: {'; '.join(group.replaced)}"
     if isinstance(group, Model):

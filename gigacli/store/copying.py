@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from gigacli.store.unpacked import chunks_of
 SLIDES_AT_ONCE = 64
 """Slides that are copied before any of them counts as done: the disk is waited for once for all of them."""
 
-CHUNKS_AT_ONCE = 16
-"""Chunks in memory: about 100 MB of a bank as the paper has it."""
+CHUNKS_AT_ONCE, BYTES_AT_ONCE = 16, 2**27
+"""Most chunks that are read and written together, and about the most bytes of them."""
 
 
 def copy_chunks(source: Any, target: Any, rows: NDArray[np.int64], to: NDArray[np.int64]) -> None:
@@ -59,10 +60,11 @@ def _copy_bytes(source: Any, target: Any, rows: NDArray[np.int64], to: NDArray[n
     async def put(some: list[tuple[str, bytes]]) -> None:
         await asyncio.gather(*((at / key).set(buffer.from_bytes(data)) for key, data in some))
 
+    at_once = max(1, min(CHUNKS_AT_ONCE, BYTES_AT_ONCE // (math.prod(source.chunks) * source.dtype.itemsize)))
     waiting: list[tuple[str, bytes]] = []
-    for key, data in zip(keys, read_chunks(places, checksum_bytes(source), at_once=CHUNKS_AT_ONCE), strict=True):
+    for key, data in zip(keys, read_chunks(places, checksum_bytes(source), at_once=at_once), strict=True):
         waiting += [(key, data)] if data is not None else []
-        if len(waiting) == CHUNKS_AT_ONCE:
+        if len(waiting) == at_once:
             sync(put(waiting))
             waiting = []
     sync(put(waiting))

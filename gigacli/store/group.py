@@ -102,7 +102,7 @@ class Group:
         return f"{self.command(self.store.url)} --redo"
 
     def command(self, url: str) -> str:
-        """The command that makes it, with the options it has here, in the store at a path or URL."""
+        """The command that makes it in the store at a path or URL, without the options that its recipe has."""
         return f"giga {WRITTEN_BY[self.kind]} {shlex.quote(url)}{self._flags()}"
 
     def refuse_stale(self, reasons: Sequence[str] | None = None, *, unless: str = "") -> None:

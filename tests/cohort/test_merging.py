@@ -217,7 +217,7 @@ def test_what_is_fitted_on_a_cohort_is_named_and_left_out(store_at, tmp_path):
         "embeddings/whitened-mean-random-resnet18": "it is fitted on the slides",
         "models/giga": "it was trained on slides",
     }
-    assert found["banks/op"].endswith(f"make it: giga bank {tmp_path}/b.zarr --encoder op --name op")
+    assert found["banks/op"].endswith(f"make it, with its options: giga bank {tmp_path}/b.zarr --encoder op --name op")
     both = f"giga embed {tmp_path}/b.zarr --join giga mean-random-resnet18 --name both"
     assert found["embeddings/both"].endswith(both)
 
