@@ -62,6 +62,7 @@ def tile(
     csv: str | Path | None = None,
     allow_missing: bool = False,
     coords: str | Path | Sequence[str | Path] = (),
+    tiling: str | None = None,
     patches: str | Path | None = None,
     mpp: float = 1.0,
     mag: float | None = None,
