@@ -144,11 +144,14 @@ def _found(sources: Sequence[Source], kind: type[Group]) -> dict[str, list[tuple
 def _add(plan: MergePlan, made: dict[str, PlannedGroup], path: str, parts: list[tuple[Source, Group]]) -> None:
     """Add a group, or say why it is left out."""
     kept: list[tuple[Source, Group, Recipe]] = []
+    reasons: dict[str, str] = {}  # by store
     for source, group in parts:
         if why := _why_not(group, made, plan.url):
-            plan.left_out[path] = why
+            reasons[source.store.url] = why
         else:
             kept.append((source, group, _as_from_files(group, made)))
+    for url, why in list(reasons.items())[:1]:
+        plan.left_out[path] = f"slides of {url}: {why}" if kept else why
     if not kept:
         return
     (source, group, recipe), *others = kept
@@ -162,7 +165,6 @@ def _add(plan: MergePlan, made: dict[str, PlannedGroup], path: str, parts: list[
             plan.left_out[path] = f"it was made otherwise: {'; '.join(found)}; {again}"
             return
         raise _otherwise(group, found, other.store.url)
-    plan.left_out.pop(path, None)
     made[path] = PlannedGroup(recipe, [(one, mine) for one, mine, _ in kept])
 
 
@@ -180,6 +182,8 @@ def _why_not(group: Group, made: dict[str, PlannedGroup], url: str) -> str:
     store, again = group.store, f"make it, with its options: {group.command(url)}"
     if group.replaced:
         return f"it is stale in {store.url}: {'; '.join(group.replaced)}"
+    if isinstance(group, Model) and not group.complete:
+        return f"its training in {store.url} is not finished"
     if isinstance(group, Model):
         file = f"{group.name}.safetensors"
         return (

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gigacli.cohort.merge_plan import ELSEWHERE, MergePlan, PlannedGroup, Source, plan_merge
 from gigacli.cohort.slide_list import named_slides
@@ -201,6 +202,8 @@ def _check(plan: MergePlan, store: Store) -> None:
         planned = plan.groups.get(group.path)
         if planned is None or planned.recipe != group.recipe:
             wrong = wrong or f"holds {group.path}, which does not come from there"
+        elif isinstance(group, SlideGroup) and group.unpacked is not None:
+            wrong = wrong or "is packed"
     if wrong:
         raise InvalidInput(f"{plan.url} is there already, and {wrong}", "name a new store with `to`")
 
@@ -257,7 +260,7 @@ def _copy(planned: PlannedGroup, group: Group, progress: Progress) -> tuple[int,
     return copied, changed
 
 
-def _there(group: SlideGroup, theirs: SlideGroup, source: Source) -> np.ndarray:
+def _there(group: SlideGroup, theirs: SlideGroup, source: Source) -> NDArray[np.bool_]:
     """(slides of the new store,) which slides a group has already, made from what they are now."""
     there = group.done().finished.copy()
     if isinstance(group, Tiles) and isinstance(theirs, Tiles):

@@ -137,7 +137,7 @@ def write_slide(store, row, n, *, key, features=("f",)):
 
 
 def made(path, ids, **options):
-    return write(Store.create(path), ids, **options).url
+    return write(Store.create(path, sync=False), ids, **options).url
 
 
 @pytest.fixture
@@ -189,6 +189,18 @@ def test_what_one_store_alone_has_is_left_as_an_interrupted_verb_would_leave_it(
     giga.merge([one, other], to=tmp_path / "c.zarr")
     assert Store.open(tmp_path / "c.zarr").progress() == {"tiles": 3, "features/f": 2, "banks/f": 2}
     assert sound(tmp_path / "c.zarr") == f"giga bank {tmp_path}/c.zarr --encoder f"
+
+
+def test_what_is_stale_in_one_store_is_named(halves, tmp_path):
+    store = Store.open(halves[1], write=True)
+    bank = store.bank("f")
+    recipe = replace(bank.recipe, inputs={**bank.recipe.inputs, "tiles": "0" * 32})
+    store.root["banks/f"].attrs["giga"] = {**bank.attributes, "recipe": vars(recipe)}
+    found = giga.merge(halves, to=tmp_path / "c.zarr")
+    assert {g.path: g.done for g in found.groups} == {"tiles": 4, "features/f": 4, "banks/f": 2}
+    assert found.left_out["banks/f"].startswith(
+        f"slides of {halves[1]}: it is stale in {halves[1]}: made from tiles 00"
+    )
 
 
 def test_slides_that_changed_since_are_not_done(halves, tmp_path):
@@ -383,6 +395,10 @@ def test_what_does_not_go_together_is_refused(halves, tmp_path):
     giga.merge([one, other], to=to)
     with pytest.raises(InvalidInput, match="is there already, and has 5 slides, which are not the 3 that go there"):
         giga.subset(one, "*", to=to)
+    shutil.copytree(to, tmp_path / "packed.zarr")
+    giga.pack(tmp_path / "packed.zarr")
+    with pytest.raises(InvalidInput, match="is there already, and is packed"):
+        giga.merge([one, other], to=tmp_path / "packed.zarr")
     store = Store.open(to, write=True)
     recipe = Recipe(
         "embed", {"aggregator": "mean", "features_name": "f"}, {"features": store.features("f").fingerprint}
