@@ -54,9 +54,11 @@ def files_of(paths: Sequence[Path], endings: tuple[str, ...] = ENDINGS) -> list[
             raise NotFound(f"{path} does not exist", "name feature files, or the folder that holds them")
         files |= dict.fromkeys(_below(path, endings) if path.is_dir() and path.suffix != ".zarr" else [path])
     if not files:
+        tiles = next((file for path in paths for file in path.rglob("*.geojson")), None)
+        them = f"; tiles, such as {tiles}, go to giga tile STORE SLIDES --coords FILES" if tiles else ""
         raise NotFound(
             f"no feature file in {', '.join(map(str, paths))}; looked for {' '.join(endings)}",
-            "name the folder that holds the features",
+            f"name the folder that holds the features{them}",
         )
     return list(files)
 

@@ -221,6 +221,9 @@ def test_giga_reads_its_own_tiles_back(tmp_path, written, slides):
     giga.tile(path, svs, coords=written("slide2vec") / "tiles")
     before = giga.open(path).tiles
     giga.export(path, "tiles", to=tmp_path / "geojson")
+    with pytest.raises(NotFound) as caught:
+        giga.import_features(tmp_path / "none.zarr", tmp_path / "geojson")
+    assert caught.value.hint.endswith("go to giga tile STORE SLIDES --coords FILES")
     giga.tile(tmp_path / "again.zarr", svs, coords=tmp_path / "geojson", mpp=0.5)
     again = giga.open(tmp_path / "again.zarr").tiles
     np.testing.assert_array_equal(again.coords(0), before.coords(0))
