@@ -229,7 +229,7 @@ def _one_of(slide: str, sets: Sequence[FeatureSet]) -> FeatureSet:
     """The tiles of a slide, where a file holds them alone and others hold them beside features."""
     alone = [one for one in sets if not one.encoder] or list(sets)
     if len(alone) > 1:
-        names = list(dict.fromkeys(one.part for one in alone))
+        names = sorted({one.part for one in alone})
         if len(names) > 1 and all(names):
             raise InvalidInput(
                 f"slide {slide} is cut into tiles in {len(names)} ways, called {', '.join(names)}; the first is in "
