@@ -73,8 +73,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from gigacli.cohort.merging import merge, subset
     from gigacli.cli.notebook import show_progress
+    from gigacli.cohort.merging import merge, subset
     from gigacli.errors import GigaError
     from gigacli.exporting.export import export
     from gigacli.exporting.predict import predict
