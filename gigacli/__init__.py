@@ -29,11 +29,13 @@ _HOMES = {
     "export": "gigacli.exporting.export",
     "import_features": "gigacli.importing.features",
     "info": "gigacli.store.info",
+    "merge": "gigacli.cohort.merging",
     "plots": "gigacli.reporting.plots",
     "predict": "gigacli.exporting.predict",
     "report": "gigacli.reporting.report",
     "search": "gigacli.reporting.search",
     "show_progress": "gigacli.cli.notebook",
+    "subset": "gigacli.cohort.merging",
     "tile_map": "gigacli.reporting.tile_map",
     "open": "gigacli.store.store",
     "pack": "gigacli.store.pack",
@@ -53,6 +55,7 @@ __all__ = [
     "export",
     "import_features",
     "info",
+    "merge",
     "open",
     "pack",
     "predict",
@@ -61,6 +64,7 @@ __all__ = [
     "report",
     "search",
     "show_progress",
+    "subset",
     "tile",
     "tile_map",
     "train",
@@ -70,6 +74,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from gigacli.cli.notebook import show_progress
+    from gigacli.cohort.merging import merge, subset
     from gigacli.errors import GigaError
     from gigacli.exporting.export import export
     from gigacli.exporting.predict import predict

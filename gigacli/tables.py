@@ -215,7 +215,7 @@ def _rows(table: str | Path | DataFrame) -> Iterator[tuple[int, list[str]]]:
 
 
 def _rows_of_text(path: Path) -> Iterator[tuple[int, list[str]]]:
-    text = _read_text(path)
+    text = read_text(path)
     header = next(iter(text.lstrip().splitlines()), "")
     delimiter = max(",;\t", key=header.count)
     lines = csv.reader(StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -274,7 +274,13 @@ def _text(cell: Any) -> str:
     return str(int(cell)) if fraction and float(cell).is_integer() else str(cell).strip()
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without byte order mark.
+
+    Raises:
+        NotFound: There is no such file.
+        InvalidInput: It is not UTF-8, or cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

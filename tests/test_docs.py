@@ -119,6 +119,9 @@ def desk(tmp_path, cohort, chain, monkeypatch):
     shutil.copytree(cohort.slides, tmp_path / "archive")
     shutil.copy(cohort.labels_csv, tmp_path / "labels.csv")
     gigacli.export(chain("embed"), "features", to=tmp_path / "features_uni_v1")
+    for name, slides in (("a", "lab1*"), ("b", "lab2*")):
+        gigacli.subset(chain("tile"), slides, to=tmp_path / f"{name}.zarr")
+    (tmp_path / "list.txt").write_text("lab1_patient01_a\nlab2_patient03_b\n")
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "cohort.zarr").symlink_to(chain("embed"))
     (tmp_path / "demo" / "labels.csv").symlink_to(cohort.labels_csv)

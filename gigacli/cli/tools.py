@@ -22,6 +22,10 @@ FILES = "Feature files, or folders that hold them."
 PLACE = "A store, or where one shall be; default: $GIGA_STORE, or this folder."
 
 FIRST = "Id of the slide to open first; default: the first one."
+STORES = "Paths or URLs of cohort stores."
+LIST = "File with an id a line, table with a column slide_id, or a pattern of ids: 'TCGA-A1-*'."
+NEW = Argument("to", "The new store; or one that the same command has begun.", flag="--to")
+
 HEAD = "File of giga probe --save. Nothing in it is run."
 
 TOOLS = (
@@ -49,6 +53,29 @@ TOOLS = (
         "All of it reads as before, faster where there are many slides, and can be added to; run it again after that. "
         "Refused while another process writes to the store.",
         example="giga pack cohort.zarr",
+        failed="",
+    ),
+    Command(
+        name="merge",
+        config=configs.CopyConfig,
+        home="gigacli.cohort.merging:merge",
+        help="Put the slides of several stores into a new one, with their tiles, features and vectors.\n\n"
+        "No slide is read and no tile encoded: the new store is what the verbs would have made of all slides. Tiles, "
+        "features and banks must have been made with the same options. Models, and what was fitted on one of the "
+        "cohorts, are left out; it is said how to make them.",
+        example="giga merge a.zarr b.zarr --to both.zarr",
+        arguments=(Argument("stores", STORES, metavar="STORES...", kind=list[str]), NEW),
+        failed="",
+    ),
+    Command(
+        name="subset",
+        config=configs.CopyConfig,
+        home="gigacli.cohort.merging:subset",
+        help="Put some slides of a store into a new one, with their tiles, features and vectors.\n\n"
+        "No slide is read and no tile encoded: the new store is what the verbs would have made of these slides alone. "
+        "Models, and what was fitted on the whole cohort, are left out; it is said how to make them.",
+        example="giga subset cohort.zarr --slides list.txt --to part.zarr",
+        arguments=(STORE, Argument("slides", LIST, flag="--slides"), NEW),
         failed="",
     ),
     Command(

@@ -44,6 +44,13 @@ class PackConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopyConfig(Config):
+    """Options of ``giga merge`` and ``giga subset``."""
+
+    sync: bool = option(True, SYNC)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig(Config):
     """Options of ``giga export``."""
 

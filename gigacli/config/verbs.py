@@ -53,6 +53,9 @@ class TileConfig(Config):
         "Take the tiles that another tool laid, all of them, repeatable: files or folders of TRIDENT, CLAM, hs2p, "
         "LazySlide, raw2features, or GeoJSON of squares.",
     )
+    tiling: str | None = run_option(
+        None, "Which tiles of `coords` to take, where files hold those of several tilings, as the refusal lists them."
+    )
     patches: Path | None = run_option(
         None,
         "Take patches that were cut elsewhere in the place of slides: a folder with SLIDE_x512_y1024.png, by the "
@@ -98,6 +101,8 @@ class TileConfig(Config):
         self._shards(self.shard, self.dask)
         if self.slide and (self.shard or self.dask):
             raise InvalidInput("`slide` names the slides; `shard` and `dask` share out all of them", "leave one out")
+        if self.tiling is not None and not self.coords:
+            raise InvalidInput(f"`tiling` is {self.tiling}, and no files of `coords` are named", "name them")
         if self.coords and self.patches is not None:
             raise InvalidInput("`coords` lays tiles on slides; `patches` are tiles without slides", "give one of them")
 

@@ -32,10 +32,10 @@ def write_h5(
         vectors.attrs.update({"name": slide.id, "encoder": encoder})
         if grid is not None and slide.mpp > 0:
             coords = file.create_dataset("coords", data=grid.coords.astype(np.int64))
-            coords.attrs.update({"name": slide.id, **_attributes(grid.edge_px, tiling, slide)})
+            coords.attrs.update({"name": slide.id, **tile_attributes(grid.edge_px, tiling, slide)})
 
 
-def _attributes(edge_px: float, tiling: dict[str, Any], slide: SlideRow) -> dict[str, Any]:
+def tile_attributes(edge_px: float, tiling: dict[str, Any], slide: SlideRow) -> dict[str, Any]:
     """Attributes of TRIDENT, in whole pixels and nominal magnifications, then the exact values under our own names."""
     width, height = slide.size_px
     size = {"level0_width": width, "level0_height": height} if width > 0 else {}

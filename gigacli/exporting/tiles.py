@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
 from gigacli.exporting.geojson import tile_feature, write_collection
-from gigacli.exporting.h5 import write_h5
+from gigacli.exporting.h5 import tile_attributes, write_h5
 from gigacli.exporting.origin import Rows, note_of, slides_for_files
 from gigacli.exporting.output import export_folder
 from gigacli.progress import Progress
@@ -33,13 +34,17 @@ def to_h5(group: Features, rows: Rows, *, to: Path, progress: Progress) -> None:
 
 
 def to_npy(group: Features, rows: Rows, *, to: Path, progress: Progress) -> None:
-    """Two files per slide: features/ID.npy (tiles, width) float16, coords/ID.npy (tiles, 2) int32, level-0 px."""
+    """Three files per slide: features/ID.npy (tiles, width) float16, coords/ID.npy (tiles, 2) int32, coords/ID.json."""
+    encoder, tiling = str(group.config.get("encoder", group.name)), group.store.tiles.config
     with export_folder(to, note_of(group)) as folder:
         (folder / "features").mkdir()
         (folder / "coords").mkdir()
         for slide, grid, features in _features(group, rows, progress):
             np.save(folder / "features" / f"{slide.id}.npy", features, allow_pickle=False)
             np.save(folder / "coords" / f"{slide.id}.npy", grid.coords, allow_pickle=False)
+            about = {"encoder": encoder, **tile_attributes(grid.edge_px, tiling, slide)}
+            text = json.dumps(about, indent=1, ensure_ascii=False)
+            (folder / "coords" / f"{slide.id}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _features(

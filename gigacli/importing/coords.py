@@ -40,11 +40,12 @@ class Laid:
     tiling: Tiling
     sets: dict[str, tuple[FeatureSet, SlideScale]]  # slide -> its file, and how large its tiles are
     failures: dict[str, str] = field(default_factory=dict)  # slide -> why its file cannot be used
+    chosen: str | None = None  # which of several tilings it is, where one had to be chosen
 
     @property
     def recipe(self) -> dict[str, str]:
         """What the recipe of the tiles holds beside their configuration."""
-        return {"coords": self.tool}
+        return {"coords": self.tool, **({"tiling": self.chosen} if self.chosen else {})}
 
     def count(self, slide: str) -> int:
         """Tiles of a slide; 0 where it has no file, or one that cannot be used."""
@@ -117,7 +118,8 @@ def lay(
         InvalidInput: A slide has several, they do not belong together, or do not say how large tiles are.
         Mismatch: The store has tiles of another size.
     """
-    found, broken = _read_headers(config, progress)
+    chosen = config.tiling or (made.config.get("tiling") if made is not None and not config.redo else None)
+    found, broken = _read_headers(config, chosen, progress)
     table = registration.table
     mine = {slide: one for slide, one in found.items() if slide in table.index}
     if not mine:
@@ -146,7 +148,8 @@ def lay(
                 "lay them in a store of their own, or replace the ones there: --redo",
             )
         tiling = stored
-    laid = Laid(full.tool, tiling, {}, {slide: why for slide, why in broken.items() if slide in table.index})
+    failures = {slide: why for slide, why in broken.items() if slide in table.index}
+    laid = Laid(full.tool, tiling, {}, failures, chosen)
     for one in sets:
         try:
             size = rows[one.id].size_px
@@ -162,7 +165,9 @@ def _on(one: FeatureSet, size_px: tuple[int, int]) -> FeatureSet:
     return replace(one, size_px=size_px if size_px[0] > 0 else one.size_px)
 
 
-def _read_headers(config: TileConfig, progress: Progress) -> tuple[dict[str, FeatureSet], dict[str, str]]:
+def _read_headers(
+    config: TileConfig, chosen: str | None, progress: Progress
+) -> tuple[dict[str, FeatureSet], dict[str, str]]:
     """Slide -> its tiles, and slide -> why its file cannot be used."""
     files = files_of(list(config.coords), endings=ENDINGS)
     progress.start("reading headers", len(files))
@@ -175,6 +180,13 @@ def _read_headers(config: TileConfig, progress: Progress) -> tuple[dict[str, Fea
                 found.setdefault(one.id, []).append(one)
             if isinstance(read, Exception) and not isinstance(read, NoFeatures):
                 broken[path.stem.removesuffix(h5.PATCHES)] = f"{path}: {reason_of(read)}"
+    if chosen is not None:
+        for slide, sets in list(found.items()):
+            found[slide] = [one for one in sets if one.part == chosen]
+            if not found[slide]:
+                there = ", ".join(sorted({one.part or "one without a name" for one in sets}))
+                broken[slide] = f"{sets[0].path} has no tiles {chosen!r}; it has {there}"
+                del found[slide]
     return {slide: _one_of(slide, sets) for slide, sets in found.items()}, broken
 
 
@@ -217,6 +229,13 @@ def _one_of(slide: str, sets: Sequence[FeatureSet]) -> FeatureSet:
     """The tiles of a slide, where a file holds them alone and others hold them beside features."""
     alone = [one for one in sets if not one.encoder] or list(sets)
     if len(alone) > 1:
-        listed = ", ".join(f"{one.path}{one.part and f' ({one.part})'}" for one in alone[:3])
+        names = sorted({one.part for one in alone})
+        if len(names) > 1 and all(names):
+            raise InvalidInput(
+                f"slide {slide} is cut into tiles in {len(names)} ways, called {', '.join(names)}; the first is in "
+                f"{alone[0].path}",
+                f"choose one: `tiling` {names[0]}",
+            )
+        listed = ", ".join(str(one.path) for one in alone[:3])
         raise InvalidInput(f"slide {slide} is cut into tiles by {len(alone)} files: {listed}", "name one of them")
     return alone[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, NotFound, reason_of
-from gigacli.importing import h5, raw2features, shards, tensors, wsidata
+from gigacli.importing import h5, npy, raw2features, shards, tensors, wsidata
 from gigacli.importing.feature_set import FeatureSet, NoFeatures
 from gigacli.parallel import worker_count
 from gigacli.progress import Progress
@@ -54,9 +54,11 @@ def files_of(paths: Sequence[Path], endings: tuple[str, ...] = ENDINGS) -> list[
             raise NotFound(f"{path} does not exist", "name feature files, or the folder that holds them")
         files |= dict.fromkeys(_below(path, endings) if path.is_dir() and path.suffix != ".zarr" else [path])
     if not files:
+        tiles = next((file for path in paths for file in path.rglob("*.geojson")), None)
+        them = f"; tiles, such as {tiles}, go to giga tile STORE SLIDES --coords FILES" if tiles else ""
         raise NotFound(
             f"no feature file in {', '.join(map(str, paths))}; looked for {' '.join(endings)}",
-            "name the folder that holds the features",
+            f"name the folder that holds the features{them}",
         )
     return list(files)
 
@@ -119,7 +121,9 @@ class _Companions:
         for file in files:
             if file.suffix.lower() in H5 and self._keep_coordinates(file):
                 continue
-            if file.suffix.lower() in (".npy", SHARD) or file.name.endswith(tensors.TILES):
+            if file.suffix.lower() == SHARD or file.name.endswith(tensors.TILES):
+                continue
+            if file.suffix.lower() == ".npy" and (file.parent.name != npy.FEATURES or not npy.is_of_slide(file)):
                 continue
             self.features.append(file)
         # CLAM writes every slide twice: h5_files with coordinates, and pt_files without
@@ -144,6 +148,8 @@ class _Companions:
                 return of_tool.look_into(path), None
             if path.suffix.lower() in H5:
                 return h5.look_into(path, self.coordinates.get(slide)), None
+            if path.suffix == ".npy":
+                return npy.look_into(path), None
             if path.suffix in TENSORS:
                 beside = tensors.tiles_beside(path)
                 tiles = self.tiles.get((tensors.part_of(path), slide)) or (beside if beside.is_file() else None)

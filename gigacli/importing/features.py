@@ -15,7 +15,7 @@ from typing import Any
 from gigacli.config.base import options_of
 from gigacli.config.tools import ImportConfig
 from gigacli.errors import InvalidInput, Mismatch, SlideError, reason_of
-from gigacli.importing import vectors
+from gigacli.importing import npy, vectors
 from gigacli.importing.arrays import SlideVectors, read_pair
 from gigacli.importing.destination import ImportSummary, recipe_for
 from gigacli.importing.discover import SHARD, TABLES, choose, files_of, name_of, plain_name, read_headers
@@ -93,7 +93,7 @@ def import_features(
 
 def _whole_cohort(found: Sequence[Path]) -> SlideVectors | None:
     """The slide vectors of a cohort where one table or one pair of arrays holds them all, else None."""
-    if all(path.suffix == ".npy" for path in found):
+    if all(path.suffix == ".npy" for path in found) and not any(map(npy.is_of_slide, found)):
         return read_pair(list(found))
     tables = [path for path in found if path.suffix.lower() in TABLES]
     if not tables and len(found) == 1 and found[0].suffix.lower() == SHARD and holds_vectors(found[0]):

@@ -20,6 +20,7 @@ from gigacli.cohort.finding import Corners, Found, find_all
 from gigacli.cohort.loose_patches import list_patches
 from gigacli.cohort.missing_mpp import ask_for_mpp
 from gigacli.cohort.registration import Registration, register
+from gigacli.cohort.room import room_for
 from gigacli.cohort.tile_estimate import TileEstimate, estimate
 from gigacli.config.base import options_of, parse_shard
 from gigacli.config.verbs import TileConfig
@@ -31,8 +32,6 @@ from gigacli.store.recipe import Recipe
 from gigacli.store.slide_group import shard_rows
 from gigacli.store.store import Store
 from gigacli.store.table import SlideRow
-from gigacli.wsi.grid import grid_capacity
-from gigacli.wsi.patches import ENDING, count_patches
 from gigacli.wsi.qc_folder import QCFolder
 
 LOWEST = 10  # slides with the fewest tiles that a summary names
@@ -63,6 +62,7 @@ def tile(
     csv: str | Path | None = None,
     allow_missing: bool = False,
     coords: str | Path | Sequence[str | Path] = (),
+    tiling: str | None = None,
     patches: str | Path | None = None,
     mpp: float = 1.0,
     mag: float | None = None,
@@ -144,10 +144,7 @@ class Plan:
         """Grid positions of a slide."""
         if self.laid is not None:
             return self.laid.count(row.id)
-        if row.path.endswith(ENDING):
-            return count_patches(row.path)
-        mpp, tile_px, overlap_px = self.config.mpp, self.config.tile_px, self.config.overlap
-        return grid_capacity(row.size_px, slide_mpp=row.mpp, mpp=mpp, tile_px=tile_px, overlap_px=overlap_px)
+        return room_for(row, self.recipe.config)
 
 
 @dataclass

@@ -28,7 +28,7 @@ def read_chunk_column(array: Any, n: int | None = None) -> NDArray[Any]:
     local = isinstance(array.store, LocalStore) and plain_chunks(array)
     folder = f"{array.store.root}/{array.path}/c" if local else None
     length = array.shape[0] if n is None else min(n, array.shape[0])
-    rows = _written_rows(array, length)
+    rows = [row for row in written_rows(array) if row < length]
     values = np.full((length, *array.shape[1:]), array.fill_value, dtype=array.dtype)
     size, checked = values[:1].nbytes, checksum_bytes(array)
     inner = "/0" * (array.ndim - 1)  # the key of a slide's chunk goes on
@@ -90,8 +90,8 @@ def is_stored(array: Any, chunk: tuple[int, ...]) -> bool:
     return bool(sync((array.store_path / key).exists()))
 
 
-def _written_rows(array: Any, length: int) -> list[int]:
-    """The first entries of an array with one chunk per entry that have a chunk; the others hold the fill value."""
+def written_rows(array: Any) -> list[int]:
+    """The rows of an array with one chunk, or some, per row of which there is one; the others hold the fill value."""
     names = listed(array.store, f"{array.path}/c")
     # what has another name is a temporary file of a killed writer
-    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and int(name) < length)
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gigacli.progress import SILENT, Progress
 from gigacli.store.features import Features
 from gigacli.store.recipe import Recipe
 from gigacli.store.slide_group import SlideGroup
@@ -60,6 +62,35 @@ class Embedding(SlideGroup):
             self.store.settle()
             self.array("done").oindex[both] = self._origins_at(both)
 
+    def copy_from(
+        self, source: Self, rows: NDArray[np.int64], to: NDArray[np.int64], progress: Progress = SILENT
+    ) -> list[int]:
+        """Copy the vectors of slides that are done from the same embedding of another store.
+
+        Args:
+            source: That embedding.
+            rows: (n,) of the slides there, ascending.
+            to: (n,) of the same slides here, ascending.
+            progress: Is told of every slide.
+
+        Returns:
+            Rows, there, of slides that were changed while they were copied: they are not done here.
+        """
+        filled, before = source.done().filled, source._marks()
+        step = int(source.array("vectors").chunks[0])
+        for mine in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows // step)) + 1) if len(rows) else ():
+            some, has = rows[mine], filled[rows[mine]]
+            start = int(some[0]) // step * step
+            vectors, others = (
+                source.array(name)[start : start + step][some[has] - start] if source.has(name) else None
+                for name in ("vectors", "augmented")
+            )
+            self.write(to[mine][has], vectors, empty=to[mine][~has], augmented=others)
+            progress.advance(len(mine))
+        changed = rows[source._marks()[rows] != before[rows]].tolist()
+        self.take_back(to[np.isin(rows, changed)].tolist())
+        return changed
+
     def keep_state(self, data: bytes) -> None:
         """Keep what a closed form has learnt, before its first vector is written."""
         self.store.write_bytes(f"{self.path}/state", data)
@@ -102,6 +133,8 @@ class Embedding(SlideGroup):
         return np.where(np.isfinite(self.read()).all(axis=1), 1, 0)
 
     def _flags(self) -> str:
+        if self.aggregator == "join":
+            return f" --join {shlex.join(self.config['parts'])}{super()._flags()}"
         made = {"--model": self.config.get("model"), "--features": self.config.get("features_name")}
         source = "--model" if made["--model"] else "--features"
         chosen = f" {source} {shlex.quote(str(made[source]))}" if made[source] else ""

@@ -99,7 +99,11 @@ class Group:
     @property
     def again(self) -> str:
         """The command that makes it anew."""
-        return f"giga {WRITTEN_BY[self.kind]} {shlex.quote(self.store.url)}{self._flags()} --redo"
+        return f"{self.command(self.store.url)} --redo"
+
+    def command(self, url: str) -> str:
+        """The command that makes it in the store at a path or URL, without the options that its recipe has."""
+        return f"giga {WRITTEN_BY[self.kind]} {shlex.quote(url)}{self._flags()}"
 
     def refuse_stale(self, reasons: Sequence[str] | None = None, *, unless: str = "") -> None:
         """Refuse to go on with what was made from something that has been replaced.

@@ -14,7 +14,6 @@ then the table of what is done, then what lies beside them is removed.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 from collections import defaultdict
@@ -27,15 +26,13 @@ from numpy.typing import NDArray
 from zarr.core.array import Array, AsyncArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
 
-from gigacli.errors import Mismatch
 from gigacli.progress import Progress
-from gigacli.store.bounds import EMPTY, MOST_CHUNK_BYTES
+from gigacli.store.bounds import EMPTY
 from gigacli.store.chunks import read_chunk_column
 from gigacli.store.layout import AS_PACKED, AS_PACKED_TEXT, TABLE_ROWS_PER_CHUNK, UNPACKED, beside, spec_of
 from gigacli.store.nodes import arrays, document
-from gigacli.store.shards import CHECKSUM_BYTES, SEE, Chunks, Place, checksum_bytes, remove_chunks
+from gigacli.store.shards import CHECKSUM_BYTES, Chunks, Place, checksum_bytes, read_chunks, remove_chunks
 from gigacli.store.store import Store
 from gigacli.store.unpacked import PackedArray, Unpacked
 
@@ -47,9 +44,6 @@ SHARD_BLOCKS = 64
 
 SAMPLE = 256
 """Slides whose size is looked at to find how many a shard takes."""
-
-AT_ONCE = 64
-"""Chunks that are read side by side."""
 
 Chunk = tuple[int, ...]
 
@@ -264,7 +258,7 @@ def _shards(array: Any, rows: NDArray[np.int64]) -> Chunk:
 
 
 def _size(stored: tuple[Chunk, Place]) -> int:
-    data = next(_read([(0, stored[1])], 0))
+    data = next(read_chunks([stored[1]], 0))
     return 0 if data is None else len(data)
 
 
@@ -285,7 +279,8 @@ def _write_shards(target: Chunks, slides: Iterator[tuple[int, Chunks]]) -> set[C
     checked, written = checksum_bytes(target.array), set()
     for shard, places in parts.items():
         index, pieces, end = np.full((int(np.prod(per)), 2), EMPTY, dtype="<u8"), [], 0
-        for (within, _), data in zip(places, _read(places, checked), strict=True):
+        found = read_chunks([place for _, place in places], checked)
+        for (within, _), data in zip(places, found, strict=True):
             if data is not None:
                 index[within] = end, len(data)
                 end += len(data)
@@ -299,25 +294,3 @@ def _write_shards(target: Chunks, slides: Iterator[tuple[int, Chunks]]) -> set[C
 
 def _checked(data: bytes) -> bytes:
     return data + google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")
-
-
-def _read(places: list[tuple[int, Place]], checked: int) -> Iterator[bytes | None]:
-    """The bytes of chunks; None of one that is not stored.
-
-    Raises:
-        Mismatch: One is not what its checksum says.
-    """
-
-    async def fetched(some: list[tuple[int, Place]]) -> list[bytes | None]:
-        return await asyncio.gather(*(place.fetch() for _, place in some))
-
-    for start in range(0, len(places), AT_ONCE):
-        some = places[start : start + AT_ONCE]
-        local = isinstance(some[0][1].at.store, LocalStore)
-        found = [place.read(MOST_CHUNK_BYTES) for _, place in some] if local else sync(fetched(some))
-        for (_, place), data in zip(some, found, strict=True):
-            if data is not None and checked:
-                wrong = google_crc32c.value(data[:-checked]).to_bytes(checked, "little") != data[-checked:]
-                if len(data) <= checked or wrong:
-                    raise Mismatch(f"{place.name} is not what its checksum says", SEE)
-            yield data

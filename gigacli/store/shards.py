@@ -6,10 +6,11 @@ in the order of the array (little-endian uint64), then its CRC-32C.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ from gigacli.store.bounds import EMPTY, MOST_CHUNK_BYTES, zstd_bytes
 CHECKSUM_BYTES = 4
 INDEXES = 64
 """Indexes of shards that are kept in memory, of one array."""
+
+AT_ONCE = 64
+"""Chunks that are read side by side."""
 
 READ = os.O_RDONLY | os.O_NONBLOCK
 """How files are opened: a pipe in the place of a file is empty rather than waited for."""
@@ -257,3 +261,25 @@ def read_place(place: Place, size: int, checked: int) -> bytes:
     if wrong := what_is_wrong(data, size, checked):
         raise Mismatch(f"{place.name} {wrong}", SEE)
     return data
+
+
+def read_chunks(places: Sequence[Place], checked: int, *, at_once: int = AT_ONCE) -> Iterator[bytes | None]:
+    """The bytes of chunks as they are stored, `at_once` of them in memory; None of one that is not there.
+
+    Raises:
+        Mismatch: One is not what the `checked` bytes of its checksum say.
+    """
+
+    async def fetched(some: Sequence[Place]) -> list[bytes | None]:
+        return await asyncio.gather(*(place.fetch() for place in some))
+
+    for start in range(0, len(places), at_once):
+        some = places[start : start + at_once]
+        local = isinstance(some[0].at.store, LocalStore)
+        found = [place.read(MOST_CHUNK_BYTES) for place in some] if local else sync(fetched(some))
+        for place, data in zip(some, found, strict=True):
+            if data is not None and checked:
+                wrong = google_crc32c.value(data[:-checked]).to_bytes(checked, "little") != data[-checked:]
+                if len(data) <= checked or wrong:
+                    raise Mismatch(f"{place.name} is not what its checksum says", SEE)
+            yield data

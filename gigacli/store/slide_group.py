@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.errors import Mismatch
-from gigacli.store.chunks import read_table
+from gigacli.progress import SILENT, Progress
+from gigacli.store.chunks import read_table, written_rows
+from gigacli.store.copying import SLIDES_AT_ONCE, copy_chunks
 from gigacli.store.group import Group
 from gigacli.store.identity import ALL, UNKNOWN
 from gigacli.store.layout import NOT_DONE, UNPACKED, beside, spec_of
@@ -206,6 +208,44 @@ class SlideGroup(Group):
             self.store.settle()
         array.oindex[slice(None) if rows is None else list(rows)] = NOT_DONE
         self.store.settle()
+
+    def copy_from(
+        self, source: Self, rows: NDArray[np.int64], to: NDArray[np.int64], progress: Progress = SILENT
+    ) -> list[int]:
+        """Copy slides that are done from the same group of another store, what says so last.
+
+        Args:
+            source: That group; who writes into it meanwhile does no harm.
+            rows: (n,) of the slides there.
+            to: (n,) of the same slides here, where the group is not packed.
+            progress: Is told of every slide.
+
+        Returns:
+            Rows, there, of slides that were changed while they were copied: they are not done here.
+
+        Raises:
+            Mismatch: A chunk is damaged.
+        """
+        marks, changed = source._marks(), []
+        names = [at.rpartition("/")[2] for at, _ in arrays(self.store.root, self.path) if _by_slide(at)]
+        names.remove(self._mark)
+        mine = read_column(self.array(self._mark))
+        self.take_back(to[mine[to] != NOT_DONE].tolist())
+        for name in names:  # of a run that was killed, before the slide was changed there
+            array = self.array(name)
+            for row in to[np.isin(to, written_rows(array))].tolist():
+                empty_slide(array, row)
+        for block in (slice(i, i + SLIDES_AT_ONCE) for i in range(0, len(rows), SLIDES_AT_ONCE)):
+            theirs, ours = rows[block], to[block]
+            for name in names:
+                copy_chunks(source.array(name), self.array(name), theirs, ours)
+            self.store.settle()
+            now = np.asarray(source.array(self._mark).oindex[theirs])
+            same = (now == marks[theirs]) & (now != NOT_DONE)
+            self.array(self._mark).oindex[ours[same]] = now[same]
+            changed += theirs[~same].tolist()
+            progress.advance(len(theirs))
+        return changed
 
     def _empty_beside(self, row: int) -> None:
         for _, array in arrays(self.store.root, f"{self.path}/{UNPACKED}"):

@@ -8,6 +8,7 @@ written by ``giga pack`` alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -165,6 +166,10 @@ class PackedArray:
     def place(self, chunk: tuple[int, ...]) -> Place | None:
         """Where a chunk is, by its place in the grid of chunks; None where its shard is not there or says it is not."""
         return self._of(chunk[0]).place(chunk)
+
+    def places_of_slide(self, row: int) -> Iterator[tuple[tuple[int, ...], Place]]:
+        """The chunks of a slide that may be there, by their place in the grid of chunks."""
+        return self._of(row).places_of_slide(row)
 
     def stored_of_slide(self, row: int) -> set[int]:
         """Which chunks of a slide along the second axis are stored; others hold only fill values."""

@@ -10,6 +10,9 @@ from pathlib import Path
 from gigacli.wsi.tiff import description_of
 
 COPY = "Copy the file again."
+RGB = (
+    "Slides are read in red, green and blue of 8 bits: export it so, for example with QuPath (OME-TIFF, rendered RGB)."
+)
 
 PX_PER_S = 40e6
 """Pixels that a core decodes in a second."""

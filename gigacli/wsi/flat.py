@@ -10,16 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from gigacli.errors import SlideError
-from gigacli.wsi.advice import COPY, convert
-from gigacli.wsi.picture import on_white
+from gigacli.wsi.advice import COPY, RGB, convert
+from gigacli.wsi.picture import kind_of_pixels, on_white
 from gigacli.wsi.pyramid import Pyramid
 from gigacli.wsi.tiff_images import MAX_PICTURE_PX
 from gigacli.wsi.tile_level import TileLevel
 
 PICTURES = {b"\x89PNG": ("png", PngImagePlugin.PngImageFile), b"\xff\xd8\xff": ("jpeg", JpegImagePlugin.JpegImageFile)}
 """First bytes of the files, the name of their format, and who reads it. (`Image.open` warns of large pictures.)"""
-
-_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes of Pillow
 
 
 def open_picture(path: Path, *, mpp: float | None = None, upsample: bool = False) -> Pyramid:
@@ -30,7 +28,7 @@ def open_picture(path: Path, *, mpp: float | None = None, upsample: bool = False
     vendor, _ = PICTURES[_magic(path)]
     try:
         with _opened(path) as image:
-            size, mode = image.size, image.mode
+            size, problem = image.size, kind_of_pixels(image)
     except ValueError as error:
         raise SlideError(f"{path} is no {vendor.upper()} that can be read: {error}", COPY) from error
     if size[0] * size[1] > MAX_PICTURE_PX:
@@ -39,8 +37,8 @@ def open_picture(path: Path, *, mpp: float | None = None, upsample: bool = False
             f"{MAX_PICTURE_PX} pixels",
             convert(path),
         )
-    if mode not in _EIGHT_BITS:
-        raise SlideError(f"{path} has pixels of the kind {mode!r}; expected 8 bits, in colours or grey", convert(path))
+    if problem:
+        raise SlideError(f"{path} has {problem}", RGB)
     return Pyramid(path, [_Whole(path, size)], vendor=vendor, properties={}, mpp=mpp, upsample=upsample)
 
 

@@ -31,13 +31,13 @@ def open_foreign(path: Path, *, mpp: float | None = None, upsample: bool = False
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a TIFF has a pyramid that OpenSlide does not see, or is none of those that it reads."""
+    """Whether a TIFF has a pyramid that OpenSlide does not see, is none of those that it reads, or not of 8 bits."""
     first = first_image(path)
     if first is None:  # cut short: OpenSlide says so
         return False
-    text, below = first
-    if OME in text or QPI in text:
+    if OME in first.description or QPI in first.description:
         return True
-    if text.startswith("Aperio"):
+    if first.description.startswith("Aperio"):
         return False
-    return openslide.OpenSlide.detect_format(path) in ((None, "generic-tiff") if below else (None,))
+    ours = (None, "generic-tiff") if first.below or not first.plain else (None,)
+    return openslide.OpenSlide.detect_format(path) in ours

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -24,6 +26,7 @@ MICRONS = {
 }
 """Microns per unit of length, as OME-XML and OME-Zarr spell it; what is not here (``pixel``) says no length."""
 
+_COLOUR = re.compile(r"(?i)\s*(r|g|b|red|green|blue|rgb|(channel|ch|c)?[\s_:\d]*)\s*")
 _RGB = (-16776961, 16711935, 65535)  # red, green and blue as OME-XML counts colours
 _WHITE = -1  # or not stated
 
@@ -37,7 +40,8 @@ class OmeImage:
     depth: int  # focal planes times moments
     channels: int  # values per pixel
     directories: tuple[int, ...]  # numbers of the directories of the TIFF that hold its planes
-    fluorescence: bool  # its channels have colours that are not red, green and blue
+    fluorescence: bool  # its channels have colours, or names, that are not red, green and blue
+    names: tuple[str, ...] = ()  # of its channels, "" where it gives none
 
 
 def ome_images(text: str, path: Path) -> list[OmeImage]:
@@ -78,6 +82,7 @@ def _image(pixels: ElementTree.Element, following: int) -> OmeImage:
     first = min((number for _, number in stated), default=following)
     numbers = [number for _, number in sorted(stated)] if len(stated) == planes else range(first, first + planes)
     colours = tuple(int(one.get("Color", _WHITE)) for one in pixels.iterfind("{*}Channel"))
+    names = tuple(one.get("Name", "") for one in pixels.iterfind("{*}Channel"))
     axes = [_microns(pixels, axis) for axis in "XY"]
     return OmeImage(
         size_px=(width, height),
@@ -85,8 +90,15 @@ def _image(pixels: ElementTree.Element, following: int) -> OmeImage:
         depth=depth * moments,
         channels=channels,
         directories=tuple(numbers),
-        fluorescence=len(colours) > 1 and set(colours) != {_WHITE} and colours != _RGB,
+        fluorescence=len(colours) > 1
+        and ((set(colours) != {_WHITE} and colours != _RGB) or (colours != _RGB and are_stains(names))),
+        names=names,
     )
+
+
+def are_stains(names: Sequence[str]) -> bool:
+    """Whether channels are called after something else than red, green and blue, or their number."""
+    return any(name and not _COLOUR.fullmatch(name) for name in names)
 
 
 def _microns(pixels: ElementTree.Element, axis: str) -> float | None:

@@ -20,7 +20,7 @@ from gigacli.errors import Mismatch, SlideError
 from gigacli.store.bounds import MOST_DOCUMENT_BYTES, MOST_UNPACKED_BYTES, ChunkBounds, check_chunk
 from gigacli.store.folder import Folder
 from gigacli.wsi.advice import COPY
-from gigacli.wsi.ome import MICRONS
+from gigacli.wsi.ome import MICRONS, are_stains
 from gigacli.wsi.pyramid import Pyramid
 from gigacli.wsi.tile_level import TileLevel
 
@@ -55,6 +55,7 @@ def open_zarr(path: Path, *, mpp: float | None = None, upsample: bool = False) -
         axes = [axis["name"] for axis in about["axes"]]
         arrays = [_array(folder, one["path"]) for one in about["datasets"]]
         colours = [str(channel.get("color", "")).upper() for channel in said.get("omero", {}).get("channels", [])]
+        names = [str(channel.get("label", "")) for channel in said.get("omero", {}).get("channels", [])]
         resolution = _resolution(about)
     except Exception as error:  # of JSON, of a missing array, of a codec that zarr does not know
         raise SlideError(f"{path} is no OME-Zarr image that can be read: {error!r}", COPY) from error
@@ -64,8 +65,10 @@ def open_zarr(path: Path, *, mpp: float | None = None, upsample: bool = False) -
     if deep := [f"{first[axis]} along {axis}" for axis in axes[:-2] if axis != "c" and first[axis] != 1]:
         raise SlideError(f"{path} is a stack, {' and '.join(deep)}; expected one image", _RENDER)
     channels = first.get("c", 1)
-    if channels not in (1, 3) or (channels == 3 and len(set(colours)) > 1 and tuple(colours) != _RGB):
-        named = f", coloured {', '.join(colours)}" if colours else ""
+    coloured = len(set(colours)) > 1 or are_stains(names)
+    if channels not in (1, 3) or (channels == 3 and coloured and tuple(colours) != _RGB):
+        named = f": {', '.join(names)}" if any(names) else ""
+        named += f", coloured {', '.join(colours)}" if any(colours) else ""
         raise SlideError(f"{path} has {channels} channels{named}; expected red, green and blue", _RENDER)
     for array in arrays:
         if array.dtype != np.uint8:

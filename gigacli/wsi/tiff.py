@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS = 256, 257, 322, 323, 324, 325
 _BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION, _SAMPLES, _PLANAR, _JPEG_TABLES = 258, 259, 262, 270, 277, 284, 347
 _JPEG = 7  # of the values of _COMPRESSION, after TIFF Technical Note 2
-_BELOW = 330
+_BELOW, _REDUCED, _EXTRA, _FORMAT = 330, 254, 338, 339
 _FORMS = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q", 18: "Q"}  # letter of struct, by type of value
 _BEHIND_POINTERS = (2, 5)  # types of value: text and fractions
 _MOST_DIRECTORIES = 1000
@@ -87,26 +87,47 @@ def jpeg_images(path: Path) -> list[JpegImage]:
 def description_of(path: Path) -> str | None:
     """Return the beginning of the description of a TIFF's first image; None of a file that is no TIFF, or cut short."""
     first = first_image(path)
-    return None if first is None else first[0]
+    return None if first is None else first.description
 
 
-def first_image(path: Path) -> tuple[str, bool] | None:
-    """Return the beginning of the description of a TIFF's first image, and whether it names smaller copies as its own.
+class FirstImage(NamedTuple):
+    """The first image of a TIFF."""
 
-    None of a file that is no TIFF, or cut short.
-    """
+    description: str  # its beginning
+    below: bool  # whether it names smaller copies as its own
+    plain: bool  # whether its values are unsigned, of 8 bits or less, and of one grey or of colours
+
+
+def first_image(path: Path) -> FirstImage | None:
+    """Look at the first image of a TIFF; None of a file that is no TIFF, or cut short."""
     with path.open("rb") as file:
         try:
-            tags = next(directories(file), None)
+            found = directories(file)
+            tags = next(found, None)
             if tags is None:
                 return None
             tag = tags.get(_DESCRIPTION)
             text = ""
             if tag is not None and tag.number > 8:  # a shorter one lies in the directory itself
                 text = values_of(file, tag, most=4096).tobytes().decode(errors="replace")
-            return text, _BELOW in tags
+            return FirstImage(text, _BELOW in tags, _is_plain(file, tags, found))
         except (struct.error, OSError, ValueError):
             return None
+
+
+def _is_plain(file: BinaryIO, tags: dict[int, Tag], others: Iterator[dict[int, Tag]]) -> bool:
+    """Whether OpenSlide gives the pixels of an image, the first one, as they are meant."""
+    bits = values_of(file, tags[_BITS], most=64) if _BITS in tags else np.ones(1)
+    kinds = values_of(file, tags[_FORMAT], most=64) if _FORMAT in tags else np.ones(1)
+    if (bits > 8).any() or (kinds != 1).any():
+        return False
+    samples, extra, colours = (tags[tag].value if tag in tags else 0 for tag in (_SAMPLES, _EXTRA, _PHOTOMETRIC))
+    if colours not in (0, 1):
+        return True
+    size = [tags[tag].value for tag in (_WIDTH, _LENGTH) if tag in tags]
+    planes = (one for one in others if not (_REDUCED in one and one[_REDUCED].value & 1))
+    alike = any([one[tag].value for tag in (_WIDTH, _LENGTH) if tag in one] == size for one in planes)
+    return samples <= 1 + (extra in (1, 2)) and not alike  # else it is of several stains
 
 
 def jpeg_image(file: BinaryIO, tags: dict[int, Tag]) -> JpegImage | None:

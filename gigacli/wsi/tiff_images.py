@@ -25,6 +25,7 @@ _REDUCED, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION = 254
 _STRIP_OFFSETS, _SAMPLES, _STRIP_ROWS, _STRIP_COUNTS, _ACROSS, _DOWN, _PLANAR = 273, 277, 278, 279, 282, 283, 284
 _UNIT, _PREDICTOR, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS = 296, 317, 322, 323, 324, 325
 _EXTRA, _FORMAT, _JPEG_TABLES = 338, 339, 347
+_ALPHA = (1, 2)  # of the values of _EXTRA: how opaque a pixel is
 _UNITS = {2: "inch", 3: "centimeter"}
 _COMPRESSIONS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32773: "PackBits", 32946: "deflate", 50000: "zstd"}
 _JPEG_2000 = (33003, 33004, 33005, 34712)
@@ -66,6 +67,11 @@ class TiffImage:
         return self.samples if self.values[_PLANAR] == 2 else 1
 
     @property
+    def grey(self) -> bool:
+        """Whether its values say how bright pixels are, and not their colours."""
+        return self.values[_PHOTOMETRIC] in (0, 1)
+
+    @property
     def problem(self) -> str:
         """Why its pixels cannot be read, in words; "" where they can."""
         compression, colours = self.values[_COMPRESSION], self.values[_PHOTOMETRIC]
@@ -75,6 +81,8 @@ class TiffImage:
             return f"values of {bits} bits; expected 8"
         if not 1 <= self.samples <= 4:
             return f"{self.samples} values per pixel; expected red, green and blue, or grey"
+        if self.grey and self.samples > 1 + (self.values[_EXTRA] in _ALPHA):
+            return f"{self.samples} grey values per pixel, as of several stains; expected red, green and blue, or grey"
         if compression not in _COMPRESSIONS and compression not in _JPEG_2000:
             return (
                 f"the compression {compression}; expected {', '.join(dict.fromkeys(_COMPRESSIONS.values()))}, JPEG 2000"

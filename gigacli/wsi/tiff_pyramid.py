@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from gigacli.errors import SlideError
-from gigacli.wsi.advice import COPY
+from gigacli.wsi.advice import COPY, RGB
 from gigacli.wsi.ome import OmeImage, ome_images
 from gigacli.wsi.pyramid import Pyramid
 from gigacli.wsi.tiff_images import TiffImage, tiff_images, tiff_level
@@ -20,9 +20,6 @@ OME, QPI = "<OME", "PerkinElmer-QPI"
 """What the descriptions of OME-TIFFs and QPTIFFs hold."""
 
 _KIND = re.compile(r"<ImageType>(\w+)</ImageType>")  # of the image of a directory of a QPTIFF
-_RGB = (
-    "Slides are read in red, green and blue of 8 bits: export it so, for example with QuPath (OME-TIFF, rendered RGB)."
-)
 
 Planes = tuple[TiffImage, ...]  # one image, or red, green and blue
 
@@ -43,10 +40,18 @@ def open_tiff(path: Path, *, mpp: float | None = None, upsample: bool = False) -
         vendor, levels = "qptiff", _levels_of_qptiff(images, path)
     else:
         vendor, levels = "tiff", _levels((images[0],), images)
+        alike = [one for one in images if one.grey and not one.reduced and one.size_px == images[0].size_px]
+        if len(alike) > 1:
+            width, height = images[0].size_px
+            raise SlideError(
+                f"{path} has {len(alike)} grey images of {width} x {height} px, as of several stains; expected one in "
+                "red, green and blue",
+                RGB,
+            )
     for planes in levels:
         if problem := next((one.problem for one in planes if one.problem), ""):
             size = planes[0].size_px
-            raise SlideError(f"{path} has an image of {size[0]} x {size[1]} px with {problem}", _RGB)
+            raise SlideError(f"{path} has an image of {size[0]} x {size[1]} px with {problem}", RGB)
     properties = stated | _resolution(levels[0][0])
     pyramid = [tiff_level(path, planes) for planes in levels]
     return Pyramid(path, pyramid, vendor=vendor, properties=properties, mpp=mpp, upsample=upsample)
@@ -57,9 +62,10 @@ def _slide_of(described: list[OmeImage], images: list[TiffImage], path: Path) ->
     image = max(described, key=lambda one: one.size_px[0] * one.size_px[1])
     width, height = image.size_px
     if image.depth > 1:
-        raise SlideError(f"{path} is a stack of {image.depth} images of {width} x {height} px; expected one", _RGB)
+        raise SlideError(f"{path} is a stack of {image.depth} images of {width} x {height} px; expected one", RGB)
     if len(image.directories) not in (1, 3) or image.fluorescence:
-        raise SlideError(f"{path} has {image.channels} channels of its own colours; expected red, green and blue", _RGB)
+        named = f": {', '.join(image.names)}" if any(image.names) else " of its own colours"
+        raise SlideError(f"{path} has {image.channels} channels{named}; expected red, green and blue", RGB)
     if max(image.directories) >= len(images):
         raise SlideError(
             f"{path} has {len(images)} images; its OME-XML puts {width} x {height} px in number "
@@ -96,7 +102,7 @@ def _levels_of_qptiff(images: list[TiffImage], path: Path) -> list[Planes]:
         by_kind.setdefault(kind[1] if kind else "", []).append(image)
     full = by_kind.get("FullResolution", [])
     if len(full) != 1:
-        raise SlideError(f"{path} is a QPTIFF of {len(full)} channels; expected one image in red, green and blue", _RGB)
+        raise SlideError(f"{path} is a QPTIFF of {len(full)} channels; expected one image in red, green and blue", RGB)
     smaller = [image for image in by_kind.get("ReducedResolution", []) if image.size_px[0] < full[0].size_px[0]]
     return [(image,) for image in (full[0], *sorted(smaller, key=lambda image: -image.size_px[0]))]
 

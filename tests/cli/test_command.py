@@ -29,7 +29,7 @@ def test_help_lists_the_verbs_in_the_order_of_the_method():
     text = giga("--help").stdout
     assert list(COMMANDS) == [
         *("tile", "pretrain-tiles", "bank", "train", "embed", "probe"),
-        *("info", "validate", "pack", "export", "import", "report", "tile-map", "search", "view"),
+        *("info", "validate", "pack", "merge", "subset", "export", "import", "report", "tile-map", "search", "view"),
         *("predict", "encoders", "doctor", "demo"),
     ]
     places = [text.index(f" {name} ") for name in COMMANDS]

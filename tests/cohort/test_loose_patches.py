@@ -89,6 +89,12 @@ def test_a_table_of_patches(tmp_path):
             giga.errors.SlideError, match="patches are 64 px of 64 microns; asked for were 64 px of 128"
         ):
             patches.read(64, 64, tile_px=PATCH_PX, mpp=2 * MPP)
+    Image.fromarray(np.zeros((PATCH_PX, PATCH_PX), np.uint16)).save(tmp_path / "p" / names[1])
+    with (
+        Patches(store.slides[0].path, mpp=MPP) as patches,
+        pytest.raises(giga.errors.SlideError, match="it has pixels of the kind 'I;16'; expected 8 bits"),
+    ):
+        patches.read(64, 64, tile_px=PATCH_PX, mpp=MPP)
     (tmp_path / "p" / names[1]).unlink()
     with pytest.raises(NotFound, match=r"1 of 2 patches that .* names are not there"):
         giga.tile(tmp_path / "a.zarr", patches=table, mpp=MPP)

@@ -30,6 +30,8 @@ FUNCTIONS = {
     "gigacli.store.info:info": tools.InfoConfig,
     "gigacli.store.validate:validate": tools.ValidateConfig,
     "gigacli.store.pack:pack": tools.PackConfig,
+    "gigacli.cohort.merging:merge": tools.CopyConfig,
+    "gigacli.cohort.merging:subset": tools.CopyConfig,
     "gigacli.exporting.export:export": tools.ExportConfig,
     "gigacli.importing.features:import_features": tools.ImportConfig,
     "gigacli.reporting.report:report": tools.ReportConfig,

@@ -16,6 +16,7 @@ from gigacli.config.bank import OPERATORS_ONLY, BankConfig
 from gigacli.config.base import Config, fingerprint, kinds_of, parse_shard
 from gigacli.config.probe import ProbeConfig
 from gigacli.config.tools import (
+    CopyConfig,
     DemoConfig,
     DoctorConfig,
     EncodersConfig,
@@ -35,7 +36,7 @@ from gigacli.errors import InvalidInput
 
 CONFIGS = [
     *(TileConfig, PretrainTilesConfig, BankConfig, TrainConfig, EmbedConfig, ProbeConfig),
-    *(InfoConfig, ValidateConfig, PackConfig, ExportConfig, ImportConfig, ReportConfig, TileMapConfig),
+    *(InfoConfig, ValidateConfig, PackConfig, CopyConfig, ExportConfig, ImportConfig, ReportConfig, TileMapConfig),
     *(SearchConfig, PredictConfig, EncodersConfig, DoctorConfig, DemoConfig, ViewConfig),
 ]
 FIELDS = [(cls, f) for cls in CONFIGS for f in fields(cls)]
@@ -63,6 +64,7 @@ ANOTHER = {
     "dask": "tcp://127.0.0.1:8786",
     "read_timeout": 5.0,
     "coords": (Path("patches"),),
+    "tiling": "tiles",
     "patches": Path("pictures"),
     "device": "cpu",
     "draws": 9,
@@ -186,6 +188,7 @@ def test_every_field_has_a_default_a_help_and_a_place(cls, field):
 def test_the_recipe_holds_what_decides_the_result_and_nothing_else(cls, field):
     of_mode = {"mode": "operators"} if cls is BankConfig and field.name in OPERATORS_ONLY else {}
     of_mode |= {"name": "ab"} if cls is EmbedConfig and field.name == "join" else {}
+    of_mode |= {"coords": ("files",)} if cls is TileConfig and field.name == "tiling" else {}
     of_mode |= {"aggregator": "sparse-resnet"} if cls is TrainConfig and field.name in OF_SPARSE else {}
     changed, default = cls(**of_mode, **{field.name: another(cls, field.name)}), cls(**of_mode)
     assert getattr(changed, field.name) == another(cls, field.name) != field.default

@@ -154,6 +154,17 @@ def test_features_as_npy(store, tmp_path):
     features = store.features("random-resnet18").read(2)
     np.testing.assert_array_equal(np.load(tmp_path / "f" / "features" / name), features)
     np.testing.assert_array_equal(np.load(tmp_path / "f" / "coords" / name), store.tiles.coords(2))
+    made = giga.import_features(tmp_path / "again.zarr", tmp_path / "f")
+    assert (made.kind, made.name, made.tool, made.done, made.failed) == ("features", "random-resnet18", "giga", 8, 0)
+    again = giga.open(tmp_path / "again.zarr")
+    row = again.slides.index[store.slides[2].id]
+    np.testing.assert_array_equal(again.features("random-resnet18").read(row), features)
+    np.testing.assert_array_equal(again.tiles.coords(row), store.tiles.coords(2))
+    assert (again.slides[row].mpp, again.slides[row].size_px) == (store.slides[2].mpp, store.slides[2].size_px)
+    (tmp_path / "f" / "coords" / name).with_suffix(".json").unlink()  # as earlier versions wrote it
+    made = giga.import_features(tmp_path / "other.zarr", tmp_path / "f")
+    assert list(made.failures) == [store.slides[2].id]
+    assert "which says how large its tiles are" in made.failures[store.slides[2].id]
 
 
 def test_geojson_for_qupath(store, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+import zarr
 
 import gigacli as giga
 from gigacli.errors import InvalidInput, Mismatch, NotFound
@@ -139,6 +140,43 @@ def test_what_does_not_fit_fails_its_slide(tmp_path, own, cohort):
     assert info(tmp_path / "a.zarr").retry == [f"giga tile {tmp_path / 'a.zarr'} --coords FILES"]
 
 
+def two_grids(own, folder, *, rows):
+    """``<slide>.embeddings.zarr`` of raw2features with the tiles of two resolutions."""
+    for row in rows:
+        slide = own.slides[row]
+        root = zarr.open_group(folder / f"{slide.id}.embeddings.zarr", mode="w", zarr_format=3)
+        for name, tile_px, step in (("fine", TILE_PX // 2, 1), ("coarse", TILE_PX, 2)):
+            corners, mpp = laid(own, row)[::step], EDGE_PX * slide.mpp / TILE_PX
+            grid = root.create_group(f"grids/{name}")
+            patching = {"patch_px": tile_px, "target_mpp": mpp, "level0_patch": EDGE_PX * tile_px / TILE_PX}
+            source = {"slide_id": slide.id, "mpp_level0": slide.mpp, "level_dimensions": [list(slide.size_px)]}
+            grid.attrs["raw2features"] = {"patching": patching, "source": source}
+            grid["coords"] = corners
+            grid["features/uni"] = np.zeros((len(corners), 4), dtype=np.float32)
+    return folder
+
+
+def test_one_of_several_tilings_is_chosen_by_its_name(tmp_path, own, cohort):
+    files, path = two_grids(own, tmp_path / "r2f", rows=(0, 1)), tmp_path / "a.zarr"
+    said = r"is cut into tiles in 2 ways, called coarse, fine; the first is in .*\.embeddings\.zarr"
+    with pytest.raises(InvalidInput, match=said) as caught:
+        giga.tile(path, csv=cohort.cohort_csv, coords=files)
+    assert caught.value.hint == "choose one: `tiling` coarse"
+    with pytest.raises(NotFound, match="has no tiles 'other'; it has coarse, fine"):
+        giga.tile(path, csv=cohort.cohort_csv, coords=files, tiling="other")
+    with pytest.raises(InvalidInput, match="no files of `coords` are named"):
+        giga.tile(path, csv=cohort.cohort_csv, tiling="fine")
+    assert not path.exists()
+    made = giga.tile(path, [own.slides[0].path], coords=files, tiling="coarse")
+    tiles = giga.open(path).tiles
+    assert (made.done, tiles.config["tiling"], tiles.tile_px) == (1, "coarse", TILE_PX)
+    np.testing.assert_array_equal(tiles.coords(0), laid(own, 0)[::2])
+    assert giga.tile(path, [own.slides[1].path], coords=files).done == 1  # as before
+    with pytest.raises(Mismatch):
+        giga.tile(path, coords=files, tiling="fine")
+    assert validate(path).problems == []
+
+
 def test_refusals(tmp_path, own, cohort):
     files, path = trident(own, tmp_path / "files"), tmp_path / "a.zarr"
     both = [files, squares(own, tmp_path / "squares")]
@@ -183,6 +221,9 @@ def test_giga_reads_its_own_tiles_back(tmp_path, written, slides):
     giga.tile(path, svs, coords=written("slide2vec") / "tiles")
     before = giga.open(path).tiles
     giga.export(path, "tiles", to=tmp_path / "geojson")
+    with pytest.raises(NotFound) as caught:
+        giga.import_features(tmp_path / "none.zarr", tmp_path / "geojson")
+    assert caught.value.hint.endswith("go to giga tile STORE SLIDES --coords FILES")
     giga.tile(tmp_path / "again.zarr", svs, coords=tmp_path / "geojson", mpp=0.5)
     again = giga.open(tmp_path / "again.zarr").tiles
     np.testing.assert_array_equal(again.coords(0), before.coords(0))

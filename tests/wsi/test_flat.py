@@ -1,5 +1,8 @@
 """Pictures without a pyramid, and overviews: read as they are, and said to be what they are."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
@@ -58,10 +61,26 @@ def test_pictures_are_what_pillow_decodes_on_white(tmp_path, name, mode):
         assert np.abs(slide.read(30, 20, tile_px=50, mpp=1.0) - half).max() <= 0.51
 
 
+def png_of_16_bits(picture):
+    """A PNG in colours of 16 bits."""
+
+    def part(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = picture.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in picture)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
+
+
 def test_pictures_that_cannot_be_read(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.fromarray(np.zeros((10, 10), np.uint16)).save(path)
-    with pytest.raises(SlideError, match="expected 8 bits"):
+    with pytest.raises(SlideError, match="expected 8 bits") as caught:
+        open_slide(path)
+    assert "red, green and blue of 8 bits" in caught.value.hint
+    path.write_bytes(png_of_16_bits(PICTURE))  # Pillow leaves out half of each value
+    with pytest.raises(SlideError, match="values of 16 bits; expected 8"):
         open_slide(path)
     Image.fromarray(PICTURE).save(path)
     data = path.read_bytes()

@@ -143,6 +143,11 @@ def test_a_chunk_that_is_not_there_has_the_fill_value_and_a_damaged_one_is_said(
             {"more": {"omero": {"channels": [{"color": c} for c in ("0000FF", "00FF00", "FF0000")]}}},
             "coloured 0000FF",
         ),
+        (
+            PICTURE,
+            {"more": {"omero": {"channels": [{"label": c} for c in ("DAPI", "CD3", "CD8")]}}},
+            "3 channels: DAPI",
+        ),
     ],
 )
 def test_what_is_no_rgb_of_8_bits_is_refused(tmp_path, level, options, said):

@@ -197,6 +197,52 @@ def test_what_is_no_rgb_of_8_bits_is_refused(tmp_path, picture, axes, said):
     assert "8 bits" in caught.value.hint
 
 
+STAINS = {"Channel": {"Name": ["DAPI", "CD3", "CD8"]}}
+
+
+@pytest.mark.parametrize(
+    ("picture", "options", "said"),
+    [
+        (PICTURE[..., 0].astype(np.uint16), {}, "with values of 16 bits; expected 8"),
+        (PICTURE.astype(np.uint16), {"photometric": "rgb"}, "with values of 16 bits"),
+        (PICTURE[..., 0].astype(np.float32), {}, "with values of 32 bits"),
+        (PICTURE[..., :2], {"planarconfig": "contig"}, "with 2 grey values per pixel, as of several stains"),
+        (PICTURE.transpose(2, 0, 1)[:2], {}, r"2 grey images of 700 x 500 px, as of several stains"),
+        (
+            PICTURE.transpose(2, 0, 1),
+            {"ome": True, "metadata": {"axes": "CYX", **STAINS}},
+            "3 channels: DAPI, CD3, CD8;",
+        ),
+    ],
+)
+@pytest.mark.parametrize("tile", [(128, 128), None])
+def test_deep_and_stained_pictures_are_refused_whether_openslide_reads_them_or_not(
+    tmp_path, picture, options, said, tile
+):
+    """OpenSlide gives the upper eight bits of tiles of sixteen, and the first of several stains, without a word."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture, tile=tile, **{"photometric": "minisblack", "metadata": None, **options})
+    with pytest.raises(SlideError, match=said) as caught:
+        open_slide(path)
+    assert "red, green and blue of 8 bits: export it so" in caught.value.hint
+
+
+@pytest.mark.parametrize("names", [["red", "Green", "B"], ["Channel:0:0", "Channel:0:1", "Channel:0:2"], ["", "", ""]])
+def test_channels_that_are_colours_or_only_counted(tmp_path, names):
+    path, about = tmp_path / "a.ome.tif", {"axes": "CYX", "Channel": {"Name": names}}
+    tifffile.imwrite(path, PICTURE.transpose(2, 0, 1), tile=(128, 128), photometric="minisblack", metadata=about)
+    with open_slide(path, mpp=0.5) as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, tile_px=100, mpp=0.5), PICTURE[:100, :100])
+
+
+@pytest.mark.parametrize("options", [{}, {"extrasamples": ["unassalpha"], "planarconfig": "contig"}])
+def test_grey_in_tiles_is_still_read_by_openslide(tmp_path, options):
+    picture = PICTURE[..., 0] if not options else np.dstack([PICTURE[..., 0], np.full_like(PICTURE[..., 0], 255)])
+    tifffile.imwrite(tmp_path / "a.tif", picture, tile=(128, 128), photometric="minisblack", metadata=None, **options)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.vendor == "generic-tiff"
+
+
 def test_xml_that_lies(tmp_path, levels):
     path = write_ome(tmp_path / "a.ome.tiff", levels)
     data = path.read_bytes()
