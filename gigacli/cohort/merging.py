@@ -20,6 +20,7 @@ from gigacli.config.base import options_of
 from gigacli.config.tools import CopyConfig
 from gigacli.errors import InvalidInput, Mismatch
 from gigacli.progress import SILENT, Progress
+from gigacli.shown import Shown
 from gigacli.store.address import address_of, is_remote
 from gigacli.store.groups import Bank, Embedding, Encoder, Features, Group, SlideGroup, Tiles, group_at
 from gigacli.store.store import Store
@@ -45,7 +46,7 @@ class CopiedGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopySummary:
+class CopySummary(Shown):
     """What ``giga merge`` or ``giga subset`` did.
 
     Attributes:

@@ -40,7 +40,7 @@ def called(monkeypatch, tmp_path):
 
 def test_every_command_that_takes_a_store_takes_it_the_same_way():
     others = [name for name in COMMANDS if name not in ABOUT_A_STORE]
-    assert others == ["encoders", "doctor", "demo"]
+    assert others == ["merge", "encoders", "doctor", "demo"]
     for name in ABOUT_A_STORE:
         assert COMMANDS[name].arguments[0] is STORE
         assert "$GIGA_STORE, ./cohort.zarr, or the only *.zarr" in " ".join(run_giga(name, "--help").stdout.split())
