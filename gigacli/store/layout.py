@@ -168,3 +168,9 @@ def spec_of(path: str) -> ArraySpec | None:
     if path == f"failures/{UNPACKED}":  # a group
         return None
     return next((spec for spec in (*ARRAYS, *BESIDE) if spec.matches(path)), None)
+
+
+def as_stored(array: Any) -> Any:
+    """An array as it is written: with chunks that hold only fill values where the format asks for them."""
+    spec = spec_of(array.path)
+    return array.with_config({"write_empty_chunks": True}) if spec is not None and spec.whole else array

@@ -27,7 +27,7 @@ from gigacli.store.groups import (
     Tiles,
     TrainedGroup,
 )
-from gigacli.store.layout import FORMAT, FORMAT_VERSION, WRITTEN_BY, spec_of
+from gigacli.store.layout import FORMAT, FORMAT_VERSION, WRITTEN_BY, as_stored, spec_of
 from gigacli.store.lock import share
 from gigacli.store.nodes import children
 from gigacli.store.recipe import CREATED_BY
@@ -120,7 +120,7 @@ class Store:
         Raises:
             KeyError: It is not there.
         """
-        return _as_stored(self.root[path])
+        return as_stored(self.root[path])
 
     def read_slides(self) -> SlideTable:
         """The slide table as it is now; :attr:`slides` stays as it was read."""
@@ -266,7 +266,7 @@ class Store:
         if array is not None:
             if array.shape != shape:
                 array.resize(shape)
-            return _as_stored(array)
+            return as_stored(array)
         self.ensure_group(path.rpartition("/")[0])
         try:
             array = self.root.create_array(
@@ -281,7 +281,7 @@ class Store:
         except zarr.errors.ContainsArrayError:  # another process made it in this moment
             array = self.root[path]
         self.settle()
-        return _as_stored(array)
+        return as_stored(array)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Store a file (weights, a checkpoint) byte for byte, in one chunk: it is replaced as a whole or not at all."""
@@ -341,12 +341,6 @@ class Store:
                 elif isinstance(group, TrainedGroup):
                     done[group.path] = int(group.complete)
         return done
-
-
-def _as_stored(array: Any) -> Any:
-    """An array as it is written: with chunks that hold only fill values where the format asks for them."""
-    spec = spec_of(array.path)
-    return array.with_config({"write_empty_chunks": True}) if spec is not None and spec.whole else array
 
 
 def open_store(path: str | Path, *, write: bool = False) -> Store:
