@@ -24,7 +24,9 @@ from gigacli.errors import InvalidInput
 from gigacli.progress import audible
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-DOC_WIDTH = 112  # columns of a generated docstring
+DOC_WIDTH = (
+    108  # columns of a generated docstring, without the indent that Python keeps in some versions and not in others
+)
 
 
 Limits = tuple[float, float]
@@ -230,7 +232,7 @@ def options_of(cls: type[C]) -> Callable[[Callable[Concatenate[C, P], R]], Calla
             rest = {k: v for k, v in kwargs.items() if k in own}
             return cast(Any, work)(config, *args, **rest)
 
-        call.__doc__ = _documented(function.__doc__ or "", help_of(cls))
+        call.__doc__ = _documented(inspect.cleandoc(function.__doc__ or ""), help_of(cls))
         call.__annotations__ = {k: v for k, v in function.__annotations__.items() if k != configuration.name}
         call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return call
