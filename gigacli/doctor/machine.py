@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +19,7 @@ PROC = Path("/proc")
 NETWORK = re.compile("nfs|cifs|smb|lustre|gpfs|beegfs|ceph|glusterfs|9p|afs|panfs|wekafs|fuse")
 """Beginnings of the names of file systems that other machines, or other programs, serve."""
 
-FSYNCS, REPLACEMENTS, BLOCK = 15, 200, 4096
+FSYNCS, REPLACEMENTS, READS, BLOCK = 15, 200, 20, 4096
 
 
 def processors(cgroup: Path = CGROUP, proc: Path = PROC) -> tuple[int, float | None]:
@@ -126,10 +127,11 @@ def _fsync_ms(place: Path) -> float:
 
 def _replaces_atomically(place: Path) -> bool:
     """Whether a thread that reads a file always sees it whole while it is replaced again and again."""
-    target, torn, stop = place / "target", [], threading.Event()
+    target, torn, stop, reads = place / "target", [], threading.Event(), 0
     target.write_bytes(bytes(BLOCK))
 
     def read() -> None:
+        nonlocal reads
         while not stop.is_set():
             try:
                 data = target.read_bytes()
@@ -138,13 +140,21 @@ def _replaces_atomically(place: Path) -> bool:
                 return
             if len(data) != BLOCK or len(set(data)) != 1:
                 torn.append(f"{len(data)} bytes")
+            reads += 1
+
+    def replace(i: int) -> None:
+        with new_file(target) as partial:
+            partial.write_bytes(bytes([i % 256]) * BLOCK)
 
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        for i in range(REPLACEMENTS):
-            with new_file(target) as partial:
-                partial.write_bytes(bytes([i % 256]) * BLOCK)
+        replace(0)
+        before = reads
+        for i in count(1):  # on a busy machine the reader may not have had its turn yet
+            if torn or (i >= REPLACEMENTS and reads - before >= READS):
+                break
+            replace(i)
     finally:
         stop.set()
         reader.join()

@@ -51,11 +51,16 @@ class TrainedGroup(Group):
     def save(self, checkpoint: bytes, history: Mapping[str, Sequence[float]], *, epochs: int) -> None:
         """Replace the checkpoint, as a whole or not at all, and write down the history so far: a value per epoch.
 
-        Epochs still to come, of `epochs` in all, are NaN in the store.
+        Epochs still to come, of `epochs` in all, are NaN in the store. Another process that trains the same may finish
+        meanwhile, and take the checkpoint's folder from under this one: there is then nothing left to save.
         """
         self._keep_history(history, epochs)
         self.store.settle()
-        self.store.write_bytes(f"{self.path}/checkpoint", checkpoint)
+        try:
+            self.store.write_bytes(f"{self.path}/checkpoint", checkpoint)
+        except (FileNotFoundError, KeyError):
+            if not self.complete:
+                raise
         self.store.settle()
 
     def finish(self, weights: bytes, history: Mapping[str, Sequence[float]]) -> None:

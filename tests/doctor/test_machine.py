@@ -77,6 +77,5 @@ def test_a_file_system_that_shows_pieces(tmp_path, monkeypatch):
     def copy(part, target):
         target.write_bytes(part.read_bytes()[:100])
 
-    monkeypatch.setattr(machine, "REPLACEMENTS", 600)
     monkeypatch.setattr(Path, "replace", copy)
     assert not machine.file_system(tmp_path).atomic

@@ -164,3 +164,24 @@ def test_a_checkpoint_that_another_process_touches_is_left_to_it(model, monkeypa
             model.drop_checkpoint()
     model.drop_checkpoint()
     assert not model.has("checkpoint")
+
+
+@pytest.mark.parametrize("lost", [FileNotFoundError("a file of its folder"), KeyError("checkpoint")])
+def test_another_process_may_finish_while_a_checkpoint_is_written(model, monkeypatch, lost):
+    """It deletes the folder that this one writes into; an unfinished training's folder is taken away by nobody."""
+    model.begin(RECIPE, ROWS, redo=False)
+    other = Store.open(model.store.url, write=True).model("new")
+
+    def write(path, data, finishes=True):
+        if finishes:
+            monkeypatch.undo()
+            other.finish(b"weights", {"loss": [2.0, 1.5]})
+        raise lost
+
+    monkeypatch.setattr(model.store, "write_bytes", lambda *given: write(*given, finishes=False))
+    with pytest.raises(type(lost)):
+        model.save(b"epoch 1", {"loss": [2.0]}, epochs=2)
+    monkeypatch.setattr(model.store, "write_bytes", write)
+    model.save(b"epoch 1", {"loss": [2.0]}, epochs=2)
+    model.finish(b"weights", {"loss": [2.0, 1.5]})
+    assert (model.complete, model.weights(), model.has("checkpoint")) == (True, b"weights", False)
