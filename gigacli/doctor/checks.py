@@ -30,8 +30,11 @@ SLOW_FSYNC_MS = 20.0
 LEAST_MEMORY = 4 * 2**30
 WIDTH = 256  # width of the features of a ResNet18, for the size of a bank
 
-MODULES = {"spconv": "spconv.pytorch", "tensorboard": "torch.utils.tensorboard"}
+MODULES = {"mlflow-skinny": "mlflow", "scikit-survival": "sksurv", "tensorboard": "torch.utils.tensorboard"}
 """Modules to import of packages whose name is not that of a module."""
+
+FOR_DEVELOPERS = ("docs", "test")
+"""Extras whose packages giga does not use."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,13 @@ def _folder(store: str | Path | None) -> Path | None:
 
 
 def _requirements() -> tuple[list[str], list[str]]:
-    """Return the packages that giga needs, and those that its extras bring, tests aside."""
+    """Return the packages that giga needs, and those that its extras bring."""
     needed: list[str] = []
     optional: list[str] = []
     for line in metadata.requires("gigacli") or ():
         name = re.match(r"[A-Za-z0-9._-]+", line)
         extra = re.search(r"extra == ['\"]([^'\"]+)['\"]", line)
-        if name and name[0] != "gigacli" and (extra is None or extra[1] != "test"):
+        if name and name[0] != "gigacli" and (extra is None or extra[1] not in FOR_DEVELOPERS):
             (optional if extra else needed).append(name[0])
     return needed, list(dict.fromkeys(optional))
 

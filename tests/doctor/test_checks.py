@@ -205,6 +205,7 @@ def test_this_machine(chain):
     result = run_giga("doctor", chain("bank"), "--json")
     found = json.loads(result.stdout)
     assert [c for c in found["checks"] if c["state"] == "broken"] == []
+    assert [c for c in found["checks"] if f"named '{c['name'].replace('-', '_')}'" in c["found"]] == []
     assert result.returncode == 0
     names = [check["name"] for check in found["checks"]]
     assert names[:4] == ["packages", "openslide", "zarr", "torch"]
