@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.sync import sync
@@ -14,6 +13,7 @@ from zarr.core.sync import sync
 from gigacli.errors import InvalidInput, Mismatch, NotFound
 from gigacli.store import slides as slide_table
 from gigacli.store.address import address_of, create_root, is_empty, is_remote, open_root, settle
+from gigacli.store.chunks import write_only_chunk
 from gigacli.store.folder import is_a_link, links
 from gigacli.store.groups import (
     NAMED,
@@ -288,7 +288,7 @@ class Store:
         array = self.root.get(path)
         if array is not None and array.chunks != (len(data),):
             self.delete_bytes(path)
-        self.ensure_array(path, (len(data),))[:] = np.frombuffer(data, dtype=np.uint8)
+        write_only_chunk(self.ensure_array(path, (len(data),)), data)
 
     def delete_bytes(self, path: str) -> None:
         """Delete an array of one chunk, such as a file stored by :meth:`write_bytes`."""

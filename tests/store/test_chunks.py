@@ -10,9 +10,10 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from gigacli.store.chunk_rows import ChunkRows
+from gigacli.store.chunks import write_only_chunk
 from gigacli.store.shards import Chunks
 from gigacli.store.store import Store
 from gigacli.store.unpacked import read_column
@@ -67,3 +68,21 @@ def test_other_columns_are_read_by_zarr(tiny):
         damaged.write_bytes(data)
         with pytest.raises(ValueError, match=r"checksum|expected at most"):
             read_column(columns[0])
+
+
+@pytest.mark.parametrize("codecs", [[Crc32cCodec()], [], [ZstdCodec(), Crc32cCodec()]])
+@pytest.mark.parametrize("data", [b"weights" * 1000, bytes(7)])
+def test_a_file_is_stored_as_zarr_stores_it(tmp_path, codecs, data):
+    def array(name):
+        return zarr.create_array(
+            tmp_path / name, shape=(len(data),), chunks=(len(data),), dtype="uint8", compressors=codecs, fill_value=0
+        ).with_config({"write_empty_chunks": True})
+
+    array("zarr")[:] = np.frombuffer(data, dtype=np.uint8)
+    write_only_chunk(array("giga"), data)
+    assert (tmp_path / "giga/c/0").read_bytes() == (tmp_path / "zarr/c/0").read_bytes()
+    assert bytes(array_at(tmp_path / "giga")[:]) == data
+
+
+def array_at(path):
+    return zarr.open_array(path, mode="r")
