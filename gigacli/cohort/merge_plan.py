@@ -126,7 +126,7 @@ def _refuse_shared(sources: Sequence[Source]) -> None:
         some = ", ".join(shared[:SHOWN]) + " ..." * (len(shared) > SHOWN)
         raise InvalidInput(
             f"{len(shared)} slides are in {urls[0]} and in {urls[1]}: {some}",
-            f"take the others of one of them first: giga subset {urls[1]} --slides LIST --to rest.zarr",
+            f"leave them out of one of the two first: giga subset {urls[1]} --slides LIST --to rest.zarr",
         )
 
 
