@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gigacli.errors import SlideError
-from gigacli.store.bounds import MOST
+from gigacli.store.bounds import MOST, MOST_DOCUMENT_BYTES
 
 UNKNOWN_SIZE = (-1, -1)
 UNPACKED_BYTES, UNPACKED_RATIO = 2**26, 64
@@ -118,3 +119,18 @@ def size_of(values: Any, width: str, height: str) -> tuple[int, int]:
 def whole(value: float) -> float:
     """An integer where the value is one: 256, not 256.0, in recipes and messages."""
     return int(value) if float(value).is_integer() else float(value)
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that says what a file of features is of; an empty one where it holds something else.
+
+    Raises:
+        SlideError: It is too large, or no JSON.
+    """
+    if path.stat().st_size > MOST_DOCUMENT_BYTES:
+        raise SlideError(f"{path} has {path.stat().st_size} bytes; expected at most {MOST_DOCUMENT_BYTES}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SlideError(f"{path} is not JSON: {error}") from error
+    return value if isinstance(value, dict) else {}

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,8 @@ import numpy as np
 
 from gigacli.errors import SlideError
 from gigacli.importing.arrays import npy_header, read_npy
-from gigacli.importing.feature_set import Content, FeatureSet, NoFeatures, text, tile_shape
+from gigacli.importing.feature_set import Content, FeatureSet, NoFeatures, json_object, text, tile_shape
 from gigacli.importing.h5 import of_tiles
-from gigacli.store.bounds import MOST_DOCUMENT_BYTES
 
 FEATURES, COORDS = "features", "coords"
 
@@ -67,13 +65,7 @@ def _about(path: Path) -> dict[str, Any]:
             f"{path} is not there, which says how large its tiles are",
             "export the features again: giga export STORE features --format npy, or --format h5",
         )
-    if path.stat().st_size > MOST_DOCUMENT_BYTES:
-        raise SlideError(f"{path} has {path.stat().st_size} bytes; expected at most {MOST_DOCUMENT_BYTES}")
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SlideError(f"{path} is not JSON: {error}") from error
-    return about if isinstance(about, dict) else {}
+    return json_object(path)
 
 
 def _shape(path: Path) -> tuple[int, ...]:

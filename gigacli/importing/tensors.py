@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from gigacli.importing.feature_set import (
     FeatureSet,
     NoFeatures,
     check_stored,
+    json_object,
     number,
     text,
     tile_shape,
@@ -157,13 +157,7 @@ def _vector(path: Path, slide: str, encoder: str, width: int, *, patient: str) -
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SlideError(f"{path.name} is not JSON: {error}") from error
-    return value if isinstance(value, dict) else {}
+    return json_object(path) if path.is_file() else {}
 
 
 def _shape(path: Path) -> tuple[int, ...]:
